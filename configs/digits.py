@@ -1,0 +1,31 @@
+# Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
+"""Eight clients learn from each other on scikit-learn's digits: the quickstart.
+
+    python -m mhd_jax.main --config=configs/digits.py --workdir=runs/digits
+
+Variants: ``configs/digits.py:smoke`` (a few steps, to see that everything works).
+"""
+
+import ml_collections
+
+from mhd_jax.config import default_config, update
+from mhd_jax.errors import ConfigError, suggest
+
+VARIANTS = {
+    "": {},
+    "smoke": {
+        "train.steps": 20,
+        "train.log_every": 5,
+        "train.eval_every": 10,
+        "train.checkpoint_every": 10,
+    },
+}
+
+
+def get_config(variant: str = "") -> ml_collections.ConfigDict:
+    """The settings of `variant`."""
+    if variant not in VARIANTS:
+        raise ConfigError("configs/digits.py", variant, suggest(variant, list(VARIANTS)))
+    config = default_config()
+    update(config, VARIANTS[variant])
+    return config

@@ -1,0 +1,249 @@
+# Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
+"""Every setting of a run, its default, and the checks made before any work is done."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import ml_collections
+
+from mhd_jax.errors import ConfigError, suggest
+
+
+def default_config() -> ml_collections.ConfigDict:
+    """The quickstart's settings: 8 clients with skewed labels on scikit-learn's digits.
+
+    Returns a locked `ConfigDict`: a mistyped name is an error. `configs/` holds one file per
+    family of experiments; each starts from this and changes what differs.
+    """
+    config = ml_collections.ConfigDict()
+    config.seed = 0
+    config.method = "mhd"
+    config.control = True  # also train the same clients without peers, as the yardstick
+    config.replicas = 1  # systems with seeds seed, seed + 1, ... trained in one step
+    _add_data(config)
+    _add_clients(config)
+    _add_exchange(config)
+    _add_training(config)
+    return config.lock()
+
+
+def _add_data(config: ml_collections.ConfigDict) -> None:
+    config.data = ml_collections.ConfigDict()
+    config.data.name = "digits"
+    config.data.dir = ""  # "" = $TFDS_DATA_DIR, else TFDS' own default
+    config.data.split = "train"
+    config.data.image_size = 0  # 0 = as stored
+    config.data.public_fraction = 0.1
+    config.data.public_name = ""  # "" = a fraction of the training set, else another data set
+    config.data.batch_size = 64  # private samples per client and step
+    config.data.public_batch_size = 64  # public samples per step, the same for all clients
+    config.data.augment = "none"
+    config.data.feed = "auto"  # resident | streaming | auto
+
+    config.partition = ml_collections.ConfigDict()
+    config.partition.name = "primary_labels"
+    config.partition.skew = 100.0
+    config.partition.primary_labels = 0  # 0 = two primary clients per label on average
+    config.partition.alpha = 0.5
+    config.partition.min_size = 1
+    config.partition.shards_per_client = 2
+    config.partition.classes_per_client = 2
+
+
+def _add_clients(config: ml_collections.ConfigDict) -> None:
+    config.clients = ml_collections.ConfigDict()
+    config.clients.num = 8
+    config.cohorts = ()  # (("mlp_small", 5), ("mlp_large", 3)); () = clients.num of model.name
+    config.model = ml_collections.ConfigDict()
+    config.model.name = "mlp"
+    config.model.width = 0  # 0 = the model's own
+    config.model.depth = 0  # likewise
+    config.model.norm = "default"  # layer | group | batch | none; default = the model's own
+    config.model.stem = "default"  # cifar | imagenet; residual networks only
+    config.model.signed_embedding = True  # no ReLU on the embedding
+    config.model.dtype = "float32"
+    config.heads = ml_collections.ConfigDict()
+    config.heads.name = "linear"
+    config.heads.aux = 4
+
+
+def _add_exchange(config: ml_collections.ConfigDict) -> None:
+    config.graph = ml_collections.ConfigDict()
+    config.graph.name = "complete"
+    config.graph.degree = 2
+    config.graph.islands = 2
+    config.graph.bridges = 0
+    config.graph.probability = 0.3
+    config.graph.matrix = ""  # path of a matrix or edge list, for name = "matrix"
+    config.graph.peers_per_step = 0  # 0 = all peers
+    config.graph.every = 0  # 0 = one graph for the run; n = the next graph every n steps
+    config.graph.sequence = ()
+    config.graph.drop = 0.0  # probability that an edge is silent in a step
+
+    config.exchange = ml_collections.ConfigDict()
+    config.exchange.mode = "fresh"
+    config.exchange.pool_size = 1
+    config.exchange.refresh_steps = 200
+    config.exchange.encoding = "float32"
+    config.exchange.top_k = 3
+
+    config.distill = ml_collections.ConfigDict()
+    config.distill.nu_emb = 1.0
+    config.distill.nu_aux = 3.0
+    config.distill.confidence = "max_prob"
+    config.distill.include_self = True
+    config.distill.same_rank = False
+    config.distill.rule = "most_confident"
+    config.distill.temperature = 1.0
+    config.distill.loss = "mae"  # FedMD only: how far logits are from the consensus
+    config.distill.warmup_steps = 0  # steps over which the distillation weight rises to its value
+
+    config.average = ml_collections.ConfigDict()
+    config.average.every = 200  # fedavg, gossip, feddf: steps between two averages
+    config.rounds = ml_collections.ConfigDict()
+    config.rounds.private_steps = 40  # fedmd, feddf: steps on private data in a round ...
+    config.rounds.public_steps = 10  # ... and on public data
+
+
+def _add_training(config: ml_collections.ConfigDict) -> None:
+    config.optimizer = ml_collections.ConfigDict()
+    config.optimizer.name = "sgd"
+    config.optimizer.learning_rate = 0.01
+    config.optimizer.warmup_steps = 50
+    config.optimizer.momentum = 0.9
+    config.optimizer.weight_decay = 0.0
+    config.optimizer.clip_norm = 1.0  # global norm per client; 0 = no clipping
+    config.optimizer.schedule = "cosine"
+
+    config.train = ml_collections.ConfigDict()
+    config.train.steps = 1500
+    config.train.log_every = 50
+    config.train.eval_every = 250
+    config.train.checkpoint_every = 500
+    config.train.keep_checkpoints = 3
+    config.train.steps_per_call = 0  # 0 = auto
+
+    config.parallel = ml_collections.ConfigDict()
+    config.parallel.client_devices = 0  # 0 = auto
+    config.parallel.data_devices = 1
+    config.parallel.conv = "auto"
+    config.parallel.distributed = "auto"
+
+
+def update(config: ml_collections.ConfigDict, settings: Mapping[str, Any]) -> None:
+    """Sets dotted names in place, for example ``{"graph.name": "cycle", "heads.aux": 2}``.
+
+    Raises:
+      ConfigError: an unknown name (with the nearest known one) or a value of another type.
+    """
+    for name, value in settings.items():
+        known = list(flatten(config))
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=3, cutoff=0.0)
+            raise ConfigError(name, value, f"a known setting; did you mean {' or '.join(near)}?")
+        *path, leaf = name.split(".")
+        node = config
+        for part in path:
+            node = node[part]
+        try:
+            node[leaf] = value
+        except TypeError as error:
+            raise ConfigError(name, value, f"a value like {node[leaf]!r}") from error
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """All settings by dotted name.
+
+    >>> flatten({"graph": {"name": "cycle"}, "seed": 0})
+    {'graph.name': 'cycle', 'seed': 0}
+    """
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        if isinstance(value, Mapping | ml_collections.ConfigDict):
+            flat.update(flatten(value, f"{prefix}{name}."))
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+# --- Checks ----------------------------------------------------------------------------------------
+
+_AT_LEAST_ONE = (
+    "clients.num", "replicas", "train.steps", "train.log_every", "train.eval_every",
+    "train.checkpoint_every", "train.keep_checkpoints", "data.batch_size", "data.public_batch_size",
+    "exchange.pool_size", "exchange.refresh_steps", "average.every", "rounds.private_steps",
+    "rounds.public_steps", "parallel.data_devices",
+)  # fmt: skip
+_NOT_NEGATIVE = (
+    "seed", "heads.aux", "model.width", "data.image_size", "distill.nu_emb", "distill.nu_aux",
+    "distill.warmup_steps", "optimizer.warmup_steps", "optimizer.momentum",
+    "optimizer.weight_decay", "optimizer.clip_norm", "train.steps_per_call",
+    "parallel.client_devices",
+)  # fmt: skip
+_ONE_OF = {
+    "data.feed": ("auto", "resident", "streaming"),
+    "exchange.mode": ("fresh", "stale"),
+    "exchange.encoding": ("float32", "bfloat16", "top_k"),
+    "model.dtype": ("float32", "bfloat16"),
+    "optimizer.name": ("sgd", "adamw"),
+    "optimizer.schedule": ("constant", "cosine", "linear"),
+    "parallel.conv": ("auto", "grouped", "unrolled", "matmul"),
+    "parallel.distributed": ("auto", "on", "off"),
+}
+
+
+def validate(config: ml_collections.ConfigDict) -> None:
+    """Checks every setting that needs no data; the data's own checks follow when it is read.
+
+    Raises:
+      ConfigError: naming the setting, its value and what is accepted.
+    """
+    flat = flatten(config)
+    for name, value in flat.items():
+        if isinstance(value, float) and math.isnan(value):
+            raise ConfigError(name, value, "a number")
+    for name in _AT_LEAST_ONE:
+        if flat[name] < 1:
+            raise ConfigError(name, flat[name], "at least 1")
+    for name in _NOT_NEGATIVE:
+        if flat[name] < 0:
+            raise ConfigError(name, flat[name], "0 or more")
+    for name, accepted in _ONE_OF.items():
+        if flat[name] not in accepted:
+            raise ConfigError(name, flat[name], suggest(str(flat[name]), accepted))
+    if flat["optimizer.learning_rate"] <= 0:
+        raise ConfigError("optimizer.learning_rate", flat["optimizer.learning_rate"], "above 0")
+    if flat["distill.temperature"] <= 0:
+        raise ConfigError("distill.temperature", flat["distill.temperature"], "above 0")
+    if not flat["optimizer.momentum"] < 1:
+        raise ConfigError("optimizer.momentum", flat["optimizer.momentum"], "in [0, 1)")
+    if not 0 < flat["data.public_fraction"] < 1:
+        raise ConfigError("data.public_fraction", flat["data.public_fraction"], "inside (0, 1)")
+    cohorts(config)
+
+
+def cohorts(config: ml_collections.ConfigDict) -> tuple[tuple[str, int], ...]:
+    """The (model name, number of clients) of every cohort, in client order.
+
+    Raises:
+      ConfigError: not pairs of a name and a count >= 1, or counts that do not add up to
+        `clients.num`.
+    """
+    if not config.cohorts:
+        return ((config.model.name, config.clients.num),)
+    accepted = 'pairs like (("mlp_small", 5), ("mlp_large", 3)) with counts of at least 1'
+    pairs = tuple(tuple(pair) for pair in config.cohorts)
+    for pair in pairs:
+        if len(pair) != 2 or not isinstance(pair[0], str) or not isinstance(pair[1], int):
+            raise ConfigError("cohorts", config.cohorts, accepted)
+        if pair[1] < 1:
+            raise ConfigError("cohorts", config.cohorts, accepted)
+    total = sum(count for _, count in pairs)
+    if total != config.clients.num:
+        raise ConfigError("cohorts", pairs, f"counts that add up to clients.num = "
+                          f"{config.clients.num}, not {total}")  # fmt: skip
+    return pairs

@@ -1,0 +1,117 @@
+# Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
+"""Random changes to images on the device, and the normalisation that follows them.
+
+An augmentation changes one image with one key. Since nothing but a sample's own key decides what
+happens to it, a batch may be cut over devices anywhere and every sample still comes out the same.
+Images stay in the type they are stored in (uint8, or float in 0..1); `normalize` comes last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key, Shaped
+
+from mhd_jax.registry import Registry
+
+Augment = Callable[[Key[Array, ""], Shaped[Array, "H W C"]], Shaped[Array, "H W C"]]
+"""``(key of the sample, image) -> image`` of the same shape and type."""
+
+AUGMENTS: Registry[Augment] = Registry("data.augment")
+
+
+def sample_keys(key: Key[Array, ""], positions: Int[Array, " B"]) -> Key[Array, " B"]:
+    """One key per sample from the batch's key and each sample's position in the whole batch.
+
+    A device that holds rows 32 to 63 of a batch passes `jnp.arange(32, 64)`.
+
+    >>> keys = sample_keys(jax.random.key(0), jnp.arange(4))
+    >>> bool((keys[2:] == sample_keys(jax.random.key(0), jnp.arange(2, 4))).all())
+    True
+    """
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, positions)
+
+
+def augment(
+    name: str, keys: Key[Array, " B"], images: Shaped[Array, "B H W C"]
+) -> Shaped[Array, "B H W C"]:
+    """Applies the augmentation called `name` (`data.augment`) to each image with its own key.
+
+    Args:
+      name: a name in `AUGMENTS`.
+      keys: one typed key per sample, see `sample_keys`.
+      images: uint8, or float in 0..1.
+
+    Raises:
+      ConfigError: there is no such augmentation.
+
+    >>> images = jnp.ones((2, 8, 8, 1))
+    >>> augment("flip", sample_keys(jax.random.key(0), jnp.arange(2)), images).shape
+    (2, 8, 8, 1)
+    """
+    return jax.vmap(AUGMENTS.get(name))(keys, images)
+
+
+@AUGMENTS.register("none")
+def none(key: Key[Array, ""], image: Shaped[Array, "H W C"]) -> Shaped[Array, "H W C"]:
+    """Leaves the image as it is."""
+    del key
+    return image
+
+
+@AUGMENTS.register("flip")
+def flip(key: Key[Array, ""], image: Shaped[Array, "H W C"]) -> Shaped[Array, "H W C"]:
+    """Mirrors the image left to right with probability 1/2."""
+    return jnp.where(jax.random.bernoulli(key), image[:, ::-1], image)
+
+
+@AUGMENTS.register("crop_flip")
+def crop_flip(key: Key[Array, ""], image: Shaped[Array, "H W C"]) -> Shaped[Array, "H W C"]:
+    """Shifts the image by up to `crop_padding` pixels each way, black outside; then `flip`.
+
+    Source: C.-Y. Lee et al., "Deeply-Supervised Nets", AISTATS 2015, as used for CIFAR by K. He et
+    al., "Deep Residual Learning", CVPR 2016, section 4.2, https://arxiv.org/abs/1512.03385.
+    """
+    crop_key, flip_key = jax.random.split(key)
+    height, width, channels = image.shape
+    pads = crop_padding(height), crop_padding(width)
+    offsets = jax.random.randint(crop_key, (2,), 0, 2 * jnp.array(pads) + 1)
+    padded = jnp.pad(image, [*((pad, pad) for pad in pads), (0, 0)])
+    start = (offsets[0], offsets[1], 0)
+    return flip(flip_key, jax.lax.dynamic_slice(padded, start, (height, width, channels)))
+
+
+def crop_padding(size: int) -> int:
+    """Pixels that `crop_flip` pads: 4 from 32 pixels up, in proportion below, at least 1.
+
+    >>> [crop_padding(size) for size in (8, 16, 32, 64)]
+    [1, 2, 4, 4]
+    """
+    return max(1, min(4, size // 8))
+
+
+def normalize(
+    images: Shaped[Array, "*batch H W C"], mean: Sequence[float], std: Sequence[float]
+) -> Float[Array, "*batch H W C"]:
+    """(x - mean) / std per channel in float32, x being in 0..1.
+
+    Args:
+      images: uint8, which is divided by 255 first, or float, which is taken as being in 0..1.
+      mean: per channel, of values in 0..1.
+      std: likewise.
+
+    Raises:
+      TypeError: images of another type.
+
+    >>> normalize(jnp.full((1, 1, 1), 255, jnp.uint8), mean=[0.5], std=[0.25]).item()
+    2.0
+    """
+    if images.dtype == jnp.uint8:
+        scaled = images.astype(jnp.float32) / 255
+    elif jnp.issubdtype(images.dtype, jnp.floating):
+        scaled = images.astype(jnp.float32)
+    else:
+        raise TypeError(f"images must be uint8 or floating point, not {images.dtype}")
+    return (scaled - jnp.asarray(mean, jnp.float32)) / jnp.asarray(std, jnp.float32)

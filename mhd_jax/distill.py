@@ -1,0 +1,395 @@
+# Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
+"""The equations of multi-headed distillation, as pure functions of published predictions.
+
+Letters: K clients publish, k of them (the rows one device owns) are students, B public samples,
+H = m + 1 heads of which m are auxiliary, C classes, D embedding width, N candidate teachers.
+
+Source: A. Zhmoginov et al., "Decentralized Learning with Multi-Headed Distillation", CVPR 2023,
+https://arxiv.org/abs/2211.15774.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from mhd_jax import rng
+from mhd_jax.registry import Registry
+
+
+class Teachers(NamedTuple):
+    """Who teaches aux head r = 1..m of each student on each sample; -1 where nobody may."""
+
+    client: Int[Array, "k B m"]
+    head: Int[Array, "k B m"]
+
+
+class Candidates(NamedTuple):
+    """The predictions the aux heads choose from, rank by rank, and who may choose which.
+
+    With `same_rank` the N candidates are the K clients' heads one rank below, then the K
+    clients' heads of the same rank, so that a first-wins argmax breaks ties as the method asks:
+    lower rank first, then the lowest client index.
+    """
+
+    scores: Float[Array, "N B m C"]
+    allowed: Bool[Array, "k N"]
+
+
+# --- Confidence: how sure a prediction is --------------------------------------------------------
+
+
+class Confidence(Protocol):
+    """A confidence measure: log-probabilities [..., C] to one number each [...], larger is surer."""
+
+    def __call__(self, log_probs: Float[Array, "*shape C"]) -> Float[Array, "*shape"]: ...
+
+
+CONFIDENCES: Registry[Confidence] = Registry("distill.confidence")
+
+
+@CONFIDENCES.register("max_prob")
+def max_prob(log_probs: Float[Array, "*shape C"]) -> Float[Array, "*shape"]:
+    """Probability of the most likely class, max_c p_c.
+
+    >>> import jax.numpy as jnp
+    >>> float(max_prob(jnp.log(jnp.array([0.5, 0.25, 0.25]))))
+    0.5
+    """
+    return jnp.exp(jnp.max(log_probs, axis=-1))
+
+
+@CONFIDENCES.register("neg_entropy")
+def neg_entropy(log_probs: Float[Array, "*shape C"]) -> Float[Array, "*shape"]:
+    """Negative Shannon entropy in nats, sum_c p_c log p_c."""
+    return jnp.sum(jnp.exp(log_probs) * log_probs, axis=-1)
+
+
+@CONFIDENCES.register("margin")
+def margin(log_probs: Float[Array, "*shape C"]) -> Float[Array, "*shape"]:
+    """Largest minus second largest probability (the largest itself when C = 1)."""
+    largest = jnp.exp(jax.lax.top_k(log_probs, min(2, log_probs.shape[-1]))[0])
+    return largest[..., 0] - (largest[..., 1] if largest.shape[-1] > 1 else 0.0)
+
+
+# --- The head chain: rank r learns from rank r - 1 -------------------------------------------------
+
+
+def chain_candidates(
+    log_probs: Float[Array, "K B H C"],
+    below: Bool[Array, "k K"],
+    same: Bool[Array, "k K"] | None = None,
+) -> Candidates:
+    """The candidates of aux heads 1..m: heads of rank r - 1 (and, with `same`, of rank r)."""
+    lower = log_probs[:, :, :-1]
+    if same is None:
+        return Candidates(lower, below)
+    return Candidates(
+        jnp.concatenate([lower, log_probs[:, :, 1:]], axis=0),
+        jnp.concatenate([below, same], axis=1),
+    )
+
+
+def most_confident(
+    confidence: Float[Array, "N B m"], allowed: Bool[Array, "k N"]
+) -> Int[Array, "k B m"]:
+    """Index of the most confident allowed candidate per sample; -1 where none is allowed.
+
+    The largest array built has no class axis: [k, N, B, m], and XLA fuses even that away.
+    """
+    masked = jnp.where(allowed[:, :, None, None], confidence[None], -jnp.inf)
+    best = jnp.argmax(masked, axis=1).astype(jnp.int32)
+    return jnp.where(allowed.any(axis=1)[:, None, None], best, -1)
+
+
+def random_candidate(
+    keys: Key[Array, "k B"], allowed: Bool[Array, "k N"], num_ranks: int
+) -> Int[Array, "k B m"]:
+    """A fresh uniform choice among the allowed candidates for every sample and rank."""
+    count = allowed.sum(axis=1)[:, None, None]
+    draw = jax.vmap(jax.vmap(lambda key: jax.random.uniform(key, (num_ranks,))))
+    nth = jnp.minimum((draw(keys) * count).astype(jnp.int32), count - 1)
+    order = jnp.argsort(~allowed, axis=1, stable=True).astype(jnp.int32)  # allowed ones first
+    chosen = jnp.take_along_axis(order[:, None, :], jnp.maximum(nth, 0), axis=2)
+    return jnp.where(count > 0, chosen, -1)
+
+
+def sample_keys(keys: Key[Array, " k"], positions: Int[Array, " B"]) -> Key[Array, "k B"]:
+    """One key per student and sample, by the sample's place in the whole public batch."""
+    return jax.vmap(rng.each, in_axes=(0, None))(keys, positions)
+
+
+def select_teachers(
+    log_probs: Float[Array, "K B H C"],
+    below: Bool[Array, "k K"],
+    same: Bool[Array, "k K"] | None = None,
+    *,
+    confidence: str = "max_prob",
+    key: Key[Array, ""] | Key[Array, " k"] | None = None,
+) -> Teachers:
+    """Chooses, sample by sample, the teacher of every aux head.
+
+    Args:
+      log_probs: published log-probabilities [K, B, H, C].
+      below: `below[i, j]`: may student i's head of rank r learn from client j's head of rank
+        r - 1. The caller adds the diagonal for `include_self`.
+      same: likewise for client j's head of the same rank r; None for none.
+      confidence: a name in `CONFIDENCES`, or "random" for a fresh random choice per sample.
+      key: for "random" only: one typed key, or one per student [k].
+
+    Returns:
+      `Teachers` of shape [k, B, m]. Ties go to the lower rank, then to the lowest client.
+
+    Raises:
+      ConfigError: unknown confidence.
+      ValueError: "random" without a key.
+    """
+    num_clients, num_samples, num_heads, _ = log_probs.shape
+    scores, allowed = chain_candidates(log_probs, below, same)
+    if confidence == "random":
+        if key is None:
+            raise ValueError('confidence="random" needs a key')
+        keys = key if key.ndim else jax.random.split(key, below.shape[0])
+        index = random_candidate(sample_keys(keys, jnp.arange(num_samples)), allowed, num_heads - 1)
+    else:
+        index = most_confident(CONFIDENCES.get(confidence)(scores), allowed)
+    rank = jnp.arange(1, num_heads, dtype=jnp.int32)
+    head = jnp.where(index < num_clients, rank - 1, rank)
+    return Teachers(
+        client=jnp.where(index < 0, -1, index % num_clients), head=jnp.where(index < 0, -1, head)
+    )
+
+
+# --- Teacher rules: from candidates to targets --------------------------------------------------------
+
+
+class TeacherRule(Protocol):
+    """Weighs the candidates of every student, sample and rank: the extension point for teachers.
+
+    Takes the candidates, their confidence [N, B, m] and one key per student and sample [k, B]
+    (functions of seed, step and client, so never store them). Returns either the index of one candidate, int [k, B, m] with -1 for none, or weights, float [k, N, B, m],
+    that are 0 where a candidate is not allowed and sum to 1 over N (or to 0 for no teacher).
+    """
+
+    def __call__(
+        self, candidates: Candidates, confidence: Float[Array, "N B m"], keys: Key[Array, "k B"]
+    ) -> Array: ...
+
+
+RULES: Registry[TeacherRule] = Registry("distill.rule")
+
+
+@RULES.register("most_confident")
+def most_confident_rule(
+    candidates: Candidates, confidence: Float[Array, "N B m"], keys: Key[Array, "k B"]
+) -> Int[Array, "k B m"]:
+    """The paper's rule: per sample, the allowed candidate with the largest confidence."""
+    del keys
+    return most_confident(confidence, candidates.allowed)
+
+
+@RULES.register("random")
+def random_rule(
+    candidates: Candidates, confidence: Float[Array, "N B m"], keys: Key[Array, "k B"]
+) -> Int[Array, "k B m"]:
+    """The ablation: per sample, a uniformly random allowed candidate, drawn afresh every step."""
+    return random_candidate(keys, candidates.allowed, confidence.shape[-1])
+
+
+@RULES.register("mean")
+def mean_rule(
+    candidates: Candidates, confidence: Float[Array, "N B m"], keys: Key[Array, "k B"]
+) -> Float[Array, "k N B m"]:
+    """All allowed candidates equally, w_j = 1 / n: the ensemble mean of codistillation.
+
+    Source: R. Anil et al., 2018, https://arxiv.org/abs/1804.03235.
+    """
+    del keys
+    allowed = candidates.allowed
+    share = allowed / jnp.maximum(allowed.sum(axis=1, keepdims=True), 1)
+    return jnp.broadcast_to(share[:, :, None, None], allowed.shape + confidence.shape[1:])
+
+
+@RULES.register("entropy_weighted")
+def entropy_weighted_rule(
+    candidates: Candidates, confidence: Float[Array, "N B m"], keys: Key[Array, "k B"]
+) -> Float[Array, "k N B m"]:
+    """Surer candidates count more, w_j proportional to exp(-entropy_j) (entropy in nats).
+
+    An entropy-weighted ensemble in the spirit of FedDS; the exponential keeps the weights
+    positive and bounded, 1/C for a uniform prediction and 1 for a certain one.
+    """
+    del keys, confidence
+    surety = jnp.exp(neg_entropy(candidates.scores))
+    weights = jnp.where(candidates.allowed[:, :, None, None], surety[None], 0.0)
+    return weights / jnp.maximum(weights.sum(axis=1, keepdims=True), 1e-12)
+
+
+def sharpen(probs: Float[Array, "*shape C"], temperature: float) -> Float[Array, "*shape C"]:
+    """Raises probabilities to the power 1 / temperature and renormalises; below 1 sharpens.
+
+    Source: entropy-reduction aggregation of DS-FL, https://arxiv.org/abs/2008.06180.
+    """
+    if temperature == 1.0:
+        return probs
+    return jax.nn.softmax(jnp.log(jnp.maximum(probs, 1e-30)) / temperature, axis=-1)
+
+
+def targets(
+    scores: Float[Array, "N B m C"],
+    choice: Int[Array, "k B m"] | Float[Array, "k N B m"],
+    link: Callable[[Array], Array],
+) -> tuple[Float[Array, "k B m C"], Bool[Array, "k B m"]]:
+    """What a rule's choice makes of the candidates' scores, and where there is a teacher at all.
+
+    An index gathers one candidate per sample; weights mix candidates in the space that `link`
+    maps scores to: `jnp.exp` takes log-probabilities to probabilities.
+    """
+    if jnp.issubdtype(choice.dtype, jnp.integer):
+        sample = jnp.arange(scores.shape[1])[None, :, None]
+        rank = jnp.arange(scores.shape[2])[None, None, :]
+        return link(scores[jnp.maximum(choice, 0), sample, rank]), choice >= 0
+    mixed = jnp.einsum("knbm,nbmc->kbmc", choice, link(scores))
+    return mixed, choice.sum(axis=1) > 0
+
+
+# --- Losses ----------------------------------------------------------------------------------------
+
+
+def soft_cross_entropy(
+    student_log_probs: Float[Array, "*shape C"], target: Float[Array, "*shape C"]
+) -> Float[Array, "*shape"]:
+    """-sum_c target_c log p_c with the target under stop-gradient."""
+    return -jnp.sum(jax.lax.stop_gradient(target) * student_log_probs, axis=-1)
+
+
+class HeadLoss(Protocol):
+    """The loss of one prediction against its target, [..., C] to [...]; target not differentiated."""
+
+    def __call__(
+        self, student: Float[Array, "*shape C"], target: Float[Array, "*shape C"]
+    ) -> Float[Array, "*shape"]: ...
+
+
+LOGIT_LOSSES: Registry[HeadLoss] = Registry("distill.loss")
+
+
+@LOGIT_LOSSES.register("mae")
+def logit_mae(
+    student: Float[Array, "*shape C"], target: Float[Array, "*shape C"]
+) -> Float[Array, "*shape"]:
+    """Mean absolute difference of logits: FedMD's own choice, https://arxiv.org/abs/1910.03581."""
+    return jnp.mean(jnp.abs(student - jax.lax.stop_gradient(target)), axis=-1)
+
+
+@LOGIT_LOSSES.register("mse")
+def logit_mse(
+    student: Float[Array, "*shape C"], target: Float[Array, "*shape C"]
+) -> Float[Array, "*shape"]:
+    """Mean squared difference of logits."""
+    return jnp.mean(optax.losses.squared_error(student, jax.lax.stop_gradient(target)), axis=-1)
+
+
+@LOGIT_LOSSES.register("kl")
+def logit_kl(
+    student: Float[Array, "*shape C"], target: Float[Array, "*shape C"]
+) -> Float[Array, "*shape"]:
+    """KL(softmax(target) || softmax(student)) in nats."""
+    log_target = jax.nn.log_softmax(jax.lax.stop_gradient(target))
+    return optax.losses.kl_divergence_with_log_targets(jax.nn.log_softmax(student), log_target)
+
+
+def prediction_loss(
+    student_log_probs: Float[Array, "k B H C"],
+    log_probs: Float[Array, "K B H C"],
+    teachers: Teachers,
+) -> Float[Array, "k m"]:
+    """Distillation loss of every aux head: mean over samples of CE(teacher, student head).
+
+    L_aux,i,r = mean_x -sum_c p_teacher(c) log p_i^r(c); 0 where nobody may teach.
+    """
+    sample = jnp.arange(log_probs.shape[1])[None, :, None]
+    chosen = log_probs[jnp.maximum(teachers.client, 0), sample, jnp.maximum(teachers.head, 0)]
+    losses = soft_cross_entropy(student_log_probs[:, :, 1:], jnp.exp(chosen))
+    return _taught_mean(losses, teachers.client >= 0)
+
+
+def head_losses(
+    student: Float[Array, "k B m C"],
+    candidates: Candidates,
+    keys: Key[Array, "k B"],
+    *,
+    rule: str = "most_confident",
+    confidence: str = "max_prob",
+    loss: str = "cross_entropy",
+    temperature: float = 1.0,
+) -> Float[Array, "k m"]:
+    """Distillation loss of every taught head under any teacher rule and loss.
+
+    With the defaults this is `prediction_loss` of `select_teachers`.
+
+    Args:
+      student: scores of the taught heads, log-probabilities (or logits, see `loss`).
+      candidates: scores of the same kind to learn from, and who may learn from whom.
+      keys: one per student and sample, for rules that draw.
+      rule: a name in `RULES`.
+      confidence: a name in `CONFIDENCES`.
+      loss: "cross_entropy" on probabilities, or a name in `LOGIT_LOSSES` on logits.
+      temperature: of the targets' probabilities, see `sharpen`.
+    """
+    on_logits = loss != "cross_entropy"
+    log_probs = jax.nn.log_softmax(candidates.scores) if on_logits else candidates.scores
+    certainty = CONFIDENCES.get(confidence)(log_probs)
+    choice = RULES.get(rule)(candidates, certainty, keys)
+    link = (lambda logits: logits) if on_logits else jnp.exp
+    target, taught = targets(candidates.scores, choice, link)
+    if on_logits:
+        return _taught_mean(LOGIT_LOSSES.get(loss)(student, target), taught)
+    return _taught_mean(soft_cross_entropy(student, sharpen(target, temperature)), taught)
+
+
+def _taught_mean(
+    losses: Float[Array, "k B m"], taught: Bool[Array, "k B m"]
+) -> Float[Array, "k m"]:
+    """Mean over all samples, those without a teacher counting 0."""
+    return jnp.where(taught, losses, 0.0).mean(axis=1)
+
+
+def normalize(embeddings: Float[Array, "*shape D"]) -> Float[Array, "*shape D"]:
+    """Scales embeddings to unit length; a zero vector stays zero, with a finite gradient."""
+    squared = jnp.sum(embeddings**2, axis=-1, keepdims=True)
+    return embeddings * jax.lax.rsqrt(jnp.maximum(squared, 1e-12))
+
+
+def embedding_loss(
+    student_embeddings: Float[Array, "k B D"],
+    embeddings: Float[Array, "K B D"],
+    peers: Bool[Array, "k K"],
+) -> Float[Array, " k"]:
+    """Mean over samples and peers of the squared distance of normalised embeddings.
+
+    L_emb,i = mean_x mean_{j in peers(i)} |n(e_i) - stop(n(e_j))|^2; 0 for a client without peers.
+    The square is expanded, so that no [k, K, B, D] array is built.
+    """
+    share = peers / jnp.maximum(peers.sum(axis=1, keepdims=True), 1)
+    return weighted_embedding_loss(student_embeddings, embeddings, share)
+
+
+def weighted_embedding_loss(
+    student_embeddings: Float[Array, "k B D"],
+    embeddings: Float[Array, "K B D"],
+    share: Float[Array, "k K"],
+) -> Float[Array, " k"]:
+    """`embedding_loss` with the weight of each peer given: rows of `share` sum to at most 1."""
+    share = share.astype(student_embeddings.dtype)
+    student = normalize(student_embeddings)
+    teacher = jax.lax.stop_gradient(normalize(embeddings))
+    cross = jnp.einsum("kbd,kbd->kb", student, jnp.einsum("kj,jbd->kbd", share, teacher))
+    own = jnp.sum(student**2, axis=-1) * share.sum(axis=1)[:, None]
+    theirs = share @ jnp.sum(teacher**2, axis=-1)
+    return jnp.mean(own + theirs - 2.0 * cross, axis=1)

@@ -1,0 +1,116 @@
+# Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
+"""Shared and private accuracy of every client and head, each test sample counted exactly once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Float, Int
+
+from mhd_jax.parallel import CLIENTS, DATA, Layout, on_mesh
+from mhd_jax.state import Learners
+
+
+def shared_and_private(
+    correct: Float[np.ndarray, "K H C"],
+    count: Int[np.ndarray, " C"],
+    private_histogram: Float[np.ndarray, "K C"],
+) -> tuple[Float[np.ndarray, "K H"], Float[np.ndarray, "K H"]]:
+    """The two accuracies from counts.
+
+    acc_c = correct_c / count_c. Shared accuracy beta_sh = mean over classes of acc_c, the
+    performance on the global distribution; private accuracy beta_priv = sum_c q(c) acc_c with q
+    the label distribution of the client's private data. Classes without a test sample are left
+    out of both. Source: https://arxiv.org/abs/2211.15774.
+
+    Args:
+      correct: test samples of each class that a client's head gets right.
+      count: test samples of each class.
+      private_histogram: private samples of each class that a client holds.
+
+    Returns:
+      beta_sh [K, H] and beta_priv [K, H].
+
+    >>> import numpy as np
+    >>> shared, private = shared_and_private(
+    ...     np.array([[[9, 1]]]), np.array([10, 10]), np.array([[3, 1]]))
+    >>> float(shared[0, 0]), float(private[0, 0])
+    (0.5, 0.7)
+    """
+    correct, count = np.asarray(correct, np.float64), np.asarray(count, np.float64)
+    seen = count > 0
+    accuracy = correct[..., seen] / count[seen]
+    owned = np.asarray(private_histogram, np.float64)[:, seen]
+    share = owned / np.maximum(owned.sum(axis=1, keepdims=True), 1)
+    return accuracy.mean(axis=-1), np.einsum("khc,kc->kh", accuracy, share)
+
+
+Chunk = tuple[jax.Array, jax.Array]
+
+
+def make_counter(
+    layout: Layout,
+    models: tuple[nn.Module, ...],
+    num_classes: int,
+    prepare: Callable[[Array], Array],
+) -> Callable[..., tuple[Array, ...]]:
+    """Compiles nothing yet; returns `count(learners, images, labels)` for one chunk of the test set.
+
+    Args:
+      layout: who owns which client.
+      models: one per cohort.
+      num_classes: C.
+      prepare: stored images to normalised ones.
+
+    Returns:
+      A function of the learners of every cohort, images [B, ...] and labels [B] (-1 for padding)
+      to the number of correct predictions per cohort, [R, K, H, C]. Every device evaluates its
+      own clients only.
+    """
+
+    def count(learners: tuple[Learners, ...], images: Array, labels: Array) -> tuple[Array, ...]:
+        inputs = prepare(images)
+        found = tuple(
+            _count_cohort(model, cohort, inputs, labels, num_classes)
+            for model, cohort in zip(models, learners, strict=True)
+        )
+        return jax.lax.psum(found, DATA) if layout.data_devices > 1 else found
+
+    rows = P(None, CLIENTS)
+    return jax.jit(
+        on_mesh(count, layout, in_specs=(rows, P(DATA), P(DATA)), out_specs=rows)
+    )
+
+
+def _count_cohort(
+    model: nn.Module, learners: Learners, inputs: Array, labels: Array, num_classes: int
+) -> Float[Array, "R k H C"]:
+    """Correct predictions by client, head and class."""
+    classes = jax.nn.one_hot(labels, num_classes)  # a label of -1 is a row of zeros
+
+    def one(snapshot: Any) -> Float[Array, "H C"]:
+        logits, _ = model.apply(snapshot, inputs, train=False)
+        hits = jnp.argmax(logits, axis=-1) == labels[:, None]
+        return jnp.einsum("bh,bc->hc", hits.astype(jnp.float32), classes)
+
+    return jax.vmap(jax.vmap(one))(learners.snapshot)
+
+
+def count_all(
+    count: Callable[..., tuple[Array, ...]],
+    layout: Layout,
+    learners: tuple[Learners, ...],
+    chunks: Iterable[Chunk],
+) -> Float[np.ndarray, "R K H C"]:
+    """Correct predictions over the whole test set, clients of all cohorts in order."""
+    total: tuple[Array, ...] | None = None
+    for images, labels in chunks:
+        found = count(learners, images, labels)
+        total = found if total is None else jax.tree.map(jnp.add, total, found)
+    return layout.join(layout.fetch(total), axis=1)

@@ -1,0 +1,320 @@
+# Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
+"""What leaves a client, in which form, when others read it, and how many bytes that is.
+
+Publishing is the only exchange: encoded predictions (and embeddings) on the public batch. Fresh
+readers see their peers' predictions of this very step. Stale readers see predictions of earlier
+states: the peer itself keeps its last snapshots and publishes what they predict, so that stale
+teachers need no exchange of parameters either.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from mhd_jax import rng
+from mhd_jax.errors import ConfigError
+from mhd_jax.graph import Topology
+from mhd_jax.methods import Method, Rounds
+from mhd_jax.registry import Registry
+
+# --- Encodings: the form in which predictions travel ------------------------------------------------
+
+
+class Encoding(Protocol):
+    """Turns scores into the arrays that travel and back; embeddings travel as `embedding_type`."""
+
+    @property
+    def embedding_type(self) -> jnp.dtype: ...
+
+    def encode(self, scores: Float[Array, "*shape C"]) -> tuple[Array, ...]: ...
+
+    def decode(self, message: tuple[Array, ...], classes: int) -> Float[Array, "*shape C"]: ...
+
+
+class Plain:
+    """All C numbers in one floating-point type.
+
+    Two-byte floats travel as the integers of their bits: compilers may widen bfloat16
+    collectives, and then more bytes would move than were promised.
+    """
+
+    def __init__(self, dtype: jnp.dtype) -> None:
+        self.embedding_type = dtype
+
+    def encode(self, scores: Float[Array, "*shape C"]) -> tuple[Array, ...]:
+        """Rounds to the type."""
+        return (to_wire(scores, self.embedding_type),)
+
+    def decode(self, message: tuple[Array, ...], classes: int) -> Float[Array, "*shape C"]:
+        """Widens to float32."""
+        del classes
+        return from_wire(message[0], self.embedding_type)
+
+
+class TopK:
+    """The k largest log-probabilities and their classes; the rest of the mass is spread evenly."""
+
+    embedding_type = jnp.float32
+
+    def __init__(self, k: int) -> None:
+        self.k = k
+
+    def encode(self, scores: Float[Array, "*shape C"]) -> tuple[Array, ...]:
+        """Values float32 [..., k] and class indices [..., k] in the smallest unsigned type."""
+        values, classes = jax.lax.top_k(scores, self.k)
+        small = scores.shape[-1] <= 256
+        return values, classes.astype(jnp.uint8 if small else jnp.uint16)
+
+    def decode(self, message: tuple[Array, ...], classes: int) -> Float[Array, "*shape C"]:
+        """Log-probabilities of all classes; the left-out ones share what is missing to 1."""
+        values, index = message
+        chosen = jax.nn.one_hot(index, classes, dtype=values.dtype)
+        left = jnp.maximum(1.0 - jnp.exp(values).sum(axis=-1), 1e-12)
+        share = jnp.log(left / max(classes - self.k, 1))[..., None]
+        known = jnp.einsum("...kc,...k->...c", chosen, values)
+        return jnp.where(chosen.sum(axis=-2) > 0, known, share)
+
+
+ENCODINGS: Registry = Registry("exchange.encoding")
+ENCODINGS.register("float32")(lambda config: Plain(jnp.float32))
+ENCODINGS.register("bfloat16")(lambda config: Plain(jnp.bfloat16))
+ENCODINGS.register("top_k")(lambda config: TopK(config.exchange.top_k))
+
+
+def to_wire(x: Array, dtype: jnp.dtype) -> Array:
+    """Casts; two-byte floats become the unsigned integers of their bits."""
+    x = x.astype(dtype)
+    return jax.lax.bitcast_convert_type(x, jnp.uint16) if x.dtype.itemsize == 2 else x
+
+
+def from_wire(x: Array, dtype: jnp.dtype) -> Array:
+    """The inverse of `to_wire`, as float32."""
+    if x.dtype == jnp.uint16:
+        x = jax.lax.bitcast_convert_type(x, dtype)
+    return x.astype(jnp.float32)
+
+
+def make_encoding(config: ml_collections.ConfigDict, method: Method, num_classes: int) -> Encoding:
+    """The encoding of `config.exchange.encoding`.
+
+    Raises:
+      ConfigError: unknown name, top_k outside 1..C, or top_k for a method that mixes raw logits
+        (which cannot be rebuilt from the largest few).
+    """
+    encoding = ENCODINGS.get(config.exchange.encoding)(config)
+    if isinstance(encoding, TopK):
+        if not 1 <= encoding.k <= num_classes:
+            raise ConfigError("exchange.top_k", encoding.k, f"between 1 and {num_classes} classes")
+        if method.distillation and method.distillation.mixes_logits:
+            raise ConfigError(
+                "exchange.encoding", "top_k", f"float32 or bfloat16: {config.method} mixes logits"
+            )
+    return encoding
+
+
+# --- Reading: whose predictions a client learns from in a step ---------------------------------------
+
+
+class Reading(NamedTuple):
+    """The exchange of n steps, as arrays the step consumes.
+
+    Attributes:
+      reads: [n, K, K * V], student by candidate; candidate j * V + v is version v of client j.
+      versions: [n, V], the pool slot of every version read (empty when fresh, where V = 1).
+      write: [n], the pool slot that gets the state after the step, -1 for none.
+    """
+
+    reads: Bool[np.ndarray, "n K N"]
+    versions: Int[np.ndarray, "n V"]
+    write: Int[np.ndarray, " n"]
+
+
+class Reader(Protocol):
+    """Who reads whom: a pure function of the step range."""
+
+    pool_slots: int
+
+    def __call__(self, start: int, stop: int) -> Reading: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Fresh:
+    """Peers' predictions of this very step, along the edges in force."""
+
+    topology: Topology
+    pool_slots: int = 0
+
+    def __call__(self, start: int, stop: int) -> Reading:
+        """No pool: versions are empty and nothing is written."""
+        n = stop - start
+        reads = self.topology.reads(start, stop)
+        return Reading(reads, np.zeros((n, 0), np.int32), np.full(n, -1, np.int32))
+
+
+@dataclasses.dataclass(frozen=True)
+class Stale:
+    """A rolling pool of N_P snapshots of peers per client, one replaced every S_P steps.
+
+    At the end of every S_P-th step each client draws a random peer along the edges then in force
+    and puts that peer's state (after the step) into its oldest slot; the pool starts with initial
+    states of random peers. All clients refresh the same slot at the same time, so a slot is one
+    moment in the past, and every client needs to keep only its own N_P past states.
+
+    With `peers_per_step` = Δ > 0, Δ slots are drawn per step, the same for all clients, each of
+    which finds its own peers in them. Memory: N_P parameter copies per client. Time: min(Δ, N_P)
+    extra forward passes on the public batch per client and step (N_P for Δ = 0), whatever N_P is.
+
+    Lost messages (`graph.drop`) leave the slot empty until it is next replaced.
+    """
+
+    topology: Topology
+    seed: int
+    pool_slots: int
+    refresh_steps: int
+    slots_per_step: int = 0
+    drop: float = 0.0
+
+    def __call__(self, start: int, stop: int) -> Reading:
+        """The reading of steps start..stop - 1."""
+        steps = range(start, stop)
+        versions = np.stack([self._versions(step) for step in steps])
+        reads = np.stack([self._reads(step, versions[step - start]) for step in steps])
+        return Reading(reads, versions, self._write(np.arange(start, stop)))
+
+    def _write(self, steps: np.ndarray) -> Int[np.ndarray, " n"]:
+        event = (steps + 1) // self.refresh_steps
+        due = (steps + 1) % self.refresh_steps == 0
+        return np.where(due, (event - 1) % self.pool_slots, -1).astype(np.int32)
+
+    def _versions(self, step: int) -> Int[np.ndarray, " V"]:
+        if not 0 < self.slots_per_step < self.pool_slots:
+            return np.arange(self.pool_slots, dtype=np.int32)
+        draw = rng.generator(self.seed, "pool versions", step)
+        chosen = draw.choice(self.pool_slots, self.slots_per_step, replace=False)
+        return np.sort(chosen).astype(np.int32)
+
+    def _reads(self, step: int, versions: np.ndarray) -> Bool[np.ndarray, "K N"]:
+        num_clients = self.topology.at(step).shape[0]
+        reads = np.zeros((num_clients, num_clients, len(versions)), bool)
+        for column, slot in enumerate(versions):
+            peers = self.peers_in_slot(step, int(slot))
+            known = peers >= 0
+            reads[np.flatnonzero(known), peers[known], column] = True
+        return reads.reshape(num_clients, -1)
+
+    def peers_in_slot(self, step: int, slot: int) -> Int[np.ndarray, " K"]:
+        """Whose snapshot each client has in `slot` when step begins; -1 for an empty slot."""
+        event = step // self.refresh_steps  # refreshes so far; event e wrote slot (e - 1) % N_P
+        last = event - (event - 1 - slot) % self.pool_slots
+        if last < 1:
+            return self._draw(0, slot, drop=0.0)
+        return self._draw(last, slot, self.drop)
+
+    def _draw(self, event: int, slot: int, drop: float) -> Int[np.ndarray, " K"]:
+        step = max(event * self.refresh_steps - 1, 0)
+        adjacency = self.topology.at(step)
+        draw = rng.generator(self.seed, "pool peers", event, slot)
+        score = np.where(adjacency, draw.random(adjacency.shape), -1.0)
+        lost = draw.random(len(adjacency)) < drop
+        return np.where(adjacency.any(axis=1) & ~lost, score.argmax(axis=1), -1)
+
+
+@dataclasses.dataclass(frozen=True)
+class RoundStart:
+    """Everybody's state at the end of the private part of a round, for everybody (FedMD)."""
+
+    num_clients: int
+    rounds: Rounds
+    pool_slots: int = 1
+
+    def __call__(self, start: int, stop: int) -> Reading:
+        """One slot, written when a round's scoring is due, read by all, oneself included."""
+        steps = np.arange(start, stop)
+        reads = np.ones((len(steps), self.num_clients, self.num_clients), bool)
+        write = np.where(self.rounds.scoring(steps), 0, -1).astype(np.int32)
+        return Reading(reads, np.zeros((len(steps), 1), np.int32), write)
+
+
+def make_reader(
+    config: ml_collections.ConfigDict, method: Method, topology: Topology, seed: int
+) -> Reader:
+    """The reader that method and settings ask for."""
+    if method.snapshot_rounds and isinstance(method.when, Rounds):
+        return RoundStart(config.clients.num, method.when)
+    if config.exchange.mode == "fresh" or method.distillation is None:
+        return Fresh(topology)
+    return Stale(
+        topology,
+        seed,
+        pool_slots=config.exchange.pool_size,
+        refresh_steps=config.exchange.refresh_steps,
+        slots_per_step=config.graph.peers_per_step,
+        drop=config.graph.drop,
+    )
+
+
+# --- The ledger: bytes, counted both ways ---------------------------------------------------------------
+
+
+def message_bytes(
+    encoding: Encoding, scores_shape: tuple[int, ...], embedding_width: int
+) -> int:
+    """Bytes one client publishes in one step.
+
+    Args:
+      encoding: the form predictions travel in.
+      scores_shape: [V * B', H, C]; a zero anywhere means that no predictions are published.
+      embedding_width: D, or 0 where no embeddings are published.
+    """
+    total = 0
+    if 0 not in scores_shape:
+        scores = jax.ShapeDtypeStruct(scores_shape, jnp.float32)
+        for part in jax.eval_shape(encoding.encode, scores):
+            total += part.size * part.dtype.itemsize
+    width = jnp.dtype(encoding.embedding_type).itemsize
+    return total + scores_shape[0] * embedding_width * width
+
+
+@dataclasses.dataclass(frozen=True)
+class Ledger:
+    """Bytes per client, float32 parameters; each array is [K].
+
+    Attributes:
+      predictions: published in a step with distillation, as encoded.
+      snapshots: the other accounting: shipping one parameter snapshot every `refresh_steps`.
+      fedavg: shipping the parameters every `average.every` steps, as FedAvg does.
+      method: supplies when distillation and averaging happen.
+      average_every: steps between two averages.
+    """
+
+    predictions: Float[np.ndarray, " K"]
+    snapshots: Float[np.ndarray, " K"]
+    fedavg: Float[np.ndarray, " K"]
+    method: Method
+    average_every: int
+
+    def sent(self, step: int) -> float:
+        """Bytes that all clients together have really sent in the first `step` steps."""
+        steps = np.arange(step)
+        total = 0.0
+        if self.method.distillation is not None:
+            total += float(self.predictions.sum()) * int((self.method.when(steps)[:, 1] > 0).sum())
+        if self.method.averaging is not None:
+            parameters = float(self.fedavg.sum()) * self.average_every
+            total += parameters * int(self.method.averaging.due(steps).sum())
+        return total
+
+    def record(self) -> dict[str, list[float]]:
+        """Bytes per step and client for the run's record."""
+        return {
+            "predictions": self.predictions.tolist(),
+            "snapshots": self.snapshots.tolist(),
+            "fedavg": self.fedavg.tolist(),
+        }

@@ -1,0 +1,168 @@
+# Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
+"""A method is three choices: what is distilled, what is averaged, and when.
+
+A method is a value, `Method`, that the one training step reads; adding one adds a function here
+(or in a package of your own) that returns such a value, and touches neither step nor loop.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal, Protocol
+
+import ml_collections
+import numpy as np
+from jaxtyping import Bool, Float
+
+from mhd_jax.registry import Registry
+
+
+@dataclasses.dataclass(frozen=True)
+class Distillation:
+    """What is distilled from whom, on the public batch.
+
+    Attributes:
+      wiring: "chain", aux head r learns from heads of rank r - 1 of the peers (the paper);
+        "main", the main head learns from the peers' main heads.
+      rule: a name in `distill.RULES`, from candidates to one target.
+      confidence: a name in `distill.CONFIDENCES`.
+      loss: "cross_entropy" mixes probabilities; a name in `distill.LOGIT_LOSSES` mixes logits.
+      nu_emb: weight of embedding distillation; 0 publishes no embeddings.
+      nu_pred: weight of prediction distillation; 0 publishes no predictions.
+      include_self: the client's own lower head is a candidate too.
+      same_rank: the peers' heads of the same rank are candidates too.
+      temperature: exponent 1 / temperature on the target's probabilities.
+    """
+
+    wiring: Literal["chain", "main"] = "chain"
+    rule: str = "most_confident"
+    confidence: str = "max_prob"
+    loss: str = "cross_entropy"
+    nu_emb: float = 0.0
+    nu_pred: float = 1.0
+    include_self: bool = False
+    same_rank: bool = False
+    temperature: float = 1.0
+
+    @property
+    def mixes_logits(self) -> bool:
+        """Whether raw logits are published and mixed, rather than log-probabilities."""
+        return self.loss != "cross_entropy"
+
+
+@dataclasses.dataclass(frozen=True)
+class Averaging:
+    """Which parameters are averaged with whom: a doubly stochastic matrix, every so many steps."""
+
+    matrix: Literal["uniform", "graph"]
+    every: int
+
+    def due(self, steps: np.ndarray) -> Bool[np.ndarray, " n"]:
+        """Which of `steps` end with an average: every-th, counted from the first step."""
+        return (steps + 1) % self.every == 0
+
+
+class When(Protocol):
+    """The weights of the private and the distillation loss at each step, [n] -> [n, 2]."""
+
+    def __call__(self, steps: np.ndarray) -> Float[np.ndarray, "n 2"]: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Always:
+    """Private loss and distillation in every step; distillation fades in over `warmup_steps`."""
+
+    warmup_steps: int = 0
+
+    def __call__(self, steps: np.ndarray) -> Float[np.ndarray, "n 2"]:
+        """Weights 1 and min(1, (step + 1) / (warmup_steps + 1))."""
+        ramp = np.minimum(1.0, (steps + 1) / (self.warmup_steps + 1))
+        return np.stack([np.ones_like(ramp), ramp], axis=1).astype(np.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rounds:
+    """Rounds of `private_steps` on private data, then `public_steps` of distillation."""
+
+    private_steps: int
+    public_steps: int
+
+    @property
+    def length(self) -> int:
+        """Steps in one round."""
+        return self.private_steps + self.public_steps
+
+    def __call__(self, steps: np.ndarray) -> Float[np.ndarray, "n 2"]:
+        """Weights (1, 0) in the private part of a round, (0, 1) in the public part."""
+        public = steps % self.length >= self.private_steps
+        return np.stack([~public, public], axis=1).astype(np.float32)
+
+    def scoring(self, steps: np.ndarray) -> Bool[np.ndarray, " n"]:
+        """Which steps end the private part: there everybody scores the public set."""
+        return steps % self.length == self.private_steps - 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """One method: what is distilled, what is averaged, when, and on which data.
+
+    Attributes:
+      distillation: None for no distillation; then nothing runs on the public batch.
+      averaging: None for no averaging.
+      when: weights of private loss and distillation at each step.
+      snapshot_rounds: teachers are everybody's state at the end of the private part of the round
+        rather than what `exchange` says.
+      same_start: all clients start from the same parameters, as averaging needs.
+      pooled: one client holds all private data (the supervised upper bound).
+    """
+
+    distillation: Distillation | None = None
+    averaging: Averaging | None = None
+    when: When = Always()
+    snapshot_rounds: bool = False
+    same_start: bool = False
+    pooled: bool = False
+
+
+class MethodFactory(Protocol):
+    """Makes the method's value from the settings of a run."""
+
+    def __call__(self, config: ml_collections.ConfigDict) -> Method: ...
+
+
+METHODS: Registry[MethodFactory] = Registry("method")
+
+
+def build(config: ml_collections.ConfigDict) -> Method:
+    """The method named `config.method`; raises `ConfigError` for an unknown name."""
+    return METHODS.get(config.method)(config)
+
+
+@METHODS.register("mhd")
+def mhd(config: ml_collections.ConfigDict) -> Method:
+    """Multi-headed distillation: head chain, most confident teacher, in every step.
+
+    Source: https://arxiv.org/abs/2211.15774.
+    """
+    chosen = config.distill
+    nu_pred = chosen.nu_aux if config.heads.aux else 0.0
+    if not (nu_pred or chosen.nu_emb):
+        return Method()
+    distillation = Distillation(
+        wiring="chain",
+        rule="random" if chosen.confidence == "random" else chosen.rule,
+        confidence="max_prob" if chosen.confidence == "random" else chosen.confidence,
+        nu_emb=chosen.nu_emb,
+        nu_pred=nu_pred,
+        include_self=chosen.include_self,
+        same_rank=chosen.same_rank,
+        temperature=chosen.temperature,
+    )
+    return Method(distillation, when=Always(chosen.warmup_steps))
+
+
+@METHODS.register("isolated")
+def isolated(config: ml_collections.ConfigDict) -> Method:
+    """No peers: each client alone with its private data."""
+    del config
+    return Method()

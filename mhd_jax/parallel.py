@@ -1,0 +1,189 @@
+# Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
+"""Devices: the mesh, who owns which client, and how arrays get there.
+
+The mesh has two axes. `clients` splits the client axis: every device owns whole clients, their
+parameters and their private data. `data` splits the batches of a client over several devices.
+This is the only module that knows how many devices there are.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from absl import logging
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from mhd_jax.errors import ConfigError
+
+CLIENTS, DATA = "clients", "data"
+PyTree = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Which rows of the client axis exist and how they lie on the mesh.
+
+    Attributes:
+      mesh: devices [client_devices, data_devices].
+      cohorts: number of clients of every cohort.
+    """
+
+    mesh: Mesh
+    cohorts: tuple[int, ...]
+
+    @property
+    def num_clients(self) -> int:
+        """K, over all cohorts."""
+        return sum(self.cohorts)
+
+    @property
+    def client_devices(self) -> int:
+        """Size of the mesh axis `clients`."""
+        return self.mesh.shape[CLIENTS]
+
+    @property
+    def data_devices(self) -> int:
+        """Size of the mesh axis `data`."""
+        return self.mesh.shape[DATA]
+
+    @property
+    def rows(self) -> tuple[int, ...]:
+        """Rows of every cohort: its clients, padded to a multiple of the client devices."""
+        return tuple(-(-size // self.client_devices) * self.client_devices for size in self.cohorts)
+
+    @property
+    def offsets(self) -> tuple[int, ...]:
+        """Index of every cohort's first client among all clients."""
+        return tuple(int(start) for start in np.cumsum((0, *self.cohorts))[:-1])
+
+    def sharding(self, *spec: str | None) -> NamedSharding:
+        """The sharding with the given mesh axis (or None) per array axis."""
+        return NamedSharding(self.mesh, PartitionSpec(*spec))
+
+    def pad(self, array: np.ndarray, cohort: int, axis: int) -> np.ndarray:
+        """Appends zero rows for the inert clients of a cohort along `axis`."""
+        missing = self.rows[cohort] - self.cohorts[cohort]
+        if not missing:
+            return array
+        widths = [(0, 0)] * array.ndim
+        widths[axis] = (0, missing)
+        return np.pad(array, widths)
+
+    def split(self, array: np.ndarray, axis: int) -> tuple[np.ndarray, ...]:
+        """Splits an array over all clients into one padded array per cohort."""
+        parts = np.split(array, list(self.offsets[1:]), axis=axis)
+        return tuple(self.pad(part, cohort, axis) for cohort, part in enumerate(parts))
+
+    def put_tree(self, tree: PyTree, specs: PyTree) -> PyTree:
+        """Puts a tree of host arrays on the mesh, one `PartitionSpec` per leaf."""
+        leaves, structure = jax.tree.flatten(tree)
+        spread = structure.flatten_up_to(specs)
+        if jax.process_count() == 1:
+            shardings = [NamedSharding(self.mesh, spec) for spec in spread]
+            return structure.unflatten(jax.device_put(leaves, shardings))
+        return structure.unflatten(
+            [self.put(leaf, *spec) for leaf, spec in zip(leaves, spread, strict=True)]
+        )
+
+    def join(self, parts: Sequence[np.ndarray], axis: int) -> np.ndarray:
+        """The inverse of `split`: one array over all clients, inert rows left out."""
+        kept = [
+            np.take(np.asarray(part), range(size), axis=axis)
+            for part, size in zip(parts, self.cohorts, strict=True)
+        ]
+        return np.concatenate(kept, axis=axis)
+
+    def put(self, array: np.ndarray, *spec: str | None) -> jax.Array:
+        """Puts a host array on the mesh; every process passes the same global value."""
+        sharding = self.sharding(*spec)
+        if jax.process_count() == 1:
+            return jax.device_put(array, sharding)
+        return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+
+    def fetch(self, tree: PyTree) -> PyTree:
+        """Whole arrays on the host of every process; scalars and metrics, never images."""
+        if jax.process_count() == 1:
+            return jax.device_get(tree)
+        return multihost_utils.process_allgather(tree, tiled=True)
+
+    def describe(self) -> str:
+        """One line for people: mesh, clients per device and idle rows."""
+        idle = sum(self.rows) - self.num_clients
+        text = (
+            f"{self.num_clients} clients on {self.client_devices} x {self.data_devices} "
+            f"(clients x data) {self.mesh.devices.flat[0].platform} devices"
+        )
+        return text + (f", {idle} inert rows" if idle else "")
+
+
+def make_layout(
+    cohorts: Sequence[int],
+    *,
+    client_devices: int = 0,
+    data_devices: int = 1,
+    batch_sizes: Sequence[int] = (),
+    devices: Sequence[jax.Device] | None = None,
+) -> Layout:
+    """Lays clients out over devices.
+
+    Args:
+      cohorts: clients of every cohort.
+      client_devices: devices along the client axis; 0 takes as many as make the largest number
+        of clients on one device smallest, and of those the fewest.
+      data_devices: devices that share one client's batches.
+      batch_sizes: batch sizes that `data_devices` has to divide.
+      devices: all of `jax.devices()` by default.
+
+    Raises:
+      ConfigError: more devices asked for than there are, or a batch that cannot be split.
+    """
+    devices = list(devices if devices is not None else jax.devices())
+    for size in batch_sizes:
+        if size % data_devices:
+            raise ConfigError("parallel.data_devices", data_devices, f"a divisor of batch {size}")
+    available = len(devices) // data_devices
+    if not available or client_devices > available:
+        asked = max(client_devices, 1) * data_devices
+        raise ConfigError(
+            "parallel.client_devices" if available else "parallel.data_devices",
+            client_devices if available else data_devices,
+            f"at most {len(devices)} devices in all, not {asked}",
+        )
+    chosen = client_devices or _best_client_devices(cohorts, available)
+    used = chosen * data_devices
+    if used < len(devices):
+        logging.info("%d of %d devices stay idle", len(devices) - used, len(devices))
+    grid = np.asarray(devices[:used]).reshape(chosen, data_devices)
+    return Layout(Mesh(grid, (CLIENTS, DATA), axis_types=(AxisType.Auto,) * 2), tuple(cohorts))
+
+
+def _best_client_devices(cohorts: Sequence[int], available: int) -> int:
+    """The fewest devices with the smallest number of client rows per device."""
+
+    def load(count: int) -> int:
+        return sum(-(-size // count) for size in cohorts)
+
+    return min(range(1, available + 1), key=lambda count: (load(count), count))
+
+
+def on_mesh(
+    function: Callable[..., Any], layout: Layout, in_specs: PyTree, out_specs: PyTree
+) -> Callable[..., Any]:
+    """`jax.shard_map` over the mesh; inside, arrays are one device's part.
+
+    Replication of outputs is by construction (every device computes the same scalars), which the
+    checker cannot see through custom derivatives, so it is off.
+    """
+    return jax.shard_map(
+        function, mesh=layout.mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False
+    )
+
+
+def gather_clients(x: jax.Array) -> jax.Array:
+    """All devices' rows of the client axis, in order: the only exchange between clients."""
+    return jax.lax.all_gather(x, CLIENTS, axis=0, tiled=True)

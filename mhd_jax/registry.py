@@ -1,0 +1,61 @@
+# Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
+"""Named pieces (models, graphs, partitions, ...) that a config picks by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from importlib import metadata
+from typing import Generic, TypeVar
+
+from mhd_jax.errors import ConfigError, suggest
+
+T = TypeVar("T")
+
+
+class Registry(Generic[T]):
+    """A dictionary of pieces of one kind, filled by decorators and by installed packages.
+
+    A package outside this one adds a piece without importing us first by declaring an entry
+    point in the group ``mhd_jax.<setting>``, for example ``mhd_jax.graph.name``.
+
+    >>> shapes = Registry("shape.name")
+    >>> @shapes.register("square")
+    ... def square() -> int:
+    ...     return 4
+    >>> shapes.get("square")()
+    4
+    """
+
+    def __init__(self, setting: str) -> None:
+        self.setting = setting
+        self._pieces: dict[str, T] = {}
+
+    def register(self, name: str) -> Callable[[T], T]:
+        """Returns a decorator that files the decorated piece under `name`."""
+
+        def decorate(piece: T) -> T:
+            self._pieces[name] = piece
+            return piece
+
+        return decorate
+
+    def names(self) -> list[str]:
+        """All names a config may use, our own first."""
+        outside = [entry.name for entry in self._entry_points()]
+        return list(dict.fromkeys([*self._pieces, *outside]))
+
+    def get(self, name: str) -> T:
+        """The piece called `name`; raises `ConfigError` with the nearest known name."""
+        if name not in self._pieces:
+            for entry in self._entry_points():
+                if entry.name == name:
+                    self._pieces[name] = entry.load()
+        if name not in self._pieces:
+            raise ConfigError(self.setting, name, suggest(str(name), self.names()))
+        return self._pieces[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names())
+
+    def _entry_points(self) -> metadata.EntryPoints:
+        return metadata.entry_points(group=f"mhd_jax.{self.setting}")

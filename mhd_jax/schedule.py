@@ -1,0 +1,91 @@
+# Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
+"""What the host decides about every step, as arrays: batches, who reads whom, weights, averages.
+
+All of it is a function of (seed, step), so a resumed run asks for the steps that are left.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from jax.sharding import PartitionSpec as P
+
+from mhd_jax import graph
+from mhd_jax.data.feed import Feed
+from mhd_jax.exchange import Reader
+from mhd_jax.graph import Topology
+from mhd_jax.methods import Method
+from mhd_jax.parallel import CLIENTS, Layout
+from mhd_jax.step import Plan
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """The plans of a run, R replicas.
+
+    Attributes:
+      layout: who owns which client.
+      method: what is averaged and when.
+      topologies: one per replica.
+      readers: one per replica.
+      feed: gives the batch entries of a plan.
+    """
+
+    layout: Layout
+    method: Method
+    topologies: Sequence[Topology]
+    readers: Sequence[Reader]
+    feed: Feed
+
+    def host_plan(self, start: int, stop: int) -> Plan:
+        """The plan of steps start..stop - 1 as host arrays."""
+        steps = np.arange(start, stop)
+        readings = [reader(start, stop) for reader in self.readers]
+        private, public = self.feed.plan(start, stop)
+        averaging = self.method.averaging
+        return Plan(
+            private=private,
+            public=public,
+            reads=self.layout.split(np.stack([r.reads for r in readings], axis=1), axis=2),
+            versions=np.stack([r.versions for r in readings], axis=1),
+            write=readings[0].write,
+            weights=self.method.when(steps),
+            average=averaging.due(steps) if averaging else np.zeros(len(steps), bool),
+            mixing=self._mixing(steps),
+        )
+
+    def plan(self, start: int, stop: int) -> Plan:
+        """The same on the devices."""
+        return self.layout.put_tree(
+            self.host_plan(start, stop), plan_specs(self.layout, self.feed)
+        )
+
+    def _mixing(self, steps: np.ndarray) -> np.ndarray:
+        """Averaging matrices [n, R, K, K] in padded rows; empty without averaging."""
+        averaging, layout = self.method.averaging, self.layout
+        if averaging is None:
+            return np.zeros((len(steps), len(self.topologies), 0, 0), np.float32)
+        num_clients = layout.num_clients
+        uniform = np.full((num_clients, num_clients), 1 / num_clients)
+        out = np.zeros((len(steps), len(self.topologies), num_clients, num_clients), np.float32)
+        for index in np.flatnonzero(averaging.due(steps)):
+            for replica, topology in enumerate(self.topologies):
+                neighbours = averaging.matrix == "graph"
+                out[index, replica] = (
+                    graph.metropolis_weights(topology.at(int(steps[index])))
+                    if neighbours
+                    else uniform
+                )
+        return layout.pad(out, 0, axis=2)
+
+
+def plan_specs(layout: Layout, feed: Feed) -> Plan:
+    """How every entry of a plan lies on the mesh; matches `Schedule.plan`."""
+    private, public = feed.plan_specs()
+    rows = P(None, None, CLIENTS)
+    return Plan(
+        private=private, public=public, reads=(rows,) * len(layout.cohorts),
+        versions=P(), write=P(), weights=P(), average=P(), mixing=rows,
+    )  # fmt: skip

@@ -1,0 +1,194 @@
+# Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
+"""The state of a run: stacked clients, their control group, and the pool of snapshots.
+
+Every leaf but the step has axes [R, K, ...]: replica, then client.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import ml_collections
+import optax
+from flax import struct
+
+from mhd_jax import rng
+from mhd_jax.parallel import CLIENTS, Layout
+
+PyTree = Any
+
+
+class Learners(struct.PyTreeNode):
+    """The clients of one cohort, stacked.
+
+    Attributes:
+      params: trainable parameters, `{"model": ..., "projections": ...}`.
+      stats: batch statistics, `{}` without BatchNorm.
+      opt_state: the optimiser's state, one per client.
+    """
+
+    params: PyTree
+    stats: PyTree
+    opt_state: PyTree
+
+    @property
+    def snapshot(self) -> PyTree:
+        """What a snapshot keeps of a client: enough to predict."""
+        return {"params": self.params["model"], "batch_stats": self.stats}
+
+
+class State(struct.PyTreeNode):
+    """Everything a checkpoint holds.
+
+    Attributes:
+      step: steps done so far, a scalar.
+      clients: one `Learners` per cohort.
+      control: the same clients without peers and without aux heads; () when not wanted.
+      pool: per cohort, the last snapshots of its clients, leaves [R, K, S, ...]; () when fresh.
+    """
+
+    step: jax.Array
+    clients: tuple[Learners, ...]
+    control: tuple[Learners, ...]
+    pool: tuple[PyTree, ...]
+
+
+def make_optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransformation:
+    """The optimiser of one client: clipping by its own global norm, then SGD or AdamW."""
+    chosen = config.optimizer
+    rate = learning_rate(config)
+    parts = [optax.clip_by_global_norm(chosen.clip_norm)] if chosen.clip_norm else []
+    if chosen.name == "sgd":
+        if chosen.weight_decay:
+            parts.append(optax.add_decayed_weights(chosen.weight_decay))
+        parts.append(optax.sgd(rate, momentum=chosen.momentum or None))
+    else:
+        parts.append(optax.adamw(rate, b1=chosen.momentum, weight_decay=chosen.weight_decay))
+    return optax.chain(*parts)
+
+
+def learning_rate(config: ml_collections.ConfigDict) -> optax.Schedule:
+    """Linear warm-up to `learning_rate`, then the chosen decay to 0 over the remaining steps."""
+    chosen, steps = config.optimizer, config.train.steps
+    warmup = min(chosen.warmup_steps, steps)
+    rest = max(steps - warmup, 1)
+    after = {
+        "constant": optax.constant_schedule(chosen.learning_rate),
+        "cosine": optax.cosine_decay_schedule(chosen.learning_rate, rest),
+        "linear": optax.linear_schedule(chosen.learning_rate, 0.0, rest),
+    }[chosen.schedule]
+    if not warmup:
+        return after
+    rise = optax.linear_schedule(chosen.learning_rate / warmup, chosen.learning_rate, warmup)
+    return optax.join_schedules([rise, after], [warmup])
+
+
+def init_learner(
+    key: jax.Array,
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    image_shape: Sequence[int],
+    projection_widths: Sequence[int] = (),
+) -> Learners:
+    """One client's initial state.
+
+    Args:
+      key: the client's own key.
+      model: a `MultiHeadClassifier`.
+      optimizer: of one client.
+      image_shape: shape of one normalised image.
+      projection_widths: embedding widths of other cohorts, each learned linearly from ours.
+    """
+    image = jnp.zeros((1, *image_shape), jnp.float32)
+    (_, embedding), variables = model.init_with_output(
+        rng.fold(key, "model"), image, train=False
+    )
+    make = nn.initializers.lecun_normal()
+    width = embedding.shape[-1]
+    projections = {
+        f"to_{other}": make(rng.fold(key, "projection", other), (width, other))
+        for other in projection_widths
+    }
+    params = {"model": variables["params"], "projections": projections}
+    return Learners(params, variables.get("batch_stats", {}), optimizer.init(params))
+
+
+def embedding_width(model: nn.Module, image_shape: Sequence[int]) -> int:
+    """D of a model, from shapes alone."""
+    image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    shapes = jax.eval_shape(
+        lambda x: model.init_with_output(jax.random.key(0), x, train=False)[0], image
+    )
+    return shapes[1].shape[-1]
+
+
+def init_state(
+    seeds: Sequence[int],
+    layout: Layout,
+    models: Sequence[nn.Module],
+    control_models: Sequence[nn.Module],
+    optimizer: optax.GradientTransformation,
+    image_shape: Sequence[int],
+    *,
+    pool_slots: int = 0,
+    same_start: bool = False,
+) -> State:
+    """The sharded initial state of all replicas; nothing is ever whole on one device.
+
+    Args:
+      seeds: one per replica, [R].
+      layout: who owns which client.
+      models: one per cohort.
+      control_models: one per cohort with a main head only, or () for no control group.
+      optimizer: of one client.
+      image_shape: shape of one normalised image.
+      pool_slots: snapshots kept per client.
+      same_start: give every client of a cohort the parameters of its first client.
+    """
+    widths = [embedding_width(model, image_shape) for model in models]
+
+    def learners(seed: jax.Array, cohort: int, model: nn.Module, others: list[int]) -> Learners:
+        rows = jnp.arange(layout.rows[cohort]) * (0 if same_start else 1)
+        clients = rows + layout.offsets[cohort]
+        keys = jax.vmap(lambda client: rng.stream(seed, "init", client))(clients)
+        one = lambda key: init_learner(key, model, optimizer, image_shape, others)  # noqa: E731
+        return jax.vmap(one)(keys)
+
+    def system(seed: jax.Array) -> tuple[Any, Any, Any]:
+        clients = tuple(
+            learners(seed, cohort, model, sorted(set(widths) - {widths[cohort]}))
+            for cohort, model in enumerate(models)
+        )
+        control = tuple(learners(seed, c, model, []) for c, model in enumerate(control_models))
+        pool = tuple(_fill_pool(cohort.snapshot, pool_slots) for cohort in clients)
+        return clients, control, pool if pool_slots else ()
+
+    def everything(seeds: jax.Array) -> State:
+        clients, control, pool = jax.vmap(system)(seeds)
+        return State(jnp.zeros((), jnp.int32), clients, control, pool)
+
+    seed_array = jnp.asarray(seeds, jnp.uint32)
+    shapes = jax.eval_shape(everything, seed_array)
+    return jax.jit(everything, out_shardings=shardings(shapes, layout))(seed_array)
+
+
+def shardings(state: State, layout: Layout) -> State:
+    """The sharding of every leaf: the client axis over devices, the step everywhere."""
+    rows = layout.sharding(None, CLIENTS)
+    return jax.tree.map(lambda _: rows, state).replace(step=layout.sharding())
+
+
+def abstract(state: State) -> State:
+    """Shapes, types and shardings without the numbers, for restoring a checkpoint."""
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
+    )
+
+
+def _fill_pool(snapshot: PyTree, slots: int) -> PyTree:
+    """[K, ...] to [K, S, ...]: at the start every slot holds the initial state."""
+    return jax.tree.map(lambda x: jnp.repeat(x[:, None], slots, axis=1), snapshot)

@@ -1,0 +1,327 @@
+# Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
+"""What a run says on the terminal: a header, a progress bar and the final table.
+
+The numbers of that table (`head_rows`) are also the ones in the report, so that the two can
+never disagree.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float
+from tqdm.auto import tqdm
+
+# Without a terminal nobody watches a bar: one plain line whenever there are new values, and
+# otherwise this often, so that a log file shows that the run is alive.
+SECONDS_BETWEEN_LINES = 30.0
+
+_BAR = "{percentage:3.0f}%|{bar:12}| {n_fmt}/{total_fmt} · {rate_noinv_fmt} · ETA {remaining}{desc}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Spread:
+    """A number per client, summarised.
+
+    Attributes:
+      mean: over clients (and over replicas where there are several).
+      min: the lowest client's, of all replicas.
+      max: the highest client's, of all replicas.
+      std: sample standard deviation of the replicas' means; None for a single replica.
+    """
+
+    mean: float
+    min: float
+    max: float
+    std: float | None = None
+
+    @classmethod
+    def of(cls, values: Float[np.ndarray, "R K"]) -> Spread:
+        """Summarises one number per replica and client.
+
+        >>> Spread.of(np.array([[0.0, 1.0]]))
+        Spread(mean=0.5, min=0.0, max=1.0, std=None)
+        """
+        means = values.mean(axis=1)
+        std = float(means.std(ddof=1)) if len(means) > 1 else None
+        return cls(float(means.mean()), float(values.min()), float(values.max()), std)
+
+
+@dataclasses.dataclass(frozen=True)
+class HeadRow:
+    """One line of the results: a head's accuracies, and its gain over the control's main head."""
+
+    name: str
+    shared: Spread
+    private: Spread
+    shared_gain: Spread | None = None
+    private_gain: Spread | None = None
+
+
+def head_names(num_heads: int) -> list[str]:
+    """The heads' names in the order of their ranks.
+
+    >>> head_names(3)
+    ['main', 'aux 1', 'aux 2']
+    """
+    return ["main", *(f"aux {rank}" for rank in range(1, num_heads))]
+
+
+def head_rows(summary: Mapping[str, Any]) -> list[HeadRow]:
+    """The results of a run, a row per head and one for the control where the run had one.
+
+    Gains are taken client by client against the control, which has the same data, the same
+    initial parameters and one head; with `replicas` everything is over all of them.
+
+    Args:
+      summary: What a run leaves in ``summary.json``.
+
+    Returns:
+      Rows in the order of the ranks, the control last.
+    """
+    runs = summary.get("replicas") or [summary]
+    shared = np.array([run["shared_accuracy"] for run in runs], dtype=float)
+    private = np.array([run["private_accuracy"] for run in runs], dtype=float)
+    names = head_names(shared.shape[-1])
+    if not all(run.get("control") for run in runs):
+        return [
+            HeadRow(name, Spread.of(shared[..., h]), Spread.of(private[..., h]))
+            for h, name in enumerate(names)
+        ]
+    control_shared = np.array([run["control"]["shared_accuracy"] for run in runs])[..., 0]
+    control_private = np.array([run["control"]["private_accuracy"] for run in runs])[..., 0]
+    rows = [
+        HeadRow(
+            name,
+            Spread.of(shared[..., h]),
+            Spread.of(private[..., h]),
+            Spread.of(shared[..., h] - control_shared),
+            Spread.of(private[..., h] - control_private),
+        )
+        for h, name in enumerate(names)
+    ]
+    return [*rows, HeadRow("control", Spread.of(control_shared), Spread.of(control_private))]
+
+
+def final_table(summary: Mapping[str, Any]) -> str:
+    """The results as a plain text table: a row per head, then the control.
+
+    Args:
+      summary: What a run leaves in ``summary.json``.
+
+    Returns:
+      Several lines without a trailing newline.
+    """
+    rows = head_rows(summary)
+    gains = any(row.shared_gain for row in rows)
+    labels = ["mean", "min", "max", *(["gain"] if gains else [])]
+    cells = [
+        [
+            row.name,
+            *_cells(row.shared, row.shared_gain, gains),
+            *_cells(row.private, row.private_gain, gains),
+        ]
+        for row in rows
+    ]
+    return "\n".join([*_layout(["head", *labels, *labels], cells), "", _legend(summary, gains)])
+
+
+def _legend(summary: Mapping[str, Any], gains: bool) -> str:
+    clients = len(summary["shared_accuracy"])
+    lines = f"mean, min and max over {clients} client{'s' if clients != 1 else ''}"
+    if summary.get("replicas"):
+        lines += f" and {len(summary['replicas'])} replicas (± std of the replicas' means)"
+    return lines + ("; gain over the isolated control" if gains else "")
+
+
+def _cells(spread: Spread, gain: Spread | None, with_gain: bool) -> list[str]:
+    cells = [_number(spread), f"{spread.min:.3f}", f"{spread.max:.3f}"]
+    if with_gain:
+        cells.append(_number(gain, signed=True) if gain else "")
+    return cells
+
+
+def _number(spread: Spread, signed: bool = False) -> str:
+    text = f"{spread.mean:+.3f}" if signed else f"{spread.mean:.3f}"
+    return text if spread.std is None else f"{text} ±{spread.std:.3f}"
+
+
+def _layout(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Aligns the columns under 'shared accuracy' and 'private accuracy', half of them each."""
+    widths = [max(len(row[c]) for row in [header, *rows]) for c in range(len(header))]
+    half = (len(header) - 1) // 2
+
+    def line(cells: Sequence[str]) -> str:
+        padded = [cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True)]
+        parts = [cells[0].ljust(widths[0]), "  ".join(padded[:half]), "  ".join(padded[half:])]
+        return "    ".join(parts).rstrip()
+
+    sizes = [sum(group) + 2 * (half - 1) for group in (widths[1 : 1 + half], widths[1 + half :])]
+    titles = ["shared accuracy", "private accuracy"]
+    groups = [f" {t} ".center(size, "-") for t, size in zip(titles, sizes, strict=True)]
+    top = "    ".join([" " * widths[0], *groups])
+    body = [line(row) for row in rows]
+    return [top, line(header), "-" * max(map(len, [top, *body])), *body]
+
+
+def describe_run(
+    config: Mapping[str, Any],
+    *,
+    private_samples: Sequence[int],
+    public_samples: int,
+    test_samples: int,
+    primary_labels: Bool[np.ndarray, "K C"],
+    partition_hash: str,
+    graph: Mapping[str, Any],
+    num_params: Sequence[int],
+    device: str,
+) -> str:
+    """The lines printed before the first step: what is about to run, and on what.
+
+    Args:
+      config: The run's config.
+      private_samples: Of every client.
+      public_samples: Unlabelled samples that all clients see.
+      test_samples: Samples that accuracies are measured on.
+      primary_labels: Which labels each client holds as primary.
+      partition_hash: Of the assignment of samples to clients.
+      graph: Statistics of the communication graph, as from `mhd_jax.graph.describe`.
+      num_params: Parameters of every client.
+      device: The accelerator, in words.
+    """
+    clients, classes = primary_labels.shape
+    owned = primary_labels.sum(axis=1)
+    facts = {
+        "data": f"{config['data']['name']}, {classes} classes: {sum(private_samples):,} private, "
+        f"{public_samples:,} public, {test_samples:,} test samples",
+        "partition": f"{config['partition']['name']}: {_range(private_samples)} samples and "
+        f"{_range(owned)} primary labels a client (hash {partition_hash[:12]})",
+        "graph": f"{config['graph']['name']}: {_statistics(graph)}",
+        "model": f"{_range(num_params)} parameters a client, "
+        f"{' '.join(head_names(1 + config['heads']['aux']))}",
+        "device": device,
+    }
+    title = f"{config['method']}, {clients} clients, {config['train']['steps']:,} steps"
+    return "\n".join([title, *(f"  {name:<10} {fact}" for name, fact in facts.items())])
+
+
+def _range(values: Sequence[int] | np.ndarray) -> str:
+    low, high = int(min(values)), int(max(values))
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
+def _statistics(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {_plain(value)}" for name, value in values.items())
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, bool | np.bool_):
+        return "yes" if value else "no"
+    if isinstance(value, float | np.floating):
+        return f"{value:.3g}"
+    if isinstance(value, list | tuple | np.ndarray):
+        return " ".join(map(_plain, value)) or "none"
+    return str(value)
+
+
+def format_values(values: Mapping[str, float]) -> str:
+    """Values for a progress line; names that begin with the same word are written together.
+
+    >>> format_values({"β_sh main": 0.361, "β_sh aux 4": 0.784, "β_priv main": 0.97})
+    'β_sh main 0.36 aux 4 0.78 · β_priv main 0.97'
+    """
+    groups: dict[str, list[str]] = {}
+    for name, value in values.items():
+        group, _, rest = name.partition(" ")
+        groups.setdefault(group, []).append(f"{rest} {value:.2f}".strip())
+    return " · ".join(f"{group} {' '.join(parts)}" for group, parts in groups.items())
+
+
+class Progress:
+    """Steps done, steps per second, time left and the current values.
+
+    On a terminal (or in a notebook) a bar; elsewhere plain lines on stderr, one at every update
+    that brings new values and otherwise one every `SECONDS_BETWEEN_LINES`. The steps of the
+    first update do not count towards the rate of a plain line: they carry the compilation.
+
+    Args:
+      total: Steps of the whole run.
+      initial: Steps done before this process started (a resumed run).
+      enabled: False says nothing at all, for all but the first of several processes.
+    """
+
+    def __init__(self, total: int, initial: int = 0, enabled: bool = True) -> None:
+        self._total = total
+        self._enabled = enabled
+        self._values: dict[str, float] = {}
+        self._bar: tqdm | None = None
+        self._first: tuple[int, float] | None = None
+        self._last_line = time.monotonic()
+        if enabled and _watched():
+            self._bar = tqdm(
+                total=total,
+                initial=initial,
+                bar_format=_BAR,
+                unit=" steps",
+                dynamic_ncols=True,
+                file=sys.stderr,
+            )
+
+    def update(self, step: int, values: Mapping[str, float] | None = None) -> None:
+        """Reports that `step` steps are done; earlier values stay until new ones replace them."""
+        self._values.update(values or {})
+        if self._bar is not None:
+            text = format_values(self._values)
+            self._bar.set_description_str(f" · {text}" if text else "", refresh=False)
+            self._bar.update(step - self._bar.n)
+        elif self._enabled:
+            self._update_plain(step, bool(values))
+
+    def _update_plain(self, step: int, fresh: bool) -> None:
+        now = time.monotonic()
+        first_step, first_time = self._first = self._first or (step, now)
+        if not fresh and now - self._last_line < SECONDS_BETWEEN_LINES and step < self._total:
+            return
+        self._last_line = now
+        parts = [f"step {step}/{self._total}"]
+        if step > first_step and now > first_time:
+            rate = (step - first_step) / (now - first_time)
+            left = datetime.timedelta(seconds=round((self._total - step) / rate))
+            parts += [f"{rate:.3g} steps/s", f"ETA {left}"]
+        parts += [format_values(self._values)] if self._values else []
+        print(" · ".join(parts), file=sys.stderr, flush=True)
+
+    def message(self, text: str) -> None:
+        """Prints a line without tearing the bar."""
+        if self._bar is not None:
+            self._bar.write(text, file=sys.stderr)
+        elif self._enabled:
+            print(text, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Leaves the last state of the bar on the screen; more than once is fine."""
+        if self._bar is not None:
+            self._bar.close()
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _watched() -> bool:
+    """Whether somebody sees a bar move: stderr is a terminal, or this is a notebook."""
+    return sys.stderr.isatty() or "ipykernel" in sys.modules

@@ -1,0 +1,358 @@
+# Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
+"""The loop: build, restore, step, log, evaluate, save, report."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import signal
+import time
+from collections.abc import Iterator
+from importlib import metadata
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+from absl import logging
+
+from mhd_jax import experiment as experiment_lib
+from mhd_jax import graph, terminal
+from mhd_jax import state as state_lib
+from mhd_jax.checkpoints import Checkpoints
+from mhd_jax.errors import DivergedError
+from mhd_jax.experiment import Experiment
+from mhd_jax.metrics import TensorBoard
+from mhd_jax.state import State
+from mhd_jax.workdir import Workdir
+
+Summary = dict[str, Any]
+
+
+class Interrupted(RuntimeError):
+    """SIGTERM came; the state is saved and the same command goes on from there."""
+
+
+def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> Summary:
+    """Runs the experiment `config` in `workdir`, or goes on with it.
+
+    Args:
+      config: see `mhd_jax.config.default_config`.
+      workdir: where the run's files go; a local path or any URL that etils.epath can write.
+
+    Returns:
+      The contents of `summary.json`.
+
+    Raises:
+      ConfigError: a setting that cannot work, before any compilation.
+      WorkdirError: a workdir that cannot be used, or that belongs to another run.
+      DivergedError: a loss is no longer finite; the last good checkpoint is kept.
+      Interrupted: SIGTERM came; the state has been saved.
+    """
+    directory = Workdir(workdir)
+    with directory.lock():
+        experiment = experiment_lib.build(config)
+        directory.claim(config)
+        if directory.finished():
+            print(f"{directory.path}: this run is finished; nothing to do")
+            return directory.read_summary()
+        with Checkpoints(
+            directory.checkpoints, keep=config.train.keep_checkpoints
+        ) as checkpoints:
+            summary = Run(experiment, directory, checkpoints).finish()
+    if jax.process_index() == 0:
+        from mhd_jax import report
+        report.write_report(directory.path, summary, directory.read_metrics())
+    return summary
+
+
+class Run:
+    """One process's passage through a run, from the restored step to the last."""
+
+    def __init__(
+        self, experiment: Experiment, directory: Workdir, checkpoints: Checkpoints
+    ) -> None:
+        self.experiment = experiment
+        self.directory = directory
+        self.checkpoints = checkpoints
+        self.config = experiment.config
+        self.leader = jax.process_index() == 0
+        self.state, self.first_step = self._start()
+        self.seconds_training = 0.0
+        self._pending: list[tuple[int, int, dict[str, Any]]] = []
+        self._accuracy: dict[str, np.ndarray] = {}
+        self._started = time.monotonic()
+        self._tensorboard = TensorBoard(directory.path, enabled=self.leader)
+
+    def finish(self) -> Summary:
+        """Runs all steps that are left and returns the summary, written."""
+        config, train = self.config, self.config.train
+        if self.leader:
+            print(describe(self.experiment), flush=True)
+        call, compile_seconds = self._compile()
+        step = self.first_step
+        with terminal.Progress(train.steps, step, self.leader) as self.progress, _sigterm() as stop:
+            if step == 0:
+                self._evaluate(0)
+            while step < train.steps:
+                step = self._advance(call, step)
+                due = {
+                    name: step % train[f"{name}_every"] == 0 or step == train.steps
+                    for name in ("log", "eval", "checkpoint")
+                }
+                if any(due.values()) or stop.is_set():
+                    self._log(step, self._pending_metrics(step))
+                if due["eval"]:
+                    self._evaluate(step)
+                if due["checkpoint"] or stop.is_set():
+                    self._save(step)
+                if stop.is_set() and step < train.steps:
+                    self.checkpoints.wait()
+                    raise Interrupted(f"SIGTERM: saved step {step}; the same command goes on")
+            summary = summarize(self.experiment, self.state, self._speed(compile_seconds))
+        if self.leader:
+            self.directory.write_summary(summary)
+            print(terminal.final_table(summary), flush=True)
+        return summary
+
+    def _start(self) -> tuple[State, int]:
+        """The newest checkpoint, or the initial state."""
+        state = self.experiment.init_state()
+        restored = self.checkpoints.restore_latest(state_lib.abstract(state))
+        step = 0 if restored is None else restored[0]
+        if self.leader:
+            self.directory.truncate_metrics(step if restored else -1)
+        if restored is not None:
+            logging.info("going on from step %d", step)
+        return (state, 0) if restored is None else (restored[1], step)
+
+    def _compile(self) -> tuple[Any, float]:
+        """Compiles the step ahead of time, once for the whole run; seconds it took."""
+        start = time.monotonic()
+        experiment = self.experiment
+        plan = experiment.schedule.plan(self.first_step, self.first_step + self._window)
+        count = experiment.layout.put(np.int32(0))
+        arguments = (self.state, experiment.feed.data, plan, experiment.seed_array, count)
+        compiled = experiment.step.lower(*arguments).compile()
+        return compiled, time.monotonic() - start
+
+    @property
+    def _window(self) -> int:
+        return self.experiment.system.window
+
+    def _advance(self, call: Any, step: int) -> int:
+        """Dispatches steps up to the next event; returns the step reached."""
+        train, begin = self.config.train, time.monotonic()
+        events = (train.log_every, train.eval_every, train.checkpoint_every)
+        stop = min(step + self._window, train.steps, *((step // e + 1) * e for e in events))
+        experiment = self.experiment
+        with jax.transfer_guard("disallow"):  # nothing but the plan moves between log points
+            plan = experiment.schedule.plan(step, step + self._window)
+            count = experiment.layout.put(np.int32(stop - step))
+            self.state, metrics = call(
+                self.state, experiment.feed.data, plan, experiment.seed_array, count
+            )
+        self._pending.append((step, stop - step, metrics))
+        self.seconds_training += time.monotonic() - begin
+        return stop
+
+    def _pending_metrics(self, step: int) -> dict[str, np.ndarray]:
+        """Means over the steps since the last log, [R, K, ...]; stops a diverging run.
+
+        Raises:
+          DivergedError: naming the first client and step with a loss that is not finite.
+        """
+        begin = time.monotonic()
+        pending, self._pending = self._pending, []
+        layout, joined = self.experiment.layout, []
+        for start, count, metrics in pending:
+            host = layout.fetch(metrics)
+            values = {k: layout.join(v, axis=2)[:count] for k, v in host.items()}
+            _check_finite(values, start, self.checkpoints)
+            joined.append(values)
+        self.seconds_training += time.monotonic() - begin  # waited for the device
+        return {
+            name: np.concatenate([values[name] for values in joined]).mean(axis=0)
+            for name in (joined[0] if joined else ())
+        }
+
+    def _log(self, step: int, metrics: dict[str, np.ndarray]) -> None:
+        if not metrics:
+            return
+        done = step - self.first_step
+        values = {name: value[0] for name, value in metrics.items()}  # replica 0
+        speed = done / max(self.seconds_training, 1e-9)
+        self._write(
+            step,
+            {
+                "steps_per_second": speed,
+                **values,
+                "bytes_sent": self.experiment.ledger.sent(step) * len(self.experiment.seeds),
+            },
+        )
+        self.progress.update(step, {})
+
+    def _evaluate(self, step: int) -> None:
+        evaluator = self.experiment.evaluator
+        correct, control = evaluator.correct(self.state)
+        shared, private = evaluator.accuracies(correct)
+        self._accuracy = {"shared_accuracy": shared, "private_accuracy": private}
+        if control is not None:
+            names = ("control_shared_accuracy", "control_private_accuracy")
+            self._accuracy |= dict(zip(names, evaluator.accuracies(control), strict=True))
+        self._write(step, {name: value[0] for name, value in self._accuracy.items()})
+        heads = shared.mean(axis=(0, 1))
+        shown = {"β_sh main": heads[0]}
+        if len(heads) > 1:
+            shown[f"β_sh aux {len(heads) - 1}"] = heads[-1]
+        shown["β_priv main"] = private[..., 0].mean()
+        self.progress.update(step, {name: float(value) for name, value in shown.items()})
+
+    def _save(self, step: int) -> None:
+        scores = {}
+        if self._accuracy:
+            scores["shared_accuracy"] = float(self._accuracy["shared_accuracy"][..., -1].mean())
+        self.checkpoints.save(step, self.state, scores or None)
+
+    def _write(self, step: int, values: dict[str, Any]) -> None:
+        if self.leader:
+            seconds = round(time.monotonic() - self._started, 3)
+            self.directory.append_metrics({"step": step, "seconds": seconds, **values})
+            self._tensorboard.write(step, values)
+
+    def _speed(self, compile_seconds: float) -> dict[str, float]:
+        done = self.config.train.steps - self.first_step
+        rate = done / self.seconds_training if done and self.seconds_training else 0.0
+        return {"steps_per_second": rate, "compile_seconds": compile_seconds}
+
+
+def _check_finite(
+    values: dict[str, np.ndarray], start: int, checkpoints: Checkpoints
+) -> None:
+    bad = np.argwhere(~np.isfinite(values["loss"]))
+    if len(bad):
+        index, _, client = bad[0].tolist()
+        kept = checkpoints.latest_step()
+        raise DivergedError(
+            f"the loss of client {client} is {values['loss'][tuple(bad[0])]} at step "
+            f"{start + index}; "
+            + (f"the checkpoint of step {kept} is kept. " if kept else "no checkpoint yet. ")
+            + "Try a smaller optimizer.learning_rate or distill.nu_aux, or optimizer.clip_norm"
+        )
+
+
+@contextlib.contextmanager
+def _sigterm() -> Iterator[Any]:
+    """An object whose `is_set` says whether SIGTERM has come; only the main thread can listen."""
+
+    class Flag:
+        raised = False
+
+        def is_set(self) -> bool:
+            return self.raised
+
+    flag = Flag()
+
+    def note(*_: Any) -> None:
+        flag.raised = True
+
+    try:
+        before = signal.signal(signal.SIGTERM, note)
+    except ValueError:  # not the main thread
+        yield flag
+        return
+    try:
+        yield flag
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+# --- The record ------------------------------------------------------------------------------------------
+
+
+def describe(experiment: Experiment) -> str:
+    """The lines printed before the first step."""
+    first, config = experiment.federations[0], experiment.config
+    adjacency = experiment.schedule.topologies[0].at(0)
+    graph.warn_unreachable(adjacency)
+    return terminal.describe_run(
+        config,
+        private_samples=first.partition.sizes.tolist(),
+        public_samples=len(first.public_indices),
+        test_samples=len(first.source.test),
+        primary_labels=first.partition.primary,
+        partition_hash=first.partition.hash(),
+        graph=graph.describe(adjacency),
+        num_params=_num_params(experiment),
+        device=f"{_device()}; {experiment.layout.describe()}",
+    )
+
+
+def summarize(experiment: Experiment, current: State, speed: dict[str, float]) -> Summary:
+    """The contents of `summary.json`; top-level arrays are the first replica's."""
+    evaluator, source = experiment.evaluator, experiment.federations[0].source
+    correct, control = evaluator.correct(current)
+    accuracies = evaluator.accuracies(correct)
+    control_accuracies = None if control is None else evaluator.accuracies(control)
+    replicas = []
+    for index, (seed, fed) in enumerate(zip(experiment.seeds, experiment.federations, strict=True)):
+        shared, private = (values[index] for values in accuracies)
+        yardstick = None
+        if control_accuracies is not None:
+            names = ("shared_accuracy", "private_accuracy")
+            yardstick = {
+                n: values[index] for n, values in zip(names, control_accuracies, strict=True)
+            }
+        replicas.append(
+            {
+                "seed": seed,
+                "partition_hash": fed.partition.hash(),
+                "shared_accuracy": shared,
+                "private_accuracy": private,
+                "control": yardstick,
+                "class_accuracy": correct[index] / np.maximum(evaluator.count, 1),
+                "label_histogram": evaluator.histograms[index],
+                "primary_labels": fed.partition.primary,
+                "adjacency": experiment.schedule.topologies[index].at(0),
+            }
+        )
+    config = experiment.config
+    return {
+        "method": config.method,
+        "config": config.to_dict(),
+        "versions": versions(),
+        "device": _device(),
+        "mesh": experiment.layout.describe(),
+        "num_params": _num_params(experiment),
+        "num_classes": source.num_classes,
+        "steps": config.train.steps,
+        **speed,
+        **replicas[0],
+        "bytes_per_step": experiment.ledger.record(),
+        "bytes_sent": experiment.ledger.sent(config.train.steps),
+        **({"replicas": replicas} if len(replicas) > 1 else {}),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, of this package and of what its numbers depend on."""
+    names = ("mhd-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+    found = {"python": platform.python_version()}
+    for name in names:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+def _device() -> str:
+    devices = jax.devices()
+    return f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})"
+
+
+def _num_params(experiment: Experiment) -> list[int]:
+    return [
+        experiment_lib.count_params(model, experiment.image_shape)
+        for size, model in zip(experiment.layout.cohorts, experiment.system.models, strict=True)
+        for _ in range(size)
+    ]

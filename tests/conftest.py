@@ -1,0 +1,57 @@
+# Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
+"""What every test relies on: four CPU devices, a shared compilation cache, prepared data.
+
+The environment is set while this file is imported, which is before anything imports JAX. Worker
+processes of pytest-xdist and programs that a test starts inherit it.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def _set_environment() -> None:
+    if "jax" in sys.modules:
+        raise pytest.UsageError("JAX was imported before tests/conftest.py could configure it")
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    os.environ.setdefault("JAX_NUM_CPU_DEVICES", "4")
+    os.environ.setdefault("MPLBACKEND", "agg")
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        # One fresh folder for the whole session: nothing compiled by older code can be reused.
+        folder = tempfile.mkdtemp(prefix="mhd_jax_tests_")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
+        os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+
+
+_set_environment()
+
+# Compiling inside an example makes times meaningless, hence no deadline. Continuous integration
+# draws the same examples every time; elsewhere they differ, and failures are remembered.
+hypothesis.settings.register_profile(
+    "mhd_jax",
+    deadline=None,
+    max_examples=25,
+    derandomize=bool(os.environ.get("CI")),
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("mhd_jax")
+
+
+@pytest.fixture(scope="session")
+def tfds_dir() -> Path:
+    """The folder of prepared TFDS datasets; a test that asks for it is skipped without one."""
+    folder = Path(os.environ.get("TFDS_DATA_DIR") or ROOT.parent / "shared" / "tfds")
+    if not folder.is_dir():
+        pytest.skip(f"no prepared datasets at {folder} (set TFDS_DATA_DIR to their folder)")
+    return folder
