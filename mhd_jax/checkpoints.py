@@ -4,9 +4,10 @@
 Orbax writes in the background into a temporary directory and renames it when all is there, so a
 crash while saving leaves the checkpoints before it as they were. What it does not do: OCDBT keeps
 checksums of its index but not of the values, so a flipped bit in an array is restored without a
-word (measured with orbax-checkpoint 0.12.8: about 39 of 40 flips). Hence every checkpoint carries
-`checksums.json`, the SHA-256 of its files, written in the temporary directory by process 0 just
-before the rename: a checkpoint and its checksums appear together or not at all.
+word (measured with orbax-checkpoint 0.12.8: about 39 of 40 flips), and an array of another dtype
+is converted. Hence every checkpoint carries `manifest.json`, the SHA-256 of its files and the shape
+and dtype of its arrays, written in the temporary directory by process 0 just before the rename: a
+checkpoint and its manifest appear together or not at all.
 """
 
 from __future__ import annotations
@@ -22,7 +23,6 @@ from types import TracebackType
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
@@ -33,10 +33,10 @@ from orbax.checkpoint import checkpoint_managers
 from mhd_jax.errors import ConfigError, WorkdirError
 from mhd_jax.workdir import absolute, is_remote
 
-CHECKSUMS = "checksums.json"
+MANIFEST = "manifest.json"
 UNREADABLE = ".unreadable"
 # Written or rewritten by Orbax at the rename itself and not needed to restore.
-_NOT_SUMMED = (CHECKSUMS, "_CHECKPOINT_METADATA", "commit_success.txt")
+_NOT_SUMMED = (MANIFEST, "_CHECKPOINT_METADATA", "commit_success.txt")
 
 PyTree = Any
 
@@ -83,6 +83,7 @@ class Checkpoints:
         self.directory = absolute(directory)
         self._best_metric = best_metric
         self._saving: int | None = None
+        self._leaves: dict[str, str] = {}
         with self._explained("could not open the checkpoints"):
             if jax.process_index() == 0:
                 # The others wait for process 0 when they create the manager.
@@ -112,7 +113,7 @@ class Checkpoints:
             logging.info("checkpoint %d is already in %s", step, self.directory)
             return
         scores = None if metrics is None else {k: float(v) for k, v in metrics.items()}
-        self._saving = step
+        self._saving, self._leaves = step, _leaves(state)
         with self._explained(f"could not save step {step}"):
             self._check_space(state)
             args = ocp.args.StandardSave(_without_empty(state))
@@ -132,7 +133,8 @@ class Checkpoints:
           (step, state), or None when there is no checkpoint at all.
 
         Raises:
-          WorkdirError: there are checkpoints but none can be read; nothing is moved.
+          WorkdirError: there are checkpoints but none can be read, or the newest sound one is of
+            other arrays than `abstract_state`; nothing is moved.
         """
         self.wait()
         problems: dict[int, str] = {}
@@ -154,7 +156,7 @@ class Checkpoints:
         """Restores checkpoint `step`, for example `best_step()`; see `restore_latest`.
 
         Raises:
-          WorkdirError: there is no such checkpoint, or it cannot be read.
+          WorkdirError: there is no such checkpoint, it cannot be read, or it is of other arrays.
         """
         self.wait()
         if step not in self._manager.all_steps():
@@ -205,26 +207,28 @@ class Checkpoints:
             best_fn=self._score,
             preservation_policy=checkpoint_managers.AnyPreservationPolicy([newest, best]),
             cleanup_tmp_directories=True,
-            async_options=ocp.AsyncOptions(post_finalization_callback=self._write_checksums),
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._write_manifest),
         )
 
     def _score(self, metrics: Mapping[str, float]) -> float:
         value = metrics.get(self._best_metric, -np.inf)
         return -np.inf if np.isnan(value) else value
 
-    def _write_checksums(self) -> None:
+    def _write_manifest(self) -> None:
         """Process 0, in the background: all files are written, the rename comes next."""
         final = self.directory / str(self._saving)
         temporary = final.with_name(final.name + ocp.path.atomicity_types.TMP_DIR_SUFFIX)
         # Object stores have no rename: there Orbax writes in place and marks the end by a file.
         written = temporary if temporary.exists() else final
-        (written / CHECKSUMS).write_text(json.dumps({"sha256": _checksums(written)}, indent=1))
+        manifest = {"leaves": self._leaves, "sha256": _checksums(written)}
+        (written / MANIFEST).write_text(json.dumps(manifest, indent=1))
 
     def _try_restore(self, step: int, abstract_state: PyTree) -> tuple[str | None, PyTree]:
         """(None, state), or (what is wrong with the checkpoint, None), alike on all processes."""
         problem = _damage(self.directory / str(step)) if jax.process_index() == 0 else None
         if _anywhere(problem is not None):
             return problem or "process 0 found it damaged", None
+        self._check_state(step, abstract_state)
         state = None
         try:
             args = ocp.args.StandardRestore(_without_empty(abstract_state))
@@ -235,6 +239,14 @@ class Checkpoints:
         if _anywhere(problem is not None):
             return problem or "another process could not restore it", None
         return None, state
+
+    def _check_state(self, step: int, abstract_state: PyTree) -> None:
+        """Raises when the (sound) checkpoint is of other arrays: going back would not help."""
+        directory = self.directory / str(step)
+        differing = _differences(directory, abstract_state) if jax.process_index() == 0 else []
+        if _anywhere(bool(differing)):
+            more = f"; and {len(differing) - 5} more" if len(differing) > 5 else ""
+            raise WorkdirError(f"{directory} is of another state: {'; '.join(differing[:5])}{more}")
 
     def _check_space(self, state: PyTree) -> None:
         """A full disk is better met before the writing starts: it fails late and in many voices."""
@@ -338,16 +350,39 @@ def _files(directory: epath.Path) -> Iterator[epath.Path]:
 def _damage(directory: epath.Path) -> str | None:
     """What is wrong with the files of a checkpoint, or None."""
     try:
-        expected = json.loads((directory / CHECKSUMS).read_bytes())["sha256"]
+        expected = json.loads((directory / MANIFEST).read_bytes())["sha256"]
         found = _checksums(directory)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        return f"{CHECKSUMS}: {_brief(error)}"
+        return f"{MANIFEST}: {_brief(error)}"
     for name, digest in expected.items():
         if name not in found:
             return f"{name} is missing"
         if found[name] != digest:
             return f"{name} is not what was written"
     return None
+
+
+def _differences(directory: epath.Path, state: PyTree) -> list[str]:
+    there, here = json.loads((directory / MANIFEST).read_bytes())["leaves"], _leaves(state)
+    return [
+        f"{name} is {there.get(name, 'missing')} there and {here.get(name, 'missing')} here"
+        for name in sorted(there.keys() | here.keys())
+        if there.get(name) != here.get(name)
+    ]
+
+
+def _leaves(state: PyTree) -> dict[str, str]:
+    """The arrays of a tree by path.
+
+    >>> _leaves({"bias": jax.ShapeDtypeStruct((8, 3), np.float32)})
+    {'bias': 'float32[8,3]'}
+    """
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): (
+            f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]"
+        )
+        for path, leaf in jax.tree.leaves_with_path(state)
+    }
 
 
 def _digest(path: epath.Path) -> str:
@@ -367,7 +402,9 @@ def _with_empty(tree: PyTree, abstract: PyTree) -> PyTree:
     """`tree` with the arrays of no elements that `abstract` has put back."""
 
     def fill(leaf: jax.ShapeDtypeStruct, value: jax.Array | None) -> jax.Array | None:
-        return value if leaf.size else jnp.zeros(leaf.shape, leaf.dtype, device=leaf.sharding)
+        return (
+            value if leaf.size else jax.device_put(np.zeros(leaf.shape, leaf.dtype), leaf.sharding)
+        )
 
     return jax.tree.map(fill, abstract, tree)
 
@@ -381,12 +418,10 @@ def _brief(error: BaseException) -> str:
 
 
 class _OrbaxFilter(python_logging.Filter):
-    """Drops Orbax's diary (dozens of lines a save) and the errors that it logs and also raises."""
+    """Drops what Orbax logs: a diary of dozens of lines a save, and errors that it also raises."""
 
     def filter(self, record: python_logging.LogRecord) -> bool:
-        if "/orbax/" not in record.pathname:
-            return True
-        return record.levelno >= python_logging.ERROR and not record.exc_info
+        return "/orbax/" not in record.pathname
 
 
 _ORBAX_FILTER = _OrbaxFilter()

@@ -170,7 +170,7 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-# --- Checks ----------------------------------------------------------------------------------------
+# --- Checks ---------------------------------------------------------------------------------------
 
 _AT_LEAST_ONE = (
     "clients.num", "replicas", "train.steps", "train.log_every", "train.eval_every",

@@ -41,13 +41,15 @@ class Candidates(NamedTuple):
     allowed: Bool[Array, "k N"]
 
 
-# --- Confidence: how sure a prediction is --------------------------------------------------------
+# --- Confidence: how sure a prediction is ---------------------------------------------------------
 
 
 class Confidence(Protocol):
-    """A confidence measure: log-probabilities [..., C] to one number each [...], larger is surer."""
+    """A confidence measure: one number per prediction, larger is surer."""
 
-    def __call__(self, log_probs: Float[Array, "*shape C"]) -> Float[Array, "*shape"]: ...
+    def __call__(self, log_probs: Float[Array, "*shape C"]) -> Float[Array, "*shape"]:
+        """Log-probabilities [..., C] to confidences [...]."""
+        ...
 
 
 CONFIDENCES: Registry[Confidence] = Registry("distill.confidence")
@@ -77,7 +79,7 @@ def margin(log_probs: Float[Array, "*shape C"]) -> Float[Array, "*shape"]:
     return largest[..., 0] - (largest[..., 1] if largest.shape[-1] > 1 else 0.0)
 
 
-# --- The head chain: rank r learns from rank r - 1 -------------------------------------------------
+# --- The head chain: rank r learns from rank r - 1 ------------------------------------------------
 
 
 def chain_candidates(
@@ -165,20 +167,27 @@ def select_teachers(
     )
 
 
-# --- Teacher rules: from candidates to targets --------------------------------------------------------
+# --- Teacher rules: from candidates to targets ----------------------------------------------------
 
 
 class TeacherRule(Protocol):
-    """Weighs the candidates of every student, sample and rank: the extension point for teachers.
-
-    Takes the candidates, their confidence [N, B, m] and one key per student and sample [k, B]
-    (functions of seed, step and client, so never store them). Returns either the index of one candidate, int [k, B, m] with -1 for none, or weights, float [k, N, B, m],
-    that are 0 where a candidate is not allowed and sum to 1 over N (or to 0 for no teacher).
-    """
+    """Weighs the candidates of every student, sample and rank: the extension point for teachers."""
 
     def __call__(
         self, candidates: Candidates, confidence: Float[Array, "N B m"], keys: Key[Array, "k B"]
-    ) -> Array: ...
+    ) -> Array:
+        """Chooses or weighs.
+
+        Args:
+          candidates: published scores [N, B, m, C] and who may learn from whom [k, N].
+          confidence: of every candidate.
+          keys: one per student and sample, a function of seed, step and client.
+
+        Returns:
+          The index of one candidate, int [k, B, m] with -1 for none; or weights, float
+          [k, N, B, m], 0 where a candidate is not allowed, with sum 1 over N (0 for no teacher).
+        """
+        ...
 
 
 RULES: Registry[TeacherRule] = Registry("distill.rule")
@@ -258,7 +267,7 @@ def targets(
     return mixed, choice.sum(axis=1) > 0
 
 
-# --- Losses ----------------------------------------------------------------------------------------
+# --- Losses ---------------------------------------------------------------------------------------
 
 
 def soft_cross_entropy(
@@ -269,11 +278,13 @@ def soft_cross_entropy(
 
 
 class HeadLoss(Protocol):
-    """The loss of one prediction against its target, [..., C] to [...]; target not differentiated."""
+    """The loss of a prediction against its target, which is not differentiated."""
 
     def __call__(
         self, student: Float[Array, "*shape C"], target: Float[Array, "*shape C"]
-    ) -> Float[Array, "*shape"]: ...
+    ) -> Float[Array, "*shape"]:
+        """Scores [..., C] of student and target to losses [...]."""
+        ...
 
 
 LOGIT_LOSSES: Registry[HeadLoss] = Registry("distill.loss")

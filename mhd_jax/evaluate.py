@@ -60,7 +60,7 @@ def make_counter(
     num_classes: int,
     prepare: Callable[[Array], Array],
 ) -> Callable[..., tuple[Array, ...]]:
-    """Compiles nothing yet; returns `count(learners, images, labels)` for one chunk of the test set.
+    """Returns `count(learners, images, labels)` for one chunk of the test set, jitted.
 
     Args:
       layout: who owns which client.
@@ -83,9 +83,7 @@ def make_counter(
         return jax.lax.psum(found, DATA) if layout.data_devices > 1 else found
 
     rows = P(None, CLIENTS)
-    return jax.jit(
-        on_mesh(count, layout, in_specs=(rows, P(DATA), P(DATA)), out_specs=rows)
-    )
+    return jax.jit(on_mesh(count, layout, in_specs=(rows, P(DATA), P(DATA)), out_specs=rows))
 
 
 def _count_cohort(

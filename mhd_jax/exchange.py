@@ -24,18 +24,24 @@ from mhd_jax.graph import Topology
 from mhd_jax.methods import Method, Rounds
 from mhd_jax.registry import Registry
 
-# --- Encodings: the form in which predictions travel ------------------------------------------------
+# --- Encodings: the form in which predictions travel ----------------------------------------------
 
 
 class Encoding(Protocol):
     """Turns scores into the arrays that travel and back; embeddings travel as `embedding_type`."""
 
     @property
-    def embedding_type(self) -> jnp.dtype: ...
+    def embedding_type(self) -> jnp.dtype:
+        """The type embeddings travel in."""
+        ...
 
-    def encode(self, scores: Float[Array, "*shape C"]) -> tuple[Array, ...]: ...
+    def encode(self, scores: Float[Array, "*shape C"]) -> tuple[Array, ...]:
+        """The arrays that travel."""
+        ...
 
-    def decode(self, message: tuple[Array, ...], classes: int) -> Float[Array, "*shape C"]: ...
+    def decode(self, message: tuple[Array, ...], classes: int) -> Float[Array, "*shape C"]:
+        """Scores of all C classes again."""
+        ...
 
 
 class Plain:
@@ -119,7 +125,7 @@ def make_encoding(config: ml_collections.ConfigDict, method: Method, num_classes
     return encoding
 
 
-# --- Reading: whose predictions a client learns from in a step ---------------------------------------
+# --- Reading: whose predictions a client learns from in a step ------------------------------------
 
 
 class Reading(NamedTuple):
@@ -139,9 +145,14 @@ class Reading(NamedTuple):
 class Reader(Protocol):
     """Who reads whom: a pure function of the step range."""
 
-    pool_slots: int
+    @property
+    def pool_slots(self) -> int:
+        """Snapshots each client keeps of itself; 0 where nobody reads the past."""
+        ...
 
-    def __call__(self, start: int, stop: int) -> Reading: ...
+    def __call__(self, start: int, stop: int) -> Reading:
+        """The exchange of steps start..stop - 1."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -260,12 +271,10 @@ def make_reader(
     )
 
 
-# --- The ledger: bytes, counted both ways ---------------------------------------------------------------
+# --- The ledger: bytes, counted both ways ---------------------------------------------------------
 
 
-def message_bytes(
-    encoding: Encoding, scores_shape: tuple[int, ...], embedding_width: int
-) -> int:
+def message_bytes(encoding: Encoding, scores_shape: tuple[int, ...], embedding_width: int) -> int:
     """Bytes one client publishes in one step.
 
     Args:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -13,8 +13,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from absl import logging
-from jax.sharding import PartitionSpec as P
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from mhd_jax import config as config_lib
 from mhd_jax import evaluate, exchange, graph, methods, models, parallel, state
@@ -76,11 +75,9 @@ class Experiment:
         )
 
     @functools.cached_property
-    def step(self) -> Callable[..., Any]:
+    def step(self) -> Any:
         """The jitted step; see `step.make_step`."""
-        return make_step(
-            self.system, plan_specs(self.layout, self.feed), self.feed.data_specs()
-        )
+        return make_step(self.system, plan_specs(self.layout, self.feed), self.feed.data_specs())
 
     @functools.cached_property
     def evaluator(self) -> Evaluator:
@@ -122,9 +119,7 @@ class Evaluator:
         clients = evaluate.count_all(self._count, layout, current.clients, self._chunks)
         if not current.control:
             return clients, None
-        control = evaluate.count_all(
-            self._count_control, layout, current.control, self._chunks
-        )
+        control = evaluate.count_all(self._count_control, layout, current.control, self._chunks)
         return clients, control
 
     def accuracies(self, correct: Float[np.ndarray, "R K H C"]) -> tuple[np.ndarray, np.ndarray]:
@@ -180,12 +175,10 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
     )
 
 
-# --- Data ------------------------------------------------------------------------------------------------
+# --- Data -----------------------------------------------------------------------------------------
 
 
-def _federations(
-    config: ml_collections.ConfigDict, seeds: Sequence[int]
-) -> tuple[Federation, ...]:
+def _federations(config: ml_collections.ConfigDict, seeds: Sequence[int]) -> tuple[Federation, ...]:
     """The data of every replica: one source, a partition per seed."""
     source = sources.source(config.data)
     other = _public_source(config, source)
@@ -252,9 +245,7 @@ def _feed(
         federations = [
             dataclasses.replace(fed, partition=pooled(fed.partition)) for fed in federations
         ]
-    walks = Walks(
-        tuple(federations), layout, config.data.batch_size, config.data.public_batch_size
-    )
+    walks = Walks(tuple(federations), layout, config.data.batch_size, config.data.public_batch_size)
     return Resident(walks, _preparation(config, federations[0].source))
 
 
@@ -269,12 +260,14 @@ def _test_chunks(source: sources.Source, layout: Layout) -> list[evaluate.Chunk]
         missing = size - len(index)
         images = source.test.images(index)
         images = np.pad(images, [(0, missing)] + [(0, 0)] * (images.ndim - 1))
-        labels = np.pad(source.test.labels[index].astype(np.int32), (0, missing), constant_values=-1)
+        labels = np.pad(
+            source.test.labels[index].astype(np.int32), (0, missing), constant_values=-1
+        )
         chunks.append((layout.put(images, DATA), layout.put(labels, DATA)))
     return chunks
 
 
-# --- Clients -------------------------------------------------------------------------------------------
+# --- Clients --------------------------------------------------------------------------------------
 
 
 def _layout(config: ml_collections.ConfigDict, method: methods.Method) -> Layout:
@@ -298,8 +291,11 @@ def _models(
     settings = config.model.to_dict()
     return tuple(
         models.build(
-            {**settings, "name": name}, num_classes, num_heads,
-            head=config.heads.name, conv=config.parallel.conv,
+            {**settings, "name": name},
+            num_classes,
+            num_heads,
+            head=config.heads.name,
+            conv=config.parallel.conv,
         )  # fmt: skip
         for name, _ in config_lib.cohorts(config)
     )

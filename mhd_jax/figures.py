@@ -48,8 +48,11 @@ DPI = 200
 MOST_CLASSES = 20  # as many classes and clients get a label and a number each, more do not
 MOST_CLIENTS = 16
 SIDE_BY_SIDE = 12  # classes of two panels that still fit beside each other
+MOST_SMALL = 24  # nodes of a graph that fit on a small figure
 MOST_NAMED = 100  # nodes of a graph that still carry their number
 MOST_ARROWS = 120  # mutual edges that still get two arrow heads each
+
+_NO_PRIMARY = -2  # the distance to a label that is nobody's primary label
 
 _STYLE = {
     "font.size": 8.5,
@@ -118,7 +121,7 @@ def losses(history: History) -> Figure:
         _title(axis, parts[key], "step")
         steps, numbers = values[key]
         if numbers.ndim == 3:
-            heads = _heads(1 + numbers.shape[-1])[1:]
+            heads = _taught_heads(history, numbers.shape[-1])
             for (name, colour), head in zip(heads, numbers.T, strict=True):
                 _band(axis, steps, head.T, colour, name, alpha=_pale(len(heads)))
             axis.legend(ncols=2)
@@ -180,7 +183,7 @@ def accuracy_per_class(summary: Summary) -> Figure:
     More than 20 classes are sorted by their primary clients, so that a client's own labels
     stand together.
     """
-    accuracy = np.array(summary["class_accuracy"], dtype=float)
+    accuracy = _class_accuracy(summary)
     primary = np.array(summary["primary_labels"], dtype=bool)
     order = _class_order(primary)
     names = head_names(accuracy.shape[1])
@@ -235,13 +238,14 @@ def communication_graph(summary: Summary) -> Figure:
     adjacency = np.array(summary["adjacency"], dtype=bool)
     accuracy = np.array(summary["shared_accuracy"], dtype=float)[:, -1]
     flows = nx.from_numpy_array(adjacency.T, create_using=nx.DiGraph)
-    figure, (axis,) = _figure(4.4, 1, 1, width=0.8 * WIDTH)
+    scale = 1.0 if len(flows) <= MOST_SMALL else 1.5
+    figure, (axis,) = _figure(3.4 * scale, 1, 1, width=0.6 * scale * WIDTH)
     axis.set_axis_off()
     axis.set_aspect("equal")
     positions = _positions(flows)
     (left, bottom), (right, top) = _corners(positions)
     axis.set(xlim=(left, right), ylim=(bottom, top))
-    size = float(np.clip(5000 / len(flows), 25, 520))
+    size = float(np.clip(scale**2 * 3200 / len(flows), 20, 360))
     _edges(axis, flows, positions, size)
     norm = Normalize(0, 1)
     colours = HEAT(norm(accuracy))
@@ -276,9 +280,9 @@ def hop_table(
       the label can be heard) last, and the mean accuracy for each pair of them. Labels without
       a primary client are left out, so there may be no distance at all.
     """
-    accuracy = np.array(summary["class_accuracy"], dtype=float)
-    hops = _hops_to_labels(summary)
-    distances = sorted({int(d) for d in np.unique(hops)} - {_NOBODY})
+    accuracy = _class_accuracy(summary)
+    hops = label_hops(summary)
+    distances = sorted({int(d) for d in np.unique(hops)} - {_NO_PRIMARY})
     distances.sort(key=lambda d: (d == -1, d))
     table = np.empty((accuracy.shape[1], len(distances)))
     for column, distance in enumerate(distances):
@@ -287,18 +291,19 @@ def hop_table(
     return head_names(accuracy.shape[1]), distances, table
 
 
-_NOBODY = -2  # the distance to a label that is nobody's primary label
+def label_hops(summary: Summary) -> Int[np.ndarray, "K C"]:
+    """Hops from every client to the nearest primary client of every label.
 
-
-def _hops_to_labels(summary: Summary) -> Int[np.ndarray, "K C"]:
-    """Hops to a label's nearest primary client, -1 where none can be heard."""
+    Returns:
+      [K, C], -1 where no primary client can be heard and -2 for labels that have none.
+    """
     primary = np.array(summary["primary_labels"], dtype=bool)
     hops = np.asarray(graph.hop_distances(np.array(summary["adjacency"], dtype=bool)))
     far = len(hops) + 1
     reach = np.where(hops < 0, far, hops)
     nearest = np.where(primary[None], reach[:, :, None], far).min(axis=1)
     nearest = np.where(nearest == far, -1, nearest)
-    return np.where(primary.any(axis=0), nearest, _NOBODY)
+    return np.where(primary.any(axis=0), nearest, _NO_PRIMARY)
 
 
 def hop_name(distance: int) -> str:
@@ -329,7 +334,7 @@ def hop_picture(summary: Summary) -> Figure:
     _heat(cells, table, Normalize(0, 1), _accuracy_text, most=10)
     ticks = _thin(len(reached), 12)
     if len(reached) < len(distances):
-        ticks = [t for t in ticks if len(reached) - t > len(distances) // 24] + [len(reached)]
+        ticks = [t for t in ticks if len(reached) - t > len(distances) / 12] + [len(reached)]
     for axis in (curves, cells):
         axis.set_xticks(ticks, [hop_name(distances[t]) for t in ticks])
     cells.set_yticks(range(len(ranks)), ranks)
@@ -411,6 +416,13 @@ def _heads(num_heads: int) -> list[tuple[str, Any]]:
     return list(zip(head_names(num_heads), [MAIN, *shades], strict=True))
 
 
+def _taught_heads(history: History, taught: int) -> list[tuple[str, Any]]:
+    """The heads that distillation losses are of: the auxiliary ones, or the main head alone."""
+    evaluated = _lines(history, "shared_accuracy")
+    only_main = evaluated and np.shape(evaluated[-1]["shared_accuracy"])[-1] != taught + 1
+    return _heads(taught)[:taught] if only_main else _heads(taught + 1)[1:]
+
+
 def _band(
     axis: Axes,
     x: Sequence[float] | np.ndarray,
@@ -440,9 +452,7 @@ def _pale(bands: int) -> float:
 
 
 def _lines(history: History, key: str) -> list[Mapping[str, Any]]:
-    """Lines that have `key`, by step; of a step written twice (a resumed run) the later one."""
-    by_step = {line["step"]: line for line in history if line.get(key) is not None}
-    return [by_step[step] for step in sorted(by_step)]
+    return [line for line in history if line.get(key) is not None]
 
 
 def _values(history: History, key: str) -> tuple[list[int], np.ndarray]:
@@ -467,6 +477,12 @@ def _thin(count: int, most: int) -> list[int]:
 def _class_order(primary: Bool[np.ndarray, "K C"]) -> Int[np.ndarray, " C"]:
     classes = primary.shape[1]
     return np.lexsort(~primary[::-1]) if classes > MOST_CLASSES else np.arange(classes)
+
+
+def _class_accuracy(summary: Summary) -> Float[np.ndarray, "K H C"]:
+    """The accuracies, for every client the same where one pooled model stands for all."""
+    accuracy = np.array(summary["class_accuracy"], dtype=float)
+    return np.broadcast_to(accuracy, (len(summary["primary_labels"]), *accuracy.shape[1:]))
 
 
 def _heat_height(clients: int) -> float:
@@ -541,9 +557,7 @@ def _colour_bars(
         bar.outline.set_visible(False)
         side: Literal["left", "right"] = "left" if outer else "right"
         bar.ax.set_title(name, loc=side, fontsize=6.5, fontweight="normal")
-        bar.ax.tick_params(
-            which="both", length=0, labelsize=7, labelcolor=INK, labelright=outer
-        )
+        bar.ax.tick_params(which="both", length=0, labelsize=7, labelcolor=INK, labelright=outer)
         bar.minorticks_off()
         if isinstance(norm, LogNorm):
             bar.ax.yaxis.set_major_formatter(ticker.FuncFormatter(lambda x, _: f"{x:,.0f}"))

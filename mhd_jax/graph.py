@@ -327,7 +327,8 @@ def check_adjacency(
     try:
         array = np.asarray(adjacency)
     except ValueError as error:  # rows of unequal length
-        raise ConfigError(setting, value, f"a matrix: {error}") from error
+        shown = adjacency if value is None else value
+        raise ConfigError(setting, shown, f"a matrix: {error}") from error
     value = f"array of {array.dtype}, shape {array.shape}" if value is None else value
     shape = (num_clients, num_clients)
     if array.shape != shape:
@@ -507,10 +508,11 @@ def _whole(setting: str, value: object, low: int) -> None:
 
 def _names(settings: Mapping[str, Any]) -> tuple[str, ...]:
     """The names of the graphs that take turns, one if there is no sequence."""
-    sequence, known = settings["sequence"], GRAPHS.names()
+    sequence = settings["sequence"]
     if not isinstance(sequence, list | tuple):
         example = "names of graphs in turn, such as ('cycle', 'star')"
         raise ConfigError("graph.sequence", sequence, example)
+    known = GRAPHS.names() if sequence else []
     for name in sequence:
         if name not in known:
             raise ConfigError("graph.sequence", name, suggest(str(name), known))

@@ -65,7 +65,9 @@ class Averaging:
 class When(Protocol):
     """The weights of the private and the distillation loss at each step, [n] -> [n, 2]."""
 
-    def __call__(self, steps: np.ndarray) -> Float[np.ndarray, "n 2"]: ...
+    def __call__(self, steps: np.ndarray) -> Float[np.ndarray, "n 2"]:
+        """Weights of `steps`."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,7 +129,9 @@ class Method:
 class MethodFactory(Protocol):
     """Makes the method's value from the settings of a run."""
 
-    def __call__(self, config: ml_collections.ConfigDict) -> Method: ...
+    def __call__(self, config: ml_collections.ConfigDict) -> Method:
+        """The value for these settings."""
+        ...
 
 
 METHODS: Registry[MethodFactory] = Registry("method")

@@ -81,14 +81,10 @@ class Layout:
 
     def put_tree(self, tree: PyTree, specs: PyTree) -> PyTree:
         """Puts a tree of host arrays on the mesh, one `PartitionSpec` per leaf."""
-        leaves, structure = jax.tree.flatten(tree)
-        spread = structure.flatten_up_to(specs)
         if jax.process_count() == 1:
-            shardings = [NamedSharding(self.mesh, spec) for spec in spread]
-            return structure.unflatten(jax.device_put(leaves, shardings))
-        return structure.unflatten(
-            [self.put(leaf, *spec) for leaf, spec in zip(leaves, spread, strict=True)]
-        )
+            sharding = jax.tree.map(lambda _, spec: NamedSharding(self.mesh, spec), tree, specs)
+            return jax.device_put(tree, sharding)
+        return jax.tree.map(lambda leaf, spec: self.put(leaf, *spec), tree, specs)
 
     def join(self, parts: Sequence[np.ndarray], axis: int) -> np.ndarray:
         """The inverse of `split`: one array over all clients, inert rows left out."""
@@ -98,9 +94,9 @@ class Layout:
         ]
         return np.concatenate(kept, axis=axis)
 
-    def put(self, array: np.ndarray, *spec: str | None) -> jax.Array:
+    def put(self, array: np.ndarray | np.generic, *spec: str | None) -> jax.Array:
         """Puts a host array on the mesh; every process passes the same global value."""
-        sharding = self.sharding(*spec)
+        array, sharding = np.asarray(array), self.sharding(*spec)
         if jax.process_count() == 1:
             return jax.device_put(array, sharding)
         return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 
-def stream(seed: int, purpose: str, *ids: int | jax.Array) -> jax.Array:
+def stream(seed: int | jax.Array, purpose: str, *ids: int | jax.Array) -> jax.Array:
     """A typed JAX key for `purpose`, folded with each of `ids` (step, client, ...) in turn."""
     return fold(jax.random.key(seed), purpose, *ids)
 

@@ -58,9 +58,7 @@ class Schedule:
 
     def plan(self, start: int, stop: int) -> Plan:
         """The same on the devices."""
-        return self.layout.put_tree(
-            self.host_plan(start, stop), plan_specs(self.layout, self.feed)
-        )
+        return self.layout.put_tree(self.host_plan(start, stop), plan_specs(self.layout, self.feed))
 
     def _mixing(self, steps: np.ndarray) -> np.ndarray:
         """Averaging matrices [n, R, K, K] in padded rows; empty without averaging."""

@@ -104,9 +104,7 @@ def init_learner(
       projection_widths: embedding widths of other cohorts, each learned linearly from ours.
     """
     image = jnp.zeros((1, *image_shape), jnp.float32)
-    (_, embedding), variables = model.init_with_output(
-        rng.fold(key, "model"), image, train=False
-    )
+    (_, embedding), variables = model.init_with_output(rng.fold(key, "model"), image, train=False)
     make = nn.initializers.lecun_normal()
     width = embedding.shape[-1]
     projections = {

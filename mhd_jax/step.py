@@ -22,6 +22,7 @@ from jaxtyping import Array, Bool, Float, Int
 from mhd_jax import distill, rng
 from mhd_jax.exchange import Encoding, from_wire, to_wire
 from mhd_jax.methods import Distillation, Method
+from mhd_jax.models.classifier import MultiHeadClassifier
 from mhd_jax.parallel import CLIENTS, DATA, Layout, gather_clients, on_mesh
 from mhd_jax.state import Learners, State
 
@@ -43,14 +44,14 @@ class Plan(NamedTuple):
       mixing: rows of the averaging matrix, [n, R, K, K], or [n, R, 0, 0] without averaging.
     """
 
-    private: tuple[PyTree, ...]
-    public: PyTree
-    reads: tuple[Array, ...]
-    versions: Array
-    write: Array
-    weights: Array
-    average: Array
-    mixing: Array
+    private: Any
+    public: Any
+    reads: Any
+    versions: Any
+    write: Any
+    weights: Any
+    average: Any
+    mixing: Any
 
 
 class Batch(NamedTuple):
@@ -89,8 +90,8 @@ class System:
 
     layout: Layout
     method: Method
-    models: tuple[nn.Module, ...]
-    control_models: tuple[nn.Module, ...]
+    models: tuple[MultiHeadClassifier, ...]
+    control_models: tuple[MultiHeadClassifier, ...]
     optimizer: optax.GradientTransformation
     encoding: Encoding
     load: Load
@@ -99,14 +100,14 @@ class System:
     window: int
 
 
-def make_step(system: System, plan_specs: Plan, data_specs: PyTree) -> Callable[..., Any]:
+def make_step(system: System, plan_specs: Plan, data_specs: PyTree) -> Any:
     """Compiles nothing yet; returns `call(state, data, plan, seeds, count) -> (state, metrics)`.
 
     The call does `count` <= `system.window` steps. The state is donated. Metrics are per step,
     axes [window, R, K, ...]; entries beyond `count` are 0.
     """
     rows = P(None, CLIENTS)
-    state_specs = State(P(), rows, rows, rows)
+    state_specs: Any = State(P(), rows, rows, rows)  # type: ignore[arg-type]  # specs, same tree
 
     def call(state: State, data: PyTree, plan: Plan, seeds: Array, count: Array) -> Any:
         return _run_window(system, state, data, plan, seeds, count)
@@ -154,7 +155,9 @@ def _all_replicas(
 
     if system.replicas == 1:
         squeeze = lambda tree: jax.tree.map(lambda x: x[0], tree)  # noqa: E731
-        shared = Plan(*(x if axis is None else squeeze(x) for x, axis in zip(plan, plan_axes, strict=True)))
+        shared = Plan(
+            *(x if axis is None else squeeze(x) for x, axis in zip(plan, plan_axes, strict=True))
+        )
         out = one(squeeze(per_replica), squeeze(data), shared, seeds[0])
         parts, metrics = jax.tree.map(lambda x: x[None], out)
     else:
@@ -183,7 +186,7 @@ def _one_system(
     return (clients, control, pool), _mean_over_data(system, metrics)
 
 
-# --- The objective -------------------------------------------------------------------------------------
+# --- The objective --------------------------------------------------------------------------------
 
 
 class Predictions(NamedTuple):
@@ -215,7 +218,7 @@ def _objective(
             for loss, emb, head in zip(total, embedding, heads, strict=True)
         )
     metrics["loss"] = total
-    return sum(loss.sum() for loss in total), (stats, metrics)
+    return jnp.asarray(sum(loss.sum() for loss in total)), (stats, metrics)
 
 
 def _private_losses(
@@ -253,7 +256,7 @@ def _public_forward(
 ) -> Predictions:
     """Predictions in evaluation mode on the public batch, as log-probabilities or logits."""
 
-    def one(variables: PyTree) -> tuple[Array, Array]:
+    def one(variables: PyTree) -> Any:
         return model.apply(variables, public, train=False)
 
     logits, embeddings = jax.vmap(one)(variables)
@@ -287,7 +290,9 @@ def _distillation(
             _embedding_loss(system, cohort, chosen, student, params[cohort], embeddings, reads)
         )
         keys = _student_keys(system, cohort, len(reads), student.scores.shape[1], seed, state.step)
-        heads.append(_head_losses(system, cohort, chosen, student.scores, scores, reads, keys, fresh))
+        heads.append(
+            _head_losses(system, cohort, chosen, student.scores, scores, reads, keys, fresh)
+        )
     return tuple(embedding_losses), tuple(heads)
 
 
@@ -353,7 +358,7 @@ def _embedding_loss(
     return total
 
 
-# --- The exchange ----------------------------------------------------------------------------------------
+# --- The exchange ---------------------------------------------------------------------------------
 
 
 def publish(
@@ -413,7 +418,7 @@ def _write_pool(
     )
 
 
-# --- Updates ---------------------------------------------------------------------------------------------
+# --- Updates --------------------------------------------------------------------------------------
 
 
 def _update(
@@ -442,16 +447,14 @@ def _train_control(
 
     def objective(params: tuple[PyTree, ...]) -> tuple[Array, Any]:
         losses, stats = _private_losses(system.control_models, params, control, batch)
-        return sum(loss.sum() for loss in losses), (stats, losses)
+        return jnp.asarray(sum(loss.sum() for loss in losses)), (stats, losses)
 
     params = tuple(cohort.params for cohort in control)
     grads, (stats, losses) = jax.grad(objective, has_aux=True)(params)
     return _update(system, control, grads, stats), losses
 
 
-def _average(
-    system: System, clients: tuple[Learners, ...], plan: Plan
-) -> tuple[Learners, ...]:
+def _average(system: System, clients: tuple[Learners, ...], plan: Plan) -> tuple[Learners, ...]:
     """Mixes parameters and statistics over clients where an average is due.
 
     theta_i <- sum_j M_ij theta_j. Optimiser states stay local. This, and only this, sends
@@ -471,7 +474,7 @@ def _average(
     return (cohort.replace(params=params, stats=stats),)
 
 
-# --- Small helpers ----------------------------------------------------------------------------------------
+# --- Small helpers --------------------------------------------------------------------------------
 
 
 def _client_ids(system: System, cohort: int, num_rows: int) -> Int[Array, " k"]:

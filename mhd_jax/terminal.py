@@ -192,7 +192,7 @@ def describe_run(
       test_samples: Samples that accuracies are measured on.
       primary_labels: Which labels each client holds as primary.
       partition_hash: Of the assignment of samples to clients.
-      graph: Statistics of the communication graph, as from `mhd_jax.graph.describe`.
+      graph: Statistics of the communication graph, from `mhd_jax.graph.describe`.
       num_params: Parameters of every client.
       device: The accelerator, in words.
     """
@@ -203,9 +203,9 @@ def describe_run(
         f"{public_samples:,} public, {test_samples:,} test samples",
         "partition": f"{config['partition']['name']}: {_range(private_samples)} samples and "
         f"{_range(owned)} primary labels a client (hash {partition_hash[:12]})",
-        "graph": f"{config['graph']['name']}: {_statistics(graph)}",
-        "model": f"{_range(num_params)} parameters a client, "
-        f"{' '.join(head_names(1 + config['heads']['aux']))}",
+        "graph": f"{config['graph']['name']}: {_describe_graph(graph)}",
+        "model": f"{_architectures(config)}: {_range(num_params)} parameters a client, "
+        f"main head and {config['heads']['aux']} auxiliary heads",
         "device": device,
     }
     title = f"{config['method']}, {clients} clients, {config['train']['steps']:,} steps"
@@ -217,18 +217,23 @@ def _range(values: Sequence[int] | np.ndarray) -> str:
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
-def _statistics(values: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name.replace('_', ' ')} {_plain(value)}" for name, value in values.items())
+def _architectures(config: Mapping[str, Any]) -> str:
+    cohorts = [f"{count} x {name}" for name, count in config["cohorts"]]
+    return ", ".join(cohorts) or config["model"]["name"]
 
 
-def _plain(value: Any) -> str:
-    if isinstance(value, bool | np.bool_):
-        return "yes" if value else "no"
-    if isinstance(value, float | np.floating):
-        return f"{value:.3g}"
-    if isinstance(value, list | tuple | np.ndarray):
-        return " ".join(map(_plain, value)) or "none"
-    return str(value)
+def _describe_graph(facts: Mapping[str, Any]) -> str:
+    if not facts["edges"]:
+        return "no edges, nobody learns from anybody"
+    low, high = facts["min_degree"], facts["max_degree"]
+    parts = [f"{facts['edges']:,} edges", f"{_range([low, high])} peers a client"]
+    if facts["strongly_connected"]:
+        parts.append(f"everybody within {facts['diameter']} hops")
+    elif facts["weakly_connected"]:
+        parts.append("not everybody hears from everybody")
+    else:
+        parts.append("in several pieces")
+    return ", ".join(parts)
 
 
 def format_values(values: Mapping[str, float]) -> str:
@@ -287,7 +292,7 @@ class Progress:
     def _update_plain(self, step: int, fresh: bool) -> None:
         now = time.monotonic()
         first_step, first_time = self._first = self._first or (step, now)
-        if not fresh and now - self._last_line < SECONDS_BETWEEN_LINES and step < self._total:
+        if not fresh and now - self._last_line < SECONDS_BETWEEN_LINES:
             return
         self._last_line = now
         parts = [f"step {step}/{self._total}"]

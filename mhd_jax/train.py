@@ -57,12 +57,11 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str | os.Path
         if directory.finished():
             print(f"{directory.path}: this run is finished; nothing to do")
             return directory.read_summary()
-        with Checkpoints(
-            directory.checkpoints, keep=config.train.keep_checkpoints
-        ) as checkpoints:
+        with Checkpoints(directory.checkpoints, keep=config.train.keep_checkpoints) as checkpoints:
             summary = Run(experiment, directory, checkpoints).finish()
     if jax.process_index() == 0:
         from mhd_jax import report
+
         report.write_report(directory.path, summary, directory.read_metrics())
     return summary
 
@@ -87,7 +86,7 @@ class Run:
 
     def finish(self) -> Summary:
         """Runs all steps that are left and returns the summary, written."""
-        config, train = self.config, self.config.train
+        train = self.config.train
         if self.leader:
             print(describe(self.experiment), flush=True)
         call, compile_seconds = self._compile()
@@ -227,9 +226,7 @@ class Run:
         return {"steps_per_second": rate, "compile_seconds": compile_seconds}
 
 
-def _check_finite(
-    values: dict[str, np.ndarray], start: int, checkpoints: Checkpoints
-) -> None:
+def _check_finite(values: dict[str, np.ndarray], start: int, checkpoints: Checkpoints) -> None:
     bad = np.argwhere(~np.isfinite(values["loss"]))
     if len(bad):
         index, _, client = bad[0].tolist()
@@ -268,7 +265,7 @@ def _sigterm() -> Iterator[Any]:
         signal.signal(signal.SIGTERM, before)
 
 
-# --- The record ------------------------------------------------------------------------------------------
+# --- The record -----------------------------------------------------------------------------------
 
 
 def describe(experiment: Experiment) -> str:

@@ -157,9 +157,9 @@ def prediction_loss(
 
 def normalise(embedding: Floats) -> NDArray[np.float64]:
     """ξ̂ = ξ / ‖ξ‖₂ of one embedding [D]; an embedding of length zero stays zero."""
-    embedding = np.asarray(embedding, np.float64)
-    length = math.sqrt(sum(float(x) ** 2 for x in embedding))
-    return embedding / length if length > 0 else embedding
+    vector = np.array([float(x) for x in embedding])
+    length = math.sqrt(sum(x**2 for x in vector))
+    return vector / length if length > 0 else vector
 
 
 def embedding_loss(
@@ -275,10 +275,9 @@ def rule_loss(
                     continue
                 predictions = [log_probs[j, b, h] for j, h in allowed]
                 weights = rule_weights(predictions, rule, measure)
-                target = sum(
-                    w * np.exp(np.asarray(p, np.float64))
-                    for w, p in zip(weights, predictions, strict=True)
-                )
+                target = np.zeros(log_probs.shape[-1])
+                for weight, prediction in zip(weights, predictions, strict=True):
+                    target += weight * np.exp(np.asarray(prediction, np.float64))
                 value = soft_cross_entropy(
                     sharpen(target, temperature), student_log_probs[i, b, rank]
                 )
@@ -305,8 +304,9 @@ def codistillation_loss(
         for b in range(num_samples):
             if not peers:
                 continue
-            probs = [np.exp(np.asarray(log_probs[j, b, 0], np.float64)) for j in peers]
-            target = sum(probs) / len(peers)
+            target = np.zeros(log_probs.shape[-1])
+            for j in peers:
+                target += np.exp(np.asarray(log_probs[j, b, 0], np.float64)) / len(peers)
             loss[i] += soft_cross_entropy(target, student_log_probs[i, b, 0]) / num_samples
     return loss
 

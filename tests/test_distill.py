@@ -33,11 +33,11 @@ embedding_loss = jax.jit(distill.embedding_loss)
 class System(NamedTuple):
     """What K clients publish, and who reads whom."""
 
-    log_probs: np.ndarray  # float32 [K, B, H, C]
-    embeddings: np.ndarray  # float32 [K, B, D]
-    adjacency: np.ndarray  # bool [K, K]
-    below: np.ndarray  # bool [K, K]
-    same: np.ndarray | None  # bool [K, K]
+    log_probs: Any  # float32 [K, B, H, C]
+    embeddings: Any  # float32 [K, B, D]
+    adjacency: Any  # bool [K, K]
+    below: Any  # bool [K, K]
+    same: Any  # bool [K, K] or None
     measure: str
 
     def select(self, **changes: Any) -> distill.Teachers:
@@ -149,7 +149,7 @@ def test_oracle_agrees_with_the_contract_cases(case: dict[str, Any]) -> None:
 # --- Random systems against the oracle -----------------------------------------------------------
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(systems())
 def test_teachers_are_the_most_confident_candidates(system: System) -> None:
     client, head = indices(system.select())
@@ -172,7 +172,7 @@ def test_teachers_are_the_most_confident_candidates(system: System) -> None:
             assert surest - chosen_one < 2e-6
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(systems(tied=True))
 def test_ties_go_to_the_lower_rank_then_to_the_lowest_client(system: System) -> None:
     client, head = indices(system.select())
@@ -183,7 +183,7 @@ def test_ties_go_to_the_lower_rank_then_to_the_lowest_client(system: System) -> 
     np.testing.assert_array_equal(head, expected[1])
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(systems())
 def test_losses_equal_the_oracle(system: System) -> None:
     teachers = system.select()
@@ -195,7 +195,7 @@ def test_losses_equal_the_oracle(system: System) -> None:
     np.testing.assert_allclose(loss, expected, rtol=1e-5, atol=1e-5)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(systems())
 def test_a_client_without_peers_has_no_teacher_and_no_loss(system: System) -> None:
     teachers = system.select()
@@ -353,7 +353,7 @@ def test_embeddings_of_peers_get_no_gradient() -> None:
 def test_prediction_loss_is_minimal_when_the_student_is_its_teacher() -> None:
     rng = np.random.default_rng(0)
     log_probs = jnp.asarray(random_log_probs(rng, (2, 3, 2, 4)))
-    teachers = distill.Teachers(np.ones((1, 3, 1), np.int32), np.zeros((1, 3, 1), np.int32))
+    teachers = distill.Teachers(jnp.ones((1, 3, 1), int), jnp.zeros((1, 3, 1), int))
 
     @jax.jit
     def loss(logits: jax.Array) -> jax.Array:
@@ -470,7 +470,7 @@ def test_bad_confidence_is_refused() -> None:
         system.select(measure="random")
 
 
-# --- Other teacher rules, other losses, other methods ----------------------------------------------
+# --- Other teacher rules, losses and methods ----------------------------------------------------
 
 
 def head_losses(
@@ -620,7 +620,9 @@ def temporary_over_published(
     pair = (log_probs, embeddings)
     step = jax.jit(jax.value_and_grad(total)).lower(pair, pair, (mask,) * 3, key).compile()
     published_bytes = 4 * (log_probs.size + embeddings.size)
-    return step.memory_analysis().temp_size_in_bytes / published_bytes
+    memory = step.memory_analysis()
+    assert memory is not None
+    return memory.temp_size_in_bytes / published_bytes
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from mhd_jax import figures, graph
+from mhd_jax.config import default_config, update
 
 ON_SUMMARY = [
     figures.accuracy_per_class,
@@ -112,20 +113,10 @@ def _summary(
 
 
 def _config(clients: int, aux: int, control: bool) -> dict[str, Any]:
-    return {
-        "seed": 0,
-        "method": "mhd",
-        "control": control,
-        "data": {"name": "digits", "public_fraction": 0.1, "batch_size": 64},
-        "partition": {"name": "primary_labels", "skew": 100.0},
-        "clients": {"num": clients},
-        "cohorts": [],
-        "heads": {"aux": aux},
-        "graph": {"name": "cycle", "matrix": ""},
-        "exchange": {"mode": "fresh", "encoding": "float32"},
-        "distill": {"nu_emb": 1.0, "nu_aux": 3.0, "confidence": "max_prob"},
-        "train": {"steps": 1500},
-    }
+    config = default_config()
+    changes = {"clients.num": clients, "heads.aux": aux, "control": control, "graph.name": "cycle"}
+    update(config, changes)
+    return config.to_dict()
 
 
 def _history(rng: np.random.Generator, summary: dict[str, Any]) -> list[dict[str, Any]]:

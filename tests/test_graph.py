@@ -71,7 +71,7 @@ adjacencies = st.builds(
 # ------------------------------------------------------------------------- every graph
 
 
-@pytest.mark.parametrize("name", graph.GRAPHS)
+@pytest.mark.parametrize("name", graph.GRAPHS.names())
 @given(data=st.data(), seed=st.integers(0, 2**40))
 @settings(max_examples=25, deadline=None)
 def test_every_graph_keeps_the_contract(name: str, data: st.DataObject, seed: int) -> None:
@@ -86,7 +86,7 @@ def test_every_graph_keeps_the_contract(name: str, data: st.DataObject, seed: in
     assert (adjacency == again).all()
 
 
-@pytest.mark.parametrize("name", graph.GRAPHS)
+@pytest.mark.parametrize("name", graph.GRAPHS.names())
 def test_only_random_graphs_depend_on_the_seed(name: str) -> None:
     changes = {"degree": 4, "matrix": random_matrix(16, 0)} if name == "matrix" else {"degree": 4}
     graphs = {build(name, 16, seed, **changes).tobytes() for seed in range(8)}
@@ -354,7 +354,9 @@ def test_check_adjacency() -> None:
         ),
     ],
 )
-def test_bad_settings(num_clients: Any, changes: dict[str, Any], setting: str, message: str) -> None:
+def test_bad_settings(
+    num_clients: Any, changes: dict[str, Any], setting: str, message: str
+) -> None:
     with pytest.raises(ConfigError, match=message) as caught:
         graph.topology(changes, num_clients, seed=0)
     assert caught.value.setting == setting
@@ -580,8 +582,8 @@ def test_hop_distances_are_those_of_matrix_powers(adjacency: np.ndarray) -> None
     num_clients = len(adjacency)
     expected = np.full((num_clients, num_clients), -1)
     walks = np.eye(num_clients, dtype=int)
-    for hops in range(num_clients):
-        expected[(walks > 0) & (expected < 0)] = hops
+    for length in range(num_clients):
+        expected[(walks > 0) & (expected < 0)] = length
         walks = np.minimum(walks @ adjacency.astype(int), 1)
     hops = graph.hop_distances(adjacency)
     assert np.issubdtype(hops.dtype, np.integer)

@@ -121,9 +121,7 @@ class Preparation:
         """[B, ...] stored images and one key each, augmented and normalised."""
         return self.test(augment.augment(self.augment, keys, images))
 
-    def private(
-        self, images: Array, seed: Array, step: Array, first_client: Array
-    ) -> Array:
+    def private(self, images: Array, seed: Array, step: Array, first_client: Array) -> Array:
         """[k, B, ...]: every client's batch with its own draws."""
         base = rng.stream(seed, "augment private", step)
         first = jax.lax.axis_index(DATA) * images.shape[1]
@@ -154,7 +152,8 @@ class Resident:
         public = np.stack([fed.public.images(fed.public_indices) for fed in walks.federations])
         self.data = {
             "private": tuple(
-                (self._put(images), self._put(labels)) for images, labels in zip(*private, strict=True)
+                (self._put(images), self._put(labels))
+                for images, labels in zip(*private, strict=True)
             ),
             "public": self._layout.put(public),
         }

@@ -159,7 +159,7 @@ def source(config: ConfigDict) -> Source:
     Args:
       config: with `name` ("digits", "folder", or a name of TensorFlow Datasets such as "cifar10"
         or "imagenet_resized/64x64"), `dir`, `split` ("" or "train" for all training samples, or
-        a part such as "train[:20%]" or "train[:5000]"), and `image_size` (0 for the size the images have).
+        a part such as "train[:20%]" or "train[:5000]"), and `image_size` (0 for the stored size).
 
     Raises:
       ConfigError: there is no such dataset, it is not prepared, or a setting does not fit it.
@@ -232,9 +232,9 @@ def _decode(file: pathlib.Path | io.BytesIO, name: str) -> UInt8[np.ndarray, "h 
         with Image.open(file) as picture:
             if picture.mode.startswith(("I", "F")):
                 raise OSError(f"pixels of type {picture.mode}, not 8 bits a channel")
-            if picture.mode in ("1", "L", "LA"):
-                return np.asarray(picture.convert("L"))[..., None]
-            return np.asarray(picture.convert("RGB"))
+            mode = "L" if picture.mode in ("1", "L", "LA") else "RGB"
+            pixels = np.asarray(picture if picture.mode == mode else picture.convert(mode))
+            return pixels.reshape(*pixels.shape[:2], -1)
     except OSError as error:
         raise ConfigError("data.dir", name, f"an image that can be read ({error})") from None
 
@@ -574,9 +574,10 @@ def _keys(builder: tfds.core.DatasetBuilder) -> tuple[str, str]:
     """The names of the image and of the label among the features."""
     import tensorflow_datasets as tfds
 
-    features, keys = builder.info.features, builder.info.supervised_keys or ()
+    features = builder.info.features
+    keys: Any = builder.info.supervised_keys or ()
     kinds = (tfds.features.Image, tfds.features.ClassLabel)
-    found = [features[key] if isinstance(key, str) else None for key in keys]
+    found: list[Any] = [features[key] if isinstance(key, str) else None for key in keys]
     if len(found) != 2 or not all(map(isinstance, found, kinds)):
         raise ConfigError("data.name", builder.name, "a dataset of one image and one label each")
     if found[0].np_dtype != np.uint8:
