@@ -5,19 +5,20 @@ Orbax writes in the background into a temporary directory and renames it when al
 crash while saving leaves the checkpoints before it as they were. What it does not do: OCDBT keeps
 checksums of its index but not of the values, so a flipped bit in an array is restored without a
 word (measured with orbax-checkpoint 0.12.8: about 39 of 40 flips), and an array of another dtype
-is converted. Hence every checkpoint carries `manifest.json`, the SHA-256 of its files and the shape
-and dtype of its arrays, written in the temporary directory by process 0 just before the rename: a
-checkpoint and its manifest appear together or not at all.
+is converted. Hence every checkpoint carries `manifest.json`: the SHA-256 of its files, the shape
+and dtype of its arrays, and its metrics. Process 0 writes it in the temporary directory just before
+the rename: a checkpoint and its manifest appear together or not at all.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import logging as python_logging
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any
@@ -39,6 +40,30 @@ UNREADABLE = ".unreadable"
 _NOT_SUMMED = (MANIFEST, "_CHECKPOINT_METADATA", "commit_success.txt")
 
 PyTree = Any
+
+
+@dataclasses.dataclass
+class _Best(checkpoint_managers.PreservationPolicy):
+    """Preserves the step of the largest score, of equals the newest.
+
+    Orbax's own `BestN` reads the metrics of all steps on opening and stops at a damaged file.
+    """
+
+    scores: Mapping[int, float]
+
+    def should_preserve(
+        self,
+        checkpoints: Sequence[checkpoint_managers.PolicyCheckpointInfo],
+        *,
+        context: checkpoint_managers.PreservationContext,
+    ) -> Sequence[bool]:
+        del context
+        best = self.step(checkpoint.step for checkpoint in checkpoints)
+        return [checkpoint.step == best for checkpoint in checkpoints]
+
+    def step(self, steps: Iterable[int]) -> int | None:
+        scored = [step for step in steps if step in self.scores]
+        return max(scored, key=lambda step: (self.scores[step], step), default=None)
 
 
 class Checkpoints:
@@ -82,15 +107,18 @@ class Checkpoints:
         _quieten_orbax()
         self.directory = absolute(directory)
         self._best_metric = best_metric
+        self._scores: dict[int, float] = {}
         self._saving: int | None = None
-        self._leaves: dict[str, str] = {}
+        self._manifest: dict[str, Any] = {}
         with self._explained("could not open the checkpoints"):
-            if jax.process_index() == 0:
-                # The others wait for process 0 when they create the manager.
-                self._set_aside_broken_metrics()
+            self.directory.mkdir(parents=True, exist_ok=True)
             self._manager = ocp.CheckpointManager(
                 self.directory, options=self._options(keep, keep_best)
             )
+        for step in self._manager.all_steps():
+            # A damaged manifest is told when its checkpoint is to be restored.
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+                self._note_score(step, _read_manifest(self.directory / str(step))["metrics"])
 
     def save(self, step: int, state: PyTree, metrics: Mapping[str, float] | None = None) -> None:
         """Starts writing `state` as checkpoint `step` and returns once it is copied off the device.
@@ -112,12 +140,13 @@ class Checkpoints:
         if step in self._manager.all_steps():
             logging.info("checkpoint %d is already in %s", step, self.directory)
             return
-        scores = None if metrics is None else {k: float(v) for k, v in metrics.items()}
-        self._saving, self._leaves = step, _leaves(state)
-        with self._explained(f"could not save step {step}"):
+        scalars = {name: float(value) for name, value in (metrics or {}).items()}
+        self._note_score(step, scalars)
+        self._saving, self._manifest = step, {"metrics": scalars, "leaves": _leaves(state)}
+        with self._explained(f"could not save step {step}"), jax.transfer_guard("allow"):
             self._check_space(state)
             args = ocp.args.StandardSave(_without_empty(state))
-            self._manager.save(step, args=args, metrics=scores, force=True)
+            self._manager.save(step, args=args, force=True)
 
     def restore_latest(self, abstract_state: PyTree) -> tuple[int, PyTree] | None:
         """Restores the newest checkpoint that can be read, going back as far as need be.
@@ -173,7 +202,7 @@ class Checkpoints:
 
     def best_step(self) -> int | None:
         """The step with the largest `best_metric` so far, or None."""
-        return self._manager.best_step()
+        return _Best(self._scores).step(self._manager.all_steps())
 
     def wait(self) -> None:
         """Waits for the save under way; raises `WorkdirError` if it could not be written."""
@@ -199,20 +228,21 @@ class Checkpoints:
         self.close()
 
     def _options(self, keep: int, keep_best: bool) -> ocp.CheckpointManagerOptions:
-        newest = checkpoint_managers.LatestN(keep)
-        best = checkpoint_managers.BestN(
-            get_metric_fn=self._score, n=int(keep_best), keep_checkpoints_without_metrics=False
-        )
+        policies: list[checkpoint_managers.PreservationPolicy] = [checkpoint_managers.LatestN(keep)]
+        if keep_best:
+            policies.append(_Best(self._scores))
         return ocp.CheckpointManagerOptions(
-            best_fn=self._score,
-            preservation_policy=checkpoint_managers.AnyPreservationPolicy([newest, best]),
+            preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
             cleanup_tmp_directories=True,
+            lightweight_initialize=True,
             async_options=ocp.AsyncOptions(post_finalization_callback=self._write_manifest),
         )
 
-    def _score(self, metrics: Mapping[str, float]) -> float:
-        value = metrics.get(self._best_metric, -np.inf)
-        return -np.inf if np.isnan(value) else value
+    def _note_score(self, step: int, metrics: Mapping[str, float]) -> None:
+        self._scores.pop(step, None)
+        score = metrics.get(self._best_metric, np.nan)
+        if not np.isnan(score):
+            self._scores[step] = score
 
     def _write_manifest(self) -> None:
         """Process 0, in the background: all files are written, the rename comes next."""
@@ -220,7 +250,7 @@ class Checkpoints:
         temporary = final.with_name(final.name + ocp.path.atomicity_types.TMP_DIR_SUFFIX)
         # Object stores have no rename: there Orbax writes in place and marks the end by a file.
         written = temporary if temporary.exists() else final
-        manifest = {"leaves": self._leaves, "sha256": _checksums(written)}
+        manifest = self._manifest | {"sha256": _checksums(written)}
         (written / MANIFEST).write_text(json.dumps(manifest, indent=1))
 
     def _try_restore(self, step: int, abstract_state: PyTree) -> tuple[str | None, PyTree]:
@@ -232,8 +262,9 @@ class Checkpoints:
         state = None
         try:
             args = ocp.args.StandardRestore(_without_empty(abstract_state))
-            state = _with_empty(self._manager.restore(step, args=args), abstract_state)
-            jax.block_until_ready(state)
+            with jax.transfer_guard("allow"):
+                state = _with_empty(self._manager.restore(step, args=args), abstract_state)
+                jax.block_until_ready(state)
         except Exception as error:  # Orbax raises whatever the broken file led to.
             problem = _brief(error)
         if _anywhere(problem is not None):
@@ -276,24 +307,6 @@ class Checkpoints:
                 multihost_utils.sync_global_devices("mhd_jax.checkpoints.set_aside")
             self._manager.reload()
 
-    def _set_aside_broken_metrics(self) -> None:
-        """Orbax reads all metrics when it opens a directory, and would stop at a broken file."""
-        if not self.directory.exists():
-            return
-        for path in self.directory.iterdir():
-            metrics = path / "metrics" / "metrics"
-            if not path.name.isdigit() or not metrics.exists():
-                continue
-            try:
-                json.loads(metrics.read_bytes())
-            except ValueError as error:
-                target = path.with_name(path.name + UNREADABLE)
-                logging.warning(
-                    "%s cannot be read (metrics: %s): moved to %s", path, error, target.name
-                )
-                target.rmtree(missing_ok=True)
-                path.rename(target)
-
     @contextlib.contextmanager
     def _explained(self, what: str) -> Iterator[None]:
         """Turns whatever goes wrong inside into a `WorkdirError` that says what is still there."""
@@ -325,7 +338,8 @@ def _anywhere(flag: bool) -> bool:
     """Whether `flag` is set on any process; all processes get the same answer."""
     if jax.process_count() == 1:
         return flag
-    return bool(np.any(multihost_utils.process_allgather(np.asarray(flag))))
+    with jax.transfer_guard("allow"):
+        return bool(np.any(multihost_utils.process_allgather(np.asarray(flag))))
 
 
 def _checksums(directory: epath.Path) -> dict[str, str]:
@@ -347,14 +361,19 @@ def _files(directory: epath.Path) -> Iterator[epath.Path]:
             yield path
 
 
+def _read_manifest(directory: epath.Path) -> dict[str, Any]:
+    return json.loads((directory / MANIFEST).read_bytes())
+
+
 def _damage(directory: epath.Path) -> str | None:
     """What is wrong with the files of a checkpoint, or None."""
     try:
-        expected = json.loads((directory / MANIFEST).read_bytes())["sha256"]
+        manifest = _read_manifest(directory)
+        written, _ = manifest["sha256"].items(), manifest["leaves"].items()
         found = _checksums(directory)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"{MANIFEST}: {_brief(error)}"
-    for name, digest in expected.items():
+    for name, digest in written:
         if name not in found:
             return f"{name} is missing"
         if found[name] != digest:
@@ -363,7 +382,7 @@ def _damage(directory: epath.Path) -> str | None:
 
 
 def _differences(directory: epath.Path, state: PyTree) -> list[str]:
-    there, here = json.loads((directory / MANIFEST).read_bytes())["leaves"], _leaves(state)
+    there, here = _read_manifest(directory)["leaves"], _leaves(state)
     return [
         f"{name} is {there.get(name, 'missing')} there and {here.get(name, 'missing')} here"
         for name in sorted(there.keys() | here.keys())

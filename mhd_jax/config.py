@@ -94,6 +94,7 @@ def _add_exchange(config: ml_collections.ConfigDict) -> None:
     config.distill = ml_collections.ConfigDict()
     config.distill.nu_emb = 1.0
     config.distill.nu_aux = 3.0
+    config.distill.nu_main = 1.0  # fedmd, feddf, codistillation: weight of the main head's loss
     config.distill.confidence = "max_prob"
     config.distill.include_self = True
     config.distill.same_rank = False
@@ -179,7 +180,7 @@ _AT_LEAST_ONE = (
     "rounds.public_steps", "parallel.data_devices",
 )  # fmt: skip
 _NOT_NEGATIVE = (
-    "seed", "heads.aux", "model.width", "data.image_size", "distill.nu_emb", "distill.nu_aux",
+    "seed", "heads.aux", "model.width", "data.image_size", "distill.nu_emb", "distill.nu_aux", "distill.nu_main",
     "distill.warmup_steps", "optimizer.warmup_steps", "optimizer.momentum",
     "optimizer.weight_decay", "optimizer.clip_norm", "train.steps_per_call",
     "parallel.client_devices",
@@ -215,6 +216,8 @@ def validate(config: ml_collections.ConfigDict) -> None:
     for name, accepted in _ONE_OF.items():
         if flat[name] not in accepted:
             raise ConfigError(name, flat[name], suggest(str(flat[name]), accepted))
+    if flat["seed"] + flat["replicas"] > 2**32:
+        raise ConfigError("seed", flat["seed"], f"below 2**32 - {flat['replicas']}")
     if flat["optimizer.learning_rate"] <= 0:
         raise ConfigError("optimizer.learning_rate", flat["optimizer.learning_rate"], "above 0")
     if flat["distill.temperature"] <= 0:
@@ -236,12 +239,11 @@ def cohorts(config: ml_collections.ConfigDict) -> tuple[tuple[str, int], ...]:
     if not config.cohorts:
         return ((config.model.name, config.clients.num),)
     accepted = 'pairs like (("mlp_small", 5), ("mlp_large", 3)) with counts of at least 1'
-    pairs = tuple(tuple(pair) for pair in config.cohorts)
-    for pair in pairs:
-        if len(pair) != 2 or not isinstance(pair[0], str) or not isinstance(pair[1], int):
+    for pair in config.cohorts:
+        named = isinstance(pair, tuple | list) and len(pair) == 2 and isinstance(pair[0], str)
+        if not named or type(pair[1]) is not int or pair[1] < 1:
             raise ConfigError("cohorts", config.cohorts, accepted)
-        if pair[1] < 1:
-            raise ConfigError("cohorts", config.cohorts, accepted)
+    pairs = tuple((name, count) for name, count in config.cohorts)
     total = sum(count for _, count in pairs)
     if total != config.clients.num:
         raise ConfigError("cohorts", pairs, f"counts that add up to clients.num = "

@@ -149,7 +149,7 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
         exchange.make_reader(config, method, topology, seed)
         for topology, seed in zip(topologies, seeds, strict=True)
     ]
-    built = _models(config, source.num_classes, config.heads.aux + 1)
+    built = _models(config, source.num_classes, method.num_heads(config.heads.aux))
     control = _models(config, source.num_classes, 1) if _wants_control(config, method) else ()
     encoding = exchange.make_encoding(config, method, source.num_classes)
     system = System(
@@ -344,7 +344,7 @@ def _ledger(
         sent = 0
         if chosen is not None:
             rows = config.data.public_batch_size * max(reader(0, 1).versions.shape[1], 1)
-            heads = 1 if chosen.wiring == "main" else config.heads.aux + 1
+            heads = system.method.num_heads(config.heads.aux)
             shape = (rows, heads if chosen.nu_pred else 0, system.num_classes)
             width = state.embedding_width(model, image_shape) if chosen.nu_emb else 0
             sent = exchange.message_bytes(system.encoding, shape, width)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import matplotlib as mpl
@@ -50,11 +49,12 @@ MOST_CLIENTS = 16
 SIDE_BY_SIDE = 12  # classes of two panels that still fit beside each other
 MOST_SMALL = 24  # nodes of a graph that fit on a small figure
 MOST_NAMED = 100  # nodes of a graph that still carry their number
-MOST_ARROWS = 120  # mutual edges that still get two arrow heads each
+MOST_PLACED = 150  # nodes of a graph whose best places take no longer than a moment to find
+MOST_ARROWS = 300  # edges that still get arrow heads
 
 _NO_PRIMARY = -2  # the distance to a label that is nobody's primary label
 
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "font.size": 8.5,
     "axes.titlesize": 9,
     "axes.titleweight": "bold",
@@ -152,8 +152,7 @@ def accuracy_over_bytes(history: History) -> Figure:
     _band(axis, sent[sent > 0], values, colour, name)
     axis.set_ylim(0, _top(values))
     axis.set_xscale("log")
-    few_decades = sent.max() < 300 * sent[sent > 0].min()
-    axis.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5) if few_decades else (1,)))
+    axis.xaxis.set_major_locator(ticker.LogLocator(subs=_log_ticks(sent[sent > 0])))
     axis.xaxis.set_major_formatter(ticker.FuncFormatter(lambda x, _: format_bytes(x)))
     axis.xaxis.set_minor_formatter(ticker.NullFormatter())
     _legend(figure, axis)
@@ -246,25 +245,14 @@ def communication_graph(summary: Summary) -> Figure:
     (left, bottom), (right, top) = _corners(positions)
     axis.set(xlim=(left, right), ylim=(bottom, top))
     size = float(np.clip(scale**2 * 3200 / len(flows), 20, 360))
-    _edges(axis, flows, positions, size)
     norm = Normalize(0, 1)
-    colours = HEAT(norm(accuracy))
-    nx.draw_networkx_nodes(
-        flows, positions, ax=axis, node_color=colours, node_size=size, edgecolors=INK,
-        linewidths=0.7,
-    )  # fmt: skip
-    for node, (x, y) in positions.items() if len(flows) <= MOST_NAMED else []:
-        axis.text(
-            x, y, str(node), ha="center", va="center_baseline", fontsize=min(9, 0.48 * size**0.5),
-            color=_contrast(colours[node]),
-        )  # fmt: skip
+    _edges(axis, flows, positions, size)
+    _nodes(axis, positions, HEAT(norm(accuracy)), size)
     _colour_bars(figure, [axis], norm, "shared accuracy of the last head")
     return figure
 
 
-def hop_table(
-    summary: Summary,
-) -> tuple[list[str], list[int], Float[np.ndarray, "H D"]]:
+def hop_table(summary: Summary) -> tuple[list[str], list[int], Float[np.ndarray, "H D"]]:
     """Accuracy on labels by how far away, in hops, their nearest primary client is.
 
     A client is 0 hops from its own primary labels, 1 hop from those of the clients it learns
@@ -301,7 +289,8 @@ def label_hops(summary: Summary) -> Int[np.ndarray, "K C"]:
     hops = np.asarray(graph.hop_distances(np.array(summary["adjacency"], dtype=bool)))
     far = len(hops) + 1
     reach = np.where(hops < 0, far, hops)
-    nearest = np.where(primary[None], reach[:, :, None], far).min(axis=1)
+    # Label by label: [K, K, C] at once would be large for many clients and classes.
+    nearest = np.stack([reach[:, own].min(axis=1, initial=far) for own in primary.T], axis=1)
     nearest = np.where(nearest == far, -1, nearest)
     return np.where(primary.any(axis=0), nearest, _NO_PRIMARY)
 
@@ -324,7 +313,6 @@ def hop_picture(summary: Summary) -> Figure:
             _say(axis, "no primary labels in this partition")
         return figure
     reached = [column for column, d in enumerate(distances) if d >= 0]
-    reached = [column for column, d in enumerate(distances) if d >= 0]
     for (name, colour), row in zip(_heads(len(ranks)), table, strict=True):
         marks = {"marker": "o", "ms": 3.5 if len(reached) <= 20 else 0, "color": colour}
         curves.plot(reached, row[reached], label=name, **marks)
@@ -346,7 +334,7 @@ def hop_picture(summary: Summary) -> Figure:
 # ----------------------------------------------------------------------------- all of them
 
 
-def save_all(summary: Summary, history: History, directory: epath.PathLike) -> list[Path]:
+def save_all(summary: Summary, history: History, directory: epath.PathLike) -> list[epath.Path]:
     """Writes every figure as a PNG.
 
     Args:
@@ -367,7 +355,7 @@ def save_all(summary: Summary, history: History, directory: epath.PathLike) -> l
     return paths
 
 
-def _save(figure: Figure, folder: epath.Path, draw: Callable[..., Figure]) -> Path:
+def _save(figure: Figure, folder: epath.Path, draw: Callable[..., Figure]) -> epath.Path:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=DPI, facecolor="white")
     path = folder / f"{draw.__name__}.png"
@@ -464,6 +452,12 @@ def _bytes_at(history: History, steps: np.ndarray) -> np.ndarray:
     """Bytes sent until each of `steps`, between logged steps in proportion."""
     logged, sent = _values(history, "bytes_sent")
     return np.interp(steps, [0, *logged], [0, *sent]) if len(steps) else np.zeros(0)
+
+
+def _log_ticks(values: np.ndarray) -> tuple[float, ...]:
+    """Multiples of powers of ten that are labelled: the more, the fewer powers are in sight."""
+    spread = values.max() / values.min()
+    return (1, 2, 3, 5, 7) if spread < 10 else (1, 2, 5) if spread < 300 else (1,)
 
 
 def _thin(count: int, most: int) -> list[int]:
@@ -572,20 +566,34 @@ def _contrast(colour: Sequence[float]) -> str:
     return "white" if 0.299 * red + 0.587 * green + 0.114 * blue < 0.6 else INK
 
 
+def _nodes(axis: Axes, positions: Mapping[int, Any], colours: np.ndarray, size: float) -> None:
+    x, y = np.array([positions[node] for node in range(len(positions))]).T
+    axis.scatter(x, y, s=size, c=colours, edgecolors=INK, linewidths=0.7, clip_on=False, zorder=3)
+    for node in range(len(positions)) if len(positions) <= MOST_NAMED else ():
+        axis.text(
+            x[node], y[node], str(node), ha="center", va="center_baseline", zorder=4,
+            fontsize=min(9, 0.48 * size**0.5), color=_contrast(colours[node]),
+        )  # fmt: skip
+
+
 def _edges(axis: Axes, flows: nx.DiGraph, positions: Mapping[int, Any], size: float) -> None:
+    """Arrows from teacher to student, two-headed between mutual teachers, as long as few."""
     mutual = nx.Graph([(a, b) for a, b in flows.edges if a < b and flows.has_edge(b, a)])
     single = nx.DiGraph([(a, b) for a, b in flows.edges if not flows.has_edge(b, a)])
-    width = float(np.clip(40 / (1 + flows.number_of_edges()), 0.35, 1.2))
+    drawn = mutual.number_of_edges() + single.number_of_edges()
+    width = float(np.clip(40 / (1 + drawn), 0.35, 1.2))
     looks: dict[str, Any] = {"ax": axis, "edge_color": MUTED, "width": width, "node_size": size}
-    head = float(np.clip(0.5 * size**0.5, 3, 9))
-    nx.draw_networkx_edges(single, positions, arrowstyle="-|>", arrowsize=head, **looks)
-    if mutual.number_of_edges() <= MOST_ARROWS:
-        arrows = {"arrows": True, "arrowstyle": "<|-|>", "arrowsize": 0.8 * head}
-        nx.draw_networkx_edges(mutual, positions, **arrows, **looks)
-    else:
-        alpha = float(np.clip(200 / mutual.number_of_edges(), 0.12, 0.6))
-        nx.draw_networkx_edges(mutual, positions, alpha=alpha, **looks)
-        axis.text(0, 0, "lines without heads go both ways", transform=axis.transAxes, color=MUTED)
+    if drawn <= MOST_ARROWS:
+        head = float(np.clip(0.5 * size**0.5, 3, 9))
+        arrows = {"arrows": True, "arrowsize": head, **looks}
+        nx.draw_networkx_edges(single, positions, arrowstyle="-|>", **arrows)
+        nx.draw_networkx_edges(mutual, positions, arrowstyle="<|-|>", **arrows)
+        return
+    alpha = float(np.clip(200 / drawn, 0.1, 0.6))
+    nx.draw_networkx_edges(flows.to_undirected(), positions, alpha=alpha, **looks)
+    note = "too many to show their directions" if single else "all of them mutual"
+    text = f"{drawn:,} edges, {note}"
+    axis.text(0, -0.02, text, transform=axis.transAxes, va="top", fontsize=7, color=MUTED)
 
 
 def _positions(flows: nx.DiGraph) -> dict[int, np.ndarray]:
@@ -619,7 +627,7 @@ def _layout(part: nx.DiGraph) -> dict[int, np.ndarray]:
         return {hubs[0]: np.zeros(2)} | _circle(sorted(set(links) - set(hubs)))
     # The ends of a chain must not look joined.
     circle = _circle(sorted(links), is_open=links.number_of_edges() < len(links))
-    if max(degrees.values()) <= 2 or nx.density(links) > 0.8:
+    if max(degrees.values()) <= 2 or nx.density(links) > 0.8 or len(links) > MOST_PLACED:
         return circle
     return nx.kamada_kawai_layout(links, pos=circle)
 

@@ -558,7 +558,7 @@ def hop_distances(adjacency: Adjacency) -> Int[np.ndarray, "K K"]:
     Returns:
       [K, K], 0 on the diagonal and -1 where i never hears from j.
     """
-    # SciPy 1.17 gives wrong distances, without an error, for arrays in another memory order.
+    # SciPy up to 1.18 gives wrong distances, raising nothing, for arrays in another memory order.
     lengths = np.ascontiguousarray(adjacency, dtype=float)
     hops = csgraph.shortest_path(lengths, unweighted=True)
     return np.where(np.isfinite(hops), hops, -1).astype(np.int64)

@@ -52,14 +52,24 @@ class Distillation:
 
 @dataclasses.dataclass(frozen=True)
 class Averaging:
-    """Which parameters are averaged with whom: a doubly stochastic matrix, every so many steps."""
+    """Which parameters are averaged with whom: a doubly stochastic matrix, every so many steps.
+
+    Attributes:
+      matrix: "uniform", everybody with everybody; "graph", neighbours only, Metropolis weights.
+      every: steps between two averages.
+      after: steps before the first one; 0 stands for `every`.
+      reset_momentum: forget the optimiser's averages of gradients, which belong to other
+        parameters now; otherwise they stay with their client.
+    """
 
     matrix: Literal["uniform", "graph"]
     every: int
+    after: int = 0
+    reset_momentum: bool = False
 
     def due(self, steps: np.ndarray) -> Bool[np.ndarray, " n"]:
-        """Which of `steps` end with an average: every-th, counted from the first step."""
-        return (steps + 1) % self.every == 0
+        """Which of `steps` end with an average."""
+        return (steps + 1 - self.after) % self.every == 0
 
 
 class When(Protocol):
@@ -125,6 +135,11 @@ class Method:
     same_start: bool = False
     pooled: bool = False
 
+    def num_heads(self, aux: int) -> int:
+        """Heads a client needs: only the head chain trains auxiliary heads."""
+        chain = self.distillation is not None and self.distillation.wiring == "chain"
+        return aux + 1 if chain else 1
+
 
 class MethodFactory(Protocol):
     """Makes the method's value from the settings of a run."""
@@ -170,3 +185,76 @@ def isolated(config: ml_collections.ConfigDict) -> Method:
     """No peers: each client alone with its private data."""
     del config
     return Method()
+
+
+@METHODS.register("supervised")
+def supervised(config: ml_collections.ConfigDict) -> Method:
+    """One model on all private data pooled, same steps and batch as a client: the upper bound."""
+    del config
+    return Method(pooled=True)
+
+
+@METHODS.register("fedavg")
+def fedavg(config: ml_collections.ConfigDict) -> Method:
+    """Local training; parameters averaged over all clients every `average.every` steps.
+
+    Source: B. McMahan et al., 2017, https://arxiv.org/abs/1602.05629. Differs from it in that all
+    clients take part with equal weight, and momentum stays with its client.
+    """
+    return Method(averaging=Averaging("uniform", config.average.every), same_start=True)
+
+
+@METHODS.register("gossip")
+def gossip(config: ml_collections.ConfigDict) -> Method:
+    """Local training; parameters averaged with graph neighbours every `average.every` steps.
+
+    theta_i <- sum_j M_ij theta_j with Metropolis weights M, doubly stochastic, on the undirected
+    version of the graph. Source: X. Lian et al., 2017, https://arxiv.org/abs/1705.09056.
+    """
+    return Method(averaging=Averaging("graph", config.average.every), same_start=True)
+
+
+@METHODS.register("fedmd")
+def fedmd(config: ml_collections.ConfigDict) -> Method:
+    """Rounds: private training, then fitting the consensus, the mean of everybody's logits.
+
+    The consensus is that of the models as they were at the end of the private part of the round,
+    on public samples that go on through the public set from round to round. Source: D. Li and
+    J. Wang, 2019, https://arxiv.org/abs/1910.03581. Differs from it in that there is no transfer
+    phase on public labels: labels of the public set are never read.
+    """
+    distillation = Distillation(
+        wiring="main", rule="mean", loss=config.distill.loss, nu_pred=config.distill.nu_main
+    )
+    return Method(distillation, when=_rounds(config), snapshot_rounds=True)
+
+
+@METHODS.register("feddf")
+def feddf(config: ml_collections.ConfigDict) -> Method:
+    """Rounds: private training, average of parameters, then distillation of the ensemble into it.
+
+    The ensemble is the mean of the logits of the models before averaging, its loss the KL
+    divergence. Source: T. Lin et al., 2020, https://arxiv.org/abs/2006.07242. Differs from it in
+    that there is no server: every client holds the averaged model and distils it in the same way.
+    """
+    rounds = _rounds(config)
+    distillation = Distillation(
+        wiring="main", rule="mean", loss="kl", nu_pred=config.distill.nu_main
+    )
+    averaging = Averaging("uniform", rounds.length, after=rounds.private_steps, reset_momentum=True)
+    return Method(distillation, averaging, when=rounds, snapshot_rounds=True, same_start=True)
+
+
+@METHODS.register("codistillation")
+def codistillation(config: ml_collections.ConfigDict) -> Method:
+    """The main head learns from the mean prediction of the peers' main heads, in every step.
+
+    Source: R. Anil et al., 2018, https://arxiv.org/abs/1804.03235. Differs from it in that the
+    loss is taken on the public batch, the only one that all clients see.
+    """
+    distillation = Distillation(wiring="main", rule="mean", nu_pred=config.distill.nu_main)
+    return Method(distillation, when=Always(config.distill.warmup_steps))
+
+
+def _rounds(config: ml_collections.ConfigDict) -> Rounds:
+    return Rounds(config.rounds.private_steps, config.rounds.public_steps)

@@ -471,7 +471,15 @@ def _average(system: System, clients: tuple[Learners, ...], plan: Plan) -> tuple
 
     values = (cohort.params, cohort.stats)
     params, stats = jax.lax.cond(plan.average, mix, lambda tree: tree, values)
-    return (cohort.replace(params=params, stats=stats),)
+    opt_state = cohort.opt_state
+    if system.method.averaging.reset_momentum:
+        opt_state = jax.tree.map(lambda x: _zero_floats(x, plan.average), opt_state)
+    return (Learners(params, stats, opt_state),)
+
+
+def _zero_floats(x: Array, where: Bool[Array, ""]) -> Array:
+    """Zeros in a floating-point leaf of an optimiser's state; its step counts go on."""
+    return jnp.where(where, 0, x) if jnp.issubdtype(x.dtype, jnp.floating) else x
 
 
 # --- Small helpers --------------------------------------------------------------------------------

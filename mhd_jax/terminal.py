@@ -228,7 +228,8 @@ def _describe_graph(facts: Mapping[str, Any]) -> str:
     low, high = facts["min_degree"], facts["max_degree"]
     parts = [f"{facts['edges']:,} edges", f"{_range([low, high])} peers a client"]
     if facts["strongly_connected"]:
-        parts.append(f"everybody within {facts['diameter']} hops")
+        hops = facts["diameter"]
+        parts.append(f"everybody hears from everybody within {hops} hop{'s' if hops > 1 else ''}")
     elif facts["weakly_connected"]:
         parts.append("not everybody hears from everybody")
     else:

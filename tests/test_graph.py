@@ -543,6 +543,7 @@ def test_more_peers_than_there_are_is_all_peers_and_is_said(
     assert caplog.text.count("peers_per_step") == 1
     caplog.clear()
     graph.topology({"name": "complete", "peers_per_step": 4}, 5, seed=0)
+    graph.topology({"name": "none", "peers_per_step": 4}, 5, seed=0)
     assert "peers_per_step" not in caplog.text
 
 
@@ -571,6 +572,8 @@ def test_losses_strike_after_peers_are_drawn() -> None:
     kept = graph.topology({"drop": 0.5}, 6, seed=0).reads(0, 50)
     both = graph.topology({"peers_per_step": 2, "drop": 0.5}, 6, seed=0).reads(0, 50)
     assert (both == (drawn & kept)).all()
+    one = graph.topology({"peers_per_step": 1, "drop": 0.5}, 6, seed=0).reads(0, 500)
+    assert abs(one.sum() / (500 * 6) - 0.5) < 0.046, "whom is drawn does not decide what is lost"
 
 
 # ------------------------------------------------------------------------- facts about a graph

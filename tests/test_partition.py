@@ -57,7 +57,7 @@ def problems(draw: st.DrawFn) -> dict[str, Any]:
 
 
 @given(problems())
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=200)
 def test_each_sample_goes_to_one_client_whatever_the_settings(problem: dict[str, Any]) -> None:
     labels, num_clients = problem["labels"], problem["num_clients"]
     try:

@@ -69,18 +69,20 @@ def flip(key: Key[Array, ""], image: Shaped[Array, "H W C"]) -> Shaped[Array, "H
 
 @AUGMENTS.register("crop_flip")
 def crop_flip(key: Key[Array, ""], image: Shaped[Array, "H W C"]) -> Shaped[Array, "H W C"]:
-    """Shifts the image by up to `crop_padding` pixels each way, black outside; then `flip`.
+    """Shifts the image by up to `crop_padding` pixels each way, black outside, and mirrors half.
 
     Source: C.-Y. Lee et al., "Deeply-Supervised Nets", AISTATS 2015, as used for CIFAR by K. He et
     al., "Deep Residual Learning", CVPR 2016, section 4.2, https://arxiv.org/abs/1512.03385.
     """
-    crop_key, flip_key = jax.random.split(key)
-    height, width, channels = image.shape
-    pads = crop_padding(height), crop_padding(width)
-    offsets = jax.random.randint(crop_key, (2,), 0, 2 * jnp.array(pads) + 1)
-    padded = jnp.pad(image, [*((pad, pad) for pad in pads), (0, 0)])
-    start = (offsets[0], offsets[1], 0)
-    return flip(flip_key, jax.lax.dynamic_slice(padded, start, (height, width, channels)))
+    # One draw for all three: each draw of its own doubles the time to compile. Taking the rest of
+    # a division of 32 random bits favours a shift by less than 1 part in 10^8.
+    down, right, mirror = jax.random.bits(key, (3,))
+    height, width, _ = image.shape
+    tall, wide = crop_padding(height), crop_padding(width)
+    padded = jnp.pad(image, ((tall, tall), (wide, wide), (0, 0)))
+    start = (down % (2 * tall + 1), right % (2 * wide + 1), jnp.uint32(0))
+    shifted = jax.lax.dynamic_slice(padded, start, image.shape)
+    return jnp.where(mirror % 2 == 1, shifted[:, ::-1], shifted)
 
 
 def crop_padding(size: int) -> int:

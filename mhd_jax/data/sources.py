@@ -48,6 +48,9 @@ BLOCK = 256
 # Records whose labels are read at a time: bounds the memory, as a record holds its image too.
 LABEL_BLOCK = 1024
 
+# Images of a folder that decide between grey and colour: one in colour is enough.
+FIRST_LOOK = 16
+
 IMAGE_FILES = (".png", ".jpg", ".jpeg")
 
 # Published channel statistics, of values in 0..1. Any other dataset gets 0.5 and 0.25: statistics
@@ -414,7 +417,8 @@ def folder(directory: str, split: str, shape: Shape) -> Source:
             raise ConfigError("data.dir", directory, f"PNG or JPEG images in {part}/<class>/")
         parts.append(files)
     parts[0] = parts[0][_part(split, len(parts[0]))]
-    target = _resolve(_decode(parts[0][0], str(parts[0][0])).shape, shape)
+    stored = [_decode(file, str(file)).shape for file in parts[0][:FIRST_LOOK]]
+    target = _resolve((*stored[0][:2], max(channels for *_, channels in stored)), shape)
     label_of = {name: label for label, name in enumerate(class_names)}
     train, test = (
         FolderSplit(
@@ -540,7 +544,9 @@ def _builder(name: str, directory: str) -> tfds.core.DatasetBuilder:
     try:
         builder = tfds.builder(name, data_dir=directory or None)
     except tfds.core.DatasetNotFoundError:
-        near = difflib.get_close_matches(name, [*SOURCES.names(), *tfds.list_builders()], n=1)
+        # Listing community datasets would look for them on the network.
+        registered = tfds.list_builders(with_community_datasets=False)
+        near = difflib.get_close_matches(name, [*SOURCES.names(), *registered], n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         accepted = f"{', '.join(SOURCES.names())}, or a dataset of TensorFlow Datasets"
         where = f"registered there or prepared in data.dir = {directory!r}"

@@ -19,7 +19,7 @@ from typing import Any
 import flax.linen as nn
 
 from mhd_jax.errors import ConfigError, suggest
-from mhd_jax.models import mlp
+from mhd_jax.models import cnn, mlp, resnet
 from mhd_jax.models.classifier import EmbeddingFactory, ModelSettings, MultiHeadClassifier
 from mhd_jax.models.heads import HEADS
 from mhd_jax.registry import Registry
@@ -27,7 +27,7 @@ from mhd_jax.registry import Registry
 __all__ = ["HEADS", "MODELS", "ModelSettings", "MultiHeadClassifier", "build"]
 
 MODELS: Registry[EmbeddingFactory] = Registry("model.name")
-for _name, _network in {**mlp.NETWORKS}.items():
+for _name, _network in {**mlp.NETWORKS, **cnn.NETWORKS, **resnet.NETWORKS}.items():
     MODELS.register(_name)(_network)
 
 

@@ -1,9 +1,12 @@
 # Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
-"""Normalisation layers; all statistics are float32 whatever the type of the activations."""
+"""Normalisation layers; all statistics are float32 whatever the type of the activations.
+
+Both layers reduce to sums over positions for each channel and one multiply-add for each element:
+reductions that keep the last axis are the ones that vectorise.
+"""
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import flax.linen as nn
@@ -12,34 +15,62 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 EPSILON = 1e-5
+MAX_GROUPS = 32
+CHANNELS_PER_GROUP = 8
+
+
+def num_groups(channels: int) -> int:
+    """How many groups `channels` are split into: at most 32, of 8 channels or more.
+
+    >>> [num_groups(channels) for channels in (4, 16, 24, 64, 512)]
+    [1, 2, 3, 8, 32]
+    """
+    most = max(1, min(MAX_GROUPS, channels // CHANNELS_PER_GROUP))
+    return next(groups for groups in range(most, 0, -1) if channels % groups == 0)
+
+
+def _moments(x: Float[Array, "... C"], axes: tuple[int, ...]) -> tuple[Array, Array]:
+    """Mean and mean of squares over `axes`, in float32 and one pass over the data."""
+    x = x.astype(jnp.float32)
+    return x.mean(axes), (x * x).mean(axes)
+
+
+def _inverse_deviation(mean: Array, square: Array) -> Array:
+    """1 / sqrt(variance + epsilon) from the first two moments."""
+    return jax.lax.rsqrt(jnp.maximum(square - mean * mean, 0.0) + EPSILON)
 
 
 class GroupNorm(nn.Module):
-    """Group normalisation over everything but the batch (Wu and He 2018, arXiv 1803.08494).
+    """Group normalisation of each sample (Wu and He 2018, https://arxiv.org/abs/1803.08494).
 
     Attributes:
-      groups: wanted number of groups; the greatest common divisor with the channels is used.
-        1 is layer normalisation.
+      groups: number of groups, 0 for `num_groups(C)`; 1 is layer normalisation.
       dtype: type of the result.
+      scale_init: initial values of the scale.
     """
 
-    groups: int = 32
+    groups: int = 0
     dtype: Any = jnp.float32
+    scale_init: nn.initializers.Initializer = nn.initializers.ones
 
     @nn.compact
     def __call__(self, x: Float[Array, "B ... C"], train: bool) -> Float[Array, "B ... C"]:
-        """Normalises each sample by itself; the same in training and evaluation."""
+        """Normalises over positions and the channels of a group, alike in training and after."""
         del train
         channels = x.shape[-1]
-        scale = self.param("scale", nn.initializers.ones, (channels,))
+        scale = self.param("scale", self.scale_init, (channels,))
         bias = self.param("bias", nn.initializers.zeros, (channels,))
-        groups = math.gcd(self.groups, channels)
-        grouped = x.astype(jnp.float32).reshape(x.shape[0], -1, groups, channels // groups)
-        mean = grouped.mean((1, 3), keepdims=True)
-        variance = (grouped * grouped).mean((1, 3), keepdims=True) - mean * mean
-        inverse = jax.lax.rsqrt(jnp.maximum(variance, 0.0) + EPSILON)
-        normal = ((grouped - mean) * inverse).reshape(x.shape)
-        return (normal * scale + bias).astype(self.dtype)
+        groups = self.groups or num_groups(channels)
+
+        def over_group(moment: Float[Array, "B C"]) -> Float[Array, "B C"]:
+            mean = moment.reshape(-1, groups, channels // groups).mean(2)
+            return jnp.repeat(mean, channels // groups, axis=1, total_repeat_length=channels)
+
+        mean, square = (over_group(m) for m in _moments(x, tuple(range(1, x.ndim - 1))))
+        factor = scale * _inverse_deviation(mean, square)
+        shift = bias - mean * factor
+        shape = (x.shape[0], *(1,) * (x.ndim - 2), channels)
+        return (x * factor.reshape(shape) + shift.reshape(shape)).astype(self.dtype)
 
 
 class BatchNorm(nn.Module):
@@ -51,31 +82,33 @@ class BatchNorm(nn.Module):
     Attributes:
       momentum: how much of the running statistics a step keeps.
       dtype: type of the result.
+      scale_init: initial values of the scale.
     """
 
     momentum: float = 0.9
     dtype: Any = jnp.float32
+    scale_init: nn.initializers.Initializer = nn.initializers.ones
 
     @nn.compact
     def __call__(self, x: Float[Array, "B ... C"], train: bool) -> Float[Array, "B ... C"]:
         """Normalises each channel over the batch (training) or by the running statistics."""
         shape = (x.shape[-1],)
-        scale = self.param("scale", nn.initializers.ones, shape)
+        scale = self.param("scale", self.scale_init, shape)
         bias = self.param("bias", nn.initializers.zeros, shape)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
         running_variance = self.variable("batch_stats", "var", jnp.ones, shape)
         if train:
-            wide = x.astype(jnp.float32)
-            axes = tuple(range(x.ndim - 1))
-            mean = wide.mean(axes)
-            variance = jnp.maximum((wide * wide).mean(axes) - mean * mean, 0.0)
+            mean, square = _moments(x, tuple(range(x.ndim - 1)))
+            inverse = _inverse_deviation(mean, square)
             if self.is_mutable_collection("batch_stats") and not self.is_initializing():
                 keep = self.momentum
+                variance = jnp.maximum(square - mean * mean, 0.0)
                 running_mean.value = keep * running_mean.value + (1 - keep) * mean
                 running_variance.value = keep * running_variance.value + (1 - keep) * variance
         else:
-            mean, variance = running_mean.value, running_variance.value
-        factor = scale * jax.lax.rsqrt(variance + EPSILON)
+            mean = running_mean.value
+            inverse = jax.lax.rsqrt(running_variance.value + EPSILON)
+        factor = scale * inverse
         return (x * factor + (bias - mean * factor)).astype(self.dtype)
 
 
@@ -89,14 +122,20 @@ class NoNorm(nn.Module):
         return x
 
 
-def norm(kind: str, dtype: Any, name: str | None = None) -> nn.Module:
+def norm(
+    kind: str,
+    dtype: Any,
+    name: str | None = None,
+    scale_init: nn.initializers.Initializer = nn.initializers.ones,
+) -> nn.Module:
     """The normalisation layer called `kind`: "layer", "group", "batch" or "none".
 
     "layer" is group normalisation with one group: on [B, C] it is the usual layer
     normalisation, on images it normalises each sample over all positions and channels.
     """
-    if kind == "batch":
-        return BatchNorm(dtype=dtype, name=name)
     if kind == "none":
         return NoNorm(name=name)
-    return GroupNorm(groups=1 if kind == "layer" else 32, dtype=dtype, name=name)
+    if kind == "batch":
+        return BatchNorm(dtype=dtype, name=name, scale_init=scale_init)
+    groups = 1 if kind == "layer" else 0
+    return GroupNorm(groups=groups, dtype=dtype, name=name, scale_init=scale_init)

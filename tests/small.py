@@ -1,0 +1,88 @@
+# Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
+"""Small experiments on digits that compile in a few seconds, for the tests of whole steps."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+
+from mhd_jax import experiment as experiment_lib
+from mhd_jax.config import default_config, update
+from mhd_jax.experiment import Experiment
+from mhd_jax.state import State
+
+COLLECTIVE = re.compile(
+    r"= \(?((?:\w+\[[\d,]*\](?:\{[^}]*\})?(?:, )?)+)\)? "
+    r"(all-gather|all-reduce|reduce-scatter|collective-permute|all-to-all|collective-broadcast)"
+    r"(?:-start)?\("
+)
+
+
+def config(**changes: Any) -> ml_collections.ConfigDict:
+    """Four clients with two aux heads and a narrow network; `graph__name="cycle"` sets a field."""
+    made = default_config()
+    settings = {
+        "clients.num": 4,
+        "model.width": 16,
+        "heads.aux": 2,
+        "data.batch_size": 8,
+        "data.public_batch_size": 8,
+        "train.steps": 6,
+        "train.log_every": 3,
+        "train.eval_every": 6,
+        "train.checkpoint_every": 3,
+        "parallel.client_devices": 1,
+    }
+    update(made, settings | {name.replace("__", "."): value for name, value in changes.items()})
+    return made
+
+
+def build(**changes: Any) -> Experiment:
+    """The experiment of `config(**changes)`."""
+    return experiment_lib.build(config(**changes))
+
+
+def arguments(experiment: Experiment, state: State | None = None, start: int = 0) -> tuple:
+    """What one call of the step takes, for as many steps as a call can do."""
+    count = min(experiment.system.window, experiment.config.train.steps)
+    return (
+        experiment.init_state() if state is None else state,
+        experiment.feed.data,
+        experiment.schedule.plan(start, start + experiment.system.window),
+        experiment.seed_array,
+        experiment.layout.put(np.int32(count)),
+    )
+
+
+def run(experiment: Experiment, calls: int = 1) -> tuple[State, dict[str, np.ndarray]]:
+    """The state after `calls` calls, and the last call's metrics [n, R, K, ...]."""
+    state, metrics, done = None, None, 0
+    for _ in range(calls):
+        args = arguments(experiment, state, done)
+        state, metrics = experiment.step(*args)
+        done += int(args[-1])
+    fetched = jax.device_get(metrics)
+    return state, {k: experiment.layout.join(v, axis=2) for k, v in fetched.items()}
+
+
+def clients(experiment: Experiment, state: State) -> list[np.ndarray]:
+    """All parameters of all clients, inert rows left out, [R, K, ...] each."""
+    return [
+        np.asarray(leaf)[:, :size]
+        for size, cohort in zip(experiment.layout.cohorts, state.clients, strict=True)
+        for leaf in jax.tree.leaves(cohort.params)
+    ]
+
+
+def compiled_text(experiment: Experiment) -> str:
+    """The optimised program of the step."""
+    return experiment.step.lower(*arguments(experiment)).compile().as_text()
+
+
+def collectives(text: str) -> list[tuple[str, str]]:
+    """(operation, shapes) of every collective in a compiled program."""
+    return [(operation, shapes) for shapes, operation in COLLECTIVE.findall(text)]

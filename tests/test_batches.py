@@ -1,0 +1,37 @@
+# Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
+"""Shuffled epochs as a pure function of (seed, client, step)."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mhd_jax.data import batches
+
+
+@given(
+    size=st.integers(1, 40), batch=st.integers(1, 50), start=st.integers(0, 30),
+    middle=st.integers(0, 10), rest=st.integers(0, 10),
+)  # fmt: skip
+def test_a_walk_can_be_entered_anywhere(size, batch, start, middle, rest):
+    walk = lambda a, b: batches.batch_indices(7, "private", 2, size, batch, a, b)  # noqa: E731
+    whole = walk(start, start + middle + rest)
+    parts = [walk(start, start + middle), walk(start + middle, start + middle + rest)]
+    assert whole.shape == (middle + rest, batch)
+    np.testing.assert_array_equal(whole, np.concatenate(parts))
+
+
+@given(size=st.integers(1, 40), batch=st.integers(1, 50))
+def test_every_epoch_holds_every_sample_once(size, batch):
+    steps = -(-3 * size // batch)
+    walk = batches.batch_indices(0, "private", 0, size, batch, 0, steps).ravel()[: 3 * size]
+    for epoch in walk.reshape(3, size):
+        assert sorted(epoch) == list(range(size))
+
+
+def test_clients_seeds_purposes_and_epochs_differ():
+    walk = lambda *which: batches.batch_indices(*which, 50, 50, 0, 2)  # noqa: E731
+    base = walk(0, "private", 0)
+    others = [walk(1, "private", 0), walk(0, "public", 0), walk(0, "private", 1), base[::-1]]
+    assert not any((base == other).all() for other in others)

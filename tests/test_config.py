@@ -1,0 +1,82 @@
+# Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
+"""Settings: locked names, and a clear error for every value that cannot work."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from mhd_jax import config as config_lib
+from mhd_jax.errors import ConfigError
+
+
+def _config(**changes):
+    config = config_lib.default_config()
+    config_lib.update(config, {name.replace("__", "."): value for name, value in changes.items()})
+    return config
+
+
+def test_defaults_are_valid_and_locked():
+    config = config_lib.default_config()
+    config_lib.validate(config)
+    with pytest.raises(AttributeError, match="learning_rate"):
+        config.optimizer.learning_rat = 1.0
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "expected"),
+    [
+        ("clients.num", 0, "at least 1"),
+        ("replicas", 0, "at least 1"),
+        ("data.public_fraction", 0.0, "inside (0, 1)"),
+        ("data.public_fraction", 1.0, "inside (0, 1)"),
+        ("data.batch_size", 0, "at least 1"),
+        ("heads.aux", -1, "0 or more"),
+        ("distill.nu_aux", -0.5, "0 or more"),
+        ("distill.nu_emb", math.nan, "a number"),
+        ("distill.temperature", 0.0, "above 0"),
+        ("optimizer.learning_rate", 0.0, "above 0"),
+        ("optimizer.name", "sdg", "did you mean 'sgd'"),
+        ("optimizer.momentum", 1.0, "[0, 1)"),
+        ("exchange.mode", "stail", "did you mean 'stale'"),
+        ("exchange.pool_size", 0, "at least 1"),
+        ("exchange.refresh_steps", 0, "at least 1"),
+        ("train.steps", 0, "at least 1"),
+        ("seed", -1, "0 or more"),
+        ("seed", 2**32, "below"),
+    ],
+)
+def test_bad_values_name_setting_value_and_what_is_accepted(setting, value, expected):
+    config = config_lib.default_config()
+    config_lib.update(config, {setting: value})
+    with pytest.raises(ConfigError) as caught:
+        config_lib.validate(config)
+    assert str(caught.value).startswith(f"{setting} = {value!r}: expected ")
+    assert expected in str(caught.value)
+
+
+def test_mistyped_names_suggest_the_nearest():
+    with pytest.raises(ConfigError, match=r"graph\.nam = 'cycle'.*did you mean graph\.name"):
+        config_lib.update(config_lib.default_config(), {"graph.nam": "cycle"})
+
+
+def test_a_value_of_another_type_is_refused():
+    with pytest.raises(ConfigError, match=r"graph\.name = 3: expected a value like 'complete'"):
+        config_lib.update(config_lib.default_config(), {"graph.name": 3})
+
+
+def test_cohorts_in_client_order():
+    assert config_lib.cohorts(_config()) == (("mlp", 8),)
+    pairs = (("mlp_small", 5), ("mlp_large", 3))
+    assert config_lib.cohorts(_config(cohorts=pairs)) == pairs
+
+
+@pytest.mark.parametrize(
+    "pairs",
+    [(("mlp", 5), ("mlp", 2)), (("mlp", 0), ("mlp", 8)), ("mlp", 8), (("mlp", 8.0),)],
+    ids=["do not add up", "empty cohort", "not pairs", "fractional"],
+)
+def test_cohorts_that_cannot_be(pairs):
+    with pytest.raises(ConfigError, match="^cohorts = "):
+        config_lib.cohorts(_config(cohorts=pairs))

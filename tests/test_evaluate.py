@@ -1,0 +1,55 @@
+# Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
+"""Accuracies: every test sample once, whatever the chunks and devices."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+
+from mhd_jax import evaluate
+from mhd_jax import experiment as experiment_lib
+from tests import reference, small
+
+
+def test_shared_and_private_accuracy_follow_their_definitions():
+    rng = np.random.default_rng(0)
+    count = rng.integers(1, 20, 7)
+    correct = rng.integers(0, count + 1, (5, 3, 7))
+    histogram = rng.integers(0, 30, (5, 7)) + np.eye(5, 7, dtype=int)
+    found = evaluate.shared_and_private(correct, count, histogram)
+    expected = reference.shared_and_private(correct, count, histogram)
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-12)
+
+
+def test_classes_without_test_samples_are_left_out():
+    shared, private = evaluate.shared_and_private(
+        np.array([[[3, 0]]]), np.array([4, 0]), np.array([[1, 1]])
+    )
+    assert shared[0, 0] == private[0, 0] == 0.75
+
+
+@pytest.mark.parametrize("chunk", [500, 64, 7])
+@pytest.mark.parametrize("devices", [(1, 1), (2, 2)])
+def test_each_test_sample_counts_once(chunk, devices, monkeypatch):
+    monkeypatch.setattr(experiment_lib, "TEST_CHUNK", chunk)
+    experiment = small.build(parallel__client_devices=devices[0], parallel__data_devices=devices[1])
+    state = experiment.init_state()
+    correct, control = experiment.evaluator.correct(state)
+    source = experiment.federations[0].source
+    images = (source.test.images(np.arange(len(source.test))) - np.float32(source.mean)) / (
+        np.float32(source.std)
+    )
+    logits = [
+        experiment.system.models[0].apply(
+            {"params": jax.tree.map(lambda x, c=client: x[0, c], state.clients[0].params["model"])},
+            images,
+            train=False,
+        )[0]
+        for client in range(4)
+    ]
+    expected, count = reference.count_correct(np.stack(logits), source.test.labels)
+    np.testing.assert_array_equal(correct[0], expected)
+    np.testing.assert_array_equal(control[0], expected[:, :1])
+    np.testing.assert_array_equal(experiment.evaluator.count, count)

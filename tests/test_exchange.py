@@ -1,0 +1,230 @@
+# Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
+"""What is published, read and counted; stale reading against a loop that keeps real pools."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mhd_jax import exchange, graph
+from mhd_jax.errors import ConfigError
+from tests import reference, small
+
+# --- Encodings -------------------------------------------------------------------------------------
+
+
+def _log_probs(seed=0, shape=(2, 3, 5, 10)):
+    return jax.nn.log_softmax(3 * jax.random.normal(jax.random.key(seed), shape))
+
+
+def test_float32_travels_unchanged():
+    encoding = exchange.Plain(jnp.float32)
+    scores = _log_probs()
+    np.testing.assert_array_equal(encoding.decode(encoding.encode(scores), 10), scores)
+
+
+def test_bfloat16_travels_as_two_bytes_and_comes_back_rounded():
+    encoding = exchange.Plain(jnp.bfloat16)
+    scores = _log_probs()
+    (message,) = encoding.encode(scores)
+    assert message.dtype.itemsize == 2
+    rounded = scores.astype(jnp.bfloat16).astype(jnp.float32)
+    np.testing.assert_array_equal(encoding.decode((message,), 10), rounded)
+
+
+@pytest.mark.parametrize("k", [1, 3, 10])
+def test_top_k_keeps_the_largest_and_spreads_the_rest(k):
+    encoding = exchange.TopK(k)
+    probs = np.exp(np.asarray(_log_probs(), np.float64))
+    found = np.exp(np.asarray(encoding.decode(encoding.encode(_log_probs()), 10)))
+    order = np.argsort(-probs, axis=-1)
+    kept = np.take_along_axis(probs, order[..., :k], axis=-1)
+    np.testing.assert_allclose(np.take_along_axis(found, order[..., :k], axis=-1), kept, rtol=1e-5)
+    if k < 10:
+        rest = np.take_along_axis(found, order[..., k:], axis=-1)
+        even = np.broadcast_to((1 - kept.sum(-1, keepdims=True)) / (10 - k), rest.shape)
+        np.testing.assert_allclose(rest, even, atol=1e-6)
+    np.testing.assert_allclose(found.sum(-1), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("k", [0, 11])
+def test_top_k_outside_the_classes_is_refused(k):
+    with pytest.raises(ConfigError, match=rf"exchange\.top_k = {k}: expected between 1 and 10"):
+        small.build(exchange__encoding="top_k", exchange__top_k=k)
+
+
+def test_logits_cannot_travel_as_top_k():
+    with pytest.raises(ConfigError, match="mixes logits"):
+        small.build(method="fedmd", exchange__encoding="top_k")
+
+
+# --- The ledger --------------------------------------------------------------------------------------
+
+_BYTES = {"f32": 4, "u16": 2, "u8": 1, "bf16": 2, "s32": 4, "u32": 4}
+
+
+def _gathered_bytes(experiment) -> int:
+    total = 0
+    for operation, shapes in small.collectives(small.compiled_text(experiment)):
+        assert operation == "all-gather"
+        for kind, dims in re.findall(r"(\w+)\[([\d,]*)\]", shapes):
+            total += _BYTES[kind] * math.prod(int(n) for n in dims.split(","))
+    return total
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"exchange__encoding": "bfloat16"},
+        {"exchange__encoding": "top_k", "exchange__top_k": 2},
+        {"exchange__mode": "stale", "exchange__pool_size": 3},
+        {"method": "codistillation"},
+        {"cohorts": (("mlp_small", 2), ("mlp_large", 2))},
+        {"distill__nu_emb": 0.0},
+    ],
+    ids=["fresh", "bf16", "top-k", "stale", "codistillation", "cohorts", "no embeddings"],
+)
+def test_the_ledger_counts_what_the_compiled_program_gathers(changes):
+    width = {} if "cohorts" not in changes else {"model__width": 0}
+    experiment = small.build(parallel__client_devices=2, **changes, **width)
+    assert _gathered_bytes(experiment) == experiment.ledger.predictions.sum()
+
+
+def test_both_accountings_and_fedavg():
+    experiment = small.build(exchange__refresh_steps=10, average__every=5)
+    record = experiment.ledger.record()
+    parameters = 4 * (64 * 16 + 16 + 2 * 16 + 16 * 64 + 64 + 64 * 3 * 10 + 3 * 10)
+    assert record["predictions"] == [8 * (3 * 10 + 64) * 4.0] * 4
+    assert record["snapshots"] == [parameters / 10] * 4
+    assert record["fedavg"] == [parameters / 5] * 4
+
+
+def test_bytes_sent_follow_what_happened():
+    mhd = small.build().ledger
+    assert mhd.sent(6) == 6 * mhd.predictions.sum()
+    fedmd = small.build(method="fedmd", rounds__private_steps=3, rounds__public_steps=1).ledger
+    assert fedmd.sent(8) == 2 * fedmd.predictions.sum()
+    fedavg = small.build(method="fedavg", average__every=4).ledger
+    assert fedavg.sent(9) == 2 * 4 * fedavg.fedavg.sum()
+    assert small.build(method="isolated").ledger.sent(9) == 0
+
+
+# --- Stale reading ---------------------------------------------------------------------------------------
+
+
+def _stale(pool, every, slots=0, drop=0.0, name="complete", clients=5):
+    topology = graph.topology({"name": name}, clients, 0)
+    return exchange.Stale(topology, 3, pool, every, slots, drop)
+
+
+@given(
+    pool=st.integers(1, 4), every=st.integers(1, 4), slots=st.integers(0, 4),
+    start=st.integers(0, 9), n=st.integers(1, 9),
+)  # fmt: skip
+def test_a_reading_can_be_entered_anywhere(pool, every, slots, start, n):
+    reader = _stale(pool, every, slots)
+    whole, parts = reader(0, start + n), reader(start, start + n)
+    for ours, theirs in zip(parts, whole, strict=True):
+        np.testing.assert_array_equal(ours, theirs[start:])
+
+
+@given(pool=st.integers(1, 4), every=st.integers(1, 4), slots=st.integers(0, 4))
+def test_the_pool_rolls(pool, every, slots):
+    """Every S_P steps the oldest slot is written, and only it changes hands."""
+    reader = _stale(pool, every, slots)
+    reading = reader(0, 30)
+    due = [step for step in range(30) if (step + 1) % every == 0]
+    assert np.flatnonzero(reading.write >= 0).tolist() == due
+    assert reading.write[due].tolist() == [i % pool for i in range(len(due))]
+    for step in range(1, 30):
+        for slot in range(pool):
+            same = (reader.peers_in_slot(step, slot) == reader.peers_in_slot(step - 1, slot)).all()
+            assert same or reading.write[step - 1] == slot
+    expected = slots if 0 < slots < pool else pool
+    assert reading.versions.shape == (30, expected)
+
+
+def test_slots_hold_peers_and_lost_messages_leave_them_empty():
+    reader = _stale(2, 3, drop=0.5, name="cycle")
+    adjacency = reader.topology.at(0)
+    held = np.stack([reader.peers_in_slot(step, slot) for step in range(60) for slot in (0, 1)])
+    known = held >= 0
+    assert 0.2 < 1 - known[60:].mean() < 0.8
+    clients = np.broadcast_to(np.arange(5), held.shape)
+    assert adjacency[clients[known], held[known]].all()
+
+
+def _losses_by_keeping_real_pools(experiment, steps):
+    """The obvious way: each client has a list of (owner, parameters) and learns from those."""
+    reader, fed = experiment.schedule.readers[0], experiment.federations[0]
+    model = experiment.system.models[0]
+    state = jax.tree.map(np.asarray, experiment.init_state())
+    keep = lambda s, c: jax.tree.map(lambda x: x[0, c], s.clients[0].params["model"])  # noqa: E731
+    clients = range(experiment.layout.num_clients)
+    pools = [[keep(state, reader.peers_in_slot(0, slot)[c]) for slot in range(reader.pool_slots)]
+             for c in clients]  # fmt: skip
+    found = []
+    for step in range(steps):
+        at = experiment.feed.plan(step, step + 1)[1][0, 0]
+        images = fed.public.images(fed.public_indices[at]) - np.float32(fed.source.mean)
+        images = images / np.float32(fed.source.std)
+        predict = lambda p, x=images: [  # noqa: E731
+            np.asarray(out, np.float64) for out in model.apply({"params": p}, x, train=False)
+        ]
+        own = [predict(keep(state, c)) for c in clients]
+        slots = reader(step, step + 1).versions[0]
+        losses = []
+        for c in clients:
+            pool = [predict(pools[c][slot]) for slot in slots]
+            everyone = [own[c], *pool]
+            log_probs = reference.log_softmax(np.stack([logits for logits, _ in everyone]))
+            below = np.ones((1, len(everyone)), bool)
+            client, head = reference.select_teachers(log_probs, below)
+            aux = reference.prediction_loss(log_probs[:1], log_probs, client, head)
+            others = np.stack([embedding for _, embedding in pool])
+            emb = reference.embedding_loss(own[c][1][None], others, np.ones((1, len(pool)), bool))
+            losses.append((aux[0], emb[0]))
+        found.append(losses)
+        state, _ = small.run(experiment, calls=step + 1)
+        state = jax.tree.map(np.asarray, state)
+        slot = reader(step, step + 1).write[0]
+        if slot >= 0:
+            for c in clients:
+                pools[c][slot] = keep(state, reader.peers_in_slot(step + 1, slot)[c])
+    return found
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize(
+    ("pool", "every", "slots"), [(1, 1, 0), (2, 2, 0), (3, 1, 2)], ids=["1,1", "2,2", "3,1 of 2"]
+)
+def test_stale_losses_equal_those_of_real_pools(pool, every, slots, devices):
+    experiment = small.build(
+        exchange__mode="stale", exchange__pool_size=pool, exchange__refresh_steps=every,
+        graph__peers_per_step=slots, train__log_every=1, parallel__client_devices=devices,
+    )  # fmt: skip
+    expected = _losses_by_keeping_real_pools(experiment, 4)
+    for step, losses in enumerate(expected):
+        _, metrics = small.run(experiment, calls=step + 1)
+        for client, (aux, emb) in enumerate(losses):
+            np.testing.assert_allclose(metrics["head_losses"][0, 0, client], aux, atol=1e-5)
+            np.testing.assert_allclose(metrics["embedding_loss"][0, 0, client], emb, atol=1e-5)
+
+
+def test_one_slot_refreshed_every_step_is_the_state_the_last_step_left():
+    """N_P = S_P = 1: from the second step on, stale teachers predict what fresh ones would."""
+    stale = small.build(exchange__mode="stale", exchange__pool_size=1, exchange__refresh_steps=1,
+                        graph__name="cycle", train__log_every=1)  # fmt: skip
+    fresh = small.build(graph__name="cycle", train__log_every=1)
+    for calls in (1, 3):
+        _, old = small.run(stale, calls)
+        _, new = small.run(fresh, calls)
+        np.testing.assert_allclose(old["loss"], new["loss"], rtol=1e-5)

@@ -1,0 +1,94 @@
+# Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
+"""Building a run: every check that needs the data, before anything is compiled."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from absl import logging
+
+from mhd_jax.errors import ConfigError
+from tests import small
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"partition__skew": -1.0}, r"partition\.skew = -1\.0: expected"),
+        ({"partition__primary_labels": 11}, r"partition\.primary_labels = 11: expected"),
+        ({"partition__name": "dirichle"}, r"partition\.name = 'dirichle': .*did you mean"),
+        ({"clients__num": 2000}, "without|samples"),
+        ({"graph__name": "cylce"}, r"graph\.name = 'cylce': .*did you mean 'cycle'"),
+        ({"distill__confidence": "max_porb"}, r"distill\.confidence = .*did you mean 'max_prob'"),
+        ({"distill__rule": "men"}, r"distill\.rule = .*did you mean 'mean'"),
+        ({"model__name": "mpl"}, r"model\.name = 'mpl': .*did you mean"),
+        ({"heads__name": "liner"}, r"heads\.name = 'liner': .*did you mean 'linear'"),
+        ({"method": "mdh"}, r"method = 'mdh': .*did you mean 'mhd'"),
+        ({"data__augment": "flop"}, r"data\.augment = 'flop': .*did you mean 'flip'"),
+        ({"parallel__client_devices": 9}, r"parallel\.client_devices = 9: expected at most"),
+    ],
+)
+def test_bad_input_is_refused_before_any_compile(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        small.build(**changes)
+
+
+@pytest.mark.parametrize(
+    ("matrix", "message"),
+    [
+        (np.ones((3, 3)) - np.eye(3), "4"),
+        (np.full((4, 4), 2) - 2 * np.eye(4), "0|bool"),
+        (np.ones((4, 4)), "diagonal"),
+    ],
+    ids=["wrong shape", "not boolean", "true diagonal"],
+)
+def test_adjacency_matrices_that_cannot_be(matrix, message, tmp_path):
+    np.save(tmp_path / "graph.npy", matrix)
+    with pytest.raises(ConfigError, match=message):
+        small.build(graph__name="matrix", graph__matrix=str(tmp_path / "graph.npy"))
+
+
+def test_a_batch_larger_than_the_public_set_is_announced(monkeypatch):
+    said = []
+    monkeypatch.setattr(logging, "warning", lambda text, *values: said.append(text % values))
+    small.build(data__public_batch_size=300)
+    assert any("more than once" in line for line in said)
+
+
+def test_no_aux_heads_with_distillation_weights_is_legal():
+    assert small.build(heads__aux=0).system.models[0].num_heads == 1
+
+
+def test_one_client_is_legal():
+    experiment = small.build(clients__num=1)
+    _, metrics = small.run(experiment)
+    assert (metrics["head_losses"][:3] == 0).all()
+    assert np.isfinite(metrics["loss"]).all()
+
+
+@pytest.mark.parametrize("method", ["mhd", "fedavg", "fedmd"])
+def test_replicas_equal_separate_runs(method):
+    together = small.build(replicas=3, seed=5, method=method)
+    state, metrics = small.run(together)
+    for replica in range(3):
+        alone = small.build(seed=5 + replica, method=method)
+        expected, wanted = small.run(alone)
+        np.testing.assert_allclose(metrics["loss"][:, replica], wanted["loss"][:, 0], atol=1e-5)
+        for ours, theirs in zip(
+            small.clients(together, state), small.clients(alone, expected), strict=True
+        ):
+            np.testing.assert_allclose(ours[replica], theirs[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+def test_cohorts_of_different_width_train_together(devices):
+    cohorts = (("mlp_small", 3), ("mlp_large", 1))
+    experiment = small.build(cohorts=cohorts, model__width=0, parallel__client_devices=devices)
+    reference = small.build(cohorts=cohorts, model__width=0)
+    state, metrics = small.run(experiment)
+    expected, _ = small.run(reference)
+    assert metrics["loss"].shape[2] == 4
+    for ours, theirs in zip(
+        small.clients(experiment, state), small.clients(reference, expected), strict=True
+    ):
+        np.testing.assert_allclose(ours, theirs, atol=1e-6)

@@ -1,0 +1,170 @@
+# Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
+"""Methods as values: when things happen, and what one step of each does to the parameters."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+
+from mhd_jax import methods
+from mhd_jax.errors import ConfigError
+from tests import reference, small
+
+
+def test_unknown_methods_suggest_the_nearest():
+    with pytest.raises(ConfigError, match="did you mean 'fedavg'"):
+        small.build(method="fedavgg")
+
+
+def test_without_weights_there_is_no_distillation():
+    config = small.config(distill__nu_aux=0.0, distill__nu_emb=0.0)
+    assert methods.build(config).distillation is None
+
+
+def test_distillation_fades_in():
+    weights = methods.Always(warmup_steps=3)(np.arange(6))
+    np.testing.assert_allclose(weights[:, 0], 1)
+    np.testing.assert_allclose(weights[:, 1], [0.25, 0.5, 0.75, 1, 1, 1])
+
+
+def test_rounds_alternate_private_and_public_steps():
+    rounds = methods.Rounds(private_steps=3, public_steps=2)
+    steps = np.arange(10)
+    assert rounds(steps)[:, 1].tolist() == [0, 0, 0, 1, 1] * 2
+    assert rounds(steps).sum(axis=1).tolist() == [1] * 10
+    assert np.flatnonzero(rounds.scoring(steps)).tolist() == [2, 7]
+
+
+def test_averages_come_every_so_many_steps():
+    steps = np.arange(12)
+    assert np.flatnonzero(methods.Averaging("uniform", 4).due(steps)).tolist() == [3, 7, 11]
+    later = methods.Averaging("uniform", 5, after=3)
+    assert np.flatnonzero(later.due(steps)).tolist() == [2, 7]
+
+
+def _params(experiment, state):
+    return [np.asarray(x)[0].astype(np.float64) for x in small.clients(experiment, state)]
+
+
+@pytest.mark.parametrize(
+    ("method", "graph"), [("fedavg", "complete"), ("gossip", "cycle"), ("gossip", "star")]
+)
+def test_an_average_mixes_the_local_steps(method, graph):
+    """Steps 1 to 3 with an average after the third = three isolated steps, then the matrix."""
+    changes = {"graph__name": graph, "train__steps": 3, "train__eval_every": 3}
+    mixed = small.build(method=method, average__every=3, **changes)
+    local = small.build(method=method, average__every=100, **changes)
+    adjacency = local.schedule.topologies[0].at(0)
+    matrix = (
+        reference.uniform_matrix(4)
+        if method == "fedavg"
+        else reference.metropolis_matrix(adjacency)
+    )
+    state, _ = small.run(local)
+    found, _ = small.run(mixed)
+    expected = [reference.mix(x, matrix) for x in _params(local, state)]
+    for ours, theirs in zip(_params(mixed, found), expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
+def test_averaging_starts_from_common_parameters():
+    state = small.build(method="fedavg").init_state()
+    for leaf in jax.tree.leaves(state.clients[0].params):
+        np.testing.assert_array_equal(leaf, np.broadcast_to(leaf[:, :1], leaf.shape))
+
+
+def test_averaging_needs_one_architecture():
+    with pytest.raises(ConfigError, match="one architecture"):
+        small.build(method="fedavg", cohorts=(("mlp_small", 2), ("mlp_large", 2)))
+
+
+def test_supervised_is_one_client_with_everything():
+    experiment = small.build(method="supervised")
+    assert experiment.layout.cohorts == (1,)
+    ((images, _),) = experiment.feed.data["private"]
+    assert images.shape[2] == experiment.federations[0].partition.sizes.sum()
+    shared, private = experiment.evaluator.accuracies(
+        experiment.evaluator.correct(experiment.init_state())[0]
+    )
+    assert shared.shape == private.shape == (1, 4, 1)
+
+
+def test_federated_average_leaves_all_clients_equal():
+    experiment = small.build(method="fedavg", average__every=3)
+    state, _ = small.run(experiment)
+    for leaf in jax.tree.leaves(state.clients[0].params):
+        np.testing.assert_array_equal(leaf, np.broadcast_to(leaf[:, :1], leaf.shape))
+
+
+def _public_logits(experiment, state, step):
+    fed = experiment.federations[0]
+    at = experiment.feed.plan(step, step + 1)[1][0, 0]
+    images = (fed.public.images(fed.public_indices[at]) - np.float32(fed.source.mean)) / np.float32(
+        fed.source.std
+    )
+    model, params = experiment.system.models[0], state.clients[0].params["model"]
+    return np.stack(
+        [
+            model.apply(
+                {"params": jax.tree.map(lambda x, c=c: x[0, c], params)}, images, train=False
+            )[0][:, 0]
+            for c in range(4)
+        ]
+    )
+
+
+@pytest.mark.parametrize("loss", ["mae", "mse", "kl"])
+def test_fedmd_fits_the_mean_of_logits_as_they_were_when_scored(loss):
+    """Private step 0, scoring, public steps 1 and 2: both aim at the consensus of step 0's end."""
+    changes = {
+        "method": "fedmd", "distill__loss": loss, "rounds__private_steps": 1,
+        "rounds__public_steps": 2, "control": False, "train__log_every": 1,
+    }  # fmt: skip
+    experiment = small.build(**changes)
+    assert experiment.system.window == 1
+    scored, _ = small.run(experiment, calls=1)
+    scored = jax.tree.map(np.asarray, scored)
+    moved, first = small.run(experiment, calls=2)
+    moved = jax.tree.map(np.asarray, moved)
+    _, second = small.run(experiment, calls=3)
+    everyone = ~np.eye(4, dtype=bool)
+    for step, state, metrics in [(1, scored, first), (2, moved, second)]:
+        consensus = reference.fedmd_consensus(_public_logits(experiment, scored, step), everyone)
+        logits = _public_logits(experiment, state, step)
+        expected = [reference.fedmd_loss(logits[c], consensus[c], loss) for c in range(4)]
+        np.testing.assert_allclose(metrics["head_losses"][0, 0, :, 0], expected, rtol=1e-4)
+        np.testing.assert_allclose(metrics["loss"][0, 0], expected, rtol=1e-4)
+
+
+def test_codistillation_aims_at_the_mean_of_the_peers():
+    experiment = small.build(method="codistillation", graph__name="chain", train__log_every=1)
+    state = experiment.init_state()
+    log_probs = reference.log_softmax(_public_logits(experiment, state, 0))
+    adjacency = experiment.schedule.topologies[0].at(0)
+    expected = reference.codistillation_loss(
+        log_probs[:, :, None], log_probs[:, :, None], adjacency
+    )
+    _, metrics = small.run(experiment)
+    np.testing.assert_allclose(metrics["head_losses"][0, 0, :, 0], np.ravel(expected), rtol=1e-5)
+
+
+def test_feddf_distils_the_ensemble_into_the_average():
+    """After the private part: parameters are the average, the target is the ensemble before it."""
+    changes = {
+        "rounds__private_steps": 2, "rounds__public_steps": 2, "control": False,
+        "train__log_every": 1,
+    }  # fmt: skip
+    experiment = small.build(method="feddf", **changes)
+    local, _ = small.run(small.build(method="fedavg", average__every=99, control=False,
+                                     train__log_every=1), calls=2)  # fmt: skip
+    averaged, _ = small.run(experiment, calls=2)
+    for ours, theirs in zip(_params(experiment, averaged), _params(experiment, local), strict=True):
+        np.testing.assert_allclose(ours, np.broadcast_to(theirs.mean(0), ours.shape), atol=1e-6)
+    averaged = jax.tree.map(np.asarray, averaged)
+    local = jax.tree.map(np.asarray, local)
+    _, metrics = small.run(experiment, calls=3)
+    consensus = _public_logits(experiment, local, 2).mean(axis=0)
+    logits = _public_logits(experiment, averaged, 2)
+    expected = [reference.fedmd_loss(logits[c], consensus, "kl") for c in range(4)]
+    np.testing.assert_allclose(metrics["head_losses"][0, 0, :, 0], expected, rtol=1e-4)

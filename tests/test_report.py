@@ -1,0 +1,227 @@
+# Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
+"""Tests of the report: complete, well-formed, self-contained, and right in its numbers."""
+
+from __future__ import annotations
+
+import base64
+import re
+from html.parser import HTMLParser
+from typing import Any
+
+import numpy as np
+import pytest
+from test_figures import synthetic_run
+
+from mhd_jax import report
+from mhd_jax.terminal import Spread, head_rows
+
+# One white pixel.
+PNG = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGP4DwABAQEAsTjwmwAAAABJRU5ErkJggg=="
+)
+VOID = {"meta", "img", "line", "br", "link"}
+
+
+class Page(HTMLParser):
+    """Collects tables, text and addresses, and complains about tags that do not match."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.addresses: list[str] = []
+        self.tables: list[list[list[str]]] = []
+        self.text = ""
+        self.feed(html)
+        self.close()
+        assert not self.open, f"never closed: {self.open}"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.addresses += [v or "" for k, v in attrs if k in ("src", "href", "srcset", "action")]
+        if tag == "table":
+            self.tables.append([])
+        if tag == "tr":
+            self.tables[-1].append([])
+        if tag in ("td", "th"):
+            self.tables[-1][-1].append("")
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" in self.open:
+            return
+        self.text += data
+        if {"td", "th"} & set(self.open):
+            self.tables[-1][-1][-1] += data.strip()
+
+    def table(self, first_cell: str) -> list[list[str]]:
+        """The table whose header has a row that begins with `first_cell`."""
+        return next(rows for rows in self.tables if any(row[0] == first_cell for row in rows[:2]))
+
+
+def make_page(**settings: Any) -> tuple[dict[str, Any], Page]:
+    summary, _ = synthetic_run(**settings)
+    return summary, Page(report.render(summary, {}))
+
+
+def test_write_report_leaves_one_file_that_needs_no_other(tmp_path: Any) -> None:
+    summary, history = synthetic_run(num_clients=2, num_classes=3, aux=1)
+    path = report.write_report(tmp_path, summary, history)
+    assert path == tmp_path / "report.html"
+    html = path.read_text()
+    page = Page(html)
+    figures = sorted((tmp_path / "figures").glob("*.png"))
+    assert len(figures) == len(page.addresses) == 7
+    embedded = {address.removeprefix("data:image/png;base64,") for address in page.addresses}
+    assert embedded == {base64.b64encode(png.read_bytes()).decode() for png in figures}
+    assert not re.search(r"https?://|@import|url\(|<script|<link", html)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"num_clients": 1, "aux": 0, "control": False},
+        {"num_clients": 3, "replicas": 3},
+        {"num_clients": 3, "replicas": 2, "control": False, "aux": 1},
+        {"num_clients": 64, "num_classes": 200, "aux": 8},
+    ],
+)
+def test_every_kind_of_run_has_a_well_formed_report(settings: dict[str, Any]) -> None:
+    summary, page = make_page(**settings)
+    assert summary["partition_hash"] in page.text
+    words = " ".join(page.text.split())
+    assert ("no isolated control" in words) != settings.get("control", True)
+    assert not re.search(r"\b(nan|None|inf)\b", words)
+
+
+def test_the_table_of_heads_has_the_numbers_of_the_terminal() -> None:
+    summary, page = make_page(aux=2)
+    rows = head_rows(summary)
+    table = page.table("head")[2:]
+    assert [row[0] for row in table] == ["main", "aux 1", "aux 2", "control"]
+    for cells, row in zip(table, rows, strict=True):
+        expected = [row.shared.mean, row.shared.min, row.shared.max]
+        assert cells[1:4] == [f"{value:.3f}" for value in expected]
+        assert cells[4] == (report.signed(row.shared_gain) if row.shared_gain else "")
+        assert cells[6] == f"{row.private.mean:.3f}"
+
+
+def test_headline_numbers() -> None:
+    summary, page = make_page()
+    shared = np.mean(summary["shared_accuracy"], axis=0)[-1]
+    control = np.mean(summary["control"]["shared_accuracy"])
+    words = " ".join(page.text.split())
+    assert f"The last auxiliary head (aux 4) reaches a shared accuracy of {shared:.3f}" in words
+    assert f"{shared - control:.3f} above the same clients left alone ({control:.3f})" in words
+
+
+def test_a_loss_of_accuracy_is_called_so() -> None:
+    summary, _ = synthetic_run()
+    summary["control"]["shared_accuracy"] = [[0.99]] * 8
+    assert "below the same clients" in " ".join(Page(report.render(summary, {})).text.split())
+
+
+def test_table_of_clients() -> None:
+    summary, page = make_page(num_clients=5, num_classes=10, aux=1)
+    table = page.table("client")[2:]
+    assert len(table) == 5
+    for client, cells in enumerate(table):
+        labels = np.flatnonzero(summary["primary_labels"][client])
+        assert cells[0] == str(client)
+        assert cells[1] == str(sum(summary["label_histogram"][client]))
+        assert cells[2] == ", ".join(map(str, labels))
+        assert cells[3:5] == ["1", "18,123"]
+        assert cells[6] == f"{summary['shared_accuracy'][client][-1]:.3f}"
+        gain = summary["private_accuracy"][client][0]
+        gain -= summary["control"]["private_accuracy"][client][0]
+        assert cells[-1] == report.signed(gain)
+
+
+def test_many_primary_labels_are_counted_and_none_is_said() -> None:
+    summary, _ = synthetic_run(num_clients=2, num_classes=100)
+    assert report.client_rows(summary)[0]["labels"] == "100 labels"
+    summary["primary_labels"] = np.zeros((2, 100), bool).tolist()
+    assert report.client_rows(summary)[0]["labels"] == "none"
+
+
+def test_a_pooled_run_has_a_row_for_every_client() -> None:
+    summary, history = synthetic_run(num_clients=4, aux=0, control=False)
+    summary["num_params"] = summary["num_params"][:1]
+    summary["class_accuracy"] = summary["class_accuracy"][:1]
+    summary["bytes_per_step"] = {key: [0.0] for key in summary["bytes_per_step"]}
+    page = Page(report.render(summary, {}))
+    assert len(page.table("client")[2:]) == 4
+    assert page.table("accounting")[1][-1] == "–"  # no FedAvg to compare with
+
+
+def test_hop_table_with_the_number_of_pairs() -> None:
+    summary, page = make_page(num_clients=4, aux=1)
+    table = page.table("hops to the nearest primary client")
+    assert [row[0] for row in table[1:]] == ["main", "aux 1", "pairs of client and label"]
+    held = np.array(summary["primary_labels"])
+    assert table[-1][1] == str(held.sum())
+    own = np.array(summary["class_accuracy"])[:, 0][held].mean()
+    assert table[1][1] == f"{own:.3f}"
+    assert sum(map(int, table[-1][1:])) == 4 * held.any(axis=0).sum()
+
+
+def test_bytes_beside_those_of_fedavg() -> None:
+    summary, _ = synthetic_run(num_clients=2, num_classes=10, aux=1)
+    summary["bytes_per_step"] = {
+        "predictions": [1000, 3000], "snapshots": [50, 50], "fedavg": [100, 100],
+    }  # fmt: skip
+    summary["bytes_sent"] = 4000 * 1500
+    page = Page(report.render(summary, {}))
+    assert [row[2:] for row in page.table("accounting")[1:]] == [
+        ["2 kB (1 kB to 3 kB)", "6 MB", "20 ×"],
+        ["50 B", "150 kB", "0.5 ×"],
+        ["100 B", "300 kB", "1 ×"],
+    ]
+    assert "really sent 6 MB" in " ".join(page.text.split())
+
+
+def test_replicas_have_a_table_and_spreads() -> None:
+    summary, page = make_page(num_clients=3, aux=1, replicas=3)
+    table = page.table("seed")
+    assert [row[:2] for row in table[1:]] == [[str(n), f"{n}" * 12] for n in range(3)]
+    last = np.array([run["shared_accuracy"] for run in summary["replicas"]])[..., -1]
+    assert [row[2] for row in table[1:]] == [f"{mean:.3f}" for mean in last.mean(axis=1)]
+    spread = f"{last.mean():.3f} ± {last.mean(axis=1).std(ddof=1):.3f}"
+    assert page.table("head")[3][1] == spread
+
+
+def test_settings_that_differ_from_the_defaults_stand_out() -> None:
+    html = report.render(synthetic_run(num_clients=8, aux=2)[0], {})
+    assert '<dt>aux</dt><dd class="changed">2</dd>' in html
+    assert "<dt>num</dt><dd>8</dd>" in html
+    assert html.index("<h3>run</h3>") < html.index("<h3>average</h3>")
+
+
+def test_what_a_user_types_is_escaped() -> None:
+    summary, _ = synthetic_run(num_clients=2)
+    summary["config"]["graph"]["matrix"] = "<script>alert(1)</script>"
+    html = report.render(summary, {})
+    assert "<script>" not in html and "&lt;script&gt;" in html
+
+
+def test_a_figure_is_as_wide_as_it_was_drawn() -> None:
+    wide = PNG[:16] + (720).to_bytes(4, "big") + PNG[20:]
+    html = report.render(synthetic_run(num_clients=2)[0], {"losses": wide})
+    assert html.count("<img") == 1 and 'style="width: 50%"' in html
+
+
+@pytest.mark.parametrize(
+    "value, text",
+    [
+        (0.5, "+0.500"),
+        (-0.5, "−0.500"),
+        (-0.0001, "0.000"),
+        (Spread(0.1, 0, 1, 0.02), "+0.100 ± 0.020"),
+    ],
+)
+def test_signed(value: float | Spread, text: str) -> None:
+    assert report.signed(value) == text

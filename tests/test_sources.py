@@ -1,0 +1,503 @@
+# Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
+"""Sources: fixed orders, cheap labels, right pixels, and errors that say what to do."""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from PIL import Image
+
+from mhd_jax.data import sources as lib
+from mhd_jax.errors import ConfigError
+
+
+def config(**changes: Any) -> ConfigDict:
+    values: dict[str, Any] = {
+        "name": "digits",
+        "dir": "",
+        "split": "train",
+        "image_size": 0,
+        "public_name": "",
+        "public_dir": "",
+    }
+    return ConfigDict({**values, **changes})
+
+
+def save(path: Path, value: int, size: tuple[int, int] = (12, 12), mode: str = "RGB") -> None:
+    """Writes an image of one brightness."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("L", size, value).convert(mode).save(path)
+
+
+# --- Digits --------------------------------------------------------------------------------------
+
+
+def test_digits_split_never_changes() -> None:
+    digits = lib.source(config())
+    assert (digits.num_classes, digits.image_shape) == (10, (8, 8, 1))
+    assert (len(digits.train), len(digits.test)) == (1297, 500)
+    counts = np.bincount(digits.test.labels)
+    assert counts.min() >= 48 and counts.max() <= 51
+    assert zlib.crc32(digits.test.labels.astype("<i4").tobytes()) == 1243825419
+    assert zlib.crc32(lib.load_all(digits.train).astype("<f4").tobytes()) == 773404521
+
+
+def test_digits_are_numbers_from_zero_to_one() -> None:
+    digits = lib.source(config())
+    images = lib.load_all(digits.train)
+    assert images.dtype == digits.train.dtype == np.float32
+    assert images.shape == (1297, 8, 8, 1)
+    assert (images.min(), images.max()) == (0.0, 1.0)
+    assert digits.train.labels.dtype == np.int32
+    assert (digits.mean, digits.std) == ((0.0,), (1.0,))
+    assert np.array_equal(digits.train.images(np.array([5, 2])), images[[5, 2]])
+
+
+def test_digits_resized_are_bytes() -> None:
+    digits = lib.source(config(image_size=16))
+    small = lib.load_all(lib.source(config()).test)
+    large = lib.load_all(digits.test)
+    assert large.shape == (500, 16, 16, 1) and large.dtype == np.uint8
+    means = large.mean((1, 2, 3)) / 255, small.mean((1, 2, 3))
+    np.testing.assert_allclose(*means, atol=0.02)
+
+
+@pytest.mark.parametrize(
+    ("split", "expected"),
+    [
+        ("", slice(None)),
+        ("train", slice(None)),
+        ("train[:20%]", slice(0, 259)),
+        ("train[:100]", slice(0, 100)),
+        ("train[100:300]", slice(100, 300)),
+        ("train[-10:]", slice(1287, None)),
+    ],
+)
+def test_split_takes_a_part_of_the_training_set(split: str, expected: slice) -> None:
+    everything, part = lib.source(config()), lib.source(config(split=split))
+    assert np.array_equal(part.train.labels, everything.train.labels[expected])
+    assert len(part.test) == 500
+
+
+@pytest.mark.parametrize(
+    "split", ["trian", "test", "train[:0]", "train[5:2]", "train[:1298]", "train[::2]", "train[:a]"]
+)
+def test_impossible_parts_are_refused(split: str) -> None:
+    with pytest.raises(ConfigError, match="data.split = .* at least one of the 1297 samples"):
+        lib.source(config(split=split))
+
+
+@pytest.mark.parametrize("size", [-1, 8.0, True, "8"])
+def test_impossible_sizes_are_refused(size: Any) -> None:
+    with pytest.raises(ConfigError, match="data.image_size = "):
+        lib.source(ConfigDict({**config(), "image_size": size}))
+
+
+def test_a_registered_source_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lib.SOURCES, "_pieces", dict(lib.SOURCES._pieces))
+
+    @lib.SOURCES.register("blank")
+    def blank(directory: str, split: str, shape: lib.Shape) -> lib.Source:
+        part = lib.ArraySplit(np.zeros((3, 4, 4, 1), np.uint8), np.arange(3))
+        return lib.Source("blank", ("a", "b", "c"), part, part, (0.5,), (0.5,))
+
+    assert lib.source(config(name="blank")).image_shape == (4, 4, 1)
+
+
+# --- Resizing ------------------------------------------------------------------------------------
+
+
+def test_fit_keeps_the_middle_and_the_brightness() -> None:
+    wide = np.zeros((10, 30, 3), np.uint8)
+    wide[:, 10:20] = 200  # the middle third, which is all that is left
+    # The filter reaches over the edge of the part that is kept, by less than a pixel.
+    assert np.all(lib.fit(wide, (5, 5, 3))[:, 1:-1] == 200)
+    assert np.all(lib.fit(wide, (20, 20, 1))[:, 2:-2] == 200)
+    checks = (np.indices((32, 32)).sum(0) % 2 * 255).astype(np.uint8)
+    assert np.all(np.abs(lib.fit(checks[..., None], (8, 8, 1)).astype(int) - 127) < 20)
+
+
+def test_fit_turns_grey_into_colour_and_back() -> None:
+    grey = np.full((4, 4, 1), 90, np.uint8)
+    assert np.array_equal(lib.fit(grey, (4, 4, 3)), np.full((4, 4, 3), 90))
+    assert np.array_equal(lib.fit(lib.fit(grey, (4, 4, 3)), (4, 4, 1)), grey)
+
+
+def test_fit_leaves_floats_alone_or_refuses() -> None:
+    image = np.zeros((4, 4, 1), np.float32)
+    assert lib.fit(image, (4, 4, 1)) is image
+    with pytest.raises(TypeError, match="only uint8 images can be resized"):
+        lib.fit(image, (8, 8, 1))
+
+
+# --- A folder of images --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Cats are dark and dogs are bright, in PNG and JPEG, some in a folder further down."""
+    for i in range(6):
+        save(tmp_path / "train" / "cat" / f"{i}.png", 10 + i)
+        save(tmp_path / "train" / "dog" / "more" / f"{i}.JPG", 200 + i)
+    for i in range(3):
+        save(tmp_path / "test" / "cat" / f"{i}.jpeg", 20 + i)
+        save(tmp_path / "test" / "dog" / f"{i}.png", 210 + i)
+    (tmp_path / "train" / "cat" / "notes.txt").write_text("no image")
+    return tmp_path
+
+
+def test_folder_reads_images_and_classes(photos: Path) -> None:
+    source = lib.source(config(name="folder", dir=str(photos)))
+    assert source.class_names == ("cat", "dog")
+    assert source.image_shape == (12, 12, 3)
+    for split, size in ((source.train, 12), (source.test, 6)):
+        images = lib.load_all(split)
+        assert images.shape == (size, 12, 12, 3) and images.dtype == np.uint8
+        assert np.array_equal(images.mean((1, 2, 3)) > 128, split.labels == 1)
+    assert (source.mean, source.std) == ((0.5,) * 3, (0.25,) * 3)
+
+
+def test_folder_order_is_mixed_and_fixed(photos: Path) -> None:
+    sources = [lib.source(config(name="folder", dir=str(photos))) for _ in range(2)]
+    labels = sources[0].train.labels
+    assert np.any(np.diff(labels) < 0)
+    assert np.array_equal(lib.load_all(sources[0].train), lib.load_all(sources[1].train))
+    half = lib.source(config(name="folder", dir=str(photos), split="train[:50%]"))
+    assert np.array_equal(half.train.labels, labels[:6])
+
+
+def test_folder_resizes_images_of_any_size_and_kind(photos: Path) -> None:
+    save(photos / "train" / "dog" / "grey.png", 220, (40, 30), "L")
+    save(photos / "train" / "dog" / "clear.png", 220, (7, 9), "RGBA")
+    split = lib.source(config(name="folder", dir=str(photos), image_size=8)).train
+    images = lib.load_all(split)
+    assert images.shape == (14, 8, 8, 3)
+    assert np.array_equal(images.mean((1, 2, 3)) > 128, split.labels == 1)
+    sizes = {image.shape[:2] for image in split.read(np.arange(14))}
+    assert sizes == {(12, 12), (30, 40), (9, 7)}
+
+
+def test_folder_refuses_mixed_sizes_unless_told_a_size(photos: Path) -> None:
+    save(photos / "train" / "dog" / "large.png", 220, (40, 30))
+    split = lib.source(config(name="folder", dir=str(photos))).train
+    with pytest.raises(ConfigError, match="data.image_size = 0: .* 30x40 .* 12x12|12x12 .* 30x40"):
+        lib.load_all(split)
+
+
+@pytest.mark.parametrize(
+    ("path", "mode", "message"),
+    [
+        ("train/dog/broken.png", "", "broken.png': expected an image that can be read"),
+        ("train/dog/deep.png", "I;16", r"deep.png': .*\(pixels of type I;16, not 8 bits a channel"),
+    ],
+)
+def test_folder_names_an_unreadable_image(photos: Path, path: str, mode: str, message: str) -> None:
+    if mode:
+        Image.new(mode, (12, 12)).save(photos / path)
+    else:
+        (photos / path).write_bytes(b"not an image")
+    with pytest.raises(ConfigError, match=message):
+        source = lib.source(config(name="folder", dir=str(photos)))
+        lib.load_all(source.train)
+
+
+def test_folder_without_its_parts_is_refused(photos: Path, tmp_path: Path) -> None:
+    def refusal(directory: str) -> str:
+        with pytest.raises(ConfigError, match="data.dir = ") as caught:
+            lib.source(config(name="folder", dir=directory))
+        return str(caught.value)
+
+    assert "a directory with PNG or JPEG images in train/<class>/ and test/<class>/" in refusal("")
+    assert "a directory with PNG or JPEG images" in refusal(str(tmp_path / "missing"))
+    assert "PNG or JPEG images in train/<class>/" in refusal(str(tmp_path / "train" / "cat"))
+    save(photos / "test" / "bird" / "0.png", 0)
+    assert "the same classes in train/ and test/, not only 'bird'" in refusal(str(photos))
+
+
+# --- TensorFlow Datasets -------------------------------------------------------------------------
+
+
+def write_dataset(
+    root: Path,
+    name: str = "blobs",
+    splits: tuple[str, ...] = ("train", "test"),
+    shape: tuple[int | None, ...] = (6, 6, 3),
+    secret: tuple[str, ...] = (),
+    file_format: str = "array_record",
+) -> Path:
+    """Writes what `tfds build` would: 5 samples a split of brightness 40 * label, 3 classes."""
+    from array_record.python.array_record_module import ArrayRecordWriter
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    folder = root / name / "1.0.0"
+    folder.mkdir(parents=True)
+    feature = "tensorflow_datasets.core.features"
+    size = {"dimensions": [str(axis or -1) for axis in shape]}
+    features = {
+        "image": {
+            "pythonClassName": f"{feature}.image_feature.Image",
+            "image": {"shape": size, "dtype": "uint8", "encodingFormat": "png"},
+        },
+        "label": {
+            "pythonClassName": f"{feature}.class_label_feature.ClassLabel",
+            "classLabel": {"numClasses": "3"},
+        },
+    }
+    top = {
+        "pythonClassName": f"{feature}.features_dict.FeaturesDict",
+        "featuresDict": {"features": features},
+    }
+    (folder / "features.json").write_text(json.dumps(top))
+    (folder / "label.labels.txt").write_text("red\ngreen\nblue\n")
+    info = {
+        "fileFormat": file_format,
+        "name": name,
+        "version": "1.0.0",
+        "splits": [
+            {
+                "name": split,
+                "shardLengths": ["5"],
+                "numBytes": "1000",
+                "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
+            }
+            for split in splits
+        ],
+        "supervisedKeys": {"tuple": {"items": [{"featureKey": "image"}, {"featureKey": "label"}]}},
+    }
+    (folder / "dataset_info.json").write_text(json.dumps(info))
+    for split in splits:
+        path = folder / f"{name}-{split}.{file_format}-00000-of-00001"
+        writer = ArrayRecordWriter(str(path), "group_size:1")
+        for i in range(5):
+            picture = io.BytesIO()
+            Image.new("RGB", (6, 6 if shape[0] else 6 + i), (40 * (i % 3),) * 3).save(
+                picture, "PNG"
+            )
+            example = tf_example_pb2.Example()
+            example.features.feature["image"].bytes_list.value.append(picture.getvalue())
+            label = -1 if split in secret else i % 3
+            example.features.feature["label"].int64_list.value.append(label)
+            writer.write(example.SerializeToString())
+        writer.close()
+    return root
+
+
+def test_tfds_reads_images_and_labels(tmp_path: Path) -> None:
+    source = lib.source(config(name="blobs", dir=str(write_dataset(tmp_path))))
+    assert source.class_names == ("red", "green", "blue")
+    assert source.image_shape == (6, 6, 3)
+    assert source.train.labels.tolist() == [0, 1, 2, 0, 1]
+    assert source.train.labels.dtype == np.int32
+    images = lib.load_all(source.train)
+    assert images.shape == (5, 6, 6, 3) and images.dtype == np.uint8
+    assert np.array_equal(images[:, 0, 0, 0], 40 * source.train.labels)
+    assert np.array_equal(source.train.images(np.array([4, 0, 4])), images[[4, 0, 4]])
+    assert source.train.images(np.array([], int)).shape == (0, 6, 6, 3)
+
+
+def test_tfds_directory_comes_from_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TFDS_DATA_DIR", str(write_dataset(tmp_path)))
+    assert len(lib.source(config(name="blobs")).train) == 5
+
+
+def test_labels_are_read_once_and_without_decoding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    split = lib.source(config(name="blobs", dir=str(write_dataset(tmp_path)))).train
+    monkeypatch.setattr(lib, "_decode", None)  # calling it would fail
+    assert split.labels is split.labels
+    with pytest.raises(TypeError):
+        split.images(np.array([0]))
+
+
+@pytest.mark.parametrize(
+    ("splits", "secret", "expected"),
+    [
+        (("train", "test", "validation"), (), "test"),
+        (("train", "validation"), (), "validation"),
+        (("train", "test", "validation"), ("test",), "validation"),
+    ],
+)
+def test_tfds_test_split(
+    tmp_path: Path, splits: tuple[str, ...], secret: tuple[str, ...], expected: str
+) -> None:
+    write_dataset(tmp_path, splits=splits, secret=secret)
+    source = lib.source(config(name="blobs", dir=str(tmp_path)))
+    assert source.test._records.split == expected  # type: ignore[attr-defined]
+
+
+def test_tfds_without_a_labelled_test_split_is_refused(tmp_path: Path) -> None:
+    write_dataset(tmp_path, secret=("test",))
+    with pytest.raises(ConfigError, match="a labelled split test or validation"):
+        lib.source(config(name="blobs", dir=str(tmp_path)))
+
+
+def test_tfds_parts_of_the_training_split(tmp_path: Path) -> None:
+    directory = str(write_dataset(tmp_path))
+    labels = lib.source(config(name="blobs", dir=directory, split="train[1:4]")).train.labels
+    assert labels.tolist() == [1, 2, 0]
+    assert len(lib.source(config(name="blobs", dir=directory, split="")).train) == 5
+    for split in ("trian", "train[:0]", "train[:9]", "train[::2]"):
+        with pytest.raises(ConfigError, match=r"data.split = .* samples of the splits train, test"):
+            lib.source(config(name="blobs", dir=directory, split=split))
+
+
+def test_tfds_images_of_many_sizes_need_a_size(tmp_path: Path) -> None:
+    directory = str(write_dataset(tmp_path, shape=(None, None, 3)))
+    with pytest.raises(ConfigError, match="data.image_size = 0: expected a size in pixels"):
+        lib.source(config(name="blobs", dir=directory))
+    split = lib.source(config(name="blobs", dir=directory, image_size=4)).train
+    assert split.images(np.arange(5)).shape == (5, 4, 4, 3)
+    assert [image.shape[0] for image in split.read(np.arange(5))] == [6, 7, 8, 9, 10]
+
+
+def test_tfds_split_survives_pickling(tmp_path: Path) -> None:
+    """Worker processes that prefetch batches get their splits this way."""
+    split = lib.source(config(name="blobs", dir=str(write_dataset(tmp_path)))).train
+    copy = pickle.loads(pickle.dumps(split))
+    assert np.array_equal(lib.load_all(copy), lib.load_all(split))
+    assert np.array_equal(copy.labels, split.labels)
+
+
+def test_missing_dataset_names_the_command_that_prepares_it(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        lib.source(config(name="cifar100", dir=str(tmp_path)))
+    message = str(caught.value)
+    assert message.startswith("data.name = 'cifar100': expected a dataset prepared as array_record")
+    assert f"data.dir = {str(tmp_path)!r} has nothing of that name" in message
+    command = f"tfds build cifar100 --file_format=array_record --data_dir={tmp_path}"
+    assert message.endswith(command)
+
+
+def test_dataset_in_another_format_names_the_command_that_converts_it(tmp_path: Path) -> None:
+    write_dataset(tmp_path, file_format="tfrecord")
+    with pytest.raises(ConfigError) as caught:
+        lib.source(config(name="blobs", dir=str(tmp_path)))
+    message = str(caught.value)
+    assert "has tfrecord files of that name" in message
+    folder = tmp_path / "blobs" / "1.0.0"
+    command = f"tfds convert_format --dataset_version_dir={folder} --out_file_format=array_record"
+    assert message.endswith(command)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("digit", "data.name = 'digit': .*; did you mean 'digits'"),
+        ("cifar_10", "data.name = 'cifar_10': .* data.dir = .*; did you mean 'cifar10'"),
+        ("imagenet_resized/9x9", "data.name = 'imagenet_resized/9x9': expected a dataset"),
+    ],
+)
+def test_unknown_datasets_are_refused(tmp_path: Path, name: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        lib.source(config(name=name, dir=str(tmp_path)))
+
+
+def test_datasets_that_do_not_classify_images_are_refused(tmp_path: Path) -> None:
+    folder = write_dataset(tmp_path) / "blobs" / "1.0.0"
+    info = json.loads((folder / "dataset_info.json").read_text())
+    del info["supervisedKeys"]
+    (folder / "dataset_info.json").write_text(json.dumps(info))
+    with pytest.raises(ConfigError, match="a dataset of one image and one label each"):
+        lib.source(config(name="blobs", dir=str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("name", "channels", "mean"),
+    [
+        ("cifar10", 3, 0.4914),
+        ("cifar10:3.0.2", 3, 0.4914),
+        ("imagenet_resized/64x64", 3, 0.485),
+        ("mnist", 1, 0.5),
+        ("cifar10", 1, 0.5),
+    ],
+)
+def test_statistics_are_published_ones_or_none(name: str, channels: int, mean: float) -> None:
+    means, stds = lib._statistics(name, channels)
+    assert len(means) == len(stds) == channels
+    assert means[0] == mean
+
+
+def test_nothing_imports_tensorflow(tmp_path: Path) -> None:
+    write_dataset(tmp_path)
+    program = (
+        "import sys\n"
+        "from mhd_jax.data import sources\n"
+        "assert 'tensorflow_datasets' not in sys.modules, 'slow import'\n"
+        f"source = sources.tensorflow_dataset('blobs', {str(tmp_path)!r}, 'train', (4, 4, 0))\n"
+        "source.train.images([0, 1]), source.train.labels\n"
+        "assert 'tensorflow' not in sys.modules\n"
+    )
+    root = Path(__file__).resolve().parent.parent
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=root)
+
+
+# --- A public set from another dataset -----------------------------------------------------------
+
+
+def test_public_images_take_the_private_shape_and_their_labels_stay_unread(tmp_path: Path) -> None:
+    settings = config(public_name="blobs", public_dir=str(write_dataset(tmp_path)))
+    split = lib.public_split(settings, (8, 8, 1))
+    assert lib.load_all(split).shape == (5, 8, 8, 1)
+    assert "labels" not in vars(split)
+
+
+def test_public_images_from_digits() -> None:
+    images = lib.load_all(lib.public_split(config(public_name="digits"), (16, 16, 3)))
+    assert images.shape == (1297, 16, 16, 3) and images.dtype == np.uint8
+
+
+def test_public_folder_needs_no_classes(tmp_path: Path) -> None:
+    for i in range(4):
+        save(tmp_path / ("deep/er" if i % 2 else ".") / f"{i}.png", 50 * i, (9, 7 + i))
+    split = lib.public_split(config(public_name="folder", dir=str(tmp_path)), (6, 6, 3))
+    images = lib.load_all(split)
+    assert images.shape == (4, 6, 6, 3)
+    assert sorted(images.mean((1, 2, 3))) == [0, 50, 100, 150]
+    assert np.all(split.labels == -1)
+
+
+def test_public_errors_name_the_public_settings(tmp_path: Path) -> None:
+    for name in ("cifar100", "no_such_dataset"):
+        settings = config(public_name=name, public_dir=str(tmp_path))
+        with pytest.raises(ConfigError, match="^data.public_name = .* data.public_dir = "):
+            lib.public_split(settings, (8, 8, 1))
+    with pytest.raises(ConfigError, match="^data.public_dir = "):
+        lib.public_split(config(public_name="folder", public_dir=str(tmp_path)), (8, 8, 1))
+
+
+# --- Prepared datasets, where a machine has them -------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "num_classes", "train", "test"),
+    [("cifar10", 10, 50_000, 10_000), ("tiny_imagenet32", 200, 100_000, 10_000)],
+)
+def test_prepared_datasets(
+    tfds_dir: Path, name: str, num_classes: int, train: int, test: int
+) -> None:
+    if not (tfds_dir / name).is_dir():
+        pytest.skip(f"{name} is not prepared in {tfds_dir}")
+    source = lib.source(config(name=name, dir=str(tfds_dir)))
+    assert (source.num_classes, source.image_shape) == (num_classes, (32, 32, 3))
+    assert (len(source.train), len(source.test)) == (train, test)
+    assert np.all(np.bincount(source.test.labels) == test // num_classes)
+    indices = np.arange(0, train, train // 200)
+    images = source.train.images(indices)
+    z = (images / 255 - np.array(source.mean)) / np.array(source.std)
+    assert np.all(np.abs(z.mean((0, 1, 2))) < 0.3) and np.all(np.abs(z.std((0, 1, 2)) - 1) < 0.3)
+    small = lib.source(config(name=name, dir=str(tfds_dir), image_size=16)).train.images(indices)
+    assert small.shape == (len(indices), 16, 16, 3)
+    np.testing.assert_allclose(small.mean((1, 2, 3)), images.mean((1, 2, 3)), atol=3)

@@ -1,0 +1,164 @@
+# Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
+"""The one step: the equations it applies, what crosses devices, and what it costs."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mhd_jax import parallel
+from mhd_jax import step as step_lib
+from tests import reference, small
+
+
+def _elements(shapes: str) -> int:
+    return sum(
+        math.prod(int(n) for n in dims.split(",") if n)
+        for dims in re.findall(r"\[([\d,]*)\]", shapes)
+    )
+
+
+def _forward(experiment, state, images, train):
+    """Every client's heads and embedding, one after another, as the model itself gives them."""
+    model, cohort = experiment.system.models[0], state.clients[0]
+    out = []
+    for client in range(experiment.layout.num_clients):
+        params = jax.tree.map(lambda x, c=client: x[0, c], cohort.params["model"])
+        x = images[client] if train else images
+        out.append(model.apply({"params": params}, x, train=False))
+    return [np.asarray(x, np.float64) for x in map(jnp.stack, zip(*out, strict=True))]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"graph__name": "chain", "distill__include_self": False},
+        {"graph__name": "cycle", "distill__same_rank": True, "distill__confidence": "margin"},
+        {"graph__name": "none"},
+        {"heads__aux": 0},
+    ],
+    ids=["complete", "chain", "same rank", "no peers", "no aux heads"],
+)
+def test_losses_of_a_step_equal_the_reference(changes):
+    experiment = small.build(train__steps=1, **changes)
+    state, fed = experiment.init_state(), experiment.federations[0]
+    (private,), public = experiment.feed.plan(0, 1)
+    images = [fed.source.train.images(own[at]) for own, at in
+              zip(fed.partition.indices, private[0, 0], strict=True)]  # fmt: skip
+    labels = [fed.source.train.labels[own[at]] for own, at in
+              zip(fed.partition.indices, private[0, 0], strict=True)]  # fmt: skip
+    prepare = lambda x: (x - np.float32(fed.source.mean)) / np.float32(fed.source.std)  # noqa: E731
+    private_logits, _ = _forward(experiment, state, [prepare(x) for x in images], train=True)
+    public_images = prepare(fed.public.images(fed.public_indices[public[0, 0]]))
+    logits, embeddings = _forward(experiment, state, public_images, train=False)
+
+    settings = experiment.config.distill
+    adjacency = experiment.schedule.topologies[0].at(0)
+    expected = reference.local_objective(
+        reference.log_softmax(private_logits), np.stack(labels), reference.log_softmax(logits),
+        embeddings, adjacency, nu_emb=settings.nu_emb, nu_aux=settings.nu_aux,
+        include_self=settings.include_self, same_rank=settings.same_rank,
+        measure=settings.confidence,
+    )  # fmt: skip
+    _, metrics = small.run(experiment)
+    np.testing.assert_allclose(metrics["loss"][0, 0], expected, rtol=1e-5)
+
+
+def test_control_group_is_the_isolated_method():
+    together = small.build()
+    alone = small.build(method="isolated")
+    state, _ = small.run(together)
+    isolated, _ = small.run(alone)
+    for ours, theirs in zip(
+        jax.tree.leaves(state.control), jax.tree.leaves(isolated.clients), strict=True
+    ):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    "devices", [(2, 1), (4, 1), (3, 1), (2, 2)], ids=["2", "4", "3 with inert rows", "2 x 2"]
+)
+def test_any_number_of_devices_gives_the_same_parameters(devices):
+    steps = {"train__steps": 50, "train__log_every": 50, "train__eval_every": 50,
+             "train__checkpoint_every": 50}  # fmt: skip
+    one = small.build(**steps)
+    many = small.build(
+        parallel__client_devices=devices[0], parallel__data_devices=devices[1], **steps
+    )
+    expected, _ = small.run(one)
+    found, _ = small.run(many)
+    for ours, theirs in zip(small.clients(many, found), small.clients(one, expected), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
+def _allowed(experiment) -> set[int]:
+    """Sizes of what may be gathered: predictions [K, B', H, C] and embeddings [K, B', D]."""
+    data, heads = experiment.config.data, experiment.config.heads.aux + 1
+    clients = sum(experiment.layout.rows)
+    return {
+        clients * data.public_batch_size * heads * experiment.system.num_classes,
+        clients * data.public_batch_size * 64,
+    }
+
+
+def test_only_predictions_and_embeddings_cross_devices():
+    experiment = small.build(parallel__client_devices=4)
+    found = small.collectives(small.compiled_text(experiment))
+    assert {operation for operation, _ in found} == {"all-gather"}
+    assert {_elements(shapes) for _, shapes in found} <= _allowed(experiment)
+
+
+def test_a_planted_gather_of_parameters_is_noticed(monkeypatch):
+    one_system = step_lib._one_system
+
+    def leaking(system, state, data, plan, seed):
+        (clients, control, pool), metrics = one_system(system, state, data, plan, seed)
+        everyone = parallel.gather_clients(clients[0].params["model"]["head"]["kernel"])
+        metrics["loss"] = (metrics["loss"][0] + 1e-30 * everyone.sum(),)
+        return (clients, control, pool), metrics
+
+    monkeypatch.setattr(step_lib, "_one_system", leaking)
+    experiment = small.build(parallel__client_devices=4)
+    sizes = {_elements(s) for _, s in small.collectives(small.compiled_text(experiment))}
+    assert not sizes <= _allowed(experiment)
+
+
+def test_selection_needs_no_memory_beyond_what_is_published():
+    """At K = 64 the step with distillation stays within twice the published arrays on top."""
+    changes = {
+        "clients__num": 64, "data__public_batch_size": 64, "data__batch_size": 1,
+        "partition__name": "iid", "heads__aux": 4, "control": False, "train__steps": 1,
+    }  # fmt: skip
+
+    def temporary(**more) -> int:
+        experiment = small.build(**changes, **more)
+        lowered = experiment.step.lower(*small.arguments(experiment))
+        return lowered.compile().memory_analysis().temp_size_in_bytes
+
+    published = 64 * 64 * (5 * 10 + 64) * 4
+    alone = temporary(distill__nu_aux=0.0, distill__nu_emb=0.0)
+    assert temporary() - alone <= 2 * published
+
+
+def test_shuffled_public_labels_change_nothing(monkeypatch):
+    before, _ = small.run(small.build())
+    from mhd_jax import experiment as experiment_lib
+
+    federation = experiment_lib._federation
+
+    def shuffled(config, seed, source, other):
+        fed = federation(config, seed, source, other)
+        order = np.random.default_rng(1).permutation(fed.public_indices)
+        source.train.labels[fed.public_indices] = source.train.labels[order]
+        return fed
+
+    monkeypatch.setattr(experiment_lib, "_federation", shuffled)
+    after, _ = small.run(small.build())
+    for ours, theirs in zip(jax.tree.leaves(after), jax.tree.leaves(before), strict=True):
+        np.testing.assert_array_equal(ours, theirs)

@@ -1,0 +1,202 @@
+# Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
+"""Tests of what a run says on the terminal."""
+
+from __future__ import annotations
+
+import io
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mhd_jax import graph, terminal
+from mhd_jax.config import default_config, update
+
+
+def make_summary(**changes: Any) -> dict[str, Any]:
+    """Two clients with two heads each, and their control."""
+    return {
+        "shared_accuracy": [[0.4, 0.8], [0.5, 0.9]],
+        "private_accuracy": [[0.9, 0.7], [1.0, 0.8]],
+        "control": {"shared_accuracy": [[0.3], [0.5]], "private_accuracy": [[0.95], [0.97]]},
+    } | changes
+
+
+def test_final_table() -> None:
+    assert terminal.final_table(make_summary()).splitlines() == [
+        "           ----- shared accuracy -----    ----- private accuracy ----",
+        "head        mean    min    max    gain     mean    min    max    gain",
+        "---------------------------------------------------------------------",
+        "main       0.450  0.400  0.500  +0.050    0.950  0.900  1.000  -0.010",
+        "aux 1      0.850  0.800  0.900  +0.450    0.750  0.700  0.800  -0.210",
+        "control    0.400  0.300  0.500            0.960  0.950  0.970",
+        "",
+        "mean, min and max over 2 clients; gain over the isolated control",
+    ]
+
+
+def test_final_table_without_control_has_no_gains() -> None:
+    table = terminal.final_table(make_summary(control=None))
+    assert "gain" not in table and "control" not in table
+    assert table.splitlines()[3].split() == "main 0.450 0.400 0.500 0.950 0.900 1.000".split()
+
+
+def test_final_table_of_one_client_with_one_head() -> None:
+    one = {"shared_accuracy": [[0.25]], "private_accuracy": [[0.5]]}
+    table = terminal.final_table(make_summary(**one, control=None)).splitlines()
+    assert table[3].split() == "main 0.250 0.250 0.250 0.500 0.500 0.500".split()
+    assert table[-1] == "mean, min and max over 1 client"
+
+
+def test_final_table_of_replicas() -> None:
+    other = make_summary(shared_accuracy=[[0.5, 0.7], [0.6, 0.8]])
+    table = terminal.final_table(make_summary(replicas=[make_summary(), other])).splitlines()
+    # Means 0.45 and 0.55: sample standard deviation 0.1 / sqrt(2).
+    assert table[3].split()[:6] == ["main", "0.500", "±0.071", "0.400", "0.600", "+0.100"]
+    assert len({len(line) for line in table[:5]} - {len(table[3])}) == 0
+    assert "2 clients and 2 replicas (± std of the replicas' means)" in table[-1]
+
+
+def test_head_rows_accept_arrays_as_well_as_lists() -> None:
+    summary = make_summary()
+    arrays: dict[str, Any] = {k: np.array(v) for k, v in summary.items() if k != "control"}
+    arrays["control"] = {k: np.array(v) for k, v in summary["control"].items()}
+    assert terminal.head_rows(arrays) == terminal.head_rows(summary)
+
+
+def test_gains_are_taken_client_by_client() -> None:
+    main, aux, control = terminal.head_rows(make_summary())
+    assert main.shared_gain is not None
+    assert main.shared_gain.min == pytest.approx(0.0)
+    assert main.shared_gain.max == pytest.approx(0.1)
+    assert control.name == "control" and control.shared_gain is None
+
+
+# ----------------------------------------------------------------------------- progress
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    """A clock that moves when told to."""
+    now = {"time": 0.0}
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: now["time"])
+    return now
+
+
+def test_plain_lines_where_nobody_watches(
+    clock: dict[str, float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with terminal.Progress(total=100) as progress:
+        progress.update(0, {"β_sh main": 0.1})
+        clock["time"] = 2.0
+        progress.update(20)  # too soon, and nothing new
+        progress.update(20, {"β_sh main": 0.25})
+        clock["time"] += terminal.SECONDS_BETWEEN_LINES
+        progress.update(80)
+        progress.message("saved")
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.splitlines() == [
+        "step 0/100 · β_sh main 0.10",
+        "step 20/100 · 10 steps/s · ETA 0:00:08 · β_sh main 0.25",
+        "step 80/100 · 2.5 steps/s · ETA 0:00:08 · β_sh main 0.25",
+        "saved",
+    ]
+
+
+def test_the_rate_of_a_resumed_run_counts_its_own_steps(
+    clock: dict[str, float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    progress = terminal.Progress(total=1000, initial=900)
+    progress.update(910, {"loss": 1.0})
+    clock["time"] = 5.0
+    progress.update(960, {"loss": 0.5})
+    assert "960/1000 · 10 steps/s · ETA 0:00:04 · loss 0.50" in capsys.readouterr().err
+
+
+def test_silent_when_not_enabled(capsys: pytest.CaptureFixture[str]) -> None:
+    with terminal.Progress(total=10, enabled=False) as progress:
+        progress.update(10, {"loss": 1.0})
+        progress.message("never seen")
+    assert capsys.readouterr() == ("", "")
+
+
+class Screen(io.StringIO):
+    """A terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Screen()
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setenv("COLUMNS", "120")
+    progress = terminal.Progress(total=200, initial=50)
+    progress.update(100, {"β_sh main": 0.36, "β_sh aux": 0.78, "β_priv": 0.97})
+    progress.message("saved")
+    progress.update(150)  # keeps the values
+    progress.close()
+    progress.close()
+    written = screen.getvalue()
+    assert "saved\n" in written
+    last = written.split("\r")[-1]
+    assert " 75%|" in last and "150/200" in last and "steps/s" in last and "ETA" in last
+    assert "β_sh main 0.36 aux 0.78 · β_priv 0.97" in last
+
+
+def test_values_of_one_kind_stand_together() -> None:
+    values = {"β_sh main": 0.5, "loss": 1.0, "β_sh aux 4": 0.75}
+    assert terminal.format_values(values) == "β_sh main 0.50 aux 4 0.75 · loss 1.00"
+
+
+# ----------------------------------------------------------------------------- the header
+
+
+def describe(adjacency: np.ndarray, **changes: Any) -> list[str]:
+    config = default_config()
+    update(config, {"clients.num": len(adjacency)} | changes)
+    return terminal.describe_run(
+        config,
+        private_samples=[98, 1181],
+        public_samples=130,
+        test_samples=500,
+        primary_labels=np.eye(len(adjacency), 10, dtype=bool),
+        partition_hash="33ee8a01f78d55aa",
+        graph=graph.describe(adjacency),
+        num_params=[20_210] * len(adjacency),
+        device="1 x cpu",
+    ).splitlines()
+
+
+def test_header() -> None:
+    assert describe(~np.eye(3, dtype=bool)) == [
+        "mhd, 3 clients, 1,500 steps",
+        "  data       digits, 10 classes: 1,279 private, 130 public, 500 test samples",
+        "  partition  primary_labels: 98 to 1,181 samples and 1 primary labels a client "
+        "(hash 33ee8a01f78d)",
+        "  graph      complete: 6 edges, 2 peers a client, "
+        "everybody hears from everybody within 1 hop",
+        "  model      mlp: 20,210 parameters a client, main head and 4 auxiliary heads",
+        "  device     1 x cpu",
+    ]
+
+
+@pytest.mark.parametrize(
+    "adjacency, text",
+    [
+        ([[0]], "no edges"),
+        ([[0, 1], [0, 0]], "1 edges, 0 to 1 peers a client, not everybody hears from everybody"),
+        ([[0, 1, 0], [1, 0, 0], [0, 0, 0]], "in several pieces"),
+        (np.roll(np.eye(5), 1, axis=1), "everybody hears from everybody within 4 hops"),
+    ],
+)
+def test_header_says_how_far_the_graph_reaches(adjacency: Any, text: str) -> None:
+    assert text in describe(np.array(adjacency, dtype=bool))[3]
+
+
+def test_header_names_the_architectures_of_cohorts() -> None:
+    cohorts = (("mlp_small", 2), ("mlp_large", 1))
+    lines = describe(~np.eye(3, dtype=bool), cohorts=cohorts)
+    assert "2 x mlp_small, 1 x mlp_large: 20,210 parameters" in lines[4]

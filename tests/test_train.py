@@ -1,0 +1,155 @@
+# Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
+"""Whole runs: what they leave, resuming to the last bit, and how they end badly."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from mhd_jax import experiment as experiment_lib
+from mhd_jax import train
+from mhd_jax.checkpoints import Checkpoints
+from mhd_jax.errors import DivergedError, WorkdirError
+from mhd_jax import state as state_lib
+from tests import small
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def _final_state(workdir, config):
+    experiment = experiment_lib.build(config)
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        step, state = checkpoints.restore_latest(state_lib.abstract(experiment.init_state()))
+    assert step == config.train.steps
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(state)]
+
+
+def _same(ours, theirs):
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """An uninterrupted run of the small config."""
+    workdir = tmp_path_factory.mktemp("finished")
+    config = small.config()
+    return workdir, config, train.train_and_evaluate(config, workdir)
+
+
+def test_a_run_leaves_its_record(finished):
+    workdir, config, summary = finished
+    names = {path.name for path in workdir.iterdir()}
+    assert {"config.json", "metrics.jsonl", "summary.json", "checkpoints", "report.html",
+            "figures"} <= names  # fmt: skip
+    written = json.loads((workdir / "summary.json").read_text())
+    assert np.shape(written["shared_accuracy"]) == np.shape(written["private_accuracy"]) == (4, 3)
+    assert np.shape(written["control"]["shared_accuracy"]) == (4, 1)
+    assert np.shape(written["class_accuracy"]) == (4, 3, 10)
+    assert set(written) >= {
+        "method", "config", "versions", "device", "num_params", "steps", "steps_per_second",
+        "compile_seconds", "partition_hash", "bytes_per_step", "seed",
+    }  # fmt: skip
+    assert written["config"] == json.loads((workdir / "config.json").read_text())
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "loss" in line] == [3, 6]
+    assert [line["step"] for line in lines if "shared_accuracy" in line] == [0, 6]
+    assert lines[-1]["shared_accuracy"] == written["shared_accuracy"]
+
+
+def test_the_same_command_again_does_nothing(finished, capsys):
+    workdir, config, summary = finished
+    before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*") if path.is_file()
+              and path.name != "run.lock"}  # fmt: skip
+    again = train.train_and_evaluate(config, workdir)
+    assert "finished" in capsys.readouterr().out
+    assert again["shared_accuracy"] == np.asarray(summary["shared_accuracy"]).tolist()
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+
+
+def test_another_config_is_refused_and_named(finished):
+    workdir, _, _ = finished
+    with pytest.raises(WorkdirError, match="distill.nu_aux is 3.0 there and 1.0 here"):
+        train.train_and_evaluate(small.config(distill__nu_aux=1.0), workdir)
+
+
+def test_the_same_seed_gives_the_same_bits(finished, tmp_path):
+    workdir, config, summary = finished
+    again = train.train_and_evaluate(config, tmp_path)
+    np.testing.assert_array_equal(again["shared_accuracy"], summary["shared_accuracy"])
+    _same(_final_state(tmp_path, config), _final_state(workdir, config))
+
+
+def test_a_signal_saves_and_the_same_command_goes_on(finished, tmp_path, monkeypatch):
+    workdir, config, summary = finished
+    advance = train.Run._advance
+
+    def interrupted(self, call, step):
+        if step == 3:
+            signal.raise_signal(signal.SIGTERM)
+        return advance(self, call, step)
+
+    monkeypatch.setattr(train.Run, "_advance", interrupted)
+    config_often = small.config(train__checkpoint_every=6, train__steps_per_call=1)
+    monkeypatch.setattr(train.Run, "_advance", interrupted)
+    with pytest.raises(train.Interrupted, match="saved step 6|saved step 4"):
+        train.train_and_evaluate(config_often, tmp_path)
+    monkeypatch.setattr(train.Run, "_advance", advance)
+    again = train.train_and_evaluate(config_often, tmp_path)
+    np.testing.assert_allclose(again["shared_accuracy"], summary["shared_accuracy"], atol=0.01)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
+    config = small.config(
+        optimizer__learning_rate=1e30, optimizer__clip_norm=0.0, train__steps=30,
+        optimizer__warmup_steps=4, train__checkpoint_every=3,
+    )  # fmt: skip
+    with pytest.raises(DivergedError, match=r"the loss of client \d is (nan|inf) at step \d+"):
+        train.train_and_evaluate(config, tmp_path)
+    assert not (tmp_path / "summary.json").exists()
+
+
+COMMAND = """
+import sys
+sys.path.insert(0, {root!r})
+from tests import small
+from mhd_jax import train
+train.train_and_evaluate(small.config(train__steps=60, train__checkpoint_every=5,
+    train__log_every=5, train__eval_every=30), sys.argv[1])
+"""
+
+
+def test_killed_at_random_and_restarted_gives_the_same_bits(tmp_path):
+    """Three SIGKILLs at points spread over the run, then the run as if nothing had happened."""
+    command = [sys.executable, "-c", COMMAND.format(root=str(ROOT))]
+    config = small.config(train__steps=60, train__checkpoint_every=5, train__log_every=5,
+                          train__eval_every=30)  # fmt: skip
+    expected = train.train_and_evaluate(config, tmp_path / "whole")
+    killed = tmp_path / "killed"
+    for wanted in (5, 20, 40):
+        process = subprocess.Popen([*command, str(killed)], env=os.environ,
+                                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+        deadline = time.monotonic() + 120
+        while process.poll() is None and time.monotonic() < deadline:
+            if any(int(p.name) >= wanted for p in (killed / "checkpoints").glob("[0-9]*")
+                   if p.name.isdigit()):  # fmt: skip
+                break
+            time.sleep(0.01)
+        process.kill()
+        process.wait()
+    subprocess.run([*command, str(killed)], check=True, stdout=subprocess.DEVNULL)
+    found = json.loads((killed / "summary.json").read_text())
+    for name in ("shared_accuracy", "private_accuracy", "class_accuracy"):
+        np.testing.assert_array_equal(found[name], expected[name])
+    _same(_final_state(killed, config), _final_state(tmp_path / "whole", config))
+    steps = [json.loads(x)["step"] for x in (killed / "metrics.jsonl").read_text().splitlines()]
+    assert steps == sorted(steps)
