@@ -180,7 +180,8 @@ _AT_LEAST_ONE = (
     "rounds.public_steps", "parallel.data_devices",
 )  # fmt: skip
 _NOT_NEGATIVE = (
-    "seed", "heads.aux", "model.width", "data.image_size", "distill.nu_emb", "distill.nu_aux", "distill.nu_main",
+    "seed", "heads.aux", "model.width", "data.image_size", "distill.nu_emb", "distill.nu_aux",
+    "distill.nu_main",
     "distill.warmup_steps", "optimizer.warmup_steps", "optimizer.momentum",
     "optimizer.weight_decay", "optimizer.clip_norm", "train.steps_per_call",
     "parallel.client_devices",

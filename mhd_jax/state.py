@@ -6,7 +6,7 @@ Every leaf but the step has axes [R, K, ...]: replica, then client.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -185,6 +185,47 @@ def abstract(state: State) -> State:
     return jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
     )
+
+
+def strip(state: State, layout: Layout) -> State:
+    """Without the inert rows, so that a checkpoint fits any number of devices."""
+    return _resize(state, layout, layout.cohorts, lambda x, size: x[:, :size])
+
+
+def pad(state: State, layout: Layout) -> State:
+    """The inverse of `strip`: inert rows repeat the cohort's last client."""
+
+    def grow(x: jax.Array, rows: int) -> jax.Array:
+        return jnp.pad(x, [(0, 0), (0, rows - x.shape[1])] + [(0, 0)] * (x.ndim - 2), mode="edge")
+
+    return _resize(state, layout, layout.rows, grow)
+
+
+def _resize(
+    state: State,
+    layout: Layout,
+    sizes: Sequence[int],
+    change: Callable[[jax.Array, int], jax.Array],
+) -> State:
+    """Applies `change(leaf, size)` to every cohort's leaves; nothing where there is no padding."""
+    if layout.rows == layout.cohorts:
+        return state
+
+    def parts(trees: tuple[PyTree, ...]) -> tuple[PyTree, ...]:
+        return tuple(
+            jax.tree.map(lambda x, size=size: change(x, size), tree)
+            for tree, size in zip(trees, sizes, strict=bool(trees))
+        )
+
+    def whole(state: State) -> State:
+        return State(state.step, parts(state.clients), parts(state.control), parts(state.pool))
+
+    shapes = jax.eval_shape(whole, state)
+    even = tuple(sizes) == layout.rows  # stripped rows do not divide: they lie on every device
+    spread = shardings(shapes, layout)
+    if not even:
+        spread = jax.tree.map(lambda _: layout.sharding(), shapes)
+    return jax.jit(whole, out_shardings=spread)(state)
 
 
 def _fill_pool(snapshot: PyTree, slots: int) -> PyTree:

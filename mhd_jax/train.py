@@ -51,7 +51,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str | os.Path
       Interrupted: SIGTERM came; the state has been saved.
     """
     directory = Workdir(workdir)
-    with directory.lock():
+    with directory.lock() if jax.process_index() == 0 else contextlib.nullcontext():
         experiment = experiment_lib.build(config)
         directory.claim(config)
         if directory.finished():
@@ -79,8 +79,10 @@ class Run:
         self.leader = jax.process_index() == 0
         self.state, self.first_step = self._start()
         self.seconds_training = 0.0
-        self._pending: list[tuple[int, int, dict[str, Any]]] = []
-        self._accuracy: dict[str, np.ndarray] = {}
+        self._pending: list[tuple[int, int, dict[str, Any]]] = []  # still on the devices
+        self._collected: list[dict[str, np.ndarray]] = []  # since the last log, on the host
+        self._scores: dict[str, float] = {}
+        self._scored = -1  # the step that scores belong to
         self._started = time.monotonic()
         self._tensorboard = TensorBoard(directory.path, enabled=self.leader)
 
@@ -101,7 +103,9 @@ class Run:
                     for name in ("log", "eval", "checkpoint")
                 }
                 if any(due.values()) or stop.is_set():
-                    self._log(step, self._pending_metrics(step))
+                    self._collect()
+                if due["log"]:
+                    self._log(step)
                 if due["eval"]:
                     self._evaluate(step)
                 if due["checkpoint"] or stop.is_set():
@@ -117,14 +121,17 @@ class Run:
 
     def _start(self) -> tuple[State, int]:
         """The newest checkpoint, or the initial state."""
+        layout = self.experiment.layout
         state = self.experiment.init_state()
-        restored = self.checkpoints.restore_latest(state_lib.abstract(state))
+        restored = self.checkpoints.restore_latest(
+            state_lib.abstract(state_lib.strip(state, layout))
+        )
         step = 0 if restored is None else restored[0]
         if self.leader:
             self.directory.truncate_metrics(step if restored else -1)
         if restored is not None:
             logging.info("going on from step %d", step)
-        return (state, 0) if restored is None else (restored[1], step)
+        return (state, 0) if restored is None else (state_lib.pad(restored[1], layout), step)
 
     def _compile(self) -> tuple[Any, float]:
         """Compiles the step ahead of time, once for the whole run; seconds it took."""
@@ -156,52 +163,47 @@ class Run:
         self.seconds_training += time.monotonic() - begin
         return stop
 
-    def _pending_metrics(self, step: int) -> dict[str, np.ndarray]:
-        """Means over the steps since the last log, [R, K, ...]; stops a diverging run.
+    def _collect(self) -> None:
+        """Fetches the metrics of the steps since the last time; stops a diverging run.
 
         Raises:
           DivergedError: naming the first client and step with a loss that is not finite.
         """
         begin = time.monotonic()
         pending, self._pending = self._pending, []
-        layout, joined = self.experiment.layout, []
+        layout = self.experiment.layout
         for start, count, metrics in pending:
             host = layout.fetch(metrics)
-            values = {k: layout.join(v, axis=2)[:count] for k, v in host.items()}
-            _check_finite(values, start, self.checkpoints)
-            joined.append(values)
+            values = {name: layout.join(value, axis=2)[:count] for name, value in host.items()}
+            _check_finite(values["loss"], start, self.checkpoints)
+            self._collected.append(values)
         self.seconds_training += time.monotonic() - begin  # waited for the device
-        return {
-            name: np.concatenate([values[name] for values in joined]).mean(axis=0)
-            for name in (joined[0] if joined else ())
-        }
 
-    def _log(self, step: int, metrics: dict[str, np.ndarray]) -> None:
-        if not metrics:
-            return
-        done = step - self.first_step
-        values = {name: value[0] for name, value in metrics.items()}  # replica 0
-        speed = done / max(self.seconds_training, 1e-9)
-        self._write(
-            step,
-            {
-                "steps_per_second": speed,
-                **values,
-                "bytes_sent": self.experiment.ledger.sent(step) * len(self.experiment.seeds),
-            },
-        )
-        self.progress.update(step, {})
+    def _log(self, step: int) -> None:
+        """Writes the means since the last log of the first replica, per client."""
+        collected, self._collected = self._collected, []
+        means = {
+            name: np.concatenate([values[name][:, 0] for values in collected]).mean(axis=0)
+            for name in collected[0]
+        }
+        speed = (step - self.first_step) / max(self.seconds_training, 1e-9)
+        sent = self.experiment.ledger.sent(step)
+        self._write(step, {"steps_per_second": speed, **means, "bytes_sent": sent})
+        self.progress.update(step)
 
     def _evaluate(self, step: int) -> None:
+        """Writes the accuracies of the first replica and shows the means of all."""
         evaluator = self.experiment.evaluator
         correct, control = evaluator.correct(self.state)
         shared, private = evaluator.accuracies(correct)
-        self._accuracy = {"shared_accuracy": shared, "private_accuracy": private}
+        values = {"shared_accuracy": shared[0], "private_accuracy": private[0]}
         if control is not None:
-            names = ("control_shared_accuracy", "control_private_accuracy")
-            self._accuracy |= dict(zip(names, evaluator.accuracies(control), strict=True))
-        self._write(step, {name: value[0] for name, value in self._accuracy.items()})
+            yardstick = evaluator.accuracies(control)
+            values["control_shared_accuracy"] = yardstick[0][0]
+            values["control_private_accuracy"] = yardstick[1][0]
+        self._write(step, values)
         heads = shared.mean(axis=(0, 1))
+        self._scores, self._scored = {"shared_accuracy": float(heads[-1])}, step
         shown = {"β_sh main": heads[0]}
         if len(heads) > 1:
             shown[f"β_sh aux {len(heads) - 1}"] = heads[-1]
@@ -209,10 +211,8 @@ class Run:
         self.progress.update(step, {name: float(value) for name, value in shown.items()})
 
     def _save(self, step: int) -> None:
-        scores = {}
-        if self._accuracy:
-            scores["shared_accuracy"] = float(self._accuracy["shared_accuracy"][..., -1].mean())
-        self.checkpoints.save(step, self.state, scores or None)
+        state = state_lib.strip(self.state, self.experiment.layout)
+        self.checkpoints.save(step, state, self._scores if self._scored == step else None)
 
     def _write(self, step: int, values: dict[str, Any]) -> None:
         if self.leader:
@@ -226,17 +226,18 @@ class Run:
         return {"steps_per_second": rate, "compile_seconds": compile_seconds}
 
 
-def _check_finite(values: dict[str, np.ndarray], start: int, checkpoints: Checkpoints) -> None:
-    bad = np.argwhere(~np.isfinite(values["loss"]))
-    if len(bad):
-        index, _, client = bad[0].tolist()
-        kept = checkpoints.latest_step()
-        raise DivergedError(
-            f"the loss of client {client} is {values['loss'][tuple(bad[0])]} at step "
-            f"{start + index}; "
-            + (f"the checkpoint of step {kept} is kept. " if kept else "no checkpoint yet. ")
-            + "Try a smaller optimizer.learning_rate or distill.nu_aux, or optimizer.clip_norm"
-        )
+def _check_finite(loss: np.ndarray, start: int, checkpoints: Checkpoints) -> None:
+    """Raises `DivergedError` for the first entry of loss [n, R, K] that is not finite."""
+    bad = np.argwhere(~np.isfinite(loss))
+    if not len(bad):
+        return
+    index, _, client = bad[0].tolist()
+    kept = checkpoints.latest_step()
+    raise DivergedError(
+        f"the loss of client {client} is {loss[tuple(bad[0])]} at step {start + index}; "
+        + (f"the checkpoint of step {kept} is kept. " if kept else "there is no checkpoint yet. ")
+        + "Try a smaller optimizer.learning_rate or distill.nu_aux, or optimizer.clip_norm"
+    )
 
 
 @contextlib.contextmanager

@@ -12,11 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mhd_jax import distill, evaluate
+from tests import reference
 
 CASES = json.loads((Path(__file__).parent / "cases.json").read_text())
 MEASURES = ["max_prob", "neg_entropy", "margin"]

@@ -17,7 +17,7 @@ from mhd_jax import exchange, graph
 from mhd_jax.errors import ConfigError
 from tests import reference, small
 
-# --- Encodings -------------------------------------------------------------------------------------
+# --- Encodings ------------------------------------------------------------------------------------
 
 
 def _log_probs(seed=0, shape=(2, 3, 5, 10)):
@@ -65,7 +65,7 @@ def test_logits_cannot_travel_as_top_k():
         small.build(method="fedmd", exchange__encoding="top_k")
 
 
-# --- The ledger --------------------------------------------------------------------------------------
+# --- The ledger -----------------------------------------------------------------------------------
 
 _BYTES = {"f32": 4, "u16": 2, "u8": 1, "bf16": 2, "s32": 4, "u32": 4}
 
@@ -117,7 +117,7 @@ def test_bytes_sent_follow_what_happened():
     assert small.build(method="isolated").ledger.sent(9) == 0
 
 
-# --- Stale reading ---------------------------------------------------------------------------------------
+# --- Stale reading --------------------------------------------------------------------------------
 
 
 def _stale(pool, every, slots=0, drop=0.0, name="complete", clients=5):

@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 
 from mhd_jax import experiment as experiment_lib
+from mhd_jax import state as state_lib
 from mhd_jax import train
 from mhd_jax.checkpoints import Checkpoints
 from mhd_jax.errors import DivergedError, WorkdirError
-from mhd_jax import state as state_lib
 from tests import small
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -137,7 +137,7 @@ def test_killed_at_random_and_restarted_gives_the_same_bits(tmp_path):
     killed = tmp_path / "killed"
     for wanted in (5, 20, 40):
         process = subprocess.Popen([*command, str(killed)], env=os.environ,
-                                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+                                   stdout=subprocess.DEVNULL)  # fmt: skip
         deadline = time.monotonic() + 120
         while process.poll() is None and time.monotonic() < deadline:
             if any(int(p.name) >= wanted for p in (killed / "checkpoints").glob("[0-9]*")

@@ -92,9 +92,7 @@ def _input_gradient(gradient: Array, kernel: Array, geometry: Geometry) -> Array
     30 times slower inside a loop (`lax.scan`); this form is as fast there as outside.
     """
     padding = []
-    for size, out, window in zip(
-        geometry.size, geometry.output, geometry.kernel, strict=True
-    ):
+    for size, out, window in zip(geometry.size, geometry.output, geometry.kernel, strict=True):
         low = window - 1 - geometry.padding
         padding.append((low, size - geometry.stride * (out - 1) - 1 + geometry.padding))
     return lax.conv_general_dilated(
@@ -110,9 +108,7 @@ def _input_gradient(gradient: Array, kernel: Array, geometry: Geometry) -> Array
 def _kernel_gradient(x: Array, gradient: Array, geometry: Geometry) -> Array:
     """The gradient by the kernel as a forward convolution over the batch, for the same reason."""
     padding = []
-    for size, out, window in zip(
-        geometry.size, geometry.output, geometry.kernel, strict=True
-    ):
+    for size, out, window in zip(geometry.size, geometry.output, geometry.kernel, strict=True):
         reach = geometry.stride * (out - 1) + window
         padding.append((geometry.padding, reach - size - geometry.padding))
     result = lax.conv_general_dilated(
@@ -199,10 +195,7 @@ def _kernel_gradient_products(x: Array, gradient: Array, geometry: Geometry) -> 
         product = windows.T @ gradient.reshape(-1, features)
         return product.reshape(rows, columns, channels, features)
     shifted = jnp.concatenate(
-        [
-            jnp.pad(gradient, ((0, 0), (i, rows - 1 - i), (0, 0), (0, 0)))
-            for i in range(rows)
-        ],
+        [jnp.pad(gradient, ((0, 0), (i, rows - 1 - i), (0, 0), (0, 0))) for i in range(rows)],
         axis=-1,
     )
     left = _columns(x, geometry).reshape(-1, columns * channels)
@@ -261,9 +254,7 @@ def _backward(
 ) -> tuple[Array, Array]:
     x, kernel = saved
     chosen = passes(lowering)
-    by_input = _lower(
-        chosen.input_gradient, _input_gradient, _input_gradient_products, geometry
-    )
+    by_input = _lower(chosen.input_gradient, _input_gradient, _input_gradient_products, geometry)
     by_kernel = _lower(
         chosen.kernel_gradient, _kernel_gradient, _kernel_gradient_products, geometry
     )

@@ -65,9 +65,7 @@ class ResidualBlock(nn.Module):
         return nn.relu(x + y) if self.last_relu else x + y
 
     def _conv(self, features: int, kernel_size: int, stride: int, name: str) -> Conv:
-        return Conv(
-            features, kernel_size, stride, dtype=self.dtype, lowering=self.conv, name=name
-        )
+        return Conv(features, kernel_size, stride, dtype=self.dtype, lowering=self.conv, name=name)
 
 
 class ResNet(nn.Module):
