@@ -173,14 +173,19 @@ def test_a_huge_skew_ends_where_infinity_is() -> None:
 
 @pytest.mark.parametrize(
     ("num_classes", "num_clients", "expected"),
-    [(10, 8, 2), (1000, 8, 250), (10, 100, 1), (4, 1, 4)],
+    [
+        (10, 8, [3, 3, 3, 3, 2, 2, 2, 2]),
+        (1000, 8, [250] * 8),
+        (10, 100, [1] * 100),
+        (4, 1, [4]),
+    ],
 )
 def test_zero_primary_labels_means_two_clients_a_label(
-    num_classes: int, num_clients: int, expected: int
+    num_classes: int, num_clients: int, expected: list[int]
 ) -> None:
     labels = np.arange(num_classes * 400) % num_classes
     parts = lib.partition(labels, num_classes, num_clients, config(skew=1.0), 0)
-    assert np.all(parts.primary.sum(1) == expected)
+    assert parts.primary.sum(1).tolist() == expected
 
 
 # --- The other schemes ---------------------------------------------------------------------------
@@ -215,6 +220,24 @@ def test_dirichlet_tops_up_where_no_draw_would_do(monkeypatch: pytest.MonkeyPatc
         "partition.alpha = 1e-06: 20 draws left a client with fewer than partition.min_size = 9"
         " samples; such clients get random samples of the largest clients."
     ]
+
+
+def test_topping_up_never_makes_another_client_short() -> None:
+    client = np.repeat([1, 2], [4, 5])
+    for seed in range(5):
+        topped = lib._top_up(client, 3, 3, np.random.default_rng(seed))
+        assert np.bincount(topped).tolist() == [3, 3, 3]
+        assert np.sum(topped != client) == 3
+
+
+def test_a_draw_of_zero_picks_no_client_of_weight_zero() -> None:
+    class Zeros:
+        def random(self, size: int) -> np.ndarray:
+            return np.zeros(size)
+
+    weights = np.array([[0.0, 1.0, 1.0], [1.0, 0.0, 1.0]])
+    client = lib._draw(np.array([0, 1, 0]), weights, Zeros())  # type: ignore[arg-type]
+    assert client.tolist() == [1, 0, 1]
 
 
 def test_shards_give_each_client_few_labels_and_equal_sizes() -> None:

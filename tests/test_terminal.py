@@ -66,10 +66,10 @@ def test_head_rows_accept_arrays_as_well_as_lists() -> None:
 
 
 def test_gains_are_taken_client_by_client() -> None:
-    main, aux, control = terminal.head_rows(make_summary())
-    assert main.shared_gain is not None
-    assert main.shared_gain.min == pytest.approx(0.0)
-    assert main.shared_gain.max == pytest.approx(0.1)
+    main, _, control = terminal.head_rows(make_summary())
+    assert main.shared_gain is not None and main.private_gain is not None
+    assert (main.shared_gain.min, main.shared_gain.max) == pytest.approx((0.0, 0.1))
+    assert (main.private_gain.min, main.private_gain.max) == pytest.approx((-0.05, 0.03))
     assert control.name == "control" and control.shared_gain is None
 
 

@@ -199,14 +199,16 @@ def primary_labels(
     Source: Zhmoginov et al., "Decentralized Learning with Multi-Headed Distillation", CVPR 2023,
     https://arxiv.org/abs/2211.15774.
 
-    Settings: `skew` in [0, inf]; `primary_labels`, the number a client gets, 0 standing for
-    round(2 C / K) and at least 1, so that a label has two primary clients on average.
+    Settings: `skew` in [0, inf]; `primary_labels`, the number a client gets, 0 standing for 2 C / K
+    (rounded up for the first clients and down for the others, and at least 1), so that a label has
+    two primary clients on average.
     """
     skew = _skew(config)
     count = _whole(config, "primary_labels", 0, num_classes, "the number of classes")
-    if count == 0:
-        count = min(num_classes, max(1, round(2 * num_classes / num_clients)))
-    chosen = [generator.permutation(num_classes)[:count] for _ in range(num_clients)]
+    even = [2 * num_classes // num_clients + (i < 2 * num_classes % num_clients)
+            for i in range(num_clients)]  # fmt: skip
+    counts = [count or min(num_classes, max(1, share)) for share in even]
+    chosen = [generator.permutation(num_classes)[:count] for count in counts]
     primary = _mark(chosen, num_classes)
     # Divided by 1 + skew, the weights stay finite up to skew = inf.
     weights = np.where(primary.T, 1.0, 1.0 / (1.0 + skew))
@@ -347,7 +349,6 @@ def quantity(
     rest = len(labels) - min_size * num_clients
     proportions = generator.dirichlet(np.full(num_clients, alpha))
     bounds = np.rint(np.cumsum(proportions) * rest).astype(np.int64)
-    bounds[-1] = rest
     sizes = min_size + np.diff(bounds, prepend=0)
     client = generator.permutation(np.repeat(np.arange(num_clients), sizes))
     return Owners(client)
