@@ -16,6 +16,7 @@ from typing import NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 import optax
+from flax import struct
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from mhd_jax import rng
@@ -29,16 +30,41 @@ class Teachers(NamedTuple):
     head: Int[Array, "k B m"]
 
 
-class Candidates(NamedTuple):
-    """The predictions the aux heads choose from, rank by rank, and who may choose which.
+class Candidates(struct.PyTreeNode):
+    """Whose published predictions the taught heads may learn from.
 
-    With `same_rank` the N candidates are the K clients' heads one rank below, then the K
-    clients' heads of the same rank, so that a first-wins argmax breaks ties as the method asks:
-    lower rank first, then the lowest client index.
+    Candidates come in blocks of K clients: N = K, or 2 K with `same_rank`. For taught head j (0 is
+    the first that learns), block b offers head j + b of every client: in the head chain, where the
+    first taught head is aux 1, block 0 is one rank below and block 1 the same rank. So a first-wins
+    argmax breaks ties as the method asks: lower rank first, then the lowest client index.
+
+    Attributes:
+      published: scores of all clients, log-probabilities or logits.
+      allowed: who may learn from whom.
+      ranks: number of taught heads m.
     """
 
-    scores: Float[Array, "N B m C"]
+    published: Float[Array, "K B H C"]
     allowed: Bool[Array, "k N"]
+    ranks: int = struct.field(pytree_node=False)
+
+    @property
+    def blocks(self) -> int:
+        """1, or 2 with `same_rank`."""
+        return self.allowed.shape[1] // self.published.shape[0]
+
+    def by_rank(self, values: Float[Array, "K B H ..."]) -> Float[Array, "N B m ..."]:
+        """One value per published head, rearranged to one per candidate of every taught head."""
+        parts = [values[:, :, block : block + self.ranks] for block in range(self.blocks)]
+        return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=0)
+
+    def take(self, index: Int[Array, "k B m"]) -> Float[Array, "k B m C"]:
+        """The scores of the chosen candidates, gathered; of client 0 where index < 0."""
+        clients = self.published.shape[0]
+        chosen = jnp.maximum(index, 0)
+        sample = jnp.arange(self.published.shape[1])[None, :, None]
+        head = jnp.arange(self.ranks)[None, None, :] + chosen // clients
+        return self.published[chosen % clients, sample, head]
 
 
 # --- Confidence: how sure a prediction is ---------------------------------------------------------
@@ -69,7 +95,7 @@ def max_prob(log_probs: Float[Array, "*shape C"]) -> Float[Array, "*shape"]:
 @CONFIDENCES.register("neg_entropy")
 def neg_entropy(log_probs: Float[Array, "*shape C"]) -> Float[Array, "*shape"]:
     """Negative Shannon entropy in nats, sum_c p_c log p_c."""
-    return jnp.sum(jnp.exp(log_probs) * log_probs, axis=-1)
+    return -jnp.sum(jax.scipy.special.entr(jnp.exp(log_probs)), axis=-1)
 
 
 @CONFIDENCES.register("margin")
@@ -88,13 +114,8 @@ def chain_candidates(
     same: Bool[Array, "k K"] | None = None,
 ) -> Candidates:
     """The candidates of aux heads 1..m: heads of rank r - 1 (and, with `same`, of rank r)."""
-    lower = log_probs[:, :, :-1]
-    if same is None:
-        return Candidates(lower, below)
-    return Candidates(
-        jnp.concatenate([lower, log_probs[:, :, 1:]], axis=0),
-        jnp.concatenate([below, same], axis=1),
-    )
+    allowed = below if same is None else jnp.concatenate([below, same], axis=1)
+    return Candidates(log_probs, allowed, log_probs.shape[2] - 1)
 
 
 def most_confident(
@@ -152,14 +173,16 @@ def select_teachers(
       ValueError: "random" without a key.
     """
     num_clients, num_samples, num_heads, _ = log_probs.shape
-    scores, allowed = chain_candidates(log_probs, below, same)
+    candidates = chain_candidates(log_probs, below, same)
     if confidence == "random":
         if key is None:
             raise ValueError('confidence="random" needs a key')
         keys = key if key.ndim else jax.random.split(key, below.shape[0])
-        index = random_candidate(sample_keys(keys, jnp.arange(num_samples)), allowed, num_heads - 1)
+        drawn = sample_keys(keys, jnp.arange(num_samples))
+        index = random_candidate(drawn, candidates.allowed, num_heads - 1)
     else:
-        index = most_confident(CONFIDENCES.get(confidence)(scores), allowed)
+        certainty = candidates.by_rank(CONFIDENCES.get(confidence)(log_probs))
+        index = most_confident(certainty, candidates.allowed)
     rank = jnp.arange(1, num_heads, dtype=jnp.int32)
     head = jnp.where(index < num_clients, rank - 1, rank)
     return Teachers(
@@ -179,7 +202,7 @@ class TeacherRule(Protocol):
         """Chooses or weighs.
 
         Args:
-          candidates: published scores [N, B, m, C] and who may learn from whom [k, N].
+          candidates: published scores and who may learn from whom, allowed [k, N].
           confidence: of every candidate.
           keys: one per student and sample, a function of seed, step and client.
 
@@ -230,11 +253,12 @@ def entropy_weighted_rule(
 ) -> Float[Array, "k N B m"]:
     """Surer candidates count more, w_j proportional to exp(-entropy_j) (entropy in nats).
 
-    An entropy-weighted ensemble in the spirit of FedDS; the exponential keeps the weights
-    positive and bounded, 1/C for a uniform prediction and 1 for a certain one.
+    The exponential keeps the weights positive and bounded, 1/C for a uniform prediction and 1 for
+    a certain one. Weighing an ensemble by certainty is the idea of FedAUX,
+    https://arxiv.org/abs/2102.02514; this form is ours.
     """
     del keys, confidence
-    surety = jnp.exp(neg_entropy(candidates.scores))
+    surety = jnp.exp(candidates.by_rank(neg_entropy(candidates.published)))
     weights = jnp.where(candidates.allowed[:, :, None, None], surety[None], 0.0)
     return weights / jnp.maximum(weights.sum(axis=1, keepdims=True), 1e-12)
 
@@ -242,7 +266,7 @@ def entropy_weighted_rule(
 def sharpen(probs: Float[Array, "*shape C"], temperature: float) -> Float[Array, "*shape C"]:
     """Raises probabilities to the power 1 / temperature and renormalises; below 1 sharpens.
 
-    Source: entropy-reduction aggregation of DS-FL, https://arxiv.org/abs/2008.06180.
+    Source: D. Berthelot et al., MixMatch, 2019, section 3.2, https://arxiv.org/abs/1905.02249.
     """
     if temperature == 1.0:
         return probs
@@ -250,7 +274,7 @@ def sharpen(probs: Float[Array, "*shape C"], temperature: float) -> Float[Array,
 
 
 def targets(
-    scores: Float[Array, "N B m C"],
+    candidates: Candidates,
     choice: Int[Array, "k B m"] | Float[Array, "k N B m"],
     link: Callable[[Array], Array],
 ) -> tuple[Float[Array, "k B m C"], Bool[Array, "k B m"]]:
@@ -260,11 +284,18 @@ def targets(
     maps scores to: `jnp.exp` takes log-probabilities to probabilities.
     """
     if jnp.issubdtype(choice.dtype, jnp.integer):
-        sample = jnp.arange(scores.shape[1])[None, :, None]
-        rank = jnp.arange(scores.shape[2])[None, None, :]
-        return link(scores[jnp.maximum(choice, 0), sample, rank]), choice >= 0
-    mixed = jnp.einsum("knbm,nbmc->kbmc", choice, link(scores))
-    return mixed, choice.sum(axis=1) > 0
+        return link(candidates.take(choice)), choice >= 0
+    linked = link(candidates.published)
+    clients, ranks = linked.shape[0], candidates.ranks
+    mixed = sum(
+        jnp.einsum(
+            "knbm,nbmc->kbmc",
+            choice[:, block * clients : (block + 1) * clients],
+            linked[:, :, block : block + ranks],
+        )
+        for block in range(candidates.blocks)
+    )
+    return jnp.asarray(mixed), choice.sum(axis=1) > 0
 
 
 # --- Losses ---------------------------------------------------------------------------------------
@@ -326,8 +357,9 @@ def prediction_loss(
     """
     sample = jnp.arange(log_probs.shape[1])[None, :, None]
     chosen = log_probs[jnp.maximum(teachers.client, 0), sample, jnp.maximum(teachers.head, 0)]
-    losses = soft_cross_entropy(student_log_probs[:, :, 1:], jnp.exp(chosen))
-    return _taught_mean(losses, teachers.client >= 0)
+    return _taught_mean(
+        soft_cross_entropy, student_log_probs[:, :, 1:], jnp.exp(chosen), teachers.client >= 0
+    )
 
 
 def head_losses(
@@ -354,20 +386,29 @@ def head_losses(
       temperature: of the targets' probabilities, see `sharpen`.
     """
     on_logits = loss != "cross_entropy"
-    log_probs = jax.nn.log_softmax(candidates.scores) if on_logits else candidates.scores
-    certainty = CONFIDENCES.get(confidence)(log_probs)
+    published = candidates.published
+    log_probs = jax.nn.log_softmax(published) if on_logits else published
+    certainty = candidates.by_rank(CONFIDENCES.get(confidence)(log_probs))
     choice = RULES.get(rule)(candidates, certainty, keys)
     link = (lambda logits: logits) if on_logits else jnp.exp
-    target, taught = targets(candidates.scores, choice, link)
+    target, taught = targets(candidates, choice, link)
     if on_logits:
-        return _taught_mean(LOGIT_LOSSES.get(loss)(student, target), taught)
-    return _taught_mean(soft_cross_entropy(student, sharpen(target, temperature)), taught)
+        return _taught_mean(LOGIT_LOSSES.get(loss), student, target, taught)
+    return _taught_mean(soft_cross_entropy, student, sharpen(target, temperature), taught)
 
 
 def _taught_mean(
-    losses: Float[Array, "k B m"], taught: Bool[Array, "k B m"]
+    loss: HeadLoss,
+    student: Float[Array, "k B m C"],
+    target: Float[Array, "k B m C"],
+    taught: Bool[Array, "k B m"],
 ) -> Float[Array, "k m"]:
-    """Mean over all samples, those without a teacher counting 0."""
+    """Mean over all samples, those without a teacher counting 0.
+
+    The student is masked too: where the unused target is not finite, a masked loss alone would
+    still pass NaN back through 0 * NaN.
+    """
+    losses = loss(jnp.where(taught[..., None], student, 0.0), target)
     return jnp.where(taught, losses, 0.0).mean(axis=1)
 
 
@@ -396,11 +437,17 @@ def weighted_embedding_loss(
     embeddings: Float[Array, "K B D"],
     share: Float[Array, "k K"],
 ) -> Float[Array, " k"]:
-    """`embedding_loss` with the weight of each peer given: rows of `share` sum to at most 1."""
+    """`embedding_loss` with the weight of each peer given: rows of `share` sum to at most 1.
+
+    A client whose embeddings are not finite spoils the loss of those who read it and of no others.
+    """
     share = share.astype(student_embeddings.dtype)
     student = normalize(student_embeddings)
+    diverged = ~jnp.isfinite(embeddings).all(axis=(1, 2))
+    embeddings = jnp.where(diverged[:, None, None], 0.0, embeddings)
     teacher = jax.lax.stop_gradient(normalize(embeddings))
     cross = jnp.einsum("kbd,kbd->kb", student, jnp.einsum("kj,jbd->kbd", share, teacher))
     own = jnp.sum(student**2, axis=-1) * share.sum(axis=1)[:, None]
     theirs = share @ jnp.sum(teacher**2, axis=-1)
-    return jnp.mean(own + theirs - 2.0 * cross, axis=1)
+    spoiled = (share * diverged).sum(axis=1) > 0
+    return jnp.where(spoiled, jnp.nan, jnp.mean(own + theirs - 2.0 * cross, axis=1))

@@ -14,6 +14,7 @@ import ml_collections
 import numpy as np
 from jaxtyping import Bool, Float
 
+from mhd_jax import distill
 from mhd_jax.registry import Registry
 
 
@@ -43,6 +44,13 @@ class Distillation:
     include_self: bool = False
     same_rank: bool = False
     temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Raises `ConfigError` for a name that is not known."""
+        distill.RULES.get(self.rule)
+        distill.CONFIDENCES.get(self.confidence)
+        if self.mixes_logits:
+            distill.LOGIT_LOSSES.get(self.loss)
 
     @property
     def mixes_logits(self) -> bool:

@@ -325,7 +325,7 @@ def _head_losses(
         candidates = distill.chain_candidates(published, below, same)
         taught = student[:, :, 1:]
     else:
-        candidates = distill.Candidates(published[:, :, :1], below)
+        candidates = distill.Candidates(published, below, ranks=1)
         taught = student[:, :, :1]
     return distill.head_losses(
         taught, candidates, keys, rule=chosen.rule, confidence=chosen.confidence,

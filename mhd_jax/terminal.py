@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -23,7 +24,9 @@ from tqdm.auto import tqdm
 # otherwise this often, so that a log file shows that the run is alive.
 SECONDS_BETWEEN_LINES = 30.0
 
-_BAR = "{percentage:3.0f}%|{bar:12}| {n_fmt}/{total_fmt} · {rate_noinv_fmt} · ETA {remaining}{desc}"
+_TEXT = "{n_fmt}/{total_fmt}  {rate_noinv_fmt}  ETA {remaining}  {desc}"
+_BAR = "{percentage:3.0f}%|{bar:12}| " + _TEXT
+_COLUMNS_FOR_BAR = 100  # with fewer the text alone fills the line
 
 
 @dataclasses.dataclass(frozen=True)
@@ -257,6 +260,10 @@ class Progress:
     that brings new values and otherwise one every `SECONDS_BETWEEN_LINES`. The steps of the
     first update do not count towards the rate of a plain line: they carry the compilation.
 
+    On 80 columns::
+
+        500/1500  95.21 steps/s  ETA 00:10  β_sh main 0.36 aux 0.78 · β_priv 0.97
+
     Args:
       total: Steps of the whole run.
       initial: Steps done before this process started (a resumed run).
@@ -272,20 +279,14 @@ class Progress:
         self._last_line = time.monotonic()
         if enabled and _watched():
             self._bar = tqdm(
-                total=total,
-                initial=initial,
-                bar_format=_BAR,
-                unit=" steps",
-                dynamic_ncols=True,
-                file=sys.stderr,
+                total=total, initial=initial, unit=" steps", file=sys.stderr, **_shape()
             )
 
     def update(self, step: int, values: Mapping[str, float] | None = None) -> None:
         """Reports that `step` steps are done; earlier values stay until new ones replace them."""
         self._values.update(values or {})
         if self._bar is not None:
-            text = format_values(self._values)
-            self._bar.set_description_str(f" · {text}" if text else "", refresh=False)
+            self._bar.set_description_str(format_values(self._values), refresh=False)
             self._bar.update(step - self._bar.n)
         elif self._enabled:
             self._update_plain(step, bool(values))
@@ -326,6 +327,15 @@ class Progress:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _shape() -> dict[str, Any]:
+    """How the bar uses its line; tqdm itself draws nothing on a terminal of unknown size."""
+    if not sys.stderr.isatty():
+        return {"bar_format": _BAR, "dynamic_ncols": True}
+    columns, rows = shutil.get_terminal_size()
+    form = _BAR if columns >= _COLUMNS_FOR_BAR else _TEXT
+    return {"bar_format": form, "ncols": columns, "nrows": rows}
 
 
 def _watched() -> bool:

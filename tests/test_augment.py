@@ -80,7 +80,7 @@ def test_flip_mirrors_left_to_right_half_of_the_time() -> None:
 def test_crops_are_shifts_of_the_padded_image_and_its_mirror(size: int) -> None:
     pad = lib.crop_padding(size)
     images = batch(1, (size, size, 1))
-    result = apply("crop_flip", np.repeat(images, 600, axis=0))
+    result = apply("crop_flip", np.repeat(images, 2400, axis=0))
     padded = np.pad(images[0], ((pad, pad), (pad, pad), (0, 0)))
     shifts = range(2 * pad + 1)
     windows = [padded[y : y + size, x : x + size] for y in shifts for x in shifts]
@@ -88,11 +88,11 @@ def test_crops_are_shifts_of_the_padded_image_and_its_mirror(size: int) -> None:
     mirrored = {window[:, ::-1].tobytes() for window in windows}
     found = [image.tobytes() for image in result]
     assert set(found) <= possible | mirrored
-    assert 220 < sum(image in mirrored for image in found) < 380
-    # All are as likely: six standard deviations above the mean.
-    mean = 600 / (2 * len(windows))
-    assert max(found.count(image) for image in set(found)) < mean + 6 * mean**0.5
-    assert len(set(found)) > 0.9 * min(300, 2 * len(windows))
+    assert 1080 < sum(image in mirrored for image in found) < 1320
+    # All are as likely, to within five standard deviations.
+    mean = 2400 / (2 * len(windows))
+    assert max(found.count(image) for image in set(found)) < mean + 5 * mean**0.5
+    assert len(set(found)) == 2 * len(windows)
 
 
 def test_unknown_augmentation_is_refused() -> None:

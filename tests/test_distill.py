@@ -531,7 +531,7 @@ def test_the_random_rule_averages_to_the_mean_rule() -> None:
 def test_codistillation_equals_the_oracle() -> None:
     system = five_clients()
     main = jnp.asarray(system.log_probs[:, :, :1])
-    candidates = distill.Candidates(main, jnp.asarray(system.adjacency))
+    candidates = distill.Candidates(main, jnp.asarray(system.adjacency), ranks=1)
     actual = head_losses(main, candidates, rule="mean")
     expected = reference.codistillation_loss(system.log_probs, system.log_probs, system.adjacency)
     np.testing.assert_allclose(actual[:, 0], expected, rtol=1e-5)
@@ -542,7 +542,7 @@ def test_fedmd_equals_the_oracle(kind: str) -> None:
     system = five_clients()
     logits = np.random.default_rng(0).normal(size=(5, 3, 1, 4), scale=3).astype(np.float32)
     voices = jnp.asarray(system.adjacency | np.eye(5, dtype=bool))
-    candidates = distill.Candidates(jnp.asarray(logits), voices)
+    candidates = distill.Candidates(jnp.asarray(logits), voices, ranks=1)
     actual = head_losses(logits, candidates, rule="mean", loss=kind)
     consensus = reference.fedmd_consensus(logits[:, :, 0], system.adjacency)
     expected = [reference.fedmd_loss(logits[i, :, 0], consensus[i], kind) for i in range(5)]

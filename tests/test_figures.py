@@ -405,7 +405,8 @@ def test_a_partition_without_primary_labels_has_no_hop_table() -> None:
 # ----------------------------------------------------------------------------- files
 
 
-def test_save_all_writes_every_figure(tmp_path: Any) -> None:
+def test_save_all_writes_every_figure(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(figures, "DPI", 40)  # to be quick
     summary, history = synthetic_run(num_clients=2, num_classes=3, aux=1)
     before = copy.deepcopy((summary, history))
     paths = figures.save_all(summary, history, tmp_path / "run" / "figures")

@@ -67,16 +67,19 @@ def make_page(**settings: Any) -> tuple[dict[str, Any], Page]:
     return summary, Page(report.render(summary, {}))
 
 
-def test_write_report_leaves_one_file_that_needs_no_other(tmp_path: Any) -> None:
+def test_write_report_leaves_one_file_that_needs_no_other(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report.figures, "DPI", 40)  # to be quick
     summary, history = synthetic_run(num_clients=2, num_classes=3, aux=1)
     path = report.write_report(tmp_path, summary, history)
     assert path == tmp_path / "report.html"
     html = path.read_text()
     page = Page(html)
-    figures = sorted((tmp_path / "figures").glob("*.png"))
-    assert len(figures) == len(page.addresses) == 7
+    pictures = sorted((tmp_path / "figures").glob("*.png"))
+    assert len(pictures) == len(page.addresses) == 7
     embedded = {address.removeprefix("data:image/png;base64,") for address in page.addresses}
-    assert embedded == {base64.b64encode(png.read_bytes()).decode() for png in figures}
+    assert embedded == {base64.b64encode(png.read_bytes()).decode() for png in pictures}
     assert not re.search(r"https?://|@import|url\(|<script|<link", html)
 
 

@@ -146,6 +146,18 @@ def test_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "β_sh main 0.36 aux 0.78 · β_priv 0.97" in last
 
 
+@pytest.mark.parametrize("columns", ["0", "80"])
+def test_a_narrow_terminal_shows_all_values(monkeypatch: pytest.MonkeyPatch, columns: str) -> None:
+    screen = Screen()
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setenv("COLUMNS", columns)
+    with terminal.Progress(total=1500, initial=990) as progress:
+        progress.update(1000, {"β_sh main": 0.36, "β_sh aux": 0.78, "β_priv": 0.97})
+    last = screen.getvalue().split("\r")[-1].rstrip()
+    assert last.startswith("1000/1500") and last.endswith("β_sh main 0.36 aux 0.78 · β_priv 0.97")
+    assert len(last) <= 80
+
+
 def test_values_of_one_kind_stand_together() -> None:
     values = {"β_sh main": 0.5, "loss": 1.0, "β_sh aux 4": 0.75}
     assert terminal.format_values(values) == "β_sh main 0.50 aux 4 0.75 · loss 1.00"
