@@ -398,7 +398,7 @@ def head_losses(
 
 
 def _taught_mean(
-    loss: HeadLoss,
+    loss: Callable[[Array, Array], Array],
     student: Float[Array, "k B m C"],
     target: Float[Array, "k B m C"],
     taught: Bool[Array, "k B m"],

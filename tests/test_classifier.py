@@ -1,5 +1,5 @@
 # Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
-"""The multi-head classifier: shapes, initial values, and errors for pieces that break a contract."""
+"""The multi-head classifier: shapes, initial values, errors for pieces that break a contract."""
 
 from __future__ import annotations
 

@@ -67,7 +67,9 @@ class EmbeddingFactory(Protocol):
     The module's `__call__(x [B, ...], train: bool)` returns embeddings [B, D], D its own choice.
     """
 
-    def __call__(self, settings: ModelSettings) -> nn.Module: ...
+    def __call__(self, settings: ModelSettings) -> nn.Module:
+        """The network for these settings."""
+        ...
 
 
 class MultiHeadClassifier(nn.Module):
