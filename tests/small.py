@@ -15,6 +15,8 @@ from mhd_jax.config import default_config, update
 from mhd_jax.experiment import Experiment
 from mhd_jax.state import State
 
+WIDTH = 8  # embedding width of the small network
+
 COLLECTIVE = re.compile(
     r"= \(?((?:\w+\[[\d,]*\](?:\{[^}]*\})?(?:, )?)+)\)? "
     r"(all-gather|all-reduce|reduce-scatter|collective-permute|all-to-all|collective-broadcast)"

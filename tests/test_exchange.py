@@ -101,8 +101,8 @@ def test_the_ledger_counts_what_the_compiled_program_gathers(changes):
 def test_both_accountings_and_fedavg():
     experiment = small.build(exchange__refresh_steps=10, average__every=5)
     record = experiment.ledger.record()
-    parameters = 4 * (64 * 16 + 16 + 2 * 16 + 16 * 64 + 64 + 64 * 3 * 10 + 3 * 10)
-    assert record["predictions"] == [8 * (3 * 10 + 64) * 4.0] * 4
+    parameters = sum(leaf.nbytes for leaf in small.clients(experiment, experiment.init_state())) / 4
+    assert record["predictions"] == [8 * (3 * 10 + small.WIDTH) * 4.0] * 4
     assert record["snapshots"] == [parameters / 10] * 4
     assert record["fedavg"] == [parameters / 5] * 4
 

@@ -103,7 +103,7 @@ def _allowed(experiment) -> set[int]:
     clients = sum(experiment.layout.rows)
     return {
         clients * data.public_batch_size * heads * experiment.system.num_classes,
-        clients * data.public_batch_size * 64,
+        clients * data.public_batch_size * small.WIDTH,
     }
 
 
@@ -141,7 +141,7 @@ def test_selection_needs_no_memory_beyond_what_is_published():
         lowered = experiment.step.lower(*small.arguments(experiment))
         return lowered.compile().memory_analysis().temp_size_in_bytes
 
-    published = 64 * 64 * (5 * 10 + 64) * 4
+    published = 64 * 64 * (5 * 10 + small.WIDTH) * 4
     alone = temporary(distill__nu_aux=0.0, distill__nu_emb=0.0)
     assert temporary() - alone <= 2 * published
 

@@ -1,0 +1,162 @@
+# Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
+"""Stacked convolutions: every lowering gives the numbers of the plain convolution."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from jax.sharding import PartitionSpec as P
+
+from mhd_jax.models.conv import AUTO, LAYOUT, Conv, Geometry, passes, stacked_convolution
+
+LOWERINGS = ("auto", "grouped", "unrolled", "matmul")
+CLIENTS, BATCH, CHANNELS, FEATURES = 4, 2, 3, 5
+Convolution = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+def plain(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
+    padding, stride = (geometry.padding,) * 2, (geometry.stride,) * 2
+    return lax.conv_general_dilated(x, kernel, stride, [padding] * 2, dimension_numbers=LAYOUT)
+
+
+def operands(geometry: Geometry) -> tuple[jax.Array, jax.Array]:
+    keys = jax.random.split(jax.random.key(0))
+    x = jax.random.normal(keys[0], (CLIENTS, BATCH, *geometry.size, CHANNELS))
+    return x, jax.random.normal(keys[1], (CLIENTS, *geometry.kernel, CHANNELS, FEATURES)) / 5
+
+
+def outcome(stacked: Convolution) -> Callable[[jax.Array, jax.Array], Any]:
+    """Values and both gradients of a stacked convolution."""
+
+    def loss(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
+        y = stacked(x, kernel)
+        return jnp.sin(y).sum(), y
+
+    return jax.value_and_grad(loss, (0, 1), has_aux=True)
+
+
+def every_lowering(geometry: Geometry, stack: Callable[[Convolution], Convolution]) -> None:
+    """Compiles all lowerings and the reference in one program and compares them."""
+
+    @jax.jit
+    def run(x: jax.Array, kernel: jax.Array) -> list[Any]:
+        lowered = [
+            functools.partial(_convolution, geometry=geometry, lowering=lowering)
+            for lowering in LOWERINGS
+        ]
+        return [
+            outcome(stack(one))(x, kernel)
+            for one in [functools.partial(plain, geometry=geometry), *lowered]
+        ]
+
+    expected, *found = run(*operands(geometry))
+    for result in found:
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), result, expected
+        )
+
+
+def _convolution(
+    x: jax.Array, kernel: jax.Array, geometry: Geometry, lowering: str
+) -> jax.Array:
+    return stacked_convolution(x, kernel, geometry, lowering)
+
+
+GEOMETRIES = {
+    "3x3": Geometry((3, 3), 1, 1, (6, 5)),
+    "3x3, stride 2": Geometry((3, 3), 2, 1, (8, 7)),
+    "1x1, stride 2": Geometry((1, 1), 2, 0, (6, 5)),
+    "7x7, stride 2": Geometry((7, 7), 2, 3, (10, 9)),
+}
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES.values(), ids=GEOMETRIES.keys())
+def test_inputs_and_kernels_stacked(geometry: Geometry) -> None:
+    every_lowering(geometry, jax.vmap)
+
+
+@pytest.mark.parametrize("geometry", [GEOMETRIES["3x3"]], ids=["3x3"])
+def test_shared_input(geometry: Geometry) -> None:
+    every_lowering(
+        geometry, lambda one: lambda x, kernel: jax.vmap(one, (None, 0))(x[0], kernel)
+    )
+
+
+@pytest.mark.parametrize("geometry", [GEOMETRIES["3x3, stride 2"]], ids=["3x3, stride 2"])
+def test_shared_kernel(geometry: Geometry) -> None:
+    every_lowering(
+        geometry, lambda one: lambda x, kernel: jax.vmap(one, (0, None))(x, kernel[0])
+    )
+
+
+def test_not_stacked() -> None:
+    every_lowering(GEOMETRIES["3x3"], lambda one: lambda x, kernel: one(x[0], kernel[0]))
+
+
+def test_replicas_of_clients() -> None:
+    def nested(one: Convolution) -> Convolution:
+        def run(x: jax.Array, kernel: jax.Array) -> jax.Array:
+            x, kernel = x.reshape(2, 2, *x.shape[1:]), kernel.reshape(2, 2, *kernel.shape[1:])
+            return jax.vmap(jax.vmap(one))(x, kernel).reshape(-1, *x.shape[2:4], FEATURES)
+
+        return run
+
+    every_lowering(GEOMETRIES["3x3"], nested)
+
+
+def test_inside_scan() -> None:
+    def scanned(one: Convolution) -> Convolution:
+        def body(carry: jax.Array, args: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, Any]:
+            return carry, jax.vmap(one)(*jax.tree.map(lambda a: a[None], args))
+
+        return lambda x, kernel: lax.scan(body, jnp.zeros(()), (x, kernel))[1]
+
+    every_lowering(GEOMETRIES["3x3"], scanned)
+
+
+def test_inside_shard_map() -> None:
+    mesh = jax.make_mesh((2,), ("clients",), axis_types=(jax.sharding.AxisType.Auto,))
+
+    def sharded(one: Convolution) -> Convolution:
+        specs = {"in_specs": P("clients"), "out_specs": P("clients"), "check_vma": False}
+        return jax.shard_map(jax.vmap(one), mesh=mesh, **specs)
+
+    every_lowering(GEOMETRIES["3x3"], sharded)
+
+
+def test_every_pass_of_every_platform_is_a_lowering() -> None:
+    for platform in AUTO.values():
+        for chosen in (platform.forward, platform.input_gradient, platform.kernel_gradient):
+            assert passes(chosen).forward == chosen and chosen in LOWERINGS[1:]
+
+
+def test_unrolled_has_no_grouped_convolution() -> None:
+    x, kernel = operands(GEOMETRIES["3x3"])
+
+    def groups(lowering: str) -> set[int]:
+        one = functools.partial(_convolution, geometry=GEOMETRIES["3x3"], lowering=lowering)
+        jaxpr = str(jax.make_jaxpr(outcome(jax.vmap(one)))(x, kernel))
+        return {int(line.split("=")[1]) for line in jaxpr.split() if "feature_group_count=" in line}
+
+    assert groups("unrolled") == {1}
+    assert CLIENTS in groups("grouped")
+    assert groups("matmul") == set()
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_the_module_equals_flax(stride: int) -> None:
+    x = jax.random.normal(jax.random.key(0), (2, 6, 6, 3))
+    ours = Conv(4, 3, stride, use_bias=True)
+    theirs = nn.Conv(4, (3, 3), (stride, stride), padding=((1, 1), (1, 1)))
+    variables = ours.init(jax.random.key(1), x)
+    shapes = jax.eval_shape(lambda: theirs.init(jax.random.key(1), x))
+    assert jax.tree.map(jnp.shape, variables) == jax.tree.map(jnp.shape, shapes)
+    np.testing.assert_allclose(ours.apply(variables, x), theirs.apply(variables, x), atol=1e-5)
