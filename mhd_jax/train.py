@@ -34,12 +34,15 @@ class Interrupted(RuntimeError):
     """SIGTERM came; the state is saved and the same command goes on from there."""
 
 
-def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> Summary:
+def train_and_evaluate(
+    config: ml_collections.ConfigDict, workdir: str | os.PathLike, *, with_report: bool = True
+) -> Summary:
     """Runs the experiment `config` in `workdir`, or goes on with it.
 
     Args:
       config: see `mhd_jax.config.default_config`.
       workdir: where the run's files go; a local path or any URL that etils.epath can write.
+      with_report: also draw the figures and write `report.html`.
 
     Returns:
       The contents of `summary.json`.
@@ -59,7 +62,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str | os.Path
             return directory.read_summary()
         with Checkpoints(directory.checkpoints, keep=config.train.keep_checkpoints) as checkpoints:
             summary = Run(experiment, directory, checkpoints).finish()
-    if jax.process_index() == 0:
+    if with_report and jax.process_index() == 0:
         from mhd_jax import report
 
         report.write_report(directory.path, summary, directory.read_metrics())

@@ -1,0 +1,115 @@
+# Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
+"""What a correct implementation shows: five claims, each with its measured value and verdict.
+
+    python -m experiments.digits_claims --preset=digits --workdir=runs/digits
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from experiments import plots, sweep
+from experiments.presets import Preset
+from experiments.sweep import Cell, Record, Study
+from experiments.tables import accuracy
+
+LEAST_GAIN = 0.35
+MOST_LOSS = 0.02
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """A claim, what was measured seed by seed, and whether its mean bears the claim out."""
+
+    claim: str
+    measured: tuple[float, ...]
+    least: float
+
+    @property
+    def mean(self) -> float:
+        """Over seeds."""
+        return float(np.mean(self.measured))
+
+    @property
+    def std(self) -> float:
+        """Sample standard deviation over seeds; 0 for a single one."""
+        return float(np.std(self.measured, ddof=1)) if len(self.measured) > 1 else 0.0
+
+    @property
+    def holds(self) -> bool:
+        """Whether the mean is at least what is claimed."""
+        return self.mean >= self.least
+
+    def row(self) -> str:
+        """A line of a Markdown table."""
+        seeds = sum(value >= self.least for value in self.measured)
+        passed = "PASS" if self.holds else "FAIL"
+        measured = f"{self.mean:+.3f} ± {self.std:.3f}"
+        return f"| {self.claim} | {measured} | {seeds} of {len(self.measured)} | {passed} |"
+
+
+def cells(preset: Preset) -> list[Cell]:
+    del preset
+    return [
+        Cell("complete", "complete graph, most confident"),
+        Cell("cycle", "directed cycle", {"graph.name": "cycle"}, per_class=True),
+        Cell("islands", "two islands", {"graph.name": "islands", "graph.islands": 2}),
+        Cell("random", "complete graph, random teacher", {"distill.confidence": "random"}),
+    ]
+
+
+def verdicts(records: Sequence[Record]) -> list[Verdict]:
+    """The claims that the finished cells can decide."""
+    by_cell = {record["cell"]: record for record in records}
+    shared = {name: accuracy(r, "shared").mean(axis=1) for name, r in by_cell.items()}
+    found: list[Verdict] = []
+
+    def claim(text: str, measured: np.ndarray, least: float = 0.0) -> None:
+        found.append(Verdict(text, tuple(measured.tolist()), least))
+
+    if "complete" in shared:
+        alone = accuracy(by_cell["complete"], "control_shared").mean(axis=1)[:, 0]
+        private = accuracy(by_cell["complete"], "private").mean(axis=1)[:, 0]
+        private_alone = accuracy(by_cell["complete"], "control_private").mean(axis=1)[:, 0]
+        last = shared["complete"][:, -1]
+        claim(
+            f"shared accuracy, last auxiliary head minus isolated: at least {LEAST_GAIN}",
+            last - alone, LEAST_GAIN,
+        )  # fmt: skip
+        claim(
+            f"private accuracy, main head minus isolated: at least -{MOST_LOSS}",
+            private - private_alone, -MOST_LOSS,
+        )  # fmt: skip
+        if "islands" in shared:
+            claim("complete minus two islands, last head: above 0", last - shared["islands"][:, -1])
+        if "random" in shared:
+            claim("most confident minus random teacher, last head: above 0",
+                  last - shared["random"][:, -1])  # fmt: skip
+    if "cycle" in shared:
+        cycle = shared["cycle"]
+        claim("cycle, rank 2 minus rank 1: above 0", cycle[:, 2] - cycle[:, 1])
+        claim("cycle, rank 3 minus rank 2: above 0", cycle[:, 3] - cycle[:, 2])
+    return found
+
+
+def verdict_table(records: Sequence[Record]) -> str:
+    """The verdicts as a Markdown table."""
+    head = "| claim | measured, mean ± std over seeds | seeds that show it | verdict |\n"
+    return head + "\n".join(["| --- " * 4 + "|", *(v.row() for v in verdicts(records))])
+
+
+STUDY = Study(
+    "digits_claims",
+    "What a correct implementation shows",
+    cells,
+    draw=plots.ranks,
+    all_heads=True,
+    extra=verdict_table,
+)
+
+
+if __name__ == "__main__":
+    sweep.main(STUDY)

@@ -1,0 +1,156 @@
+# Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
+"""Figures from the records of a study, in the colours of `mhd_jax.figures`."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from experiments.tables import accuracy, rows
+from mhd_jax.figures import AUX, CONTROL, GRID, HEAT, INK, MAIN, MUTED, WIDTH, hop_name, hop_table
+from mhd_jax.terminal import Spread, head_names
+
+Record = Mapping[str, Any]
+
+DPI = 110  # enough for a screen, small enough for a repository
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7d858e", "#000000")
+MARKS = "os^Dv<>P"
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Writes a PNG whose bytes depend on the figure alone."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=DPI, facecolor="white", metadata={"Software": None})
+    path.write_bytes(buffer.getvalue())
+
+
+def panels(count: int, height: float) -> tuple[Figure, list[Axes]]:
+    """A figure of the usual width with so many axes beside each other."""
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    axes = list(figure.subplots(1, count, squeeze=False).ravel())
+    for axis in axes:
+        axis.grid(color=GRID, linewidth=0.7)
+        axis.set_axisbelow(True)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.tick_params(colors=MUTED, labelcolor=INK, labelsize=8, length=3)
+        axis.title.set_size(9)
+        axis.xaxis.label.set_size(8.5)
+    return figure, axes
+
+
+def dots(records: Sequence[Record]) -> Figure:
+    """A line for every cell: main head, last head and the isolated control, shared and private."""
+    figure, axes = panels(2, 1.1 + 0.24 * len(records))
+    names = [f"{r['label']} ({r['group']})" if r["group"] else r["label"] for r in records]
+    for axis, kind in zip(axes, ("shared", "private"), strict=True):
+        for line, record in enumerate(records):
+            *heads, control = rows(record)
+            spreads = [(control, CONTROL, "|", "isolated"), (heads[0], MAIN, "o", "main head")]
+            if len(heads) > 1 and kind == "shared":
+                spreads.append((heads[-1], AUX, "D", "last auxiliary head"))
+            for row, colour, mark, label in spreads:
+                _dot(axis, line, getattr(row, kind), colour, mark, label)
+        axis.set_ylim(len(records) - 0.5, -0.5)
+        axis.set_title(f"{kind} accuracy", loc="left")
+    axes[0].set_yticks(range(len(records)), names)
+    axes[1].set_yticks(range(len(records)), [""] * len(records))
+    _legend(figure, axes[0])
+    return figure
+
+
+def _dot(axis: Axes, line: int, spread: Spread, colour: str, mark: str, label: str) -> None:
+    axis.errorbar(
+        spread.mean, line, xerr=spread.std or 0.0, color=colour, marker=mark, linestyle="",
+        ms=9 if mark == "|" else 5, mew=2 if mark == "|" else 0.5, elinewidth=1.2, label=label,
+    )  # fmt: skip
+
+
+def ranks(records: Sequence[Record]) -> Figure:
+    """Shared accuracy over the heads' ranks, a line per cell, and how far each rank hears."""
+    far = [record for record in records if "class_accuracy" in record["results"]]
+    figure, axes = panels(1 + len(far[:1]), 3.3)
+    deepest = max(accuracy(record, "shared").shape[-1] for record in records)
+    for record, colour, mark in zip(records, _cycle(COLOURS), _cycle(MARKS), strict=False):
+        means = accuracy(record, "shared").mean(axis=1)
+        if means.shape[1] > 1:
+            axes[0].errorbar(
+                range(means.shape[1]), means.mean(axis=0), means.std(axis=0, ddof=1),
+                color=colour, marker=mark, ms=4, lw=1.3, elinewidth=0.8, label=record["label"],
+            )  # fmt: skip
+    control = accuracy(records[0], "control_shared").mean()
+    axes[0].axhline(control, color=CONTROL, ls="--", lw=1.2, label="isolated")
+    axes[0].set_xticks(range(deepest), head_names(deepest))
+    axes[0].set_title("shared accuracy by head", loc="left")
+    for record in far[:1]:
+        _hops(axes[1], record)
+    _legend(figure, axes[0])
+    return figure
+
+
+def hops(record: Record) -> tuple[list[str], list[int], np.ndarray]:
+    """The hop table of a record, [H, D], mean over seeds; every seed has the same distances."""
+    found = record["results"]
+    heard = [
+        hop_table({"class_accuracy": c, "primary_labels": p, "adjacency": a})
+        for c, p, a in zip(
+            found["class_accuracy"], found["primary_labels"], found["adjacency"], strict=True
+        )
+    ]
+    distances = sorted(set.union(*(set(d) for _, d, _ in heard)), key=lambda d: (d < 0, d))
+    mean = [
+        np.mean([table[:, d.index(hop)] for _, d, table in heard if hop in d], axis=0)
+        for hop in distances
+    ]
+    return heard[0][0], distances, np.stack(mean, axis=1)
+
+
+def _hops(axis: Axes, record: Record) -> None:
+    names, distances, table = hops(record)
+    axis.grid(False)
+    axis.imshow(table, cmap=HEAT, vmin=0, vmax=1, aspect="auto")
+    for (row, column), value in np.ndenumerate(table):
+        ink = "white" if value > 0.55 else INK
+        axis.text(column, row, f"{value:.2f}", ha="center", va="center", color=ink, fontsize=7.5)
+    axis.set_xticks(range(len(distances)), [hop_name(distance) for distance in distances])
+    axis.set_yticks(range(len(names)), names)
+    axis.set_xlabel("hops to the nearest client that holds the label")
+    axis.set_title(f"{record['label']}: accuracy by distance", loc="left")
+
+
+def over_bytes(records: Sequence[Record]) -> Figure:
+    """Shared accuracy of the last head over the bytes that a client sends in a step."""
+    figure, axes = panels(1, 3.3)
+    (axis,) = axes
+    for record, colour, mark in zip(records, _cycle(COLOURS), _cycle(MARKS), strict=False):
+        last = rows(record)[-2].shared
+        sent = record["results"]["bytes_per_client_and_step"]
+        if sent:
+            axis.errorbar(
+                sent / 1000, last.mean, last.std or 0.0, color=colour, marker=mark, ms=6,
+                linestyle="", label=record["label"],
+            )  # fmt: skip
+    axis.axhline(rows(records[0])[-1].shared.mean, color=CONTROL, ls="--", label="isolated")
+    axis.set_xscale("log")
+    axis.set_xlabel("kB sent per client and step")
+    axis.set_title("shared accuracy of the last head over bytes", loc="left")
+    _legend(figure, axis)
+    return figure
+
+
+def _cycle(values: Sequence[str]) -> list[str]:
+    return list(values) * 8
+
+
+def _legend(figure: Figure, axis: Axes) -> None:
+    handles, labels = axis.get_legend_handles_labels()
+    first = {label: handle for handle, label in zip(handles, labels, strict=True)}
+    figure.legend(
+        first.values(), first, loc="outside lower center", ncols=min(len(first), 5),
+        frameon=False, fontsize=8,
+    )  # fmt: skip

@@ -1,0 +1,91 @@
+# Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
+"""At which scale the experiments run: a config, how many seeds, and what a study varies there."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+
+from mhd_jax.config import update
+from mhd_jax.errors import ConfigError, suggest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclasses.dataclass(frozen=True)
+class Preset:
+    """A dataset and a scale.
+
+    Attributes:
+      name: what `--preset` says.
+      config: a file in `configs/`, with a variant after a colon.
+      seeds: seeds 0, 1, ... of every cell.
+      replicas: how many of them are trained in one stacked run.
+      changes: settings that differ from the config in every cell.
+      cohorts: the small and large clients of the study of architectures.
+      clients: the numbers of clients of the study of scaling.
+      shares: (clients, percentage of the training data) for scaling at fixed data per client.
+      public_names: other data sets to take public images from.
+    """
+
+    name: str
+    config: str
+    seeds: int = 5
+    replicas: int = 1
+    changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    cohorts: tuple[tuple[str, int], tuple[str, int]] = (("resnet18", 5), ("resnet34", 3))
+    clients: tuple[int, ...] = (2, 4, 16, 32)
+    shares: tuple[tuple[int, int], ...] = ((2, 25), (4, 50))
+    public_names: tuple[str, ...] = ()
+
+    def base(self, changes: Mapping[str, Any] | None = None) -> ml_collections.ConfigDict:
+        """The config of a cell with these changes.
+
+        Raises:
+          ConfigError: there is no such config file, variant or setting.
+        """
+        path, _, variant = self.config.partition(":")
+        config = _load(path, variant)
+        update(config, {**self.changes, **(changes or {}), "replicas": self.replicas})
+        return config
+
+
+def _load(path: str, variant: str) -> ml_collections.ConfigDict:
+    """`get_config(variant)` of a file in the repository."""
+    file = ROOT / path
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    if not file.exists() or spec is None or spec.loader is None:
+        raise ConfigError("preset", path, "a preset whose config file exists")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    loaded: ml_collections.ConfigDict = module.get_config(variant)
+    return loaded
+
+
+_MLPS = (("mlp_small", 5), ("mlp_large", 3))
+_QUIET = {"train.eval_every": 500, "train.log_every": 500}  # nobody watches a single cell
+
+PRESETS = {
+    preset.name: preset
+    for preset in (
+        Preset("digits", "configs/digits.py", replicas=5, changes=_QUIET, cohorts=_MLPS),
+        Preset("smoke", "configs/digits.py:smoke", seeds=2, replicas=2, cohorts=_MLPS),
+        Preset("cifar10", "configs/cifar10.py", seeds=3, public_names=("tiny_imagenet32",)),
+        Preset("cifar10_cpu", "configs/cifar10.py:cpu", seeds=3, clients=(2, 8)),
+        Preset("tiny_imagenet", "configs/tiny_imagenet.py", seeds=3, public_names=("cifar10",)),
+        Preset("tiny_imagenet_cpu", "configs/tiny_imagenet.py:cpu", seeds=1, clients=(2, 8)),
+        Preset("imagenet", "configs/imagenet.py", seeds=3, clients=(2, 4, 16, 32, 64)),
+    )
+}
+
+
+def preset(name: str) -> Preset:
+    """The preset of that name; raises `ConfigError` with a hint for an unknown one."""
+    if name not in PRESETS:
+        raise ConfigError("preset", name, suggest(name, PRESETS))
+    return PRESETS[name]
