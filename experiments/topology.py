@@ -34,7 +34,7 @@ STUDY = Study(
     draw=plots.ranks,
     all_heads=True,
     definitions=(
-        "On a directed cycle client i learns from client i + 1 alone; in the other graphs edges "
+        "On a directed cycle client i learns from client i - 1 alone; in the other graphs edges "
         "go both ways.",
         "The isolated clients are the graph without edges.",
     ),
