@@ -1,7 +1,7 @@
 # Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
 """What a correct implementation shows: five claims, each with its measured value and verdict.
 
-    python -m experiments.digits_claims --preset=digits --workdir=runs/digits
+python -m experiments.digits_claims --preset=digits --workdir=runs/digits
 """
 
 from __future__ import annotations

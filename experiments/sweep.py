@@ -4,7 +4,7 @@
 A study is a list of cells; a cell is a name and the settings in which it differs from the preset.
 Every cell is a run of `mhd_jax.train.train_and_evaluate` for all its seeds. Beside it stands its
 yardstick, the same clients in isolation (same data, same initial parameters), which cells share:
-runs are filed under their settings, so whatever two cells or two studies have in common is run once.
+runs are filed under their settings, so what two cells or two studies have in common is run once.
 
     <workdir>/runs/<key>/             a run: checkpoints, metrics.jsonl, summary.json
     <workdir>/<preset>/<study>/       <cell>.json, table.md, table.csv, figure.png

@@ -129,7 +129,7 @@ def _facts(records: Sequence[Record]) -> str:
     hours = sum(record["wall_seconds"] for record in records) / 60
     steps = sorted({record["config"]["train"]["steps"] for record in records})
     facts = [
-        f"{config['data']['name']}, {config['clients']['num']} clients unless the row says otherwise",
+        f"{config['data']['name']}, {config['clients']['num']} clients where no row says otherwise",
         f"{' and '.join(f'{s:,}' for s in steps)} steps",
         f"seeds {seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else f"seed {seeds[0]}",
         f"{first['hardware']} ({first['device']})",

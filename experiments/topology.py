@@ -1,7 +1,7 @@
 # Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
 """Who can hear whom: shared accuracy by communication graph and head rank, and the hop picture.
 
-    python -m experiments.topology --preset=digits --workdir=runs/digits
+python -m experiments.topology --preset=digits --workdir=runs/digits
 """
 
 from __future__ import annotations
