@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -58,6 +59,23 @@ def arguments(experiment: Experiment, state: State | None = None, start: int = 0
         experiment.seed_array,
         experiment.layout.put(np.int32(count)),
     )
+
+
+def walk(
+    experiment: Experiment, calls: int
+) -> Iterator[tuple[State, dict[str, np.ndarray], State]]:
+    """(state before, metrics, state after) of each call, the states on the host."""
+    state, done = None, 0
+    for _ in range(calls):
+        args = arguments(experiment, state, done)
+        before = jax.tree.map(np.asarray, args[0])
+        state, metrics = experiment.step(*args)
+        done += int(args[-1])
+        joined = {
+            name: experiment.layout.join(value, axis=2)
+            for name, value in jax.device_get(metrics).items()
+        }
+        yield before, joined, jax.tree.map(np.asarray, state)
 
 
 def run(experiment: Experiment, calls: int = 1) -> tuple[State, dict[str, np.ndarray]]:

@@ -162,61 +162,61 @@ def test_slots_hold_peers_and_lost_messages_leave_them_empty():
     assert adjacency[clients[known], held[known]].all()
 
 
-def _losses_by_keeping_real_pools(experiment, steps):
-    """The obvious way: each client has a list of (owner, parameters) and learns from those."""
-    reader, fed = experiment.schedule.readers[0], experiment.federations[0]
-    model = experiment.system.models[0]
-    state = jax.tree.map(np.asarray, experiment.init_state())
-    keep = lambda s, c: jax.tree.map(lambda x: x[0, c], s.clients[0].params["model"])  # noqa: E731
-    clients = range(experiment.layout.num_clients)
-    pools = [[keep(state, reader.peers_in_slot(0, slot)[c]) for slot in range(reader.pool_slots)]
-             for c in clients]  # fmt: skip
-    found = []
-    for step in range(steps):
-        at = experiment.feed.plan(step, step + 1)[1][0, 0]
-        images = fed.public.images(fed.public_indices[at]) - np.float32(fed.source.mean)
-        images = images / np.float32(fed.source.std)
-        predict = lambda p, x=images: [  # noqa: E731
-            np.asarray(out, np.float64) for out in model.apply({"params": p}, x, train=False)
-        ]
-        own = [predict(keep(state, c)) for c in clients]
-        slots = reader(step, step + 1).versions[0]
-        losses = []
-        for c in clients:
-            pool = [predict(pools[c][slot]) for slot in slots]
-            everyone = [own[c], *pool]
-            log_probs = reference.log_softmax(np.stack([logits for logits, _ in everyone]))
-            below = np.ones((1, len(everyone)), bool)
-            client, head = reference.select_teachers(log_probs, below)
-            aux = reference.prediction_loss(log_probs[:1], log_probs, client, head)
-            others = np.stack([embedding for _, embedding in pool])
-            emb = reference.embedding_loss(own[c][1][None], others, np.ones((1, len(pool)), bool))
-            losses.append((aux[0], emb[0]))
-        found.append(losses)
-        state, _ = small.run(experiment, calls=step + 1)
-        state = jax.tree.map(np.asarray, state)
-        slot = reader(step, step + 1).write[0]
-        if slot >= 0:
-            for c in clients:
-                pools[c][slot] = keep(state, reader.peers_in_slot(step + 1, slot)[c])
-    return found
+def _keep(state, client):
+    """A copy of one client's parameters."""
+    return jax.tree.map(lambda x: x[0, client], state.clients[0].params["model"])
 
 
-@pytest.mark.parametrize("devices", [1, 2])
+def _learn_from_pools(predict, state, pools, slots):
+    """Aux and embedding losses of every client, whose candidates are itself and its own pool."""
+    losses = []
+    for client, kept in enumerate(pools):
+        own, *others = [predict(_keep(state, client)), *(predict(kept[slot]) for slot in slots)]
+        log_probs = reference.log_softmax(np.stack([own[0], *(logits for logits, _ in others)]))
+        below = np.ones((1, len(log_probs)), bool)
+        teacher, head = reference.select_teachers(log_probs, below)
+        aux = reference.prediction_loss(log_probs[:1], log_probs, teacher, head)
+        embeddings = np.stack([embedding for _, embedding in others])
+        everyone = np.ones((1, len(others)), bool)
+        emb = reference.embedding_loss(own[1][None], embeddings, everyone)
+        losses.append((aux[0], emb[0]))
+    return losses
+
+
 @pytest.mark.parametrize(
-    ("pool", "every", "slots"), [(1, 1, 0), (2, 2, 0), (3, 1, 2)], ids=["1,1", "2,2", "3,1 of 2"]
+    ("pool", "every", "slots", "devices"),
+    [(1, 1, 0, 1), (2, 2, 0, 2), (3, 1, 2, 1)],
+    ids=["1 slot every step", "2 slots on 2 devices", "2 of 3 slots a step"],
 )
 def test_stale_losses_equal_those_of_real_pools(pool, every, slots, devices):
+    """The obvious way: each client keeps a list of parameters and learns from those."""
     experiment = small.build(
         exchange__mode="stale", exchange__pool_size=pool, exchange__refresh_steps=every,
         graph__peers_per_step=slots, train__log_every=1, parallel__client_devices=devices,
     )  # fmt: skip
-    expected = _losses_by_keeping_real_pools(experiment, 4)
-    for step, losses in enumerate(expected):
-        _, metrics = small.run(experiment, calls=step + 1)
+    reader, fed = experiment.schedule.readers[0], experiment.federations[0]
+    apply = jax.jit(experiment.system.models[0].apply, static_argnames="train")
+    clients, pools = range(experiment.layout.num_clients), None
+    for step, (state, metrics, after) in enumerate(small.walk(experiment, 4)):
+        if pools is None:
+            held = [reader.peers_in_slot(0, slot) for slot in range(reader.pool_slots)]
+            pools = [[_keep(state, peers[client]) for peers in held] for client in clients]
+        at = experiment.feed.plan(step, step + 1)[1][0, 0]
+        images = fed.public.images(fed.public_indices[at]) - np.float32(fed.source.mean)
+        images = images / np.float32(fed.source.std)
+        predict = lambda params, x=images: [  # noqa: E731
+            np.asarray(out, np.float64) for out in apply({"params": params}, x, train=False)
+        ]
+        reading = reader(step, step + 1)
+        losses = _learn_from_pools(predict, state, pools, reading.versions[0])
         for client, (aux, emb) in enumerate(losses):
             np.testing.assert_allclose(metrics["head_losses"][0, 0, client], aux, atol=1e-5)
             np.testing.assert_allclose(metrics["embedding_loss"][0, 0, client], emb, atol=1e-5)
+        slot = int(reading.write[0])
+        if slot >= 0:
+            peers = reader.peers_in_slot(step + 1, slot)
+            for client in clients:
+                pools[client][slot] = _keep(after, peers[client])
 
 
 def test_one_slot_refreshed_every_step_is_the_state_the_last_step_left():
@@ -224,7 +224,6 @@ def test_one_slot_refreshed_every_step_is_the_state_the_last_step_left():
     stale = small.build(exchange__mode="stale", exchange__pool_size=1, exchange__refresh_steps=1,
                         graph__name="cycle", train__log_every=1)  # fmt: skip
     fresh = small.build(graph__name="cycle", train__log_every=1)
-    for calls in (1, 3):
-        _, old = small.run(stale, calls)
-        _, new = small.run(fresh, calls)
+    pairs = zip(small.walk(stale, 3), small.walk(fresh, 3), strict=True)
+    for (_, old, _), (_, new, _) in pairs:
         np.testing.assert_allclose(old["loss"], new["loss"], rtol=1e-5)

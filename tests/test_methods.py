@@ -123,11 +123,7 @@ def test_fedmd_fits_the_mean_of_logits_as_they_were_when_scored(loss):
     }  # fmt: skip
     experiment = small.build(**changes)
     assert experiment.system.window == 1
-    scored, _ = small.run(experiment, calls=1)
-    scored = jax.tree.map(np.asarray, scored)
-    moved, first = small.run(experiment, calls=2)
-    moved = jax.tree.map(np.asarray, moved)
-    _, second = small.run(experiment, calls=3)
+    (_, _, scored), (_, first, moved), (_, second, _) = small.walk(experiment, 3)
     everyone = ~np.eye(4, dtype=bool)
     for step, state, metrics in [(1, scored, first), (2, moved, second)]:
         consensus = reference.fedmd_consensus(_public_logits(experiment, scored, step), everyone)
@@ -153,18 +149,15 @@ def test_feddf_distils_the_ensemble_into_the_average():
     """After the private part: parameters are the average, the target is the ensemble before it."""
     changes = {
         "rounds__private_steps": 2, "rounds__public_steps": 2, "control": False,
-        "train__log_every": 1,
+        "train__log_every": 1, "optimizer__warmup_steps": 0, "optimizer__learning_rate": 0.5,
     }  # fmt: skip
     experiment = small.build(method="feddf", **changes)
-    local, _ = small.run(small.build(method="fedavg", average__every=99, control=False,
-                                     train__log_every=1), calls=2)  # fmt: skip
-    averaged, _ = small.run(experiment, calls=2)
+    local, _ = small.run(small.build(method="fedavg", average__every=99, **changes), calls=2)
+    _, (_, _, averaged), (_, metrics, _) = small.walk(experiment, 3)
     for ours, theirs in zip(_params(experiment, averaged), _params(experiment, local), strict=True):
         np.testing.assert_allclose(ours, np.broadcast_to(theirs.mean(0), ours.shape), atol=1e-6)
-    averaged = jax.tree.map(np.asarray, averaged)
     local = jax.tree.map(np.asarray, local)
-    _, metrics = small.run(experiment, calls=3)
     consensus = _public_logits(experiment, local, 2).mean(axis=0)
     logits = _public_logits(experiment, averaged, 2)
     expected = [reference.fedmd_loss(logits[c], consensus, "kl") for c in range(4)]
-    np.testing.assert_allclose(metrics["head_losses"][0, 0, :, 0], expected, rtol=1e-4)
+    np.testing.assert_allclose(metrics["head_losses"][0, 0, :, 0], expected, rtol=1e-3)
