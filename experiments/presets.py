@@ -29,6 +29,7 @@ class Preset:
       changes: settings that differ from the config in every cell.
       cohorts: the small and large clients of the study of architectures.
       clients: the numbers of clients of the study of scaling.
+      alphas: of the Dirichlet partition.
       shares: (clients, percentage of the training data) for scaling at fixed data per client.
       public_names: other data sets to take public images from.
     """
@@ -39,7 +40,8 @@ class Preset:
     replicas: int = 1
     changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     cohorts: tuple[tuple[str, int], tuple[str, int]] = (("resnet18", 5), ("resnet34", 3))
-    clients: tuple[int, ...] = (2, 4, 16, 32)
+    clients: tuple[int, ...] = (2, 4, 16, 32, 64)
+    alphas: tuple[float, ...] = (1.0, 0.1)
     shares: tuple[tuple[int, int], ...] = ((2, 25), (4, 50))
     public_names: tuple[str, ...] = ()
 
@@ -73,13 +75,22 @@ _QUIET = {"train.eval_every": 500, "train.log_every": 500}  # nobody watches a s
 PRESETS = {
     preset.name: preset
     for preset in (
-        Preset("digits", "configs/digits.py", replicas=5, changes=_QUIET, cohorts=_MLPS),
+        Preset(
+            "digits",
+            "configs/digits.py",
+            replicas=5,
+            changes=_QUIET,
+            cohorts=_MLPS,
+            clients=(4, 16),
+            alphas=(0.1,),
+            shares=((4, 50),),
+        ),  # fmt: skip
         Preset("smoke", "configs/digits.py:smoke", seeds=2, replicas=2, cohorts=_MLPS),
         Preset("cifar10", "configs/cifar10.py", seeds=3, public_names=("tiny_imagenet32",)),
         Preset("cifar10_cpu", "configs/cifar10.py:cpu", seeds=3, clients=(2, 8)),
         Preset("tiny_imagenet", "configs/tiny_imagenet.py", seeds=3, public_names=("cifar10",)),
         Preset("tiny_imagenet_cpu", "configs/tiny_imagenet.py:cpu", seeds=1, clients=(2, 8)),
-        Preset("imagenet", "configs/imagenet.py", seeds=3, clients=(2, 4, 16, 32, 64)),
+        Preset("imagenet", "configs/imagenet.py", seeds=3),
     )
 }
 

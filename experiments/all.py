@@ -1,0 +1,36 @@
+# Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
+"""All tables, the most important first: ``python -m experiments.all --preset=digits``."""
+
+from __future__ import annotations
+
+from experiments import (
+    architectures,
+    auxiliary_heads,
+    communication,
+    data_heterogeneity,
+    digits_claims,
+    main_comparison,
+    public_data,
+    scaling,
+    staleness,
+    sweep,
+    teachers,
+    topology,
+)
+
+STUDIES = (
+    digits_claims.STUDY,
+    main_comparison.STUDY,
+    topology.STUDY,
+    staleness.STUDY,
+    auxiliary_heads.STUDY,
+    teachers.STUDY,
+    communication.STUDY,
+    architectures.STUDY,
+    data_heterogeneity.STUDY,
+    public_data.STUDY,
+    scaling.STUDY,
+)
+
+if __name__ == "__main__":
+    sweep.main(*STUDIES)

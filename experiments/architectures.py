@@ -1,0 +1,63 @@
+# Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
+"""Small and large clients: what they gain from each other over staying among their own kind.
+
+python -m experiments.architectures --preset=digits --workdir=runs/digits
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from experiments import sweep
+from experiments.presets import Preset
+from experiments.sweep import Cell, Record, Study
+from experiments.tables import accuracy, number
+from mhd_jax.terminal import Spread
+
+OWN_KIND = "experiments/graphs/own_kind.txt"  # clients 0 to 4 and 5 to 7, complete each
+
+
+def cells(preset: Preset) -> list[Cell]:
+    (small, few), (large, fewer) = preset.cohorts
+    mixed = {"cohorts": preset.cohorts}
+    return [
+        Cell("together", f"{few} {small} and {fewer} {large}", mixed),
+        Cell(
+            "own_kind", f"{few} {small} and {fewer} {large}, each among its own kind",
+            {**mixed, "graph.name": "matrix", "graph.matrix": OWN_KIND},
+        ),
+    ]  # fmt: skip
+
+
+def by_kind(records: Sequence[Record]) -> str:
+    """Shared accuracy of small and of large clients: together, among their own kind, alone."""
+    lines = [
+        "| clients | setting | β_sh main | β_sh last head | β_sh isolated |",
+        "| --- " * 5 + "|",
+    ]
+    for record in records:
+        first = 0
+        for name, count in record["config"]["cohorts"]:
+            kind = slice(first, first + count)
+            first += count
+            shared = accuracy(record, "shared")[:, kind]
+            alone = accuracy(record, "control_shared")[:, kind, 0]
+            values = (shared[..., 0], shared[..., -1], alone)
+            cells_ = " | ".join(number(Spread.of(value)) for value in values)
+            lines.append(f"| {count} {name} | {record['cell'].replace('_', ' ')} | {cells_} |")
+    return "\n".join(lines)
+
+
+STUDY = Study(
+    "architectures",
+    "Clients of two architectures",
+    cells,
+    definitions=(
+        "Embeddings of different width are compared after a learned linear map of the student's.",
+    ),
+    extra=by_kind,
+)
+
+
+if __name__ == "__main__":
+    sweep.main(STUDY)

@@ -1,0 +1,59 @@
+# Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
+"""Every method on the same data, model, budget and seeds, with skewed and with iid labels.
+
+python -m experiments.main_comparison --preset=digits --workdir=runs/digits
+"""
+
+from __future__ import annotations
+
+from experiments import sweep
+from experiments.presets import Preset
+from experiments.sweep import Cell, Study
+
+METHODS = {
+    "mhd": "MHD",
+    "fedavg": "FedAvg",
+    "fedmd": "FedMD",
+    "codistillation": "codistillation",
+    "feddf": "FedDF",
+    "gossip": "gossip",
+    "supervised": "supervised, data pooled",
+    "isolated": "isolated",
+}
+
+
+def cells(preset: Preset) -> list[Cell]:
+    del preset
+    return [
+        Cell(
+            f"{method}_s{skew:g}",
+            label,
+            {"method": method} if skew == 100 else {"method": method, "partition.skew": skew},
+            group=f"s = {skew:g}",
+        )
+        for skew in (100.0, 0.0)
+        for method, label in METHODS.items()
+    ]
+
+
+STUDY = Study(
+    "main_comparison",
+    "Every method at s = 100 and s = 0",
+    cells,
+    definitions=(
+        "All methods take the same number of steps with the same batches, optimiser and learning "
+        "rate, none of it tuned for any of them.",
+        "Supervised is one model on all private data, in the steps and batch of a single client.",
+        "FedAvg and gossip average parameters (of everybody; of graph neighbours) every "
+        "`average.every` steps, all clients taking part, momentum staying with its client.",
+        "FedMD fits the mean of the logits by its absolute error, without a transfer phase on "
+        "public labels, which nobody ever reads; FedDF has no server, each client distils the "
+        "averaged model itself.",
+        "Only MHD has auxiliary heads: the last head of the others is their main head, and their "
+        "gain is the main head's.",
+    ),
+)
+
+
+if __name__ == "__main__":
+    sweep.main(STUDY)

@@ -1,0 +1,44 @@
+# Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
+"""More clients: over the same data cut finer, and each with as much data as before.
+
+python -m experiments.scaling --preset=digits --workdir=runs/digits
+"""
+
+from __future__ import annotations
+
+from experiments import sweep
+from experiments.presets import Preset
+from experiments.sweep import Cell, Study
+
+
+def cells(preset: Preset) -> list[Cell]:
+    usual = preset.base().clients.num
+    total, each = "fixed total data", "fixed data per client"
+    return [
+        Cell(f"usual_{usual}", f"{usual} clients", {}, total),
+        *(Cell(f"total_{k}", f"{k} clients", {"clients.num": k}, total) for k in preset.clients),
+        *(
+            Cell(
+                f"each_{k}",
+                f"{k} clients, {percent} % of the data",
+                {"clients.num": k, "data.split": f"train[:{percent}%]"},
+                each,
+            )
+            for k, percent in preset.shares
+        ),
+    ]
+
+
+STUDY = Study(
+    "scaling",
+    "Numbers of clients",
+    cells,
+    definitions=(
+        "A label has two primary clients on average whatever their number, so that fewer clients "
+        "hold more labels each; two clients hold all of them.",
+    ),
+)
+
+
+if __name__ == "__main__":
+    sweep.main(STUDY)
