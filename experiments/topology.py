@@ -20,6 +20,7 @@ def cells(preset: Preset) -> list[Cell]:
         Cell("islands", "two islands", {graph: "islands", "graph.islands": 2}),
         Cell("star", "star", {graph: "star"}),
         Cell("chain", "chain", {graph: "chain"}),
+        Cell("undirected_cycle", "undirected cycle", {graph: "undirected_cycle"}),
         Cell("random_regular", "random, 2 peers each", {graph: "random_regular"}),
         Cell("changing", "random, 2 peers each, fresh every 50 steps",
              {graph: "random_regular", "graph.every": 50}),
