@@ -171,7 +171,10 @@ def init_state(
 
     seed_array = jnp.asarray(seeds, jnp.uint32)
     shapes = jax.eval_shape(everything, seed_array)
-    return jax.jit(everything, out_shardings=shardings(shapes, layout))(seed_array)
+    # Runs once: on CPU, optimising the random number generators takes seconds and gains nothing.
+    options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    init = jax.jit(everything, out_shardings=shardings(shapes, layout), compiler_options=options)
+    return init(seed_array)
 
 
 def shardings(state: State, layout: Layout) -> State:

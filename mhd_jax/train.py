@@ -8,9 +8,9 @@ import os
 import platform
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib import metadata
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import ml_collections
@@ -178,7 +178,7 @@ class Run:
         for start, count, metrics in pending:
             host = layout.fetch(metrics)
             values = {name: layout.join(value, axis=2)[:count] for name, value in host.items()}
-            _check_finite(values["loss"], start, self.checkpoints)
+            _check_finite(values, start, self.checkpoints)
             self._collected.append(values)
         self.seconds_training += time.monotonic() - begin  # waited for the device
 
@@ -229,15 +229,18 @@ class Run:
         return {"steps_per_second": rate, "compile_seconds": compile_seconds}
 
 
-def _check_finite(loss: np.ndarray, start: int, checkpoints: Checkpoints) -> None:
-    """Raises `DivergedError` for the first entry of loss [n, R, K] that is not finite."""
-    bad = np.argwhere(~np.isfinite(loss))
-    if not len(bad):
-        return
-    index, _, client = bad[0].tolist()
+def _check_finite(values: Mapping[str, np.ndarray], start: int, checkpoints: Checkpoints) -> None:
+    """Raises `DivergedError` for the first loss [n, R, K], the control's too, not finite."""
+    for name, group in (("loss", "client"), ("control_loss", "the control group's client")):
+        if name in values and not np.isfinite(values[name]).all():
+            _stop_diverged(values[name], group, start, checkpoints)
+
+
+def _stop_diverged(loss: np.ndarray, group: str, start: int, checkpoints: Checkpoints) -> NoReturn:
+    index, replica, client = np.argwhere(~np.isfinite(loss))[0].tolist()
     kept = checkpoints.latest_step()
     raise DivergedError(
-        f"the loss of client {client} is {loss[tuple(bad[0])]} at step {start + index}; "
+        f"the loss of {group} {client} is {loss[index, replica, client]} at step {start + index}; "
         + (f"the checkpoint of step {kept} is kept. " if kept else "there is no checkpoint yet. ")
         + "Try a smaller optimizer.learning_rate or distill.nu_aux, or optimizer.clip_norm"
     )

@@ -26,6 +26,8 @@ def _set_environment() -> None:
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     os.environ.setdefault("JAX_NUM_CPU_DEVICES", "4")
     os.environ.setdefault("MPLBACKEND", "agg")
+    # Tests compile much and compute little; what the compiler does with arrays stays as it is.
+    os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         # One fresh folder for the whole session: nothing compiled by older code can be reused.
         folder = tempfile.mkdtemp(prefix="mhd_jax_tests_")

@@ -78,7 +78,7 @@ def test_control_group_is_the_isolated_method():
     for ours, theirs in zip(
         jax.tree.leaves(state.control), jax.tree.leaves(isolated.clients), strict=True
     ):
-        np.testing.assert_array_equal(ours, theirs)
+        np.testing.assert_allclose(ours, theirs, atol=1e-7)  # two programs round differently
 
 
 @pytest.mark.parametrize(
