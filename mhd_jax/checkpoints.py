@@ -32,6 +32,7 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
 from mhd_jax.errors import ConfigError, WorkdirError
+from mhd_jax.processes import anywhere
 from mhd_jax.workdir import absolute, is_remote
 
 MANIFEST = "manifest.json"
@@ -256,7 +257,7 @@ class Checkpoints:
     def _try_restore(self, step: int, abstract_state: PyTree) -> tuple[str | None, PyTree]:
         """(None, state), or (what is wrong with the checkpoint, None), alike on all processes."""
         problem = _damage(self.directory / str(step)) if jax.process_index() == 0 else None
-        if _anywhere(problem is not None):
+        if anywhere(problem is not None):
             return problem or "process 0 found it damaged", None
         self._check_state(step, abstract_state)
         state = None
@@ -267,7 +268,7 @@ class Checkpoints:
                 jax.block_until_ready(state)
         except Exception as error:  # Orbax raises whatever the broken file led to.
             problem = _brief(error)
-        if _anywhere(problem is not None):
+        if anywhere(problem is not None):
             return problem or "another process could not restore it", None
         return None, state
 
@@ -275,7 +276,7 @@ class Checkpoints:
         """Raises when the (sound) checkpoint is of other arrays: going back would not help."""
         directory = self.directory / str(step)
         differing = _differences(directory, abstract_state) if jax.process_index() == 0 else []
-        if _anywhere(bool(differing)):
+        if anywhere(bool(differing)):
             more = f"; and {len(differing) - 5} more" if len(differing) > 5 else ""
             raise WorkdirError(f"{directory} is of another state: {'; '.join(differing[:5])}{more}")
 
@@ -285,7 +286,7 @@ class Checkpoints:
             return
         needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
         free = shutil.disk_usage(self.directory).free
-        if _anywhere(free < needed):
+        if anywhere(free < needed):
             raise OSError(
                 f"no space left on device: {needed / 1e6:.1f} MB to write, {free / 1e6:.1f} MB free"
             )
@@ -332,14 +333,6 @@ class Checkpoints:
             manager.reload()
         steps = ", ".join(map(str, manager.all_steps()))
         return f" Checkpoints that remain: {steps}" if steps else " There is no earlier checkpoint"
-
-
-def _anywhere(flag: bool) -> bool:
-    """Whether `flag` is set on any process; all processes get the same answer."""
-    if jax.process_count() == 1:
-        return flag
-    with jax.transfer_guard("allow"):
-        return bool(np.any(multihost_utils.process_allgather(np.asarray(flag))))
 
 
 def _checksums(directory: epath.Path) -> dict[str, str]:

@@ -130,7 +130,7 @@ def _add_training(config: ml_collections.ConfigDict) -> None:
 
     config.parallel = ml_collections.ConfigDict()
     config.parallel.client_devices = 0  # 0 = auto
-    config.parallel.data_devices = 1
+    config.parallel.data_devices = 0  # 0 = auto: more than 1 where devices outnumber clients
     config.parallel.conv = "auto"
     config.parallel.distributed = "auto"
 
@@ -177,14 +177,14 @@ _AT_LEAST_ONE = (
     "clients.num", "replicas", "train.steps", "train.log_every", "train.eval_every",
     "train.checkpoint_every", "train.keep_checkpoints", "data.batch_size", "data.public_batch_size",
     "exchange.pool_size", "exchange.refresh_steps", "average.every", "rounds.private_steps",
-    "rounds.public_steps", "parallel.data_devices",
+    "rounds.public_steps",
 )  # fmt: skip
 _NOT_NEGATIVE = (
     "seed", "heads.aux", "model.width", "data.image_size", "distill.nu_emb", "distill.nu_aux",
     "distill.nu_main",
     "distill.warmup_steps", "optimizer.warmup_steps", "optimizer.momentum",
     "optimizer.weight_decay", "optimizer.clip_norm", "train.steps_per_call",
-    "parallel.client_devices",
+    "parallel.client_devices", "parallel.data_devices",
 )  # fmt: skip
 _ONE_OF = {
     "data.feed": ("auto", "resident", "streaming"),

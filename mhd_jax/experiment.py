@@ -276,10 +276,15 @@ def _layout(config: ml_collections.ConfigDict, method: methods.Method) -> Layout
         raise ConfigError(
             "cohorts", config.cohorts, f"one architecture: {config.method} averages parameters"
         )
+    data_devices = config.parallel.data_devices
+    if config.model.norm == "batch" and data_devices != 1:
+        if data_devices:
+            logging.warning("model.norm = batch: every device normalises with its part of a batch")
+        data_devices = data_devices or 1
     return parallel.make_layout(
         sizes,
         client_devices=config.parallel.client_devices,
-        data_devices=config.parallel.data_devices,
+        data_devices=data_devices,
         batch_sizes=(config.data.batch_size, config.data.public_batch_size),
     )
 

@@ -9,7 +9,8 @@ This is the only module that knows how many devices there are.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -31,10 +32,12 @@ class Layout:
     Attributes:
       mesh: devices [client_devices, data_devices].
       cohorts: number of clients of every cohort.
+      idle_devices: devices that take no part.
     """
 
     mesh: Mesh
     cohorts: tuple[int, ...]
+    idle_devices: int = 0
 
     @property
     def num_clients(self) -> int:
@@ -108,63 +111,91 @@ class Layout:
         return multihost_utils.process_allgather(tree, tiled=True)
 
     def describe(self) -> str:
-        """One line for people: mesh, clients per device and idle rows."""
+        """One line for people: mesh, clients, inert rows and idle devices."""
         idle = sum(self.rows) - self.num_clients
         text = (
             f"{self.num_clients} clients on {self.client_devices} x {self.data_devices} "
             f"(clients x data) {self.mesh.devices.flat[0].platform} devices"
         )
-        return text + (f", {idle} inert rows" if idle else "")
+        text += f", {idle} inert rows" if idle else ""
+        text += f", {self.idle_devices} devices idle" if self.idle_devices else ""
+        return text + (f", {jax.process_count()} processes" if jax.process_count() > 1 else "")
 
 
 def make_layout(
     cohorts: Sequence[int],
     *,
     client_devices: int = 0,
-    data_devices: int = 1,
+    data_devices: int = 0,
     batch_sizes: Sequence[int] = (),
     devices: Sequence[jax.Device] | None = None,
 ) -> Layout:
     """Lays clients out over devices.
 
+    With both numbers 0 the clients are spread until no device has fewer; devices that are left
+    then share the batches of a client, as far as the batch sizes can be divided. Every process
+    takes part with the same number of devices.
+
     Args:
       cohorts: clients of every cohort.
       client_devices: devices along the client axis; 0 takes as many as make the largest number
         of clients on one device smallest, and of those the fewest.
-      data_devices: devices that share one client's batches.
+      data_devices: devices that share one client's batches; 0 stands for 1 where `client_devices`
+        is given.
       batch_sizes: batch sizes that `data_devices` has to divide.
       devices: all of `jax.devices()` by default.
 
     Raises:
-      ConfigError: more devices asked for than there are, or a batch that cannot be split.
+      ConfigError: more devices asked for than there are, a batch that cannot be split, or a number
+        of devices that the processes cannot share evenly.
     """
     devices = list(devices if devices is not None else jax.devices())
     for size in batch_sizes:
-        if size % data_devices:
+        if data_devices and size % data_devices:
             raise ConfigError("parallel.data_devices", data_devices, f"a divisor of batch {size}")
-    available = len(devices) // data_devices
-    if not available or client_devices > available:
-        asked = max(client_devices, 1) * data_devices
+    if client_devices * max(data_devices, 1) > len(devices) or data_devices > len(devices):
+        setting = "client" if client_devices else "data"
         raise ConfigError(
-            "parallel.client_devices" if available else "parallel.data_devices",
-            client_devices if available else data_devices,
-            f"at most {len(devices)} devices in all, not {asked}",
-        )
-    chosen = client_devices or _best_client_devices(cohorts, available)
-    used = chosen * data_devices
-    if used < len(devices):
-        logging.info("%d of %d devices stay idle", len(devices) - used, len(devices))
-    grid = np.asarray(devices[:used]).reshape(chosen, data_devices)
-    return Layout(Mesh(grid, (CLIENTS, DATA), axis_types=(AxisType.Auto,) * 2), tuple(cohorts))
+            f"parallel.{setting}_devices", client_devices or data_devices,
+            f"at most {len(devices)} devices in all, "
+            f"not {max(client_devices, 1) * max(data_devices, 1)}",
+        )  # fmt: skip
+    owners = sorted({device.process_index for device in devices})
+    shapes = [
+        (clients, data)
+        for clients, data in _meshes(len(devices), client_devices, data_devices, batch_sizes)
+        if clients * data % len(owners) == 0
+    ]
+    if not shapes:
+        raise ConfigError(
+            "parallel.client_devices", client_devices,
+            f"a number of devices that {len(owners)} processes can share evenly",
+        )  # fmt: skip
+
+    def cost(shape: tuple[int, int]) -> tuple[int, int, int]:
+        clients, data = shape
+        return sum(-(-size // clients) for size in cohorts), -data, clients
+
+    chosen = min(shapes, key=cost)
+    each = math.prod(chosen) // len(owners)
+    used = [d for owner in owners for d in [d for d in devices if d.process_index == owner][:each]]
+    if len(used) < len(devices):
+        logging.info("%d of %d devices stay idle", len(devices) - len(used), len(devices))
+    grid = np.asarray(used).reshape(chosen)
+    mesh = Mesh(grid, (CLIENTS, DATA), axis_types=(AxisType.Auto,) * 2)
+    return Layout(mesh, tuple(cohorts), idle_devices=len(devices) - len(used))
 
 
-def _best_client_devices(cohorts: Sequence[int], available: int) -> int:
-    """The fewest devices with the smallest number of client rows per device."""
-
-    def load(count: int) -> int:
-        return sum(-(-size // count) for size in cohorts)
-
-    return min(range(1, available + 1), key=lambda count: (load(count), count))
+def _meshes(
+    available: int, client_devices: int, data_devices: int, batch_sizes: Sequence[int]
+) -> Iterator[tuple[int, int]]:
+    """The meshes [clients, data] to choose from."""
+    alone = data_devices or (1 if client_devices else 0)
+    for data in [alone] if alone else range(1, available + 1):
+        if any(size % data for size in batch_sizes):
+            continue
+        for clients in [client_devices] if client_devices else range(1, available // data + 1):
+            yield clients, data
 
 
 def on_mesh(

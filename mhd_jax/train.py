@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
-import signal
 import time
 from collections.abc import Iterator, Mapping
 from importlib import metadata
@@ -17,11 +16,12 @@ import ml_collections
 import numpy as np
 from absl import logging
 
+from mhd_jax import config as config_lib
 from mhd_jax import experiment as experiment_lib
-from mhd_jax import graph, terminal
+from mhd_jax import graph, processes, terminal
 from mhd_jax import state as state_lib
 from mhd_jax.checkpoints import Checkpoints
-from mhd_jax.errors import DivergedError
+from mhd_jax.errors import DivergedError, WorkdirError
 from mhd_jax.experiment import Experiment
 from mhd_jax.metrics import TensorBoard
 from mhd_jax.state import State
@@ -53,20 +53,45 @@ def train_and_evaluate(
       DivergedError: a loss is no longer finite; the last good checkpoint is kept.
       Interrupted: SIGTERM came; the state has been saved.
     """
+    config_lib.validate(config)
+    processes.join(config.parallel.distributed)
     directory = Workdir(workdir)
-    with directory.lock() if jax.process_index() == 0 else contextlib.nullcontext():
+    with _lock(directory):
         experiment = experiment_lib.build(config)
         directory.claim(config)
-        if directory.finished():
-            print(f"{directory.path}: this run is finished; nothing to do")
+        if processes.anywhere(directory.finished()):
+            if jax.process_index() == 0:
+                print(f"{directory.path}: this run is finished; nothing to do")
             return directory.read_summary()
-        with Checkpoints(directory.checkpoints, keep=config.train.keep_checkpoints) as checkpoints:
+        with (
+            Checkpoints(directory.checkpoints, keep=config.train.keep_checkpoints) as checkpoints,
+            processes.losing_one(checkpoints.latest_step),
+        ):
             summary = Run(experiment, directory, checkpoints).finish()
     if with_report and jax.process_index() == 0:
         from mhd_jax import report
 
         report.write_report(directory.path, summary, directory.read_metrics())
     return summary
+
+
+@contextlib.contextmanager
+def _lock(directory: Workdir) -> Iterator[None]:
+    """Process 0 locks the workdir for all; where it cannot, none goes on.
+
+    Raises:
+      WorkdirError: another run is at work there.
+    """
+    refused: WorkdirError | None = None
+    with contextlib.ExitStack() as stack:
+        if jax.process_index() == 0:
+            try:
+                stack.enter_context(directory.lock())
+            except WorkdirError as error:
+                refused = error
+        if processes.anywhere(refused is not None):
+            raise refused or WorkdirError(f"{directory.path}: process 0 could not lock it")
+        yield
 
 
 class Run:
@@ -96,24 +121,28 @@ class Run:
             print(describe(self.experiment), flush=True)
         call, compile_seconds = self._compile()
         step = self.first_step
-        with terminal.Progress(train.steps, step, self.leader) as self.progress, _sigterm() as stop:
+        with (
+            terminal.Progress(train.steps, step, self.leader) as self.progress,
+            processes.sigterm() as sigterm_due,
+        ):
             if step == 0:
                 self._evaluate(0)
             while step < train.steps:
                 step = self._advance(call, step)
+                stop = sigterm_due(step)
                 due = {
                     name: step % train[f"{name}_every"] == 0 or step == train.steps
                     for name in ("log", "eval", "checkpoint")
                 }
-                if any(due.values()) or stop.is_set():
+                if any(due.values()) or stop:
                     self._collect()
                 if due["log"]:
                     self._log(step)
                 if due["eval"]:
                     self._evaluate(step)
-                if due["checkpoint"] or stop.is_set():
+                if due["checkpoint"] or stop:
                     self._save(step)
-                if stop.is_set() and step < train.steps:
+                if stop and step < train.steps:
                     self.checkpoints.wait()
                     raise Interrupted(f"SIGTERM: saved step {step}; the same command goes on")
             summary = summarize(self.experiment, self.state, self._speed(compile_seconds))
@@ -244,32 +273,6 @@ def _stop_diverged(loss: np.ndarray, group: str, start: int, checkpoints: Checkp
         + (f"the checkpoint of step {kept} is kept. " if kept else "there is no checkpoint yet. ")
         + "Try a smaller optimizer.learning_rate or distill.nu_aux, or optimizer.clip_norm"
     )
-
-
-@contextlib.contextmanager
-def _sigterm() -> Iterator[Any]:
-    """An object whose `is_set` says whether SIGTERM has come; only the main thread can listen."""
-
-    class Flag:
-        raised = False
-
-        def is_set(self) -> bool:
-            return self.raised
-
-    flag = Flag()
-
-    def note(*_: Any) -> None:
-        flag.raised = True
-
-    try:
-        before = signal.signal(signal.SIGTERM, note)
-    except ValueError:  # not the main thread
-        yield flag
-        return
-    try:
-        yield flag
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 # --- The record -----------------------------------------------------------------------------------

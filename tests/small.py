@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,18 +10,13 @@ import jax
 import ml_collections
 import numpy as np
 
+from mhd_jax import audit
 from mhd_jax import experiment as experiment_lib
 from mhd_jax.config import default_config, update
 from mhd_jax.experiment import Experiment
 from mhd_jax.state import State
 
 WIDTH = 8  # embedding width of the small network
-
-COLLECTIVE = re.compile(
-    r"= \(?((?:\w+\[[\d,]*\](?:\{[^}]*\})?(?:, )?)+)\)? "
-    r"(all-gather|all-reduce|reduce-scatter|collective-permute|all-to-all|collective-broadcast)"
-    r"(?:-start)?\("
-)
 
 
 def config(**changes: Any) -> ml_collections.ConfigDict:
@@ -100,9 +94,9 @@ def clients(experiment: Experiment, state: State) -> list[np.ndarray]:
 
 def compiled_text(experiment: Experiment) -> str:
     """The optimised program of the step."""
-    return experiment.step.lower(*arguments(experiment)).compile().as_text()
+    return audit.compiled_text(experiment)
 
 
 def collectives(text: str) -> list[tuple[str, str]]:
-    """(operation, shapes) of every collective in a compiled program."""
-    return [(operation, shapes) for shapes, operation in COLLECTIVE.findall(text)]
+    """(operation, shape) of every array that a collective in a compiled program moves."""
+    return [(found.operation, str(found.shape)) for found in audit.parse(text)]

@@ -53,5 +53,49 @@ def test_impossible_meshes_are_refused(settings, named):
         parallel.make_layout([8], **settings)
 
 
+@pytest.mark.parametrize(
+    ("cohorts", "batches", "shape", "idle"),
+    [
+        ([1], (64, 64), (1, 4), 0),
+        ([2], (64, 64), (2, 2), 0),
+        ([3], (64, 64), (3, 1), 1),
+        ([8], (64, 64), (4, 1), 0),
+        ([1], (6, 9), (1, 3), 1),  # 2 and 4 do not divide both batches
+        ([1], (5, 7), (1, 1), 3),
+        ([2, 1], (8, 8), (2, 2), 0),
+    ],
+)
+def test_devices_that_are_left_share_batches(cohorts, batches, shape, idle):
+    layout = parallel.make_layout(cohorts, batch_sizes=batches)
+    assert (layout.client_devices, layout.data_devices, layout.idle_devices) == (*shape, idle)
+    assert ("devices idle" in layout.describe()) is bool(idle)
+
+
+class Device:
+    """A device of one of several processes, as far as a layout looks at it."""
+
+    platform = "cpu"
+
+    def __init__(self, index: int, process: int) -> None:
+        self.id, self.process_index = index, process
+
+
+@pytest.mark.parametrize(
+    ("cohorts", "shape"),
+    [([8], (4, 1)), ([3], (4, 1)), ([2], (2, 2)), ([1], (1, 4))],
+)
+def test_every_process_takes_part_evenly(cohorts, shape, monkeypatch):
+    """Three clients on two processes of two devices: an inert row, not an idle process."""
+    devices = [Device(index, index // 2) for index in range(4)]
+    meshes = []
+    monkeypatch.setattr(parallel, "Mesh", lambda grid, *args, **kwargs: meshes.append(grid))
+    parallel.make_layout(cohorts, batch_sizes=(8,), devices=devices)
+    (grid,) = meshes
+    assert grid.shape == shape
+    assert [device.process_index for device in grid.flat] == [0, 0, 1, 1]
+    with pytest.raises(ConfigError, match="2 processes can share evenly"):
+        parallel.make_layout(cohorts, client_devices=3, devices=devices)
+
+
 def test_description_counts_inert_rows():
     assert "1 inert rows" in parallel.make_layout([3], client_devices=2).describe()

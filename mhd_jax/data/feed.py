@@ -8,7 +8,8 @@ of a client on the devices that own it.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -148,33 +149,58 @@ class Resident:
         self._walks = walks
         self._preparation = preparation
         self._layout = walks.layout
-        private = self._private()
         public = np.stack([fed.public.images(fed.public_indices) for fed in walks.federations])
         self.data = {
-            "private": tuple(
-                (self._put(images), self._put(labels))
-                for images, labels in zip(*private, strict=True)
-            ),
+            "private": tuple(self._private(cohort) for cohort in range(len(self._layout.cohorts))),
             "public": self._layout.put(public),
         }
 
-    def _put(self, array: np.ndarray) -> jax.Array:
-        return self._layout.put(array, None, CLIENTS)
+    def _private(self, cohort: int) -> tuple[jax.Array, jax.Array]:
+        """Images [R, k, N, ...] and labels [R, k, N] of a cohort, padded to the largest client.
 
-    def _private(self) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]:
-        """Images and labels of every client [R, K, N, ...], padded to the largest client."""
+        A process decodes the samples of the clients on its own devices and of no others.
+        """
         federations = self._walks.federations
         longest = max(int(fed.partition.sizes.max()) for fed in federations)
-        first = federations[0].source
-        sample = first.train.images(np.zeros(1, np.int64))
-        shape = (len(federations), len(federations[0].partition.indices), longest)
-        images = np.zeros((*shape, *sample.shape[1:]), sample.dtype)
-        labels = np.zeros(shape, np.int32)
-        for replica, fed in enumerate(federations):
-            for client, owned in enumerate(fed.partition.indices):
-                images[replica, client, : len(owned)] = fed.source.train.images(owned)
-                labels[replica, client, : len(owned)] = fed.source.train.labels[owned]
-        return self._layout.split(images, axis=1), self._layout.split(labels, axis=1)
+        shape = (len(federations), self._layout.rows[cohort], longest)
+        sample = federations[0].source.train.images(np.zeros(1, np.int64))
+
+        def images(split: Split, owned: np.ndarray) -> np.ndarray:
+            return split.images(owned)
+
+        def labels(split: Split, owned: np.ndarray) -> np.ndarray:
+            return split.labels[owned].astype(np.int32)
+
+        make = functools.partial(self._rows, cohort)
+        return (
+            make(images, (*shape, *sample.shape[1:]), sample.dtype),
+            make(labels, shape, np.dtype(np.int32)),
+        )
+
+    def _rows(
+        self,
+        cohort: int,
+        read: Callable[[Split, np.ndarray], np.ndarray],
+        shape: tuple[int, ...],
+        dtype: np.dtype,
+    ) -> jax.Array:
+        """One array [R, k, N, ...] made device by device; inert rows and padding are 0."""
+        layout = self._layout
+
+        @functools.cache  # devices of the same rows share one array
+        def part(start: int, stop: int) -> np.ndarray:
+            out = np.zeros((shape[0], stop - start, *shape[2:]), dtype)
+            for replica, fed in enumerate(self._walks.federations):
+                for row in range(start, min(stop, layout.cohorts[cohort])):
+                    owned = fed.partition.indices[layout.offsets[cohort] + row]
+                    out[replica, row - start, : len(owned)] = read(fed.source.train, owned)
+            return out
+
+        def local(index: tuple[slice, ...]) -> np.ndarray:
+            start, stop, _ = index[1].indices(shape[1])
+            return part(start, stop)
+
+        return jax.make_array_from_callback(shape, layout.sharding(None, CLIENTS), local)
 
     def data_specs(self) -> PyTree:
         """Private data with its client, public data everywhere."""

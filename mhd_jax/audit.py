@@ -1,0 +1,394 @@
+# Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
+"""What leaves a client, read from the compiled program.
+
+    python -m mhd_jax.audit --config=configs/digits.py --devices=4
+
+compiles the training step for n CPU devices and lists every instruction that moves data between
+devices: operation, axis of the mesh, shape, bytes and what it carries. Under MHD that is published
+predictions and embeddings; a method that averages parameters is told to send them.
+
+The evidence is the optimised program that XLA would run, not the source: a collective that somebody
+adds, or that the compiler inserts, is in the list. What it carries is told from its type and size
+against the shapes of everything a run has; what fits nothing, or occurs more often than it should,
+is not explained away but counts against the verdict.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import functools
+import math
+import re
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+
+from mhd_jax import experiment as experiment_lib
+from mhd_jax import state as state_lib
+from mhd_jax.experiment import Experiment
+from mhd_jax.parallel import CLIENTS, DATA, Layout
+
+PyTree = Any
+
+PREDICTIONS, EMBEDDINGS = "published predictions", "published embeddings"
+PARAMETERS, STATISTICS = "parameters or their gradients", "batch statistics"
+OPTIMIZER, PRIVATE, METRICS = "optimiser state", "private data", "metrics"
+UNKNOWN = "unexplained"
+PUBLISHED = (PREDICTIONS, EMBEDDINGS)
+
+_OPERATIONS = (
+    "all-gather", "all-reduce", "reduce-scatter", "collective-permute", "all-to-all",
+    "ragged-all-to-all", "collective-broadcast", "send", "recv", "infeed", "outfeed",
+)  # fmt: skip
+_INSTRUCTION = re.compile(
+    rf"= (?P<type>\([^=]*?\)|\S+) (?P<operation>{'|'.join(_OPERATIONS)})(?:-start)?\((?P<rest>.*)"
+)
+_CALLBACK = re.compile(r"= (?P<type>\([^=]*?\)|\S+) custom-call\(.*callback")
+_SHAPE = re.compile(r"(\w+)\[([\d,]*)\]")
+_BYTES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "f16": 2, "bf16": 2, "s32": 4, "u32": 4,
+          "f32": 4, "s64": 8, "u64": 8, "f64": 8}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """Element type, as XLA names it, and dimensions.
+
+    >>> str(Shape("f32", (4, 8)))
+    'f32[4,8]'
+    """
+
+    dtype: str
+    dims: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"{self.dtype}[{','.join(map(str, self.dims))}]"
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.dims)
+
+    @property
+    def nbytes(self) -> int:
+        """Size in bytes; 0 for tokens."""
+        return self.size * _BYTES.get(self.dtype, 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective:
+    """One array that an instruction moves between devices.
+
+    Attributes:
+      operation: XLA's name, for example "all-gather".
+      shape: the array's, as every receiving device holds it.
+      groups: devices that exchange with each other, by their place on the mesh, row by row;
+        None for all, or where the program does not say.
+    """
+
+    operation: str
+    shape: Shape
+    groups: tuple[tuple[int, ...], ...] | None
+
+    def axis(self, layout: Layout) -> str:
+        """`DATA` when only devices of the same clients exchange, else `CLIENTS`."""
+        everyone = (tuple(range(layout.mesh.size)),)
+        of_clients = lambda device: device // layout.data_devices  # noqa: E731
+        inside = all(len({of_clients(device) for device in group}) == 1
+                     for group in self.groups or everyone)  # fmt: skip
+        return DATA if inside else CLIENTS
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """A collective, the axis it runs over and what it carries."""
+
+    collective: Collective
+    axis: str
+    carries: str
+
+    @property
+    def leaks(self) -> bool:
+        """Whether it takes something out of a client that is not published."""
+        return self.axis == CLIENTS and self.carries not in PUBLISHED
+
+
+@dataclasses.dataclass(frozen=True)
+class Audit:
+    """The findings about one step of `experiment` and the verdict on them."""
+
+    experiment: Experiment
+    findings: tuple[Finding, ...]
+
+    @property
+    def clean(self) -> bool:
+        """Whether nothing but published predictions and embeddings leaves a client."""
+        return not any(finding.leaks for finding in self.findings)
+
+    @property
+    def verdict(self) -> str:
+        """One sentence."""
+        layout, method = self.experiment.layout, self.experiment.config.method
+        if layout.client_devices == 1:
+            return (
+                "VERDICT: all clients share one device, so the program has nothing to show; "
+                "give more devices"
+            )
+        leaving = sorted({f.carries for f in self.findings if f.axis == CLIENTS})
+        if not leaving:
+            return f"VERDICT: under {method} nothing at all leaves a client"
+        if self.clean:
+            return (
+                f"VERDICT: under {method} only {' and '.join(leaving)} leave a client: "
+                "no data, no weights, no weight updates"
+            )
+        leaks = [finding for finding in self.findings if finding.leaks]
+        moved = sum(finding.collective.shape.nbytes for finding in leaks)
+        names = " and ".join(sorted({finding.carries for finding in leaks}))
+        return (
+            f"VERDICT: under {method} {names} leave a client: {len(leaks)} arrays, {moved:,} bytes"
+        )
+
+    def __str__(self) -> str:
+        header = ("operation", "axis", "shape", "bytes", "carries", "times")
+        counted = collections.Counter(self.findings)
+        rows = [
+            (f.collective.operation, f.axis, str(f.collective.shape),
+             f"{f.collective.shape.nbytes:,}", f.carries, str(times))
+            for f, times in counted.items()
+        ]  # fmt: skip
+        lines = [f"{self.experiment.config.method}: {self.experiment.layout.describe()}"]
+        lines += _table([header, *rows]) if rows else ["no collectives at all"]
+        return "\n".join([*lines, self.verdict])
+
+
+def audit(experiment: Experiment) -> Audit:
+    """Compiles the step of an experiment and explains every collective in it."""
+    return explain(experiment, parse(compiled_text(experiment)))
+
+
+def compiled_text(experiment: Experiment) -> str:
+    """The optimised program of the step; nothing is run and no state is made."""
+    return experiment.step.lower(*abstract_arguments(experiment)).compile().as_text()
+
+
+def abstract_arguments(experiment: Experiment) -> tuple[PyTree, ...]:
+    """Shapes and shardings of what the step takes: state, data, plan, seeds, count."""
+    layout = experiment.layout
+    shapes = jax.eval_shape(experiment.init_state)
+    state = jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        shapes,
+        state_lib.shardings(shapes, layout),
+    )
+    plan = experiment.schedule.plan(0, experiment.system.window)
+    rest = (experiment.feed.data, plan, experiment.seed_array, layout.put(np.int32(1)))
+    return (state, *state_lib.abstract(rest))
+
+
+# --- Reading the program --------------------------------------------------------------------------
+
+
+def parse(text: str) -> list[Collective]:
+    """Every array that an instruction of a compiled program moves between devices, or to the host.
+
+    Args:
+      text: the program as HLO text.
+
+    >>> parse("%x = f32[4,8]{1,0} all-gather(%y), replica_groups={{0,1},{2,3}}, dimensions={0}")
+    [Collective(operation='all-gather', shape=Shape(dtype='f32', dims=(4, 8)),
+     groups=((0, 1), (2, 3)))]
+    """
+    found = []
+    for line in text.splitlines():
+        line = re.sub(r"/\*.*?\*/", "", line)
+        match, operation = _INSTRUCTION.search(line), None
+        if match is not None:
+            operation = match["operation"]
+        elif (match := _CALLBACK.search(line)) is not None:
+            operation = "host callback"
+        if match is None or operation is None:
+            continue
+        groups = _groups(line)
+        for dtype, dims in _SHAPE.findall(match["type"]):
+            shape = Shape(dtype, tuple(int(n) for n in dims.split(",") if n))
+            found.append(Collective(operation, shape, groups))
+    return found
+
+
+def _groups(line: str) -> tuple[tuple[int, ...], ...] | None:
+    """Devices that exchange, from either notation; None where there is no list of them."""
+    listed = re.search(r"(?:replica_groups|source_target_pairs)=\{(\{[\d,{}]+\})\}", line)
+    if listed:
+        return tuple(
+            tuple(int(n) for n in group.split(","))
+            for group in re.findall(r"\{([\d,]+)\}", listed[1])
+        )
+    iota = re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", line)
+    if iota is None:
+        return None
+    shape, dims, order = ([int(n) for n in part.split(",")] if part else None
+                          for part in iota.groups())  # fmt: skip
+    grid = np.arange(math.prod(dims or ())).reshape(dims)
+    return tuple(map(tuple, grid.transpose(order).reshape(shape).tolist()))
+
+
+# --- What it carries ------------------------------------------------------------------------------
+
+
+def explain(experiment: Experiment, found: Iterable[Collective]) -> Audit:
+    """Names what each collective carries.
+
+    Across clients, a collective counts as published only as often as the method publishes an array
+    of that type and size; whatever is over counts as what else has that size, or as unexplained.
+    """
+    layout = experiment.layout
+    published = collections.Counter(_published(experiment))
+    across, inside = (_holdings(experiment, gathered) for gathered in (True, False))
+    findings = []
+    for collective in found:
+        axis, key = collective.axis(layout), (collective.shape.dtype, collective.shape.size)
+        carries = None
+        if axis == CLIENTS and collective.operation == "all-gather":
+            carries = next((name for name in PUBLISHED if published[name, *key] > 0), None)
+            published[carries, *key] -= 1
+        if carries is None:
+            carries = (across if axis == CLIENTS else inside).get(key, UNKNOWN)
+        findings.append(Finding(collective, axis, carries))
+    return Audit(experiment, tuple(findings))
+
+
+def _published(experiment: Experiment) -> Iterator[tuple[str, str, int]]:
+    """What the method publishes in a step: (kind, type, elements) of every gathered array."""
+    system, config = experiment.system, experiment.config
+    chosen = system.method.distillation
+    if chosen is None:
+        return
+    versions = max(experiment.schedule.readers[0](0, 1).versions.shape[1], 1)
+    samples = config.data.public_batch_size // system.layout.data_devices * versions
+    for rows, model in zip(system.layout.rows, system.models, strict=True):
+        lead = (system.replicas, rows, samples)
+        if chosen.nu_pred:
+            heads = 1 if chosen.wiring == "main" else system.method.num_heads(config.heads.aux)
+            scores = jax.ShapeDtypeStruct((*lead, heads, system.num_classes), np.float32)
+            for part in jax.eval_shape(system.encoding.encode, scores):
+                yield PREDICTIONS, _dtype(part), part.size
+        if chosen.nu_emb:
+            width = state_lib.embedding_width(model, experiment.image_shape)
+            travels = np.dtype(system.encoding.embedding_type)
+            dtype = "u16" if travels.itemsize == 2 else _dtype(travels)
+            yield EMBEDDINGS, dtype, math.prod(lead) * width
+
+
+def _holdings(experiment: Experiment, gathered: bool) -> dict[tuple[str, int], str]:
+    """What clients hold, by (type, elements): of all clients' rows, or one device's.
+
+    Where two things have the same type and size the more private one is told.
+    """
+    parts = 1 if gathered else experiment.layout.client_devices
+    state = jax.eval_shape(experiment.init_state)
+    learners = (*state.clients, *state.control)
+    named: list[tuple[str, PyTree]] = [
+        (METRICS, _metric_shapes(experiment)),
+        (OPTIMIZER, [cohort.opt_state for cohort in learners]),
+        (STATISTICS, [cohort.stats for cohort in learners]),
+        (PARAMETERS, [cohort.params for cohort in learners]),
+        (PARAMETERS, state.pool),
+        (PRIVATE, _private_shapes(experiment)),
+    ]
+    held = {}
+    for name, tree in named:
+        for leaf in jax.tree.leaves(tree):
+            held[_dtype(leaf), leaf.size // parts] = name
+            # One client's leaf alone: what a reduction over clients leaves.
+            held.setdefault((_dtype(leaf), leaf.size // leaf.shape[1]), name)
+    return held
+
+
+def _metric_shapes(experiment: Experiment) -> PyTree:
+    """Losses of all clients [R, K] and of all their taught heads [R, K, m]."""
+    layout, aux = experiment.layout, max(experiment.config.heads.aux, 1)
+    make = functools.partial(jax.ShapeDtypeStruct, dtype=np.float32)
+    lead = [(experiment.system.replicas, rows) for rows in layout.rows]
+    return [(make(shape), make((*shape, aux))) for shape in lead]
+
+
+def _private_shapes(experiment: Experiment) -> PyTree:
+    """Private images and labels: whole sets as stored, and batches, stored or normalised."""
+    config, source = experiment.config, experiment.federations[0].source
+    stored = source.train.images(np.zeros(1, np.int64)).dtype
+    longest = max(int(fed.partition.sizes.max()) for fed in experiment.federations)
+    shapes = []
+    for rows in experiment.layout.rows:
+        for count in (longest, config.data.batch_size // experiment.layout.data_devices):
+            lead = (experiment.system.replicas, rows, count)
+            shapes.append(jax.ShapeDtypeStruct(lead, np.int32))
+            for dtype in (stored, np.float32):
+                shapes.append(jax.ShapeDtypeStruct((*lead, *source.image_shape), dtype))
+    return shapes
+
+
+def _dtype(x: Any) -> str:
+    """XLA's name of an array's or NumPy's type."""
+    dtype = np.dtype(getattr(x, "dtype", x))
+    names = {"bool": "pred", "bfloat16": "bf16", "float": "f", "uint": "u", "int": "s"}
+    return next(
+        dtype.name.replace(long, short) for long, short in names.items() if long in dtype.name
+    )
+
+
+def _table(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+
+
+# --- Command line ---------------------------------------------------------------------------------
+
+
+def main(config: ml_collections.ConfigDict, devices: int, strict: bool) -> int:
+    """Prints the audit of `config` on `devices` CPU devices; the exit status.
+
+    With `strict` it is 1 where anything but published predictions and embeddings leaves a client.
+    """
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", devices)
+    result = audit(experiment_lib.build(config))
+    print(result)
+    return int(strict and not result.clean)
+
+
+def run() -> None:
+    """Entry point with absl's flags, defined here so that importing the module defines none."""
+    from absl import app, flags, logging
+    from ml_collections import config_flags
+
+    from mhd_jax.config import default_config
+    from mhd_jax.errors import ConfigError
+
+    config = config_flags.DEFINE_config_file("config", None, "As for mhd_jax.main.",
+                                             lock_config=True)  # fmt: skip
+    devices = flags.DEFINE_integer("devices", 4, "CPU devices to compile for.", lower_bound=1)
+    strict = flags.DEFINE_bool("strict", False, "Exit status 1 where more than predictions leaves.")
+
+    def start(argv: Sequence[str]) -> None:
+        if len(argv) > 1:
+            raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
+        logging.set_verbosity(logging.WARNING)
+        try:
+            sys.exit(main(config.value or default_config(), devices.value, strict.value))
+        except ConfigError as error:
+            print(f"{type(error).__name__}: {error}", file=sys.stderr)
+            sys.exit(1)
+
+    app.run(start)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,145 @@
+# Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
+"""Runs of several processes, one per host: joining, agreeing, being preempted, losing one.
+
+The engine is `jax.distributed`: its service introduces the processes to each other, passes on
+SIGTERM, and notices the dead. Source: https://docs.jax.dev/en/latest/multi_process.html.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from absl import logging
+from jax.experimental import multihost_utils
+
+from mhd_jax.errors import ConfigError
+
+# Seconds without a sign of life after which a process counts as dead. A process that is killed is
+# usually noticed at once, by its closed connections; this is for hosts that vanish.
+HEARTBEAT_SECONDS = 30
+LOST_STATUS = 75  # EX_TEMPFAIL of sysexits.h: starting again may help
+
+_ENVIRONMENT = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+
+
+def join(setting: str) -> None:
+    """Joins the other processes of the run; to be called before any use of a device.
+
+    Where JAX recognises the cluster (TPU pod slices, Slurm, Open MPI, Kubernetes) nothing else is
+    needed. Elsewhere three environment variables say it: JAX_COORDINATOR_ADDRESS (host:port of
+    process 0), JAX_NUM_PROCESSES and JAX_PROCESS_ID.
+
+    Args:
+      setting: `parallel.distributed`: "off"; "on", it is an error if there is no cluster; or
+        "auto", one process where there is none.
+
+    Raises:
+      ConfigError: "on" without a cluster, or with JAX already in use.
+    """
+    if setting == "off" or jax.distributed.is_initialized():
+        return
+    try:
+        jax.config.update("jax_cpu_collectives_implementation", "gloo")
+        jax.distributed.initialize(
+            **_from_environment(),
+            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+            shutdown_timeout_seconds=HEARTBEAT_SECONDS,
+        )
+    except (ValueError, RuntimeError) as error:
+        alone = "should be defined" in str(error) or "must be called before" in str(error)
+        if not alone:
+            raise
+        if setting == "on":
+            raise ConfigError(
+                "parallel.distributed", "on",
+                f"a cluster that JAX knows or {', '.join(_ENVIRONMENT)} in the environment, and "
+                f"JAX not yet in use ({error})",
+            ) from error  # fmt: skip
+        logging.info("parallel.distributed = auto: no cluster, one process (%s)", error)
+        return
+    logging.info(
+        "process %d of %d, %d of %d devices",
+        jax.process_index(), jax.process_count(), jax.local_device_count(), jax.device_count(),
+    )  # fmt: skip
+
+
+def _from_environment() -> dict[str, Any]:
+    """Arguments of `jax.distributed.initialize`; none where the variables are not all set."""
+    values = [os.environ.get(name) for name in _ENVIRONMENT]
+    if not any(values):
+        return {}
+    if not all(values):
+        raise ConfigError(
+            "parallel.distributed", dict(zip(_ENVIRONMENT, values, strict=True)),
+            f"all of {', '.join(_ENVIRONMENT)} in the environment, or none",
+        )  # fmt: skip
+    address, count, index = values
+    try:
+        return {"coordinator_address": address, "num_processes": int(count or 0),
+                "process_id": int(index or 0)}  # fmt: skip
+    except ValueError as error:
+        raise ConfigError("parallel.distributed", values[1:], "whole numbers") from error
+
+
+def anywhere(flag: bool) -> bool:
+    """Whether `flag` is set on any process; all processes get the same answer."""
+    if jax.process_count() == 1:
+        return flag
+    with jax.transfer_guard("allow"):
+        return bool(np.any(multihost_utils.process_allgather(np.asarray(flag))))
+
+
+@contextlib.contextmanager
+def sigterm() -> Iterator[Callable[[int], bool]]:
+    """A function `due(step)`, to be called after every dispatch: whether to save and stop now.
+
+    With one process that is once SIGTERM has come (only the main thread can listen). With several
+    JAX has the signal, whichever process got it, and names a dispatch that none has passed yet.
+    """
+    if jax.process_count() > 1:
+        yield multihost_utils.reached_preemption_sync_point
+        return
+    came: list[int] = []
+    try:
+        before = signal.signal(signal.SIGTERM, lambda number, _: came.append(number))
+    except ValueError:  # not the main thread
+        yield lambda step: False
+        return
+    try:
+        yield lambda step: bool(came)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def losing_one(saved: Callable[[], int | None]) -> Iterator[None]:
+    """Ends this process, with a message, when a collective fails because another one has ended.
+
+    There is nothing to clean up with: closing checkpoints and JAX's own exit both wait for all
+    processes, hence `os._exit`.
+
+    Args:
+      saved: the step of the newest checkpoint.
+    """
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1:
+            raise
+        reason = " ".join(str(error).split())[:300]
+        step = saved()
+        left = "there is no checkpoint yet" if step is None else f"checkpoint {step} is there"
+        print(
+            f"ProcessLost: process {jax.process_index()} of {jax.process_count()} lost another "
+            f"one ({reason}); {left}. Start the same command on all hosts again",
+            file=sys.stderr, flush=True,
+        )  # fmt: skip
+        sys.stdout.flush()
+        os._exit(LOST_STATUS)

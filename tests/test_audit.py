@@ -1,0 +1,141 @@
+# Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
+"""The audit: what each method is found to send, and that a planted leak does not pass."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+
+from mhd_jax import audit, parallel
+from mhd_jax import step as step_lib
+from mhd_jax.audit import CLIENTS, DATA, EMBEDDINGS, PARAMETERS, PREDICTIONS, UNKNOWN, Shape
+from tests import small
+
+ROOT = Path(__file__).resolve().parent.parent
+SHORT = {"train__steps_per_call": 1, "train__steps": 1, "control": False}
+
+
+def _audit(**changes) -> audit.Audit:
+    return audit.audit(small.build(**{"parallel__client_devices": 4, **SHORT, **changes}))
+
+
+def _across(found: audit.Audit) -> set[str]:
+    return {finding.carries for finding in found.findings if finding.axis == CLIENTS}
+
+
+@pytest.mark.parametrize(
+    ("changes", "carried", "clean"),
+    [
+        ({}, {PREDICTIONS, EMBEDDINGS}, True),
+        ({"exchange__encoding": "bfloat16", "replicas": 2}, {PREDICTIONS, EMBEDDINGS}, True),
+        ({"exchange__encoding": "top_k", "exchange__mode": "stale"}, {PREDICTIONS, EMBEDDINGS},
+         True),
+        ({"method": "isolated"}, set(), True),
+        ({"method": "fedmd"}, {PREDICTIONS}, True),
+        ({"method": "fedavg"}, {PARAMETERS}, False),
+        ({"method": "gossip"}, {PARAMETERS}, False),
+        ({"method": "feddf"}, {PREDICTIONS, PARAMETERS}, False),
+    ],
+    ids=["mhd", "mhd bf16 replicas", "mhd stale top k", "isolated", "fedmd", "fedavg", "gossip",
+         "feddf"],
+)  # fmt: skip
+def test_what_each_method_sends(changes, carried, clean):
+    found = _audit(**changes)
+    assert _across(found) == carried
+    assert found.clean is clean
+    assert ("no weights" in found.verdict or "nothing at all" in found.verdict) is clean
+
+
+def test_gradient_sums_stay_within_a_client():
+    found = _audit(parallel__client_devices=2, parallel__data_devices=2)
+    assert found.clean and _across(found) == {PREDICTIONS, EMBEDDINGS}
+    sums = [f for f in found.findings if f.axis == DATA]
+    assert {f.collective.operation for f in sums} == {"all-reduce"}
+    assert PARAMETERS in {f.carries for f in sums}
+    assert UNKNOWN not in {f.carries for f in found.findings}
+
+
+def test_a_shared_device_proves_nothing():
+    assert "nothing to show" in _audit(parallel__client_devices=1).verdict
+
+
+@pytest.mark.parametrize(
+    "leak",
+    [
+        lambda clients, batch: clients[0].params["model"]["head"]["kernel"],
+        lambda clients, batch: batch.images[0],
+        lambda clients, batch: batch.public[None, :, :3],  # nothing that has a name
+    ],
+    ids=["weights", "images", "something else"],
+)
+def test_a_planted_leak_is_found(monkeypatch, leak):
+    update = step_lib._update
+
+    def leaking(system, learners, grads, stats):
+        everyone = parallel.gather_clients(leak(learners, batches[-1]))
+        grads = jax.tree.map(lambda g: g + 1e-30 * everyone.sum(), grads)
+        return update(system, learners, grads, stats)
+
+    batches = []
+    losses = step_lib._private_losses
+
+    def note(models, params, learners, batch):
+        batches.append(batch)
+        return losses(models, params, learners, batch)
+
+    monkeypatch.setattr(step_lib, "_update", leaking)
+    monkeypatch.setattr(step_lib, "_private_losses", note)
+    found = _audit()
+    assert not found.clean
+    assert "leave a client: 1 arrays" in found.verdict
+
+
+def test_more_than_is_published_does_not_count_as_published():
+    experiment = small.build(parallel__client_devices=4, **SHORT)
+    twice = [audit.Collective("all-gather", Shape("f32", (4, 8, 3, 10)), ((0, 1, 2, 3),))] * 2
+    carried = [finding.carries for finding in audit.explain(experiment, twice).findings]
+    assert carried[0] == PREDICTIONS and carried[1] not in audit.PUBLISHED
+
+
+HLO = """
+  %a = f32[8,64]{1,0} all-gather(%x), replica_groups=[2,2]<=[2,2]T(1,0), dimensions={0}
+  %b = (f32[2]{0}, /*index=5*/u8[3,1]{1,0}) all-reduce(%x, %y), replica_groups=[2,2]<=[4]
+  %c = f32[] collective-permute(%x), source_target_pairs={{0,2},{2,0}}
+  %d = bf16[7]{0} reduce-scatter-start(%x), replica_groups={}
+  %e = (f32[], token[]) custom-call(%x), custom_call_target="xla_ffi_python_cpu_callback"
+  %f = f32[2]{0} get-tuple-element(%b), index=0, metadata={op_name="all-reduce"}
+  %g = f32[9]{0} custom-call(%x), custom_call_target="__onednn$matmul"
+"""
+
+
+def test_every_notation_is_read():
+    found = [(c.operation, str(c.shape), c.groups) for c in audit.parse(HLO)]
+    assert found == [
+        ("all-gather", "f32[8,64]", ((0, 2), (1, 3))),
+        ("all-reduce", "f32[2]", ((0, 1), (2, 3))),
+        ("all-reduce", "u8[3,1]", ((0, 1), (2, 3))),
+        ("collective-permute", "f32[]", ((0, 2), (2, 0))),
+        ("reduce-scatter", "bf16[7]", None),
+        ("host callback", "f32[]", None),
+        ("host callback", "token[]", None),
+    ]
+    layout = parallel.make_layout([2], client_devices=2, data_devices=2)
+    axes = [c.axis(layout) for c in audit.parse(HLO)]
+    assert axes == [CLIENTS, DATA, DATA, CLIENTS, CLIENTS, CLIENTS, CLIENTS]
+
+
+@pytest.mark.parametrize(("method", "status"), [("mhd", 0), ("fedavg", 1)])
+def test_the_command(method, status):
+    done = subprocess.run(
+        [sys.executable, "-m", "mhd_jax.audit", "--config=configs/digits.py", "--devices=2",
+         "--strict", f"--config.method={method}", "--config.train.steps_per_call=1",
+         "--config.clients.num=2", "--config.control=False"],
+        cwd=ROOT, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == status, done.stderr
+    assert "VERDICT" in done.stdout.splitlines()[-1]
+    assert ("parameters" in done.stdout) is bool(status)
