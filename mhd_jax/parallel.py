@@ -102,7 +102,8 @@ class Layout:
         array, sharding = np.asarray(array), self.sharding(*spec)
         if jax.process_count() == 1:
             return jax.device_put(array, sharding)
-        return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+        with jax.transfer_guard_host_to_device("allow"):  # as explicit as `device_put` is
+            return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
     def fetch(self, tree: PyTree) -> PyTree:
         """Whole arrays on the host of every process; scalars and metrics, never images."""

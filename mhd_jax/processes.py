@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -25,6 +26,11 @@ from mhd_jax.errors import ConfigError
 # usually noticed at once, by its closed connections; this is for hosts that vanish.
 HEARTBEAT_SECONDS = 30
 LOST_STATUS = 75  # EX_TEMPFAIL of sysexits.h: starting again may help
+
+# How Gloo, NCCL and JAX's own service put it that somebody no longer answers.
+_LOST = re.compile(
+    r"gloo|nccl|connection|socket|heartbeat|coordination|unavailable|deadline|peer", re.IGNORECASE
+)
 
 _ENVIRONMENT = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
@@ -131,7 +137,7 @@ def losing_one(saved: Callable[[], int | None]) -> Iterator[None]:
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
-        if jax.process_count() == 1:
+        if jax.process_count() == 1 or not _LOST.search(str(error)):
             raise
         reason = " ".join(str(error).split())[:300]
         step = saved()

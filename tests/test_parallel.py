@@ -15,7 +15,7 @@ from mhd_jax.errors import ConfigError
 
 @pytest.mark.parametrize(
     ("cohorts", "client_devices", "rows"),
-    [([8], 4, (8,)), ([3], 3, (3,)), ([5], 3, (6,)), ([1], 1, (1,)), ([5, 3], 4, (8, 4))],
+    [([8], 4, (8,)), ([3], 3, (3,)), ([5], 3, (6,)), ([1], 1, (1,)), ([5, 3], 3, (6, 3))],
 )
 def test_the_fewest_devices_with_the_least_work_each(cohorts, client_devices, rows):
     layout = parallel.make_layout(cohorts)
