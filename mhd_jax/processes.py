@@ -56,7 +56,6 @@ def join(setting: str) -> None:
         jax.distributed.initialize(
             **_from_environment(),
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
-            shutdown_timeout_seconds=HEARTBEAT_SECONDS,
         )
     except (ValueError, RuntimeError) as error:
         alone = "should be defined" in str(error) or "must be called before" in str(error)
