@@ -1,0 +1,82 @@
+# Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
+"""Work and memory per device as devices grow, read from the compiled steps; nothing is timed.
+
+python -m experiments.scaling_devices --out=experiments/results/digits/scaling_devices.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from mhd_jax import audit
+from mhd_jax import experiment as experiment_lib
+from mhd_jax.config import default_config, update
+
+
+def measure(clients: int, devices: int) -> dict[str, Any]:
+    """One row: the step of `clients` on the first `devices` devices, compiled but not run.
+
+    Without a control group, one step per call; batches are shared between devices where there are
+    more of them than clients.
+    """
+    config = default_config()
+    update(config, {"clients.num": clients, "control": False, "train.steps_per_call": 1})
+    shape = experiment_lib.parallel.make_layout(
+        [clients], batch_sizes=(config.data.batch_size, config.data.public_batch_size),
+        devices=jax.devices()[:devices],
+    )  # fmt: skip
+    update(config, {"parallel.client_devices": shape.client_devices,
+                    "parallel.data_devices": shape.data_devices})  # fmt: skip
+    experiment = experiment_lib.build(config)
+    compiled = experiment.step.lower(*audit.abstract_arguments(experiment)).compile()
+    found = audit.explain(experiment, audit.parse(compiled.as_text()))
+    memory = compiled.memory_analysis()
+    return {
+        "clients": clients,
+        "devices": devices,
+        "mesh": [shape.client_devices, shape.data_devices],
+        "idle_devices": devices - shape.mesh.size,
+        "inert_rows": sum(shape.rows) - clients,
+        "megaflops": compiled.cost_analysis()["flops"] / 1e6,
+        "argument_bytes": memory.argument_size_in_bytes,
+        "temporary_bytes": memory.temp_size_in_bytes,
+        "received_bytes": sum(f.collective.shape.nbytes for f in found.findings),
+        "only_predictions_leave": found.clean,
+    }
+
+
+def main() -> None:
+    """Prints a Markdown table, per device; with --out also writes JSON."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--clients", type=int, nargs="+", default=[3, 8, 16])
+    parser.add_argument("--devices", type=int, nargs="+", default=[1, 2, 4, 8])
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", max(options.devices))
+    rows = []
+    print("| clients | devices | mesh | idle | inert rows | MFLOP | arguments kB | temporary kB |")
+    print("|---|---|---|---|---|---|---|---|")
+    for clients in options.clients:
+        for devices in options.devices:
+            row = measure(clients, devices)
+            rows.append(row)
+            mesh = " x ".join(map(str, row["mesh"]))
+            print(
+                f"| {clients} | {devices} | {mesh} | {row['idle_devices']} | {row['inert_rows']} | "
+                f"{row['megaflops']:.2f} | {row['argument_bytes'] / 1e3:,.0f} | "
+                f"{row['temporary_bytes'] / 1e3:,.0f} |",
+                flush=True,
+            )
+            if options.out:
+                options.out.parent.mkdir(parents=True, exist_ok=True)
+                options.out.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
