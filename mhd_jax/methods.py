@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from mhd_jax import distill
+from mhd_jax.errors import ConfigError, suggest
 from mhd_jax.registry import Registry
 
 
@@ -175,6 +176,11 @@ def mhd(config: ml_collections.ConfigDict) -> Method:
     nu_pred = chosen.nu_aux if config.heads.aux else 0.0
     if not (nu_pred or chosen.nu_emb):
         return Method()
+    known = [*distill.CONFIDENCES, "random"]
+    if chosen.confidence not in known:
+        raise ConfigError(
+            "distill.confidence", chosen.confidence, suggest(chosen.confidence, known)
+        )
     distillation = Distillation(
         wiring="chain",
         rule="random" if chosen.confidence == "random" else chosen.rule,

@@ -64,9 +64,7 @@ def every_lowering(geometry: Geometry, stack: Callable[[Convolution], Convolutio
         )
 
 
-def _convolution(
-    x: jax.Array, kernel: jax.Array, geometry: Geometry, lowering: str
-) -> jax.Array:
+def _convolution(x: jax.Array, kernel: jax.Array, geometry: Geometry, lowering: str) -> jax.Array:
     return stacked_convolution(x, kernel, geometry, lowering)
 
 
@@ -85,16 +83,12 @@ def test_inputs_and_kernels_stacked(geometry: Geometry) -> None:
 
 @pytest.mark.parametrize("geometry", [GEOMETRIES["3x3"]], ids=["3x3"])
 def test_shared_input(geometry: Geometry) -> None:
-    every_lowering(
-        geometry, lambda one: lambda x, kernel: jax.vmap(one, (None, 0))(x[0], kernel)
-    )
+    every_lowering(geometry, lambda one: lambda x, kernel: jax.vmap(one, (None, 0))(x[0], kernel))
 
 
 @pytest.mark.parametrize("geometry", [GEOMETRIES["3x3, stride 2"]], ids=["3x3, stride 2"])
 def test_shared_kernel(geometry: Geometry) -> None:
-    every_lowering(
-        geometry, lambda one: lambda x, kernel: jax.vmap(one, (0, None))(x, kernel[0])
-    )
+    every_lowering(geometry, lambda one: lambda x, kernel: jax.vmap(one, (0, None))(x, kernel[0]))
 
 
 def test_not_stacked() -> None:

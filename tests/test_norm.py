@@ -59,9 +59,7 @@ def test_batch_norm_equals_flax_in_values_and_running_statistics() -> None:
     ours, theirs = BatchNorm(momentum=0.8), nn.BatchNorm(momentum=0.8, epsilon=1e-5)
     variables = perturbed(ours.init(jax.random.key(0), x, train=False))
     y, new = ours.apply(variables, x, train=True, mutable=["batch_stats"])
-    z, expected = theirs.apply(
-        variables, x, use_running_average=False, mutable=["batch_stats"]
-    )
+    z, expected = theirs.apply(variables, x, use_running_average=False, mutable=["batch_stats"])
     np.testing.assert_allclose(y, z, atol=1e-4)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4), new, expected)
     y = ours.apply(variables, x, train=False)
