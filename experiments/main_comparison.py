@@ -6,9 +6,13 @@ python -m experiments.main_comparison --preset=digits --workdir=runs/digits
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from experiments import sweep
 from experiments.presets import Preset
-from experiments.sweep import Cell, Study
+from experiments.sweep import Cell, Record, Study
+from experiments.tables import accuracy, number
+from mhd_jax.terminal import Spread
 
 METHODS = {
     "mhd": "MHD",
@@ -36,6 +40,29 @@ def cells(preset: Preset) -> list[Cell]:
     ]
 
 
+def against(records: Sequence[Record]) -> str:
+    """MHD's last head minus the last head of each other method, seed by seed, and bytes."""
+    found = {(record["cell"].partition("_")[0], record["group"]): record for record in records}
+    groups = sorted({group for method, group in found if method == "mhd"}, key=len, reverse=True)
+    titles = [f"β_sh at {group} | in seeds" for group in groups]
+    lines = [f"| MHD's last head minus | {' | '.join(titles)} |"]
+    lines.append("| --- " * (1 + 2 * len(groups)) + "|")
+    for method, label in METHODS.items():
+        row = [_difference(found, method, group) for group in groups]
+        if method != "mhd" and any(cell != "| " for cell in row):
+            lines.append(f"| {label} | {' | '.join(row)} |")
+    return "\n".join(lines)
+
+
+def _difference(found: dict[tuple[str, str], Record], method: str, group: str) -> str:
+    if (method, group) not in found or ("mhd", group) not in found:
+        return "| "
+    ours, theirs = (accuracy(found[m, group], "shared")[..., -1] for m in ("mhd", method))
+    difference = ours - theirs
+    ahead = int((difference.mean(axis=1) > 0).sum())
+    return f"{number(Spread.of(difference), signed=True)} | {ahead} of {len(difference)}"
+
+
 STUDY = Study(
     "main_comparison",
     "Every method at s = 100 and s = 0",
@@ -52,6 +79,7 @@ STUDY = Study(
         "Only MHD has auxiliary heads: the last head of the others is their main head, and their "
         "gain is the main head's.",
     ),
+    extra=against,
 )
 
 

@@ -39,7 +39,6 @@ def panels(count: int, height: float) -> tuple[Figure, list[Axes]]:
         axis.set_axisbelow(True)
         axis.spines[["top", "right"]].set_visible(False)
         axis.tick_params(colors=MUTED, labelcolor=INK, labelsize=8, length=3)
-        axis.title.set_size(9)
         axis.xaxis.label.set_size(8.5)
     return figure, axes
 
@@ -57,7 +56,7 @@ def dots(records: Sequence[Record]) -> Figure:
             for row, colour, mark, label in spreads:
                 _dot(axis, line, getattr(row, kind), colour, mark, label)
         axis.set_ylim(len(records) - 0.5, -0.5)
-        axis.set_title(f"{kind} accuracy", loc="left")
+        axis.set_title(f"{kind} accuracy", loc="left", fontsize=9)
     axes[0].set_yticks(range(len(records)), names)
     axes[1].set_yticks(range(len(records)), [""] * len(records))
     _legend(figure, axes[0])
@@ -86,7 +85,7 @@ def ranks(records: Sequence[Record]) -> Figure:
     control = accuracy(records[0], "control_shared").mean()
     axes[0].axhline(control, color=CONTROL, ls="--", lw=1.2, label="isolated")
     axes[0].set_xticks(range(deepest), head_names(deepest))
-    axes[0].set_title("shared accuracy by head", loc="left")
+    axes[0].set_title("shared accuracy by head", loc="left", fontsize=9)
     for record in far[:1]:
         _hops(axes[1], record)
     _legend(figure, axes[0])
@@ -120,7 +119,7 @@ def _hops(axis: Axes, record: Record) -> None:
     axis.set_xticks(range(len(distances)), [hop_name(distance) for distance in distances])
     axis.set_yticks(range(len(names)), names)
     axis.set_xlabel("hops to the nearest client that holds the label")
-    axis.set_title(f"{record['label']}: accuracy by distance", loc="left")
+    axis.set_title(f"{record['label']}: accuracy by distance", loc="left", fontsize=9)
 
 
 def over_bytes(records: Sequence[Record]) -> Figure:
@@ -138,7 +137,7 @@ def over_bytes(records: Sequence[Record]) -> Figure:
     axis.axhline(rows(records[0])[-1].shared.mean, color=CONTROL, ls="--", label="isolated")
     axis.set_xscale("log")
     axis.set_xlabel("kB sent per client and step")
-    axis.set_title("shared accuracy of the last head over bytes", loc="left")
+    axis.set_title("shared accuracy of the last head over bytes", loc="left", fontsize=9)
     _legend(figure, axis)
     return figure
 

@@ -1,0 +1,160 @@
+# Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
+"""The claims of the paper's abstract, in our words, and what our own tables say about each."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from experiments.tables import accuracy
+
+Record = Mapping[str, Any]
+Records = Mapping[str, Record]  # by "study/cell"
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """What was measured, in a sentence, and whether it bears the claim out."""
+
+    measured: str
+    holds: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    """A sentence, the cells it needs, and how they decide it."""
+
+    sentence: str
+    needs: tuple[str, ...]
+    decide: Callable[..., Finding]
+
+    def row(self, records: Records) -> str:
+        """A line of a Markdown table."""
+        if any(name not in records for name in self.needs):
+            found = Finding("not measured yet", "–")
+        else:
+            found = self.decide(*(records[name] for name in self.needs))
+        studies = ", ".join(sorted({f"`{name.partition('/')[0]}`" for name in self.needs}))
+        return f"| {self.sentence} | {found.measured} | {studies} | {found.holds} |"
+
+
+def _means(record: Record, kind: str, head: int) -> Float[np.ndarray, " R"]:
+    """Mean over clients of one head, seed by seed."""
+    return accuracy(record, kind)[..., head].mean(axis=1)
+
+
+def _gain(record: Record, head: int = -1) -> Float[np.ndarray, " R"]:
+    return _means(record, "shared", head) - _means(record, "control_shared", 0)
+
+
+def _kept(record: Record) -> Float[np.ndarray, " R"]:
+    return _means(record, "private", 0) - _means(record, "control_private", 0)
+
+
+def _number(values: Float[np.ndarray, " R"]) -> str:
+    spread = f" ± {values.std(ddof=1):.3f}" if len(values) > 1 else ""
+    return f"{values.mean():+.3f}{spread}"
+
+
+def _learning(complete: Record) -> Finding:
+    gain = _gain(complete)
+    lowest = accuracy(complete, "shared")[..., -1] - accuracy(complete, "control_shared")[..., 0]
+    return Finding(
+        f"shared accuracy of the last head {_number(gain)} over isolation; of {lowest.size} "
+        f"clients of all seeds {int((lowest > 0).sum())} gain, the least {lowest.min():+.3f}",
+        "yes" if gain.min() > 0 else "not in every seed",
+    )
+
+
+def _private(skewed: Record, iid: Record) -> Finding:
+    kept, spread = _kept(skewed), _kept(iid)
+    worst = min(kept.mean(), spread.mean())
+    return Finding(
+        f"private accuracy of the main head {_number(kept)} at s = 100 and {_number(spread)} at "
+        "s = 0, over isolation",
+        "preserved" if worst >= -0.01 else "no",
+    )
+
+
+def _heads(none: Record, one: Record, four: Record) -> Finding:
+    gains = [_gain(record) for record in (none, one, four)]
+    return Finding(
+        f"gain over isolation with 0, 1 and 4 auxiliary heads: {', '.join(map(_number, gains))}",
+        "one head does; more do not add on a complete graph"
+        if gains[2].mean() <= gains[1].mean() + 0.02
+        else "yes",
+    )
+
+
+def _chain(cycle: Record) -> Finding:
+    ranks = accuracy(cycle, "shared").mean(axis=(0, 1))[1:]
+    grows = bool((np.diff(ranks) > 0).all())
+    shown = ", ".join(f"{value:.3f}" for value in ranks)
+    return Finding(f"on a directed cycle, by rank: {shown}", "yes" if grows else "no")
+
+
+def _topology(complete: Record, star: Record, islands: Record, cycle: Record) -> Finding:
+    gains = {"complete": complete, "star": star, "two islands": islands, "directed cycle": cycle}
+    means = [_gain(record).mean() for record in gains.values()]
+    shown = ", ".join(f"{name} {_number(_gain(r))}" for name, r in gains.items())
+    return Finding(f"gain over isolation: {shown}", "yes" if max(means) == means[0] else "no")
+
+
+def _kinds(together: Record, own_kind: Record) -> Finding:
+    few = together["config"]["cohorts"][0][1]
+    shared = [accuracy(record, "shared")[..., -1] for record in (together, own_kind)]
+    small = (shared[0] - shared[1])[:, :few].mean(axis=1)
+    large = (shared[0] - shared[1])[:, few:].mean(axis=1)
+    return Finding(
+        f"last head, all together minus each among its own kind: small clients {_number(small)}, "
+        f"large clients {_number(large)}",
+        "yes" if min(small.mean(), large.mean()) > 0 else "for one kind alone",
+    )
+
+
+def _bytes(mhd: Record, fedavg: Record) -> Finding:
+    sent = [record["results"]["bytes_per_client_and_step"] for record in (mhd, fedavg)]
+    every = fedavg["config"]["average"]["every"]
+    less = sent[0] < sent[1]
+    return Finding(
+        f"a client publishes {sent[0] / 1000:.3g} kB per step; FedAvg every {every} steps ships "
+        f"{sent[1] / 1000:.3g} kB per step of a model of {fedavg['num_params'][0]:,} parameters",
+        "yes" if less else "not for a model this small",
+    )
+
+
+def _heterogeneity(skewed: Record, iid: Record) -> Finding:
+    gains = _gain(skewed), _gain(iid)
+    return Finding(
+        f"gain over isolation {_number(gains[0])} at s = 100 and {_number(gains[1])} at s = 0",
+        "yes" if gains[0].mean() > gains[1].mean() else "no",
+    )
+
+
+_S100, _S0 = "main_comparison/mhd_s100", "main_comparison/mhd_s0"
+
+CLAIMS = (
+    Claim("Clients improve a lot on the global distribution over learning in isolation.",
+          ("digits_claims/complete",), _learning),
+    Claim("Their private tasks are preserved, and may gain.", (_S100, _S0), _private),
+    Claim("Several auxiliary heads per client make the difference when data are heterogeneous.",
+          ("auxiliary_heads/m0_aux3_emb1", "auxiliary_heads/m1_aux3_emb1",
+           "auxiliary_heads/m4_aux3_emb1"), _heads),
+    Claim("Deeper heads hear from further away.", ("topology/cycle",), _chain),
+    Claim("The more unlike the data, the more there is to gain.", (_S100, _S0), _heterogeneity),
+    Claim("The communication graph matters.",
+          ("topology/complete", "topology/star", "topology/islands", "topology/cycle"), _topology),
+    Claim("Clients of unlike architectures learn from each other.",
+          ("architectures/together", "architectures/own_kind"), _kinds),
+    Claim("It is communication efficient.", (_S100, "main_comparison/fedavg_s100"), _bytes),
+)  # fmt: skip
+
+
+def table(records: Records) -> str:
+    """Every claim with its measured value and verdict, as a Markdown table."""
+    head = ["| claim | measured here | table | holds here? |", "| --- " * 4 + "|"]
+    return "\n".join([*head, *(claim.row(records) for claim in CLAIMS)])

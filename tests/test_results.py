@@ -1,0 +1,83 @@
+# Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
+"""The committed results are complete, and the README's tables are theirs."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiments import render, tables
+from experiments.all import STUDIES
+from mhd_jax.config import default_config, flatten
+
+FILES = sorted(render.RESULTS.glob("*/*/*.json"))
+FOLDERS = sorted({file.parent for file in FILES})
+BY_NAME = {study.name: study for study in STUDIES}
+PROVENANCE = (
+    "study", "cell", "label", "preset", "command", "config", "revision", "versions", "device",
+    "hardware", "num_params", "seconds_per_step", "wall_seconds", "results",
+)  # fmt: skip
+
+
+def _name(path: Path) -> str:
+    return str(path.relative_to(render.RESULTS))
+
+
+def test_there_are_results() -> None:
+    assert FILES
+
+
+@pytest.mark.parametrize("file", FILES, ids=_name)
+def test_says_where_it_comes_from(file: Path) -> None:
+    record = json.loads(file.read_text())
+    assert [name for name in PROVENANCE if not record.get(name)] == []
+    assert re.fullmatch("[0-9a-f]{12}", record["revision"]), "made from uncommitted code"
+    assert {"python", "jax", "flax", "optax", "numpy"} <= record["versions"].keys()
+    assert [record["preset"], record["study"], record["cell"]] == [*file.parts[-3:-1], file.stem]
+    assert file.stat().st_size < 100_000
+
+
+@pytest.mark.parametrize("file", FILES, ids=_name)
+def test_arrays_are_complete(file: Path) -> None:
+    record = json.loads(file.read_text())
+    found, config = record["results"], record["config"]
+    assert flatten(config).keys() <= flatten(default_config()).keys()
+    shape = np.shape(found["shared_accuracy"])
+    assert shape[:2] == (len(found["seeds"]), config["clients"]["num"])
+    assert np.shape(found["private_accuracy"]) == shape
+    for kind in ("shared", "private"):
+        values = np.array(found[f"control_{kind}_accuracy"])
+        assert values.shape == (*shape[:2], 1)
+        assert ((values >= 0) & (values <= 1)).all()
+    assert len(set(found["partition_hash"])) == len(found["seeds"])
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=_name)
+def test_tables_are_those_of_the_records(folder: Path) -> None:
+    study = BY_NAME[folder.name]
+    records = render.records(folder.parent.name, study)
+    known = {record["cell"] for record in records}
+    assert known == {file.stem for file in folder.glob("*.json")}, "a record that no table shows"
+    assert (folder / "table.md").read_text() == tables.markdown(study, records)
+    assert (folder / "table.csv").read_text() == tables.csv_text(records)
+    assert (folder / "figure.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_readme_is_rendered_from_the_results() -> None:
+    text = render.README.read_text()
+    assert render.render(text) == text, "python -m experiments.render"
+    shown = set(re.findall(r"<!-- results: (\w+/\w+) -->", text))
+    assert {_name(folder) for folder in FOLDERS} <= shown
+
+
+def test_a_changed_number_is_noticed() -> None:
+    text = render.README.read_text()
+    place = text.index("<!-- results: ")
+    digit = re.compile(r"0\.\d").search(text, place)
+    assert digit is not None
+    changed = text[: digit.end() - 1] + "x" + text[digit.end() :]
+    assert render.render(changed) == text
