@@ -187,7 +187,8 @@ def abstract_arguments(experiment: Experiment) -> tuple[PyTree, ...]:
     )
     plan = experiment.schedule.plan(0, experiment.system.window)
     rest = (experiment.feed.data, plan, experiment.seed_array, layout.put(np.int32(1)))
-    return (state, *state_lib.abstract(rest))
+    here = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)  # noqa: E731
+    return (state, *jax.tree.map(here, rest))
 
 
 # --- Reading the program --------------------------------------------------------------------------
@@ -252,12 +253,12 @@ def explain(experiment: Experiment, found: Iterable[Collective]) -> Audit:
     findings = []
     for collective in found:
         axis, key = collective.axis(layout), (collective.shape.dtype, collective.shape.size)
-        carries = None
-        if axis == CLIENTS and collective.operation == "all-gather":
-            carries = next((name for name in PUBLISHED if published[name, *key] > 0), None)
-            published[carries, *key] -= 1
+        kinds = PUBLISHED if axis == CLIENTS and collective.operation == "all-gather" else ()
+        carries = next((kind for kind in kinds if published[kind, *key] > 0), None)
         if carries is None:
             carries = (across if axis == CLIENTS else inside).get(key, UNKNOWN)
+        else:
+            published[carries, *key] -= 1
         findings.append(Finding(collective, axis, carries))
     return Audit(experiment, tuple(findings))
 

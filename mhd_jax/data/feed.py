@@ -196,8 +196,8 @@ class Resident:
                     out[replica, row - start, : len(owned)] = read(fed.source.train, owned)
             return out
 
-        def local(index: tuple[slice, ...]) -> np.ndarray:
-            start, stop, _ = index[1].indices(shape[1])
+        def local(index: tuple[slice, ...] | None) -> np.ndarray:
+            start, stop, _ = (index[1] if index else slice(None)).indices(shape[1])
             return part(start, stop)
 
         return jax.make_array_from_callback(shape, layout.sharding(None, CLIENTS), local)
