@@ -179,12 +179,7 @@ def compiled_text(experiment: Experiment) -> str:
 def abstract_arguments(experiment: Experiment) -> tuple[PyTree, ...]:
     """Shapes and shardings of what the step takes: state, data, plan, seeds, count."""
     layout = experiment.layout
-    shapes = jax.eval_shape(experiment.init_state)
-    state = jax.tree.map(
-        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-        shapes,
-        state_lib.shardings(shapes, layout),
-    )
+    state = experiment.init_state(abstract=True)
     plan = experiment.schedule.plan(0, experiment.system.window)
     rest = (experiment.feed.data, plan, experiment.seed_array, layout.put(np.int32(1)))
     here = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)  # noqa: E731
@@ -291,7 +286,7 @@ def _holdings(experiment: Experiment, gathered: bool) -> dict[tuple[str, int], s
     Where two things have the same type and size the more private one is told.
     """
     parts = 1 if gathered else experiment.layout.client_devices
-    state = jax.eval_shape(experiment.init_state)
+    state = experiment.init_state(abstract=True)
     learners = (*state.clients, *state.control)
     named: list[tuple[str, PyTree]] = [
         (METRICS, _metric_shapes(experiment)),

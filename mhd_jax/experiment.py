@@ -61,8 +61,8 @@ class Experiment:
         """Shape of one image as the network sees it."""
         return self.federations[0].source.image_shape
 
-    def init_state(self) -> State:
-        """The initial state, sharded."""
+    def init_state(self, abstract: bool = False) -> State:
+        """The initial state, sharded; with `abstract` its shapes and shardings only."""
         return state.init_state(
             self.seeds,
             self.layout,
@@ -72,6 +72,7 @@ class Experiment:
             self.image_shape,
             pool_slots=self.schedule.readers[0].pool_slots,
             same_start=self.system.method.same_start,
+            abstract=abstract,
         )
 
     @functools.cached_property

@@ -134,6 +134,7 @@ def init_state(
     *,
     pool_slots: int = 0,
     same_start: bool = False,
+    abstract: bool = False,
 ) -> State:
     """The sharded initial state of all replicas; nothing is ever whole on one device.
 
@@ -146,6 +147,7 @@ def init_state(
       image_shape: shape of one normalised image.
       pool_slots: snapshots kept per client.
       same_start: give every client of a cohort the parameters of its first client.
+      abstract: return shapes, types and shardings only; nothing is compiled.
     """
     widths = [embedding_width(model, image_shape) for model in models]
 
@@ -171,9 +173,14 @@ def init_state(
 
     seed_array = jnp.asarray(seeds, jnp.uint32)
     shapes = jax.eval_shape(everything, seed_array)
+    spread = shardings(shapes, layout)
+    if abstract:
+        return jax.tree.map(
+            lambda x, to: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=to), shapes, spread
+        )
     # Runs once: on CPU, optimising the random number generators takes seconds and gains nothing.
     options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-    init = jax.jit(everything, out_shardings=shardings(shapes, layout), compiler_options=options)
+    init = jax.jit(everything, out_shardings=spread, compiler_options=options)
     return init(seed_array)
 
 
