@@ -72,7 +72,8 @@ STUDY = Study(
         "rate, none of it tuned for any of them.",
         "Supervised is one model on all private data, in the steps and batch of a single client.",
         "FedAvg and gossip average parameters (of everybody; of graph neighbours) every "
-        "`average.every` steps, all clients taking part, momentum staying with its client.",
+        "`average.every` steps, all clients taking part, momentum staying with its client; "
+        "on a complete graph the two are the same.",
         "FedMD fits the mean of the logits by its absolute error, without a transfer phase on "
         "public labels, which nobody ever reads; FedDF has no server, each client distils the "
         "averaged model itself.",

@@ -73,7 +73,7 @@ def _dot(axis: Axes, line: int, spread: Spread, colour: str, mark: str, label: s
 def ranks(records: Sequence[Record]) -> Figure:
     """Shared accuracy over the heads' ranks, a line per cell, and how far each rank hears."""
     far = [record for record in records if "class_accuracy" in record["results"]]
-    figure, axes = panels(1 + len(far[:1]), 3.3)
+    figure, axes = panels(1 + len(far[:1]), 3.8)
     deepest = max(accuracy(record, "shared").shape[-1] for record in records)
     for record, colour, mark in zip(records, _cycle(COLOURS), _cycle(MARKS), strict=False):
         means = accuracy(record, "shared").mean(axis=1)
@@ -149,7 +149,8 @@ def _cycle(values: Sequence[str]) -> list[str]:
 def _legend(figure: Figure, axis: Axes) -> None:
     handles, labels = axis.get_legend_handles_labels()
     first = {label: handle for handle, label in zip(handles, labels, strict=True)}
+    columns = max(1, min(5, 100 // (max(map(len, first)) + 6)))  # as many as fit the width
     figure.legend(
-        first.values(), first, loc="outside lower center", ncols=min(len(first), 5),
+        first.values(), first, loc="outside lower center", ncols=columns,
         frameon=False, fontsize=8,
     )  # fmt: skip

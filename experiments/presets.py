@@ -70,6 +70,7 @@ def _load(path: str, variant: str) -> ml_collections.ConfigDict:
 
 
 _MLPS = (("mlp_small", 5), ("mlp_large", 3))
+_SMALL = (("cnn", 5), ("resnet8", 3))
 _QUIET = {"train.eval_every": 500, "train.log_every": 500}  # nobody watches a single cell
 
 PRESETS = {
@@ -87,9 +88,15 @@ PRESETS = {
         ),  # fmt: skip
         Preset("smoke", "configs/digits.py:smoke", seeds=2, replicas=2, cohorts=_MLPS),
         Preset("cifar10", "configs/cifar10.py", seeds=3, public_names=("tiny_imagenet32",)),
-        Preset("cifar10_cpu", "configs/cifar10.py:cpu", seeds=3, clients=(2, 8)),
+        Preset("cifar10_cpu", "configs/cifar10.py:cpu", seeds=3, clients=(4,), cohorts=_SMALL),
         Preset("tiny_imagenet", "configs/tiny_imagenet.py", seeds=3, public_names=("cifar10",)),
-        Preset("tiny_imagenet_cpu", "configs/tiny_imagenet.py:cpu", seeds=1, clients=(2, 8)),
+        Preset(
+            "tiny_imagenet_cpu",
+            "configs/tiny_imagenet.py:cpu",
+            seeds=1,
+            clients=(4,),
+            cohorts=_SMALL,
+        ),
         Preset("imagenet", "configs/imagenet.py", seeds=3),
     )
 }

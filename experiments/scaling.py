@@ -13,15 +13,19 @@ from experiments.sweep import Cell, Study
 
 def cells(preset: Preset) -> list[Cell]:
     usual = preset.base().clients.num
+    auto = {"partition.primary_labels": 0}  # two primary clients a label, whatever their number
     total, each = "fixed total data", "fixed data per client"
     return [
-        Cell(f"usual_{usual}", f"{usual} clients", {}, total),
-        *(Cell(f"total_{k}", f"{k} clients", {"clients.num": k}, total) for k in preset.clients),
+        Cell(f"usual_{usual}", f"{usual} clients", auto, total),
+        *(
+            Cell(f"total_{k}", f"{k} clients", {"clients.num": k, **auto}, total)
+            for k in preset.clients
+        ),
         *(
             Cell(
                 f"each_{k}",
                 f"{k} clients, {percent} % of the data",
-                {"clients.num": k, "data.split": f"train[:{percent}%]"},
+                {"clients.num": k, "data.split": f"train[:{percent}%]", **auto},
                 each,
             )
             for k, percent in preset.shares

@@ -125,15 +125,16 @@ def _finished(record: Record) -> bool:
 
 def _facts(records: Sequence[Record]) -> str:
     first = records[0]
-    config, seeds = first["config"], first["results"].get("seeds", [])
-    hours = sum(record["wall_seconds"] for record in records) / 60
+    config = first["config"]
+    seeds = first["results"].get("seeds") or [config["seed"]]
+    minutes = sum(record["wall_seconds"] for record in records) / 60
     steps = sorted({record["config"]["train"]["steps"] for record in records})
     facts = [
         f"{config['data']['name']}, {config['clients']['num']} clients where no row says otherwise",
         f"{' and '.join(f'{s:,}' for s in steps)} steps",
         f"seeds {seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else f"seed {seeds[0]}",
         f"{first['hardware']} ({first['device']})",
-        f"{hours:.0f} minutes for these rows",
+        f"{minutes:.0f} minutes for these rows",
     ]
     return (
         "Mean ± standard deviation over seeds of the mean over clients; the lowest client is that "
