@@ -153,7 +153,7 @@ def test_cells_that_differ_in_exchange_alone_share_their_yardstick() -> None:
     assert key() != key(model__width=32)
 
 
-def test_isolated_clients_are_the_control_of_the_run_bit_for_bit() -> None:
+def test_isolated_clients_are_the_control_of_the_run_up_to_rounding() -> None:
     """Why a yardstick may stand in for the control group of every run that shares it."""
     together, alone = small.build(heads__aux=1), small.build(method="isolated", control=False)
     state, lonely = (small.run(made, calls=2)[0] for made in (together, alone))
@@ -161,7 +161,7 @@ def test_isolated_clients_are_the_control_of_the_run_bit_for_bit() -> None:
         jax.tree.leaves(state.control[0].params), jax.tree.leaves(lonely.clients[0].params),
         strict=True,
     ):  # fmt: skip
-        np.testing.assert_array_equal(control, client)
+        np.testing.assert_allclose(control, client, rtol=1e-5, atol=1e-8)
 
 
 def test_seeds_one_by_one_or_stacked() -> None:
