@@ -2,7 +2,8 @@
 """Randomness as a function of (seed, purpose, step, client): nothing random is ever stored.
 
 The same four words always give the same numbers, so a resumed run needs only the step, and two
-purposes never share a stream however their numbers are used.
+purposes never share a stream however their numbers are used. A purpose always comes with the same
+number of ids: on the host, no id and the one id 0 are the same stream.
 """
 
 from __future__ import annotations

@@ -16,10 +16,14 @@ from hypothesis import strategies as st
 from mhd_jax import rng
 
 SEEDS = st.integers(min_value=0, max_value=2**32 - 1)
-WORDS = st.tuples(
-    SEEDS,
-    st.sampled_from(["partition", "augment", "peers", "drop"]),
-    st.lists(st.integers(min_value=0, max_value=2**31 - 1) | st.integers(0, 2), max_size=3),
+ID = st.integers(min_value=0, max_value=2**31 - 1) | st.integers(0, 2)
+# A purpose always comes with the same number of ids.
+PURPOSES = {"partition": 0, "peers": 1, "augment": 2, "pool": 3}
+WORDS = st.one_of(
+    *(
+        st.tuples(SEEDS, st.just(purpose), st.lists(ID, min_size=count, max_size=count))
+        for purpose, count in PURPOSES.items()
+    )
 )
 
 
@@ -47,8 +51,17 @@ def test_nearby_words_never_share_a_stream(bits) -> None:
     words = [
         (seed, purpose, ids)
         for seed in (0, 1, 2)
-        for purpose in ("a", "b")
-        for ids in ([], [0], [1], [0, 0], [0, 1], [1, 0], [0, 0, 0])
+        for purpose, ids in [
+            ("partition", []),
+            ("public", []),
+            ("peers", [0]),
+            ("peers", [1]),
+            ("drop", [0]),
+            ("augment", [0, 0]),
+            ("augment", [0, 1]),
+            ("augment", [1, 0]),
+            ("pool", [0, 0, 0]),
+        ]  # fmt: skip
     ]
     assert len({bits(*each) for each in words}) == len(words)
 
