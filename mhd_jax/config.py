@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -24,6 +25,7 @@ def default_config() -> ml_collections.ConfigDict:
     config.method = "mhd"
     config.control = True  # also train the same clients without peers, as the yardstick
     config.replicas = 1  # systems with seeds seed, seed + 1, ... trained in one step
+    config.metrics = ()  # names of further evaluation metrics, such as ("worst_class",)
     _add_data(config)
     _add_clients(config)
     _add_exchange(config)
@@ -156,6 +158,30 @@ def update(config: ml_collections.ConfigDict, settings: Mapping[str, Any]) -> No
             raise ConfigError(name, value, f"a value like {node[leaf]!r}") from error
 
 
+def from_json(text: str) -> ml_collections.ConfigDict:
+    """The config of a run from its `config.json`; settings younger than it have their defaults.
+
+    >>> from_json('{"graph": {"name": "cycle"}}').graph.name
+    'cycle'
+
+    Raises:
+      ConfigError: a setting that is not known.
+    """
+    config = default_config()
+    flat = {name: _tuples(value) for name, value in flatten(json.loads(text)).items()}
+    matrix = flat.get("graph.matrix", "")
+    if not isinstance(matrix, str):  # rows instead of a file's name
+        with config.graph.ignore_type():
+            config.graph.matrix = flat.pop("graph.matrix")
+    update(config, flat)
+    return config
+
+
+def _tuples(value: Any) -> Any:
+    """JSON knows lists only."""
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """All settings by dotted name.
 
@@ -189,7 +215,6 @@ _NOT_NEGATIVE = (
 _ONE_OF = {
     "data.feed": ("auto", "resident", "streaming"),
     "exchange.mode": ("fresh", "stale"),
-    "exchange.encoding": ("float32", "bfloat16", "top_k"),
     "model.dtype": ("float32", "bfloat16"),
     "optimizer.name": ("sgd", "adamw"),
     "optimizer.schedule": ("constant", "cosine", "linear"),

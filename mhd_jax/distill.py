@@ -20,6 +20,7 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from mhd_jax import rng
+from mhd_jax.errors import ConfigError
 from mhd_jax.registry import Registry
 
 
@@ -181,7 +182,7 @@ def select_teachers(
         drawn = sample_keys(keys, jnp.arange(num_samples))
         index = random_candidate(drawn, candidates.allowed, num_heads - 1)
     else:
-        certainty = candidates.by_rank(CONFIDENCES.get(confidence)(log_probs))
+        certainty = candidates.by_rank(_certainty(confidence, log_probs))
         index = most_confident(certainty, candidates.allowed)
     rank = jnp.arange(1, num_heads, dtype=jnp.int32)
     head = jnp.where(index < num_clients, rank - 1, rank)
@@ -388,13 +389,63 @@ def head_losses(
     on_logits = loss != "cross_entropy"
     published = candidates.published
     log_probs = jax.nn.log_softmax(published) if on_logits else published
-    certainty = candidates.by_rank(CONFIDENCES.get(confidence)(log_probs))
-    choice = RULES.get(rule)(candidates, certainty, keys)
+    certainty = candidates.by_rank(_certainty(confidence, log_probs))
+    choice = _choice(rule, candidates, certainty, keys)
     link = (lambda logits: logits) if on_logits else jnp.exp
     target, taught = targets(candidates, choice, link)
     if on_logits:
         return _taught_mean(LOGIT_LOSSES.get(loss), student, target, taught)
     return _taught_mean(soft_cross_entropy, student, sharpen(target, temperature), taught)
+
+
+def _certainty(name: str, log_probs: Float[Array, "K B H C"]) -> Float[Array, "K B H"]:
+    """The named confidence of every prediction; `ConfigError` for another shape."""
+    value = jnp.asarray(CONFIDENCES.get(name)(log_probs))
+    if value.shape != log_probs.shape[:-1]:
+        accepted = f"confidences of shape [K, B, H] = {log_probs.shape[:-1]}, not {value.shape}"
+        raise ConfigError("distill.confidence", name, accepted)
+    return value
+
+
+def _choice(
+    name: str, candidates: Candidates, certainty: Float[Array, "N B m"], keys: Key[Array, "k B"]
+) -> Array:
+    """What the named rule makes of the candidates; `ConfigError` for another shape or type."""
+    choice = jnp.asarray(RULES.get(name)(candidates, certainty, keys))
+    students, (num, *rest) = len(candidates.allowed), certainty.shape
+    index, weights = (students, *rest), (students, num, *rest)
+    is_index = jnp.issubdtype(choice.dtype, jnp.integer) and choice.shape == index
+    is_weights = jnp.issubdtype(choice.dtype, jnp.floating) and choice.shape == weights
+    if not (is_index or is_weights):
+        accepted = (
+            f"an integer index of shape [k, B, m] = {index} or floating-point weights of shape "
+            f"[k, N, B, m] = {weights}, not {choice.dtype} of shape {choice.shape}"
+        )
+        raise ConfigError("distill.rule", name, accepted)
+    return choice
+
+
+def check_pieces(*, rule: str, confidence: str, loss: str, num_classes: int) -> None:
+    """Calls the named pieces on shapes alone (k = 2 students, K = 3, B = 5, m = 4).
+
+    Raises:
+      ConfigError: an unknown name, or a result of another shape than the contract says.
+    """
+    students, teachers, samples, ranks = 2, 3, 5, 4
+    student = jax.ShapeDtypeStruct((students, samples, ranks, num_classes), jnp.float32)
+    scores = jax.ShapeDtypeStruct((teachers, samples, ranks, num_classes), jnp.float32)
+    allowed = jax.ShapeDtypeStruct((students, teachers), bool)
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), (students, samples)))
+
+    def losses(student: Array, scores: Array, allowed: Array, keys: Array) -> Array:
+        candidates = Candidates(scores, allowed, ranks)
+        return head_losses(
+            student, candidates, keys, rule=rule, confidence=confidence, loss=loss
+        )  # fmt: skip
+
+    found = jax.eval_shape(losses, student, scores, allowed, keys).shape
+    if found != (students, ranks):
+        raise ConfigError("distill.loss", loss, "losses of shape [k, B, m]")
 
 
 def _taught_mean(

@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol
 
 import flax.linen as nn
 import jax
@@ -13,7 +13,9 @@ import numpy as np
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
+from mhd_jax.errors import ConfigError
 from mhd_jax.parallel import CLIENTS, DATA, Layout, on_mesh
+from mhd_jax.registry import Registry
 from mhd_jax.state import Learners
 
 
@@ -49,6 +51,69 @@ def shared_and_private(
     owned = np.asarray(private_histogram, np.float64)[:, seen]
     share = owned / np.maximum(owned.sum(axis=1, keepdims=True), 1)
     return accuracy.mean(axis=-1), np.einsum("khc,kc->kh", accuracy, share)
+
+
+class Metric(Protocol):
+    """A further number for every client and head, from counts on the test set."""
+
+    def __call__(
+        self,
+        correct: Float[np.ndarray, "K H C"],
+        count: Int[np.ndarray, " C"],
+        owned: Float[np.ndarray, "K C"],
+    ) -> Float[np.ndarray, "K H"]:
+        """One number per client and head.
+
+        Args:
+          correct: test samples of each class that a client's head gets right.
+          count: test samples of each class.
+          owned: private samples of each class that a client holds.
+        """
+        ...
+
+
+METRICS: Registry[Metric] = Registry("metrics")
+
+
+@METRICS.register("worst_class")
+def worst_class(
+    correct: Float[np.ndarray, "K H C"],
+    count: Int[np.ndarray, " C"],
+    owned: Float[np.ndarray, "K C"],
+) -> Float[np.ndarray, "K H"]:
+    """Accuracy on the class a head knows least; classes without a test sample are left out.
+
+    >>> worst_class(np.array([[[9, 1]]]), np.array([10, 10]), np.array([[3, 1]]))
+    array([[0.1]])
+    """
+    del owned
+    seen = count > 0
+    return (correct[..., seen] / count[seen]).min(axis=-1)
+
+
+def chosen_metrics(names: Sequence[str]) -> dict[str, Metric]:
+    """The metrics of the setting `metrics`, by name.
+
+    Raises:
+      ConfigError: an unknown name.
+    """
+    if isinstance(names, str):
+        raise ConfigError("metrics", names, f"names in a tuple, such as ({names!r},)")
+    return {name: METRICS.get(name) for name in names}
+
+
+def measure(
+    name: str,
+    correct: Float[np.ndarray, "K H C"],
+    count: Int[np.ndarray, " C"],
+    owned: Float[np.ndarray, "K C"],
+) -> Float[np.ndarray, "K H"]:
+    """The named metric; `ConfigError` for a result of another shape than [K, H]."""
+    value = np.asarray(METRICS.get(name)(correct, count, owned))
+    if value.shape != correct.shape[:2]:
+        accepted = f"a metric of shape [K, H] = {correct.shape[:2]}, not {value.shape}"
+        raise ConfigError("metrics", name, accepted)
+    return value
 
 
 Chunk = tuple[jax.Array, jax.Array]

@@ -122,7 +122,30 @@ def make_encoding(config: ml_collections.ConfigDict, method: Method, num_classes
             raise ConfigError(
                 "exchange.encoding", "top_k", f"float32 or bfloat16: {config.method} mixes logits"
             )
+    _check_encoding(encoding, config.exchange.encoding, num_classes)
     return encoding
+
+
+def _check_encoding(encoding: Encoding, name: str, num_classes: int) -> None:
+    """Encodes and decodes shapes alone; raises `ConfigError` where the way back misses them."""
+    shape = (2, 3, 5, num_classes)
+    scores = jax.ShapeDtypeStruct(shape, jnp.float32)
+
+    def there_and_back(scores: Array) -> Array:
+        return encoding.decode(encoding.encode(scores), num_classes)
+
+    try:
+        found = jax.eval_shape(there_and_back, scores)
+        jnp.dtype(encoding.embedding_type)
+    except (AttributeError, TypeError) as error:
+        accepted = f"an Encoding with encode, decode and embedding_type ({error})"
+        raise ConfigError("exchange.encoding", name, accepted) from error
+    if found.shape != shape or found.dtype != jnp.float32:
+        accepted = (
+            f"float32 scores of shape [K, B, H, C] = {shape} after encode and decode, not "
+            f"{found.dtype} of shape {found.shape}"
+        )
+        raise ConfigError("exchange.encoding", name, accepted)
 
 
 # --- Reading: whose predictions a client learns from in a step ------------------------------------

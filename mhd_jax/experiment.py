@@ -16,7 +16,7 @@ from absl import logging
 from jaxtyping import Float
 
 from mhd_jax import config as config_lib
-from mhd_jax import evaluate, exchange, graph, methods, models, parallel, state
+from mhd_jax import distill, evaluate, exchange, graph, methods, models, parallel, state
 from mhd_jax.data import augment, sources
 from mhd_jax.data.feed import Federation, Feed, Preparation, Resident, Walks
 from mhd_jax.data.partition import partition, pooled, split_public
@@ -131,6 +131,17 @@ class Evaluator:
             pairs.append(evaluate.shared_and_private(everyone, self.count, owned))
         return np.stack([p[0] for p in pairs]), np.stack([p[1] for p in pairs])
 
+    def metrics(self, correct: Float[np.ndarray, "R K H C"]) -> dict[str, np.ndarray]:
+        """The metrics of the setting `metrics` by name, [R, K, H] each."""
+        values = {}
+        for name in self._experiment.config.metrics:
+            runs = []
+            for found, owned in zip(correct, self.histograms, strict=True):
+                everyone = np.broadcast_to(found, (len(owned), *found.shape[1:]))
+                runs.append(evaluate.measure(name, everyone, self.count, owned))
+            values[name] = np.stack(runs)
+        return values
+
 
 def build(config: ml_collections.ConfigDict) -> Experiment:
     """Builds a run and makes every check that can be made before compiling.
@@ -143,6 +154,7 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
     seeds = tuple(config.seed + replica for replica in range(config.replicas))
     federations = _federations(config, seeds)
     source = federations[0].source
+    _check_pieces(config, method, source.num_classes)
     topologies = [graph.topology(config.graph, config.clients.num, seed) for seed in seeds]
     layout = _layout(config, method)
     feed = _feed(config, method, federations, layout)
@@ -174,6 +186,22 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
         feed=feed,
         ledger=_ledger(config, system, readers[0], source.image_shape),
     )
+
+
+def _check_pieces(
+    config: ml_collections.ConfigDict, method: methods.Method, num_classes: int
+) -> None:
+    """Calls confidence, rule, loss and metrics once, on shapes or zeros."""
+    chosen = method.distillation
+    if chosen is not None:
+        distill.check_pieces(
+            rule=chosen.rule, confidence=chosen.confidence, loss=chosen.loss,
+            num_classes=num_classes,
+        )  # fmt: skip
+    for name in evaluate.chosen_metrics(config.metrics):
+        shape = (config.clients.num, method.num_heads(config.heads.aux), num_classes)
+        owned = np.zeros((shape[0], num_classes))
+        evaluate.measure(name, np.zeros(shape), np.ones(num_classes, int), owned)
 
 
 # --- Data -----------------------------------------------------------------------------------------

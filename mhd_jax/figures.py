@@ -73,6 +73,15 @@ _STYLE: dict[Any, Any] = {
 }
 
 
+class Picture(Figure):
+    """A figure that a notebook shows although pyplot does not know of it."""
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        self.savefig(buffer, format="png", dpi=DPI / 2, facecolor="white")
+        return buffer.getvalue()
+
+
 # ----------------------------------------------------------------------------- over time
 
 
@@ -207,7 +216,7 @@ def label_distribution(summary: Summary) -> Figure:
     counts = np.array(summary["label_histogram"])
     primary = np.array(summary["primary_labels"], dtype=bool)
     clients, classes = counts.shape
-    figure = Figure(figsize=(WIDTH, _heat_height(clients)), layout="constrained")
+    figure = Picture(figsize=(WIDTH, _heat_height(clients)), layout="constrained")
     axis, bars = figure.subplots(1, 2, sharey=True, width_ratios=[7, 1])
     for each in (axis, bars):
         _restyle(each)
@@ -367,7 +376,7 @@ def _save(figure: Figure, folder: epath.Path, draw: Callable[..., Figure]) -> ep
 
 
 def _figure(height: float, rows: int, columns: int, width: float = WIDTH) -> tuple[Figure, Any]:
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = Picture(figsize=(width, height), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis in axes:
         _restyle(axis)
@@ -487,7 +496,7 @@ def _class_panels(shape: tuple[int, int], panels: int) -> tuple[Figure, Any]:
     """Panels of clients and classes, beside each other while the classes are few."""
     clients, classes = shape
     rows, columns = (1, panels) if classes <= SIDE_BY_SIDE else (panels, 1)
-    figure = Figure(figsize=(WIDTH, rows * _heat_height(clients)), layout="constrained")
+    figure = Picture(figsize=(WIDTH, rows * _heat_height(clients)), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False, sharey=True, sharex=True).ravel()
     for axis in axes:
         _restyle(axis)

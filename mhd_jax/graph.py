@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
 import json
 import math
 import numbers
@@ -34,7 +35,8 @@ from mhd_jax.rng import generator
 Adjacency: TypeAlias = Bool[np.ndarray, "K K"]
 
 # (num_clients, rng, **all settings of `graph`) -> adjacency. A random graph takes its randomness
-# from `rng` alone; settings that do not concern a graph are swallowed by its last parameter.
+# from `rng` alone; settings that do not concern a graph are swallowed by its last parameter. Or,
+# for a graph that changes as its author likes, a pure function of one parameter named `step`.
 GRAPHS: Registry[Callable[..., Adjacency]] = Registry("graph.name")
 
 DEFAULTS: Mapping[str, Any] = MappingProxyType(
@@ -471,12 +473,13 @@ def _source(
     name: str, num_clients: int, seed: int, settings: Mapping[str, Any]
 ) -> Adjacency | Callable[[int], Adjacency]:
     """A graph as a matrix if it never changes, else as a function of the step."""
-    called = name == "matrix" and callable(settings["matrix"])
+    piece = settings["matrix"] if name == "matrix" else GRAPHS.get(name)
+    called = callable(piece) and (name == "matrix" or _takes_step(piece))
 
     @functools.lru_cache(maxsize=PERIODS_CACHED)
     def draw(step: int) -> Adjacency:
         if called:
-            matrix = settings["matrix"](step)
+            matrix = piece(step)
             adjacency = check_adjacency(matrix, num_clients, value=f"a function, at step {step}")
         else:
             matrix = GRAPHS.get(name)(num_clients, generator(seed, "graph", step), **settings)
@@ -487,6 +490,11 @@ def _source(
     first = draw(0)
     changes = called or (settings["every"] and name not in FIXED)
     return draw if changes else first
+
+
+def _takes_step(piece: Callable[..., Adjacency]) -> bool:
+    """Whether a registered graph is a function of the step alone."""
+    return list(inspect.signature(piece).parameters) == ["step"]
 
 
 def _check_ranges(settings: Mapping[str, Any]) -> None:

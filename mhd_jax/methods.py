@@ -163,7 +163,11 @@ METHODS: Registry[MethodFactory] = Registry("method")
 
 def build(config: ml_collections.ConfigDict) -> Method:
     """The method named `config.method`; raises `ConfigError` for an unknown name."""
-    return METHODS.get(config.method)(config)
+    made = METHODS.get(config.method)(config)
+    if not isinstance(made, Method):
+        accepted = f"a function from the config to a Method, not to {type(made).__name__}"
+        raise ConfigError("method", config.method, accepted)
+    return made
 
 
 @METHODS.register("mhd")

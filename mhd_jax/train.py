@@ -233,6 +233,8 @@ class Run:
             yardstick = evaluator.accuracies(control)
             values["control_shared_accuracy"] = yardstick[0][0]
             values["control_private_accuracy"] = yardstick[1][0]
+        for name, value in evaluator.metrics(correct).items():
+            values[f"metrics/{name}"] = value[0]
         self._write(step, values)
         heads = shared.mean(axis=(0, 1))
         self._scores, self._scored = {"shared_accuracy": float(heads[-1])}, step
@@ -300,7 +302,7 @@ def summarize(experiment: Experiment, current: State, speed: dict[str, float]) -
     """The contents of `summary.json`; top-level arrays are the first replica's."""
     evaluator, source = experiment.evaluator, experiment.federations[0].source
     correct, control = evaluator.correct(current)
-    accuracies = evaluator.accuracies(correct)
+    accuracies, metrics = evaluator.accuracies(correct), evaluator.metrics(correct)
     control_accuracies = None if control is None else evaluator.accuracies(control)
     replicas = []
     for index, (seed, fed) in enumerate(zip(experiment.seeds, experiment.federations, strict=True)):
@@ -318,6 +320,7 @@ def summarize(experiment: Experiment, current: State, speed: dict[str, float]) -
                 "shared_accuracy": shared,
                 "private_accuracy": private,
                 "control": yardstick,
+                "metrics": {name: value[index] for name, value in metrics.items()},
                 "class_accuracy": correct[index] / np.maximum(evaluator.count, 1),
                 "label_histogram": evaluator.histograms[index],
                 "primary_labels": fed.partition.primary,

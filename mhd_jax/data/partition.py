@@ -157,9 +157,8 @@ def partition(
     labels = np.asarray(labels)[private]
     _check_counts(labels, num_classes, num_clients)
     owners = scheme(labels, num_classes, num_clients, config, random.generator(seed, "partition"))
+    _check_owners(owners, labels, num_classes, num_clients, config.name)
     sizes = np.bincount(owners.client, minlength=num_clients)
-    if owners.client.shape != labels.shape or len(sizes) > num_clients:
-        raise ValueError(f"partition {config.name!r} did not give each sample to one client")
     _check_nobody_empty(sizes, config.name)
     # A stable sort by owner leaves every client's samples ascending.
     owned = private[np.argsort(owners.client, kind="stable")].astype(np.int64)
@@ -171,6 +170,31 @@ def partition(
         primary=primary,
         public=np.sort(np.asarray([] if public is None else public, dtype=np.int64)),
     )
+
+
+def _check_owners(
+    owners: Owners,
+    labels: Int[np.ndarray, " N"],
+    num_classes: int,
+    num_clients: int,
+    name: str,
+) -> None:
+    """Raises `ConfigError` where a scheme did not keep its contract."""
+    if not isinstance(owners, Owners):
+        accepted = f"a scheme that returns Owners, not {type(owners).__name__}"
+        raise ConfigError("partition.name", name, accepted)
+    client = np.asarray(owners.client)
+    inside = client.dtype.kind in "iu" and np.all((client >= 0) & (client < num_clients))
+    if client.shape != labels.shape or not inside:
+        accepted = (
+            f"the client, 0 to {num_clients - 1}, of every sample as integers of shape "
+            f"[N] = {labels.shape}, not {client.dtype} of shape {client.shape}"
+        )
+        raise ConfigError("partition.name", name, accepted)
+    shape = (num_clients, num_classes)
+    if owners.primary is not None and np.shape(owners.primary) != shape:
+        accepted = f"primary labels of shape [K, C] = {shape}, not {np.shape(owners.primary)}"
+        raise ConfigError("partition.name", name, accepted)
 
 
 def pooled(parts: Partition) -> Partition:

@@ -248,7 +248,9 @@ def _blocks(values: Int[np.ndarray, " n"], size: int) -> list[Int[np.ndarray, " 
 
 def _load(name: str, directory: str, split: str, shape: Shape) -> Source:
     if name in SOURCES.names():
-        return SOURCES.get(name)(directory, split, shape)
+        found = SOURCES.get(name)(directory, split, shape)
+        check_source(found, name)
+        return found
     return tensorflow_dataset(name, directory, split, shape)
 
 
@@ -350,6 +352,80 @@ def digits(directory: str, split: str, shape: Shape) -> Source:
         mean=(0.0,) * channels,
         std=(1.0,) * channels,
     )
+
+
+def from_arrays(
+    name: str,
+    train: tuple[Shaped[np.ndarray, "N H W C"], Int[np.ndarray, " N"]],
+    test: tuple[Shaped[np.ndarray, "M H W C"], Int[np.ndarray, " M"]],
+    *,
+    class_names: Sequence[str] = (),
+) -> Source:
+    """A dataset of images that are in memory already.
+
+    Args:
+      name: what `data.name` calls it.
+      train: images and labels that clients and the public set draw from; images are uint8, or
+        float32 in 0..1, and without an axis of channels where they are grey.
+      test: images and labels that everybody is evaluated on.
+      class_names: one per class; numbers by default, up to the largest label.
+
+    Raises:
+      ConfigError: arrays whose shapes or types do not fit together.
+
+    >>> images, labels = np.zeros((6, 8, 8), np.uint8), np.array([0, 1, 2, 0, 1, 2])
+    >>> mine = from_arrays("mine", (images, labels), (images[:3], labels[:3]))
+    >>> mine.num_classes, mine.image_shape
+    (3, (8, 8, 1))
+    """
+    splits = [_array_split(name, *part) for part in (train, test)]
+    classes = max(int(split.labels.max()) for split in splits) + 1
+    names = tuple(class_names) or tuple(map(str, range(classes)))
+    source = Source(name, names, *splits, *_statistics(name, splits[0].image_shape[-1]))
+    check_source(source, name)
+    return source
+
+
+def _array_split(name: str, images: np.ndarray, labels: np.ndarray) -> ArraySplit:
+    images, labels = np.asarray(images), np.asarray(labels)
+    images = images[..., None] if images.ndim == 3 else images
+    if images.ndim != 4 or len(images) == 0 or labels.shape != images.shape[:1]:
+        accepted = (
+            f"images of shape [N, H, W, C] or [N, H, W] and labels of shape [N], not "
+            f"{images.shape} and {labels.shape}"
+        )
+        raise ConfigError("data.name", name, accepted)
+    if labels.dtype.kind not in "iu":
+        raise ConfigError("data.name", name, f"labels that are integers, not {labels.dtype}")
+    if images.dtype.kind == "f":
+        images = images.astype(np.float32)
+    return ArraySplit(images, labels)
+
+
+def check_source(found: Source, name: str) -> None:
+    """Looks at the types, the shapes and the labels of a source, and at its first image.
+
+    Raises:
+      ConfigError: naming what was expected.
+    """
+    if not isinstance(found, Source):
+        accepted = f"a loader that returns a Source, not {type(found).__name__}"
+        raise ConfigError("data.name", name, accepted)
+    shape, classes = found.image_shape, found.num_classes
+    if len(found.mean) != shape[-1] or len(found.std) != shape[-1]:
+        accepted = f"a mean and a std of {shape[-1]} channels, not {found.mean} and {found.std}"
+        raise ConfigError("data.name", name, accepted)
+    for part, split in (("train", found.train), ("test", found.test)):
+        images, labels = split.images(np.zeros(1, np.int64)), split.labels
+        if images.shape != (1, *shape) or images.dtype not in (np.uint8, np.float32):
+            accepted = f"{part} images of shape {(1, *shape)}, uint8 or float32, for one index"
+            raise ConfigError("data.name", name, f"{accepted}, not {images.dtype}{images.shape}")
+        if labels.shape != (len(split),) or labels.dtype.kind not in "iu":
+            accepted = f"integer {part} labels of shape [N] = {(len(split),)}"
+            raise ConfigError("data.name", name, f"{accepted}, not {labels.dtype}{labels.shape}")
+        if labels.min() < 0 or labels.max() >= classes:
+            accepted = f"{part} labels in 0..{classes - 1}, as there are {classes} class names"
+            raise ConfigError("data.name", name, f"{accepted}, not {labels.min()}..{labels.max()}")
 
 
 # --- A folder of images --------------------------------------------------------------------------

@@ -64,10 +64,32 @@ def build(
         if field not in known:
             raise ConfigError(f"model.{field}", values[field], suggest(field, sorted(known)))
     factory = MODELS.get(name) if isinstance(name, str) else name
+    settings = ModelSettings(**values, conv=conv)
     make_head = HEADS.get(head) if isinstance(head, str) else head
     return MultiHeadClassifier(
-        network=factory(ModelSettings(**values, conv=conv)),
-        head=make_head(num_classes=num_classes, num_heads=num_heads),
+        network=_made("model.name", name, "a ModelSettings", lambda: factory(settings)),
+        head=_made(
+            "heads.name",
+            head,
+            "num_classes and num_heads",
+            lambda: make_head(num_classes=num_classes, num_heads=num_heads),
+        ),
         num_classes=num_classes,
         num_heads=num_heads,
     )
+
+
+def _made(setting: str, name: object, takes: str, make: Callable[[], Any]) -> nn.Module:
+    """What a factory makes, if it is a Linen module.
+
+    Raises:
+      ConfigError: it does not take the arguments, or makes something else.
+    """
+    wanted = f"what takes {takes} and makes a flax.linen module"
+    try:
+        module = make()
+    except TypeError as error:
+        raise ConfigError(setting, name, f"{wanted} ({error})") from error
+    if not isinstance(module, nn.Module):
+        raise ConfigError(setting, name, f"{wanted}, not {type(module).__name__}")
+    return module

@@ -1,0 +1,243 @@
+# Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
+"""The Python API: what a notebook sees of a run, and runs read back from their directory."""
+
+from __future__ import annotations
+
+import gc
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import mhd_jax
+from mhd_jax import api
+from mhd_jax.errors import ConfigError, WorkdirError
+from tests import small
+
+ROOT = Path(__file__).resolve().parent.parent
+K, H, C = 4, 3, 10
+
+
+class ScaledHead(nn.Module):
+    """A head of the test's own."""
+
+    num_classes: int
+    num_heads: int
+
+    @nn.compact
+    def __call__(self, embedding: jax.Array, train: bool) -> jax.Array:
+        logits = nn.Dense(self.num_heads * self.num_classes)(embedding)
+        return 2 * logits.reshape(-1, self.num_heads, self.num_classes)
+
+
+@pytest.fixture(scope="module")
+def pieces() -> Iterator[None]:
+    before = {kind: dict(registry._pieces) for kind, registry in api.PIECES.items()}
+    yield
+    for kind, registry in api.PIECES.items():
+        registry._pieces = before[kind]
+
+
+@pytest.fixture(scope="module")
+def images() -> np.ndarray:
+    return np.random.default_rng(0).random((7, 8, 8, 1), np.float32)
+
+
+RING = np.roll(np.eye(K, dtype=bool), 1, axis=1)
+
+
+@pytest.fixture(scope="module")
+def run(pieces: None) -> mhd_jax.Run:
+    """Two cohorts, a head and a graph of one's own, a metric, in a temporary directory."""
+    config = small.config(cohorts=(("mlp", 3), ("mlp_small", 1)))
+    return mhd_jax.fit(config, head=ScaledHead, graph=RING, metric="worst_class")
+
+
+def test_import_is_cheap() -> None:
+    code = "import mhd_jax, sys; assert 'jax' not in sys.modules; print(dir(mhd_jax))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "'fit'" in done.stdout and "'Run'" in done.stdout
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'fitt'"):
+        mhd_jax.fitt  # noqa: B018
+
+
+def test_the_summary_is_the_file(run: mhd_jax.Run) -> None:
+    assert run.summary == json.loads((run.workdir / "summary.json").read_text())
+    assert np.shape(run.summary["shared_accuracy"]) == (K, H)
+    assert np.shape(run.summary["metrics"]["worst_class"]) == (K, H)
+    assert run.summary["adjacency"] == RING.tolist()
+    assert run.head_names == ["main", "aux 1", "aux 2"]
+    assert "shared accuracy" in repr(run)
+
+
+def test_history_has_one_row_per_step(run: mhd_jax.Run) -> None:
+    history = run.history
+    assert history["step"].tolist() == [0, 3, 6]
+    last = history.iloc[-1]
+    expected = np.mean(run.summary["shared_accuracy"], axis=0)
+    for head in range(H):
+        np.testing.assert_allclose(last[f"shared_accuracy/head_{head}"], expected[head])
+    assert np.isnan(history["loss"][0]) and history["loss"][1] > 0
+    assert last["metrics/worst_class/head_0"] >= 0
+
+
+def test_history_is_a_list_without_pandas(
+    run: mhd_jax.Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    assert [row["step"] for row in run.history] == [0, 3, 6]
+
+
+def test_predictions_are_those_of_the_trained_clients(run: mhd_jax.Run) -> None:
+    source = run._restored.experiment.federations[0].source
+    test = source.test.images(np.arange(len(source.test)))
+    probabilities = run.predict(test)
+    assert probabilities.shape == (K, len(test), H, C)
+    np.testing.assert_allclose(probabilities.sum(axis=-1), 1, rtol=1e-5)
+    hits = probabilities.argmax(axis=-1) == source.test.labels[None, :, None]
+    by_class = [hits[:, source.test.labels == label].mean(axis=1) for label in range(C)]
+    np.testing.assert_allclose(np.mean(by_class, axis=0), run.summary["shared_accuracy"])
+
+
+def test_images_of_another_shape_are_refused(run: mhd_jax.Run) -> None:
+    with pytest.raises(ConfigError, match=r"shape \(8, 8, 1\)': expected \[N, 8, 8, 1\]"):
+        run.predict(np.zeros((8, 8, 1)))
+
+
+def test_clients(run: mhd_jax.Run, images: np.ndarray) -> None:
+    assert len(run.clients) == K
+    for client in run.clients:
+        i = client.index
+        assert client.peers == np.flatnonzero(RING[i]).tolist()
+        assert client.labels == np.flatnonzero(run.summary["primary_labels"][i]).tolist()
+        assert client.samples.tolist() == run.summary["label_histogram"][i]
+        assert client.shared_accuracy.tolist() == run.summary["shared_accuracy"][i]
+        assert client.private_accuracy.tolist() == run.summary["private_accuracy"][i]
+        logits, _ = client.model.apply(client.params, jnp.asarray(images), train=False)
+        np.testing.assert_allclose(jax.nn.softmax(logits), client.predict(images), atol=1e-5)
+    assert "Client(3: labels" in repr(run.clients[3])
+    widths = [
+        client.params["params"]["network"]["Dense_0"]["kernel"].shape for client in run.clients
+    ]
+    assert widths[0] == widths[2] == widths[3] == (64, 16)
+
+
+def test_every_plot_is_a_figure_that_notebooks_show(run: mhd_jax.Run) -> None:
+    plots = [name for name in dir(run) if name.startswith("plot_")]
+    assert len(plots) == 7
+    for name in plots:
+        figure = getattr(run, name)()
+        assert figure.axes
+    assert figure._repr_png_().startswith(b"\x89PNG")
+
+
+def test_a_run_is_restored_from_its_directory_alone(run: mhd_jax.Run, images: np.ndarray) -> None:
+    again = mhd_jax.Run.load(run.workdir)
+    assert again.summary == run.summary
+    assert again.config.to_dict() == run.config.to_dict()
+    np.testing.assert_array_equal(again.predict(images), run.predict(images))
+
+
+def test_a_new_process_needs_the_object_again(run: mhd_jax.Run) -> None:
+    registry = api.PIECES["head"]
+    before = dict(registry._pieces)
+    del registry._pieces["ScaledHead"]
+    try:
+        lost = mhd_jax.Run.load(run.workdir)
+        assert lost.summary == run.summary
+        with pytest.raises(ConfigError, match="heads.name = 'ScaledHead': expected one of linear"):
+            lost.clients[0].params  # noqa: B018
+        found = mhd_jax.Run.load(run.workdir, head=ScaledHead)
+        assert found.clients[0].params["params"]["head"]
+    finally:
+        registry._pieces = before
+
+
+def test_the_same_fit_again_does_nothing(run: mhd_jax.Run, capsys: pytest.CaptureFixture) -> None:
+    mhd_jax.fit(run.config, run.workdir)
+    assert "this run is finished" in capsys.readouterr().out
+
+
+def test_a_directory_without_a_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(WorkdirError, match="has no config.json"):
+        mhd_jax.Run.load(tmp_path)
+
+
+def test_an_unknown_piece_is_refused(run: mhd_jax.Run) -> None:
+    with pytest.raises(TypeError, match="did you mean 'head'"):
+        mhd_jax.Run.load(run.workdir, heads=ScaledHead)
+
+
+def test_a_temporary_directory_ends_with_its_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    def write_nothing(config: Any, workdir: str) -> None:
+        Path(workdir, "seen").write_text("")
+
+    monkeypatch.setattr(api.train, "train_and_evaluate", write_nothing)
+    run = mhd_jax.fit({"seed": 3})
+    path = Path(run.workdir)
+    assert run.config.seed == 3 and (path / "seen").exists()
+    del run
+    gc.collect()
+    assert not path.exists()
+
+
+def test_fit_leaves_the_callers_config_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api.train, "train_and_evaluate", lambda config, workdir: None)
+    config = small.config()
+    before = config.to_dict()
+    made = mhd_jax.fit(config, graph="cycle", method="isolated").config
+    assert (made.graph.name, made.method) == ("cycle", "isolated")
+    assert config.to_dict() == before
+
+
+def test_a_mistyped_setting_gets_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="did you mean train.steps"):
+        mhd_jax.fit({"train.step": 3})
+
+
+@pytest.mark.usefixtures("pieces")
+def test_pieces_of_this_package_keep_their_names() -> None:
+    with pytest.raises(ConfigError, match="a name that no piece of mhd_jax has"):
+        mhd_jax.register("heads.name", "linear", ScaledHead)
+    with pytest.raises(ConfigError, match="setting = 'head.name': expected one of heads.name"):
+        mhd_jax.register("head.name", "mine", ScaledHead)
+    mhd_jax.register("heads.name", "mine", ScaledHead)
+    mhd_jax.register("heads.name", "mine", type("Newer", (ScaledHead,), {}))  # a cell run again
+
+
+@pytest.mark.usefixtures("pieces")
+def test_objects_become_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api.train, "train_and_evaluate", lambda config, workdir: None)
+
+    def by_step(step: int) -> np.ndarray:
+        return RING if step % 2 else RING.T
+
+    class Flat(nn.Module):
+        width: int = 5
+
+        @nn.compact
+        def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+            return nn.Dense(self.width)(x.reshape(len(x), -1))
+
+    array = (np.zeros((90, 4, 4), np.uint8), np.arange(90) % 3)
+    mine = mhd_jax.from_arrays("three", array, array)
+    run = mhd_jax.fit(small.config(), graph=by_step, model=Flat(7), source=mine)
+    assert (run.config.graph.name, run.config.model.name) == ("by_step", "Flat")
+    assert run.config.data.name == "three"
+    experiment = api.experiment_lib.build(run.config)
+    assert experiment.image_shape == (4, 4, 1)
+    assert experiment.system.models[0].network.width == 7
+    reads = experiment.schedule.topologies[0].reads(0, 2)
+    np.testing.assert_array_equal(reads, [RING.T, RING])

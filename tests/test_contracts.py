@@ -1,0 +1,512 @@
+# Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
+"""The contract of every extension point: kept by all registered pieces, and enforced on others.
+
+The first half runs over whatever the registries hold, so a new piece is tested by being
+registered. The second half holds pieces that break their contract on purpose, each with the error
+that its author gets. The last part installs a package with pieces of its own.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from importlib import invalidate_caches
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mhd_jax import api, distill, evaluate, exchange, graph, methods, models
+from mhd_jax import experiment as experiment_lib
+from mhd_jax.config import default_config, update
+from mhd_jax.data import sources
+from mhd_jax.data.partition import PARTITIONS, Owners, partition
+from mhd_jax.distill import CONFIDENCES, LOGIT_LOSSES, RULES, Candidates
+from mhd_jax.errors import ConfigError
+from mhd_jax.models import HEADS, MODELS
+from mhd_jax.rng import generator
+from tests import small
+
+ROOT = Path(__file__).resolve().parent.parent
+K, N, B, M, C = 2, 3, 5, 2, 4
+# Deeper residual networks are the same code with other numbers: their shapes are checked.
+DEEP = {"resnet14", "resnet20", "resnet18", "resnet34", "resnet50"}
+
+
+def own(registry: Any) -> list[str]:
+    """The package's own pieces, without those of examples in docstrings."""
+    return [name for name in registry if not name.endswith("_example")]
+
+
+@pytest.fixture
+def registries(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What a test registers is gone after it."""
+    for registry in api.PIECES.values():
+        monkeypatch.setattr(registry, "_pieces", dict(registry._pieces))
+    yield
+
+
+# --- Every registered piece keeps its contract ----------------------------------------------------
+
+
+def log_probs(seed: int, *shape: int) -> jax.Array:
+    return jax.nn.log_softmax(3 * jax.random.normal(jax.random.key(seed), shape))
+
+
+def keys(seed: int = 1) -> jax.Array:
+    return jax.random.split(jax.random.key(seed), (K, B))
+
+
+def check_function(function: Any, x: jax.Array, shape: tuple[int, ...]) -> None:
+    """Shape, finite values and gradients, jit equal to no jit, vmap equal to a loop."""
+    value = function(x)
+    assert value.shape == shape
+    assert jnp.isfinite(value).all()
+    np.testing.assert_allclose(jax.jit(function)(x), value, rtol=1e-6, atol=1e-6)
+    two = jnp.stack([x, jnp.roll(x, 1, axis=0)])
+    loop = jnp.stack([function(one) for one in two])
+    np.testing.assert_allclose(jax.vmap(function)(two), loop, rtol=1e-6, atol=1e-6)
+    if jnp.issubdtype(value.dtype, jnp.floating):
+        assert jnp.isfinite(jax.grad(lambda x: function(x).sum())(x)).all()
+
+
+@pytest.mark.parametrize("name", own(CONFIDENCES))
+def test_confidence(name: str) -> None:
+    check_function(CONFIDENCES.get(name), log_probs(0, N, B, C), (N, B))
+    sure, unsure = jnp.log(jnp.array([[0.97, 0.01, 0.01, 0.01], [0.25, 0.25, 0.25, 0.25]]))
+    assert CONFIDENCES.get(name)(sure) > CONFIDENCES.get(name)(unsure)
+    never = jnp.log(jnp.array([1.0, 1e-30, 1e-30, 1e-30]))  # as sure as float32 can be
+    assert jnp.isfinite(CONFIDENCES.get(name)(never))
+
+
+@pytest.mark.parametrize("name", own(RULES))
+def test_teacher_rule(name: str) -> None:
+    allowed = jnp.array([[False, True, True], [False, False, False]])
+    scores = log_probs(0, N, B, M, C)
+
+    def choose(scores: jax.Array) -> jax.Array:
+        confidence = distill.max_prob(scores)
+        return RULES.get(name)(Candidates(scores, allowed, M), confidence, keys())
+
+    choice = choose(scores)
+    is_index = jnp.issubdtype(choice.dtype, jnp.integer)
+    check_function(choose, scores, (K, B, M) if is_index else (K, N, B, M))
+    np.testing.assert_array_equal(choose(scores), choice)  # a function of its arguments alone
+    if is_index:
+        assert np.isin(choice[0], [1, 2]).all() and (choice[1] == -1).all()
+    else:
+        np.testing.assert_allclose(choice[0].sum(axis=0), 1, rtol=1e-6)
+        assert (choice[0, 0] == 0).all() and (choice[1] == 0).all()
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", *own(LOGIT_LOSSES)])
+@pytest.mark.parametrize("rule", own(RULES))
+def test_losses_under_every_rule(rule: str, loss: str) -> None:
+    allowed = jnp.array([[False, True, True], [False, False, False]])
+    teachers = log_probs(0, N, B, M, C)
+
+    def losses(student: jax.Array) -> jax.Array:
+        candidates = Candidates(teachers, allowed, M)
+        return distill.head_losses(student, candidates, keys(), rule=rule, loss=loss)
+
+    student = log_probs(5, K, B, M, C)
+    check_function(losses, student, (K, M))
+    assert (losses(student)[0] > 0).all() and (losses(student)[1] == 0).all()
+
+
+@pytest.mark.parametrize("name", own(HEADS))
+def test_head(name: str) -> None:
+    head = HEADS.get(name)(num_classes=C, num_heads=M)
+    embedding = jax.random.normal(jax.random.key(0), (B, 6))
+    init = lambda seed: head.init(jax.random.key(seed), embedding, train=False)  # noqa: E731
+    variables = init(0)
+    jax.tree.map(np.testing.assert_array_equal, variables, init(0))
+    check_function(lambda x: head.apply(variables, x, train=False), embedding, (B, M, C))
+    check_gradients(head, variables, embedding)
+
+
+@pytest.mark.parametrize("name", own(MODELS))
+def test_network(name: str) -> None:
+    images = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))
+    model = MODELS.get(name)(models.ModelSettings(width=8))
+    init = lambda key: model.init(key, images, train=False)  # noqa: E731
+    apply = lambda variables, x: model.apply(variables, x, train=False)  # noqa: E731
+    shapes = jax.eval_shape(init, jax.random.key(0))
+    embedding = jax.eval_shape(apply, shapes, images)
+    assert embedding.shape[0] == 2 and embedding.ndim == 2
+    stacked = jax.eval_shape(jax.vmap(init), jax.random.split(jax.random.key(0), 3))
+    many = jax.eval_shape(jax.vmap(apply, in_axes=(0, None)), stacked, images)
+    assert many.shape == (3, *embedding.shape)
+    if name in DEEP:
+        return
+    variables = jax.jit(init)(jax.random.key(0))
+    jax.tree.map(np.testing.assert_array_equal, variables, jax.jit(init)(jax.random.key(0)))
+    value = apply(variables, images)
+    np.testing.assert_allclose(jax.jit(apply)(variables, images), value, rtol=1e-4, atol=1e-5)
+    two = jax.tree.map(lambda x: jnp.stack([x, 0.5 * x]), variables)
+    vmapped = jax.jit(jax.vmap(apply, in_axes=(0, None)))(two, images)
+    np.testing.assert_allclose(vmapped[0], value, rtol=1e-4, atol=1e-5)
+    check_gradients(model, variables, images)
+
+
+def check_gradients(module: nn.Module, variables: Any, x: jax.Array) -> None:
+    """Finite, and not all zero, in training mode."""
+
+    def total(params: Any) -> jax.Array:
+        everything = {**variables, "params": params}
+        out, _ = module.apply(everything, x, train=True, mutable=["batch_stats"])
+        return (out**2).sum()
+
+    gradient = jax.tree.leaves(jax.jit(jax.grad(total))(variables["params"]))
+    assert all(jnp.isfinite(leaf).all() for leaf in gradient)
+    assert any((leaf != 0).any() for leaf in gradient)
+
+
+@pytest.mark.parametrize("name", own(graph.GRAPHS))
+def test_graph(name: str) -> None:
+    settings = {**graph.DEFAULTS, "name": name}
+    if name == "matrix":
+        settings["matrix"] = np.eye(6)[[1, 2, 3, 4, 5, 0]]
+    adjacency = graph.topology(settings, 6, seed=3).at(0)
+    assert adjacency.shape == (6, 6) and adjacency.dtype == bool and not adjacency.diagonal().any()
+    np.testing.assert_array_equal(graph.topology(settings, 6, seed=3).at(0), adjacency)
+    if name not in graph.FIXED:
+        others = [graph.topology(settings, 6, seed=seed).at(0) for seed in range(4, 9)]
+        assert any((other != adjacency).any() for other in others)
+
+
+@pytest.mark.parametrize("name", own(PARTITIONS))
+def test_partition(name: str) -> None:
+    config = default_config().partition
+    config.name = name
+    labels = generator(0, "labels").integers(0, C, 200)
+    found = partition(labels, C, 3, config, seed=1)
+    np.testing.assert_array_equal(np.sort(np.concatenate(found.indices)), np.arange(200))
+    assert found.primary.shape == (3, C) and found.sizes.min() >= 1
+    assert partition(labels, C, 3, config, seed=1).hash() == found.hash()
+    assert partition(labels, C, 3, config, seed=2).hash() != found.hash()
+
+
+@pytest.mark.parametrize("name", own(sources.SOURCES))
+def test_source(name: str, tmp_path: Path) -> None:
+    from PIL import Image
+
+    for part in ("train", "test"):
+        for label in ("cat", "dog"):
+            (tmp_path / part / label).mkdir(parents=True)
+            for index in range(3):
+                pixels = np.full((8, 8), 40 * index, np.uint8)
+                Image.fromarray(pixels).save(tmp_path / part / label / f"{index}.png")
+    config = default_config().data
+    config.name, config.dir = name, str(tmp_path)
+    found, again = sources.source(config), sources.source(config)
+    sources.check_source(found, name)
+    every = np.arange(len(found.train))
+    np.testing.assert_array_equal(found.train.images(every), again.train.images(every))
+    np.testing.assert_array_equal(found.train.images(every[::-1])[0], found.train.images(every)[-1])
+
+
+@pytest.mark.parametrize("name", own(exchange.ENCODINGS))
+def test_encoding(name: str) -> None:
+    config = default_config()
+    config.exchange.encoding = name
+    encoding = exchange.make_encoding(config, methods.build(config), C)
+    scores = log_probs(0, N, B, M, C)
+
+    def there_and_back(scores: jax.Array) -> jax.Array:
+        return encoding.decode(encoding.encode(scores), C)
+
+    decoded = there_and_back(scores)
+    assert decoded.shape == scores.shape and decoded.dtype == jnp.float32
+    np.testing.assert_allclose(jax.jit(there_and_back)(scores), decoded, rtol=1e-6, atol=1e-6)
+    np.testing.assert_array_equal(decoded.argmax(axis=-1), scores.argmax(axis=-1))
+    np.testing.assert_allclose(jnp.exp(decoded).sum(axis=-1), 1, atol=0.02)
+    assert exchange.message_bytes(encoding, scores.shape[1:], 0) > 0
+
+
+@pytest.mark.parametrize("name", own(methods.METHODS))
+def test_method(name: str) -> None:
+    config = default_config()
+    config.method = name
+    made = methods.build(config)
+    assert made == methods.build(config)
+    assert made.when(np.arange(7)).shape == (7, 2)
+    assert 1 <= made.num_heads(4) <= 5
+    chosen = made.distillation
+    if chosen is not None:
+        distill.check_pieces(
+            rule=chosen.rule, confidence=chosen.confidence, loss=chosen.loss, num_classes=C
+        )
+
+
+@pytest.mark.parametrize("name", own(evaluate.METRICS))
+def test_metric(name: str) -> None:
+    count = np.array([10, 20, 0, 5])
+    correct = np.minimum(generator(0, "metric").integers(0, 21, (K, M, C)), count)
+    value = evaluate.measure(name, correct, count, np.ones((K, C)))
+    assert value.shape == (K, M) and np.isfinite(value).all()
+
+
+# --- Pieces that break their contract, and what their author is told ------------------------------
+
+
+class WrongShape(nn.Module):
+    num_classes: int
+    num_heads: int
+
+    @nn.compact
+    def __call__(self, embedding: jax.Array, train: bool) -> jax.Array:
+        return nn.Dense(self.num_classes)(embedding)
+
+
+class NoFields(nn.Module):
+    @nn.compact
+    def __call__(self, embedding: jax.Array, train: bool) -> jax.Array:
+        return embedding
+
+
+class KeepsImages(nn.Module):
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        return nn.Dense(3)(x)
+
+
+def no_network(settings: Any) -> Any:
+    return "a string"
+
+
+def forgets_classes(log_probs: jax.Array) -> jax.Array:
+    return log_probs
+
+
+def weights_of_nobody(candidates: Candidates, confidence: jax.Array, keys: jax.Array) -> jax.Array:
+    return confidence
+
+
+def float_index(candidates: Candidates, confidence: jax.Array, keys: jax.Array) -> jax.Array:
+    shape = (len(candidates.allowed), *confidence.shape[1:])
+    return jnp.zeros(shape)
+
+
+def selfish(num_clients: int, rng: np.random.Generator, **_: Any) -> np.ndarray:
+    return np.ones((num_clients, num_clients), bool)
+
+
+def too_large(num_clients: int, rng: np.random.Generator, **_: Any) -> np.ndarray:
+    return np.zeros((num_clients + 1, num_clients + 1), bool)
+
+
+def grows_self(step: int) -> np.ndarray:
+    return np.ones((4, 4), bool)
+
+
+def loses_samples(labels: np.ndarray, *_: Any) -> Owners:
+    return Owners(np.zeros(len(labels) - 1, int))
+
+
+def unknown_client(labels: np.ndarray, *_: Any) -> Owners:
+    return Owners(np.full(len(labels), 99))
+
+
+def no_owners(labels: np.ndarray, *_: Any) -> Any:
+    return np.zeros(len(labels), int)
+
+
+def not_a_source(directory: str, split: str, shape: Any) -> Any:
+    return np.zeros(3)
+
+
+def labels_too_large(directory: str, split: str, shape: Any) -> sources.Source:
+    images, labels = np.zeros((4, 8, 8, 1), np.uint8), np.arange(4)
+    split_ = sources.ArraySplit(images, labels)
+    return sources.Source("labels_too_large", ("a", "b"), split_, split_, (0.0,), (1.0,))
+
+
+def not_a_method(config: Any) -> Any:
+    return {"rule": "mean"}
+
+
+def loses_classes(config: Any) -> Any:
+    decode = lambda message, classes: message[0]  # noqa: E731
+    encode = lambda scores: (scores[..., :2],)  # noqa: E731
+    return SimpleNamespace(encode=encode, decode=decode, embedding_type=jnp.float32)
+
+
+def no_decoder(config: Any) -> Any:
+    return SimpleNamespace(encode=lambda scores: (scores,))
+
+
+def one_number(correct: np.ndarray, count: np.ndarray, owned: np.ndarray) -> Any:
+    return correct.mean()
+
+
+BROKEN = [
+    ("head", WrongShape, r"heads.name = 'WrongShape': .* \(1, 3, 10\), not \(1, 10\)"),
+    ("head", NoFields, "heads.name = 'NoFields': .* num_classes and num_heads"),
+    ("head", 3, r"heads.name = 3: expected a name, or a Linen module class"),
+    ("model", KeepsImages, r"model.name = 'KeepsImages': .* \[B, D\] .*, not \(1, 8, 8, 3\)"),
+    ("model", no_network, "model.name = 'no_network': .* makes a flax.linen module, not str"),
+    ("confidence", forgets_classes, r"distill.confidence = 'forgets_classes': .* \[K, B, H\] = "),
+    ("rule", weights_of_nobody, r"distill.rule = 'weights_of_nobody': .* \[k, B, m\] = "),
+    ("rule", float_index, r"distill.rule = 'float_index': .*weights of shape \[k, N, B, m\]"),
+    ("graph", selfish, "graph.name = 'selfish': .* client 0 cannot distil from itself"),
+    ("graph", too_large, r"graph.name = 'too_large': expected shape \(4, 4\), .* not \(5, 5\)"),
+    ("graph", grows_self, "graph.matrix = 'a function, at step 0': .* distil from itself"),
+    ("graph", np.zeros((3, 3)), r"graph.matrix = .*: expected shape \(4, 4\), .* not \(3, 3\)"),
+    ("partition", loses_samples, r"partition.name = 'loses_samples': .* of shape \[N\] = "),
+    ("partition", unknown_client, r"partition.name = 'unknown_client': .*the client, 0 to 3"),
+    ("partition", no_owners, "partition.name = 'no_owners': .* returns Owners, not ndarray"),
+    ("source", not_a_source, "data.name = 'not_a_source': .* returns a Source, not ndarray"),
+    ("source", labels_too_large, r"data.name = 'labels_too_large': .*labels in 0..1.* not 0..3"),
+    ("method", not_a_method, "method = 'not_a_method': .* to a Method, not to dict"),
+    ("encoding", loses_classes, r"exchange.encoding = 'loses_classes': .* \[K, B, H, C\] = "),
+    ("encoding", no_decoder, "exchange.encoding = 'no_decoder': .* encode, decode and embedding"),
+    ("metric", one_number, r"metrics = 'one_number': .* \[K, H\] = \(4, 3\), not \(\)"),
+    ("metric", lambda *_: 0, r"metrics = .*a name of its own.*mhd_jax.register\(\"metrics\""),
+]  # fmt: skip
+
+
+@pytest.mark.usefixtures("registries")
+@pytest.mark.parametrize(
+    ("kind", "piece", "message"),
+    BROKEN,
+    ids=[f"{kind}-{getattr(piece, '__name__', 'object')}" for kind, piece, _ in BROKEN],
+)
+def test_a_broken_piece_is_refused_before_anything_is_compiled(
+    kind: str, piece: Any, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(experiment_lib.Experiment, "init_state", _nothing_may_run)
+    with pytest.raises(ConfigError, match=f"(?s){message}"):
+        api.fit(small.config(), tmp_path / "run", **{kind: piece})
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+def _nothing_may_run(self: Any) -> Any:
+    raise AssertionError("the broken piece got as far as the first compilation")
+
+
+@pytest.mark.usefixtures("registries")
+def test_a_broken_array_source_is_refused() -> None:
+    images, labels = np.zeros((4, 8, 8), np.uint8), np.arange(4)
+    for train, message in (
+        ((images[0], labels), r"images of shape \[N, H, W, C\] or \[N, H, W\]"),
+        ((images, labels[:3]), r"labels of shape \[N\], not \(4, 8, 8, 1\) and \(3,\)"),
+        ((images, labels.astype(float)), "labels that are integers, not float64"),
+        ((images.astype(int), labels), "uint8 or float32"),
+        ((images, labels - 1), "labels in 0..3"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            sources.from_arrays("mine", train, (images, labels))
+
+
+# --- Pieces that an installed package brings ------------------------------------------------------
+
+PACKAGE = '''
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+from mhd_jax.data.sources import from_arrays
+
+class Halves(nn.Module):
+    """Every head sees one half of the embedding."""
+    num_classes: int
+    num_heads: int
+
+    @nn.compact
+    def __call__(self, embedding, train):
+        half = embedding[:, : embedding.shape[-1] // 2]
+        logits = nn.Dense(self.num_heads * self.num_classes)(half)
+        return logits.reshape(-1, self.num_heads, self.num_classes)
+
+def first_allowed(candidates, confidence, keys):
+    first = jnp.argmax(candidates.allowed, axis=1).astype(jnp.int32)
+    first = jnp.where(candidates.allowed.any(axis=1), first, -1)
+    return jnp.broadcast_to(first[:, None, None], (len(first), *confidence.shape[1:]))
+
+def mirror(num_clients, rng, **_):
+    """Client i learns from client K - 1 - i."""
+    return np.fliplr(np.eye(num_clients)) * (1 - np.eye(num_clients))
+
+def stripes(directory, split, shape):
+    labels = np.arange(400) % 4
+    images = np.zeros((400, 8, 8, 1), np.uint8)
+    for image, label in zip(images, labels):
+        image[2 * label : 2 * label + 2] = 255
+    return from_arrays("stripes", (images[:300], labels[:300]), (images[300:], labels[300:]))
+'''
+ENTRY_POINTS = """
+[mhd_jax.heads.name]
+halves = outside_pieces:Halves
+[mhd_jax.distill.rule]
+first_allowed = outside_pieces:first_allowed
+[mhd_jax.graph.name]
+mirror = outside_pieces:mirror
+[mhd_jax.data.name]
+stripes = outside_pieces:stripes
+"""
+OUTSIDE = {
+    "heads.name": "halves",
+    "distill.rule": "first_allowed",
+    "graph.name": "mirror",
+    "data.name": "stripes",
+}
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    """A directory like `site-packages`, with a package that brings four pieces."""
+    metadata = tmp_path / "site" / "outside_pieces-1.0.dist-info"
+    metadata.mkdir(parents=True)
+    (metadata.parent / "outside_pieces.py").write_text(PACKAGE)
+    (metadata / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: outside-pieces\nVersion: 1.0\n"
+    )
+    (metadata / "entry_points.txt").write_text(ENTRY_POINTS)
+    return metadata.parent
+
+
+@pytest.mark.usefixtures("registries")
+def test_an_installed_package_is_used_by_name_from_a_config(
+    site: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(site)
+    invalidate_caches()
+    config = small.config()
+    update(config, OUTSIDE)
+    experiment = experiment_lib.build(config)
+    assert type(experiment.system.models[0].head).__name__ == "Halves"
+    assert experiment.system.method.distillation.rule == "first_allowed"
+    assert experiment.schedule.topologies[0].at(0).sum() == 4
+    assert experiment.federations[0].source.name == "stripes"
+    sys.modules.pop("outside_pieces", None)
+
+
+def test_an_installed_package_is_used_by_name_from_the_command_line(
+    site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", f"{site}:{ROOT}")
+    settings = [f"--config.{name}={value}" for name, value in OUTSIDE.items()]
+    done = subprocess.run(
+        [sys.executable, "-m", "mhd_jax.main", "--config=configs/digits.py:smoke", *settings,
+         "--config.clients.num=4", f"--workdir={tmp_path}/run"],
+        cwd=ROOT, capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "data       stripes, 4 classes" in done.stdout
+    assert "graph      mirror: 4 edges" in done.stdout
+
+
+def test_the_package_is_what_its_text_says() -> None:
+    """The text above is a module of its own; its head keeps the contract too."""
+    namespace: dict[str, Any] = {"__name__": "outside_pieces"}
+    exec(textwrap.dedent(PACKAGE), namespace)
+    head = namespace["Halves"](num_classes=C, num_heads=M)
+    logits, _ = head.init_with_output(jax.random.key(0), jnp.ones((B, 6)), train=False)
+    assert logits.shape == (B, M, C)
