@@ -61,12 +61,17 @@ setup(
         "tensorboard": ["tensorboard>=2.20", "tensorflow-cpu>=2.20"],
         "test": [
             "hypothesis>=6.100",
+            "ipykernel>=6.29",
+            "ipywidgets>=8.1",  # the progress bar of a notebook
+            "jupytext>=1.16",
             "mypy>=1.18",
+            "nbclient>=0.10",
             "pandas>=2.2",
             "pytest>=8.4",
             "pytest-xdist>=3.6",
             "ruff>=0.14",
         ],
+        "docs": ["pdoc>=15"],
         "bench": ["torch>=2.6"],
     },
     classifiers=[

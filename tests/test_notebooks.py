@@ -1,0 +1,69 @@
+# Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
+"""The notebooks run from the first cell to the last, and their two forms say the same."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import jupytext
+import nbclient
+import nbformat
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDER = ROOT / "experiments" / "colab"
+NAMES = sorted(path.stem for path in FOLDER.glob("*.py"))
+
+
+def cells(notebook: nbformat.NotebookNode) -> list[tuple[str, str]]:
+    return [(cell.cell_type, cell.source.strip()) for cell in notebook.cells]
+
+
+def test_there_are_three_pairs() -> None:
+    assert NAMES == ["extend_heads", "quickstart", "your_own_data"]
+    assert NAMES == sorted(path.stem for path in FOLDER.glob("*.ipynb"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_both_forms_agree(name: str) -> None:
+    text = jupytext.read(FOLDER / f"{name}.py")
+    notebook = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
+    assert cells(text) == cells(notebook)
+    nbformat.validate(notebook)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_first_code_cell_installs_in_colab_only(name: str) -> None:
+    notebook = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
+    first = next(cell.source for cell in notebook.cells if cell.cell_type == "code")
+    assert 'if "google.colab" in sys.modules' in first and "pip" in first
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_pieces_are_short(name: str) -> None:
+    """A head of one's own takes fewer than 30 lines."""
+    notebook = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
+    for cell in notebook.cells:
+        for node in ast.walk(ast.parse(cell.source)) if cell.cell_type == "code" else ():
+            if isinstance(node, ast.ClassDef):
+                assert node.end_lineno is not None and node.end_lineno - node.lineno < 30
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
+@pytest.mark.parametrize("name", NAMES)
+def test_it_runs(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MHD_JAX_NOTEBOOK_STEPS", "6")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("MPLBACKEND", "module://matplotlib_inline.backend_inline")
+    monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "1")
+    notebook = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
+    client = nbclient.NotebookClient(notebook, timeout=600, kernel_name="python3")
+    client.execute(cwd=tmp_path)
+    shown = [
+        output
+        for cell in notebook.cells
+        for output in cell.get("outputs", [])
+        if "image/png" in output.get("data", {})
+    ]
+    assert shown, "no figure was shown"

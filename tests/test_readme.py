@@ -1,0 +1,124 @@
+# Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
+"""What the README and CONTRIBUTING.md tell people to type works.
+
+Python snippets run, one page in one namespace, with few steps. Commands are checked piece by
+piece: modules exist, flags are known, paths are there. `.ci/run` types the two commands of the
+README that install, word for word.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import matplotlib.figure
+import pytest
+
+import mhd_jax
+from mhd_jax import api, config
+from tests import small
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = ("README.md", "CONTRIBUTING.md")
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+
+
+def blocks(page: str, *languages: str) -> list[str]:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    return [body for language, body in BLOCK.findall(text) if language in languages]
+
+
+def commands(page: str) -> list[list[str]]:
+    """The words of every command, without the environment in front of it."""
+    found = []
+    for body in blocks(page, "bash", "sh"):
+        for line in re.split(r"&&|\n", body.replace("\\\n", " ")):
+            words = shlex.split(line, comments=True)
+            if words:
+                found.append([word.removeprefix(".venv/bin/") for word in words])
+    inline = re.findall(r"`(python -m [^`]+)`", (ROOT / page).read_text(encoding="utf-8"))
+    return found + [shlex.split(line) for line in inline]
+
+
+@pytest.fixture
+def registries(monkeypatch: pytest.MonkeyPatch) -> None:
+    for registry in api.PIECES.values():
+        monkeypatch.setattr(registry, "_pieces", dict(registry._pieces))
+
+
+@pytest.mark.usefixtures("registries")
+def test_the_snippets_of_the_readme_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    fit = mhd_jax.fit
+
+    def quick(settings: dict[str, Any], **pieces: Any) -> mhd_jax.Run:
+        made = small.config()
+        kept = {name: value for name, value in settings.items() if name != "train.steps"}
+        config.update(made, kept)
+        return fit(made, **pieces)
+
+    monkeypatch.setattr(api, "fit", quick)
+    namespace: dict[str, Any] = {"__name__": "readme"}
+    for body in blocks("README.md", "python"):
+        exec(body, namespace)
+    assert namespace["run"].config.heads.name == "CosineHead"
+    assert namespace["run"].config.graph.name == "cycle"
+    assert isinstance(namespace["run"].plot_accuracy(), matplotlib.figure.Figure)
+    assert namespace["again"].summary == namespace["run"].summary
+
+
+@pytest.mark.usefixtures("registries")
+def test_the_snippets_of_contributing_run() -> None:
+    """They register a piece of every kind; a run with all of them at once is built and checked."""
+    namespace: dict[str, Any] = {"__name__": "contributing"}
+    for body in blocks("CONTRIBUTING.md", "python"):
+        exec(body, namespace)
+    made = small.config(
+        heads__name="halved", model__name="flat", distill__confidence="squared",
+        distill__rule="softmax_of_confidence", graph__name="leader", data__name="noise",
+        partition__name="by_turns", exchange__encoding="float16", metrics=("best_class",),
+    )  # fmt: skip
+    experiment = api.experiment_lib.build(made)
+    assert experiment.schedule.topologies[0].at(0).sum() == 3
+    made.method = "only_embeddings"
+    assert api.experiment_lib.build(made).system.method.distillation.nu_pred == 0
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_name_modules_flags_and_files_that_exist(page: str) -> None:
+    known = config.flatten(config.default_config())
+    assert len(commands(page)) >= 3
+    for words in commands(page):
+        if words[0].endswith("python") and words[1] == "-m" and words[2] != "venv":
+            assert importlib.util.find_spec(words[2]), words
+        for word in words:
+            if word.startswith("--config="):
+                assert (ROOT / word.removeprefix("--config=").partition(":")[0]).exists(), word
+            elif word.startswith("--config."):
+                assert word.removeprefix("--config.").partition("=")[0] in known, word
+            elif word.startswith("tests/"):
+                assert (ROOT / word).exists(), word
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_and_paths_lead_somewhere(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    targets = re.findall(r"\]\(([^)#]+)\)", text)
+    named = re.findall(r"`((?:mhd_jax|configs|experiments|tests|docs)/[\w/.]*)`", text)
+    for target in [t for t in targets if "://" not in t] + named:
+        if target not in ("tests/test_x.py", "mhd_jax/x.py"):
+            assert (ROOT / target).exists(), target
+
+
+def test_the_output_in_the_readme_is_of_this_version() -> None:
+    """Same run, same numbers: the partition's hash stands for the whole of it."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    shown = re.search(r"<!-- output: job -->\n```text\n(.*?)```", text, re.DOTALL)
+    assert shown is not None
+    made = config.default_config()
+    experiment = api.experiment_lib.build(made)
+    assert experiment.federations[0].partition.hash()[:12] in shown[1]
+    for row in ("main", "aux 4", "control"):
+        assert re.search(rf"^{row} +0\.\d+", shown[1], re.MULTILINE)
