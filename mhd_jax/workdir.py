@@ -31,6 +31,7 @@ from mhd_jax.errors import WorkdirError
 FREE_SETTINGS = (
     "data.dir",
     "data.feed",
+    "metrics",
     "train.log_every",
     "train.eval_every",
     "train.checkpoint_every",

@@ -400,6 +400,7 @@ def test_a_broken_array_source_is_refused() -> None:
         ((images, labels[:3]), r"labels of shape \[N\], not \(4, 8, 8, 1\) and \(3,\)"),
         ((images, labels.astype(float)), "labels that are integers, not float64"),
         ((images.astype(int), labels), "uint8 or float32"),
+        ((images + 16.0, labels), "floating-point images in 0..1, not 16..16"),
         ((images, labels - 1), "labels in 0..3"),
     ):
         with pytest.raises(ConfigError, match=message):

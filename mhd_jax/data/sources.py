@@ -399,6 +399,9 @@ def _array_split(name: str, images: np.ndarray, labels: np.ndarray) -> ArraySpli
         raise ConfigError("data.name", name, f"labels that are integers, not {labels.dtype}")
     if images.dtype.kind == "f":
         images = images.astype(np.float32)
+        if not (images.min() >= 0 and images.max() <= 1):
+            accepted = f"floating-point images in 0..1, not {images.min():g}..{images.max():g}"
+            raise ConfigError("data.name", name, accepted)
     return ArraySplit(images, labels)
 
 
