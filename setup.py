@@ -67,6 +67,7 @@ setup(
             "mypy>=1.18",
             "nbclient>=0.10",
             "pandas>=2.2",
+            "pdoc>=15",
             "pytest>=8.4",
             "pytest-xdist>=3.6",
             "ruff>=0.14",
