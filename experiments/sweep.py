@@ -40,7 +40,7 @@ from mhd_jax.config import flatten
 from mhd_jax.errors import ConfigError, DivergedError, WorkdirError
 from mhd_jax.workdir import FREE_SETTINGS, to_json
 
-Record = dict[str, Any]
+Record = Mapping[str, Any]
 
 # What a client that exchanges nothing does not depend on.
 _ONLY_FOR_EXCHANGE = ("graph.*", "exchange.*", "distill.*", "average.*", "rounds.*", "heads.aux")
@@ -406,6 +406,6 @@ def _use_compilation_cache(workdir: Path) -> None:
     """Cells of equal shapes share their compiled programs, also after a restart."""
     import jax
 
-    if not jax.config.jax_compilation_cache_dir:
+    if not jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
         jax.config.update("jax_compilation_cache_dir", str(workdir / "cache"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
