@@ -14,9 +14,10 @@ from experiments import render, tables
 from experiments.all import STUDIES
 from mhd_jax.config import default_config, flatten
 
-FILES = sorted(render.RESULTS.glob("*/*/*.json"))
-FOLDERS = sorted({file.parent for file in FILES})
 BY_NAME = {study.name: study for study in STUDIES}
+# Other measurements have folders of their own beside those of the studies.
+FILES = sorted(f for f in render.RESULTS.glob("*/*/*.json") if f.parent.name in BY_NAME)
+FOLDERS = sorted({file.parent for file in FILES})
 PROVENANCE = (
     "study", "cell", "label", "preset", "command", "config", "revision", "versions", "device",
     "hardware", "num_params", "seconds_per_step", "wall_seconds", "results",
