@@ -136,6 +136,9 @@ def over_bytes(records: Sequence[Record]) -> Figure:
             )  # fmt: skip
     axis.axhline(rows(records[0])[-1].shared.mean, color=CONTROL, ls="--", label="isolated")
     axis.set_xscale("log")
+    axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axis.xaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "25" else "")
+    axis.tick_params(which="both", labelsize=8)
     axis.set_xlabel("kB sent per client and step")
     axis.set_title("shared accuracy of the last head over bytes", loc="left", fontsize=9)
     _legend(figure, axis)
