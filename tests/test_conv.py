@@ -6,6 +6,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import flax.linen as nn
 import jax
@@ -126,10 +127,12 @@ def test_inside_shard_map() -> None:
     every_lowering(GEOMETRIES["3x3"], sharded)
 
 
-def test_every_pass_of_every_platform_is_a_lowering() -> None:
-    for platform in AUTO.values():
-        for chosen in (platform.forward, platform.input_gradient, platform.kernel_gradient):
-            assert passes(chosen).forward == chosen and chosen in LOWERINGS[1:]
+def test_auto_is_a_choice_for_every_pass_of_every_platform() -> None:
+    for platform in AUTO:
+        with mock.patch.object(jax, "default_backend", lambda platform=platform: platform):
+            assert passes("auto") == AUTO[platform]
+    with mock.patch.object(jax, "default_backend", lambda: "rocm"):
+        assert passes("auto") == AUTO["gpu"]
 
 
 def test_unrolled_has_no_grouped_convolution() -> None:

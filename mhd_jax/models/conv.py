@@ -18,7 +18,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -32,27 +32,38 @@ LAYOUT = ("NHWC", "HWIO", "NHWC")
 Operation = Callable[[Array, Array], Array]
 
 
-@dataclasses.dataclass(frozen=True)
-class Passes:
+class Lowering(NamedTuple):
+    """How one pass is computed: as convolution or matrix product, and how it is stacked."""
+
+    products: bool
+    unrolled: bool
+
+
+class Passes(NamedTuple):
     """The lowering of each of the three passes of a convolution."""
 
-    forward: str
-    input_gradient: str
-    kernel_gradient: str
+    forward: Lowering
+    input_gradient: Lowering
+    kernel_gradient: Lowering
 
+
+GROUPED = Passes(*[Lowering(products=False, unrolled=False)] * 3)
+UNROLLED = Passes(*[Lowering(products=False, unrolled=True)] * 3)
+MATMUL = Passes(*[Lowering(products=True, unrolled=False)] * 3)
+PASSES = {"grouped": GROUPED, "unrolled": UNROLLED, "matmul": MATMUL}
 
 AUTO = {
-    "cpu": Passes("unrolled", "unrolled", "matmul"),
-    "gpu": Passes("unrolled", "unrolled", "unrolled"),
-    "tpu": Passes("grouped", "grouped", "grouped"),
+    "cpu": UNROLLED._replace(kernel_gradient=Lowering(products=True, unrolled=True)),
+    "gpu": UNROLLED,
+    "tpu": GROUPED,
 }
 
 
 def passes(lowering: str) -> Passes:
-    """The lowering of each pass; "auto" looks up the platform, anything unknown as a GPU."""
+    """The lowering of each pass; "auto" looks up the platform, one that is not known as a GPU."""
     if lowering == "auto":
         return AUTO.get(jax.default_backend(), AUTO["gpu"])
-    return Passes(lowering, lowering, lowering)
+    return PASSES[lowering]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,9 +150,13 @@ def _windows(x: Array, geometry: Geometry) -> Array:
 
 def _columns(x: Array, geometry: Geometry) -> Array:
     """Copies of x shifted by every kernel column only, [B, H + 2 p, W', kw * C]; stride 1."""
-    pad, width = (geometry.padding, geometry.padding), geometry.output[1]
-    x = jnp.pad(x, ((0, 0), pad, pad, (0, 0)))
-    return jnp.concatenate([x[:, :, j : j + width] for j in range(geometry.kernel[1])], axis=-1)
+    edge, zero = geometry.padding, jnp.zeros((), x.dtype)
+    after = geometry.output[1] - geometry.size[1] - edge
+    shifts = [(edge - j, after + j, 0) for j in range(geometry.kernel[1])]
+    return jnp.concatenate(
+        [lax.pad(x, zero, [(0, 0, 0), (edge, edge, 0), shift, (0, 0, 0)]) for shift in shifts],
+        axis=-1,
+    )
 
 
 def _convolve_products(x: Array, kernel: Array, geometry: Geometry) -> Array:
@@ -220,11 +235,10 @@ def _unrolled(operation: Operation) -> Operation:
     return mapped
 
 
-def _lower(lowering: str, direct: Any, products: Any, geometry: Geometry) -> Operation:
+def _lower(lowering: Lowering, direct: Any, products: Any, geometry: Geometry) -> Operation:
     """One pass of the convolution with its lowering under `vmap`."""
-    chosen = products if lowering == "matmul" else direct
-    operation = functools.partial(chosen, geometry=geometry)
-    return _unrolled(operation) if lowering == "unrolled" else operation
+    operation = functools.partial(products if lowering.products else direct, geometry=geometry)
+    return _unrolled(operation) if lowering.unrolled else operation
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
