@@ -25,6 +25,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from etils import epath
@@ -125,7 +126,7 @@ def fit(
     made = _config(config)
     _use(made, pieces)
     temporary = workdir is None
-    path = tempfile.mkdtemp(prefix="mhd_jax_") if temporary else workdir
+    path = tempfile.mkdtemp(prefix="mhd_jax_") if workdir is None else workdir
     try:
         train.train_and_evaluate(made, path)
     except BaseException:
@@ -495,7 +496,7 @@ class _Restored:
         ):
             chosen = jax.tree.map(lambda x, size=size: x[replica, :size], cohort.snapshot)
             chunks = [
-                np.asarray(forward(chosen, images[start : start + CHUNK]))
+                np.asarray(forward(chosen, jnp.asarray(images[start : start + CHUNK])))
                 for start in range(0, max(len(images), 1), CHUNK)
             ]
             parts.append(np.concatenate(chunks, axis=1))

@@ -378,10 +378,10 @@ def from_arrays(
     >>> mine.num_classes, mine.image_shape
     (3, (8, 8, 1))
     """
-    splits = [_array_split(name, *part) for part in (train, test)]
-    classes = max(int(split.labels.max()) for split in splits) + 1
+    known, held_out = _array_split(name, *train), _array_split(name, *test)
+    classes = max(int(known.labels.max()), int(held_out.labels.max())) + 1
     names = tuple(class_names) or tuple(map(str, range(classes)))
-    source = Source(name, names, *splits, *_statistics(name, splits[0].image_shape[-1]))
+    source = Source(name, names, known, held_out, *_statistics(name, known.image_shape[-1]))
     check_source(source, name)
     return source
 

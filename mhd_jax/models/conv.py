@@ -303,7 +303,8 @@ class Conv(nn.Module):
         size = self.kernel_size
         shape = (size, size, x.shape[-1], self.features)
         kernel = self.param("kernel", nn.initializers.he_normal(), shape)
-        geometry = Geometry((size, size), self.stride, (size - 1) // 2, x.shape[1:3])
+        _, height, width, _ = x.shape
+        geometry = Geometry((size, size), self.stride, (size - 1) // 2, (height, width))
         y = stacked_convolution(
             x.astype(self.dtype), kernel.astype(self.dtype), geometry, self.lowering
         )
