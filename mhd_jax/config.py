@@ -6,6 +6,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -41,10 +42,12 @@ def _add_data(config: ml_collections.ConfigDict) -> None:
     config.data.image_size = 0  # 0 = as stored
     config.data.public_fraction = 0.1
     config.data.public_name = ""  # "" = a fraction of the training set, else another data set
+    config.data.public_dir = ""  # where that one is; "" = data.dir
     config.data.batch_size = 64  # private samples per client and step
     config.data.public_batch_size = 64  # public samples per step, the same for all clients
     config.data.augment = "none"
     config.data.feed = "auto"  # resident | streaming | auto
+    config.data.workers = 0  # streaming: processes that read images; 0 = threads of this one
 
     config.partition = ml_collections.ConfigDict()
     config.partition.name = "primary_labels"
@@ -137,6 +140,31 @@ def _add_training(config: ml_collections.ConfigDict) -> None:
     config.parallel.distributed = "auto"
 
 
+def variant(
+    name: str, variants: Mapping[str, Mapping[str, Any]], file: str
+) -> ml_collections.ConfigDict:
+    """The settings of a config file in one of its variants.
+
+    Args:
+      name: what follows the colon in ``--config=configs/digits.py:smoke``; "" for none.
+      variants: settings by dotted name for every variant; those of "" hold in all of them.
+      file: the config file, for the message.
+
+    Raises:
+      ConfigError: an unknown variant or setting.
+
+    >>> variant("smoke", {"": {"heads.aux": 1}, "smoke": {"train.steps": 5}}, "x.py").train.steps
+    5
+    """
+    if name not in variants:
+        known = [other for other in variants if other]
+        raise ConfigError(os.path.basename(file), name, "no variant or " + suggest(name, known))
+    config = default_config()
+    update(config, variants[""])
+    update(config, variants[name])
+    return config
+
+
 def update(config: ml_collections.ConfigDict, settings: Mapping[str, Any]) -> None:
     """Sets dotted names in place, for example ``{"graph.name": "cycle", "heads.aux": 2}``.
 
@@ -206,8 +234,8 @@ _AT_LEAST_ONE = (
     "rounds.public_steps",
 )  # fmt: skip
 _NOT_NEGATIVE = (
-    "seed", "heads.aux", "model.width", "data.image_size", "distill.nu_emb", "distill.nu_aux",
-    "distill.nu_main",
+    "seed", "heads.aux", "model.width", "data.image_size", "data.workers", "distill.nu_emb",
+    "distill.nu_aux", "distill.nu_main",
     "distill.warmup_steps", "optimizer.warmup_steps", "optimizer.momentum",
     "optimizer.weight_decay", "optimizer.clip_norm", "train.steps_per_call",
     "parallel.client_devices", "parallel.data_devices",

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -17,8 +17,17 @@ from jaxtyping import Float
 
 from mhd_jax import config as config_lib
 from mhd_jax import distill, evaluate, exchange, graph, methods, models, parallel, state
-from mhd_jax.data import augment, sources
-from mhd_jax.data.feed import Federation, Feed, Preparation, Resident, Walks
+from mhd_jax.data import augment, sources, streaming
+from mhd_jax.data.feed import (
+    Federation,
+    Feed,
+    Preparation,
+    Resident,
+    Walks,
+    device_memory,
+    resident_bytes,
+    streams,
+)
 from mhd_jax.data.partition import partition, pooled, split_public
 from mhd_jax.errors import ConfigError
 from mhd_jax.parallel import DATA, Layout
@@ -97,7 +106,8 @@ class Evaluator:
     def __init__(self, experiment: Experiment) -> None:
         system, source = experiment.system, experiment.federations[0].source
         self._experiment = experiment
-        self._chunks = _test_chunks(source, system.layout)
+        keep = isinstance(experiment.feed, Resident)
+        self._chunks = TestChunks(source, system.layout, keep)
         make = functools.partial(
             evaluate.make_counter,
             system.layout,
@@ -143,8 +153,19 @@ class Evaluator:
         return values
 
 
-def build(config: ml_collections.ConfigDict) -> Experiment:
+DataSets = tuple[sources.Source, sources.Split | None]
+"""Private data and, where `data.public_name` names another data set, public images."""
+
+
+def build(
+    config: ml_collections.ConfigDict, data: DataSets | None = None, memory: int = 0
+) -> Experiment:
     """Builds a run and makes every check that can be made before compiling.
+
+    Args:
+      config: see `mhd_jax.config.default_config`.
+      data: what to learn from; None for the data sets that the config names.
+      memory: bytes of a device, for `data.feed = auto`; 0 asks the device.
 
     Raises:
       ConfigError: naming the setting, its value and what is accepted.
@@ -152,12 +173,12 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
     config_lib.validate(config)
     method = methods.build(config)
     seeds = tuple(config.seed + replica for replica in range(config.replicas))
-    federations = _federations(config, seeds)
-    source = federations[0].source
+    source, other = data or _data_sets(config)
+    federations = tuple(_federation(config, seed, source, other) for seed in seeds)
     _check_pieces(config, method, source.num_classes)
     topologies = [graph.topology(config.graph, config.clients.num, seed) for seed in seeds]
     layout = _layout(config, method)
-    feed = _feed(config, method, federations, layout)
+    feed = _feed(config, method, federations, layout, memory or device_memory())
     readers = [
         exchange.make_reader(config, method, topology, seed)
         for topology, seed in zip(topologies, seeds, strict=True)
@@ -175,7 +196,7 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
         load=feed.load,
         num_classes=source.num_classes,
         replicas=config.replicas,
-        window=_window(config, built, source.image_shape),
+        window=_window(config, built, source.image_shape, feed),
     )
     return Experiment(
         config=config,
@@ -207,37 +228,19 @@ def _check_pieces(
 # --- Data -----------------------------------------------------------------------------------------
 
 
-def _federations(config: ml_collections.ConfigDict, seeds: Sequence[int]) -> tuple[Federation, ...]:
-    """The data of every replica: one source, a partition per seed."""
+def _data_sets(config: ml_collections.ConfigDict) -> DataSets:
+    """One source for all replicas; public images come in the shape of the private ones."""
     source = sources.source(config.data)
-    other = _public_source(config, source)
-    return tuple(_federation(config, seed, source, other) for seed in seeds)
-
-
-def _public_source(
-    config: ml_collections.ConfigDict, source: sources.Source
-) -> sources.Source | None:
-    """The data set that public images come from where it is not the training set."""
     if not config.data.public_name:
-        return None
-    settings = config.data.copy_and_resolve_references().unlock()
-    settings.name, settings.split = config.data.public_name, "train"
-    settings.image_size = source.image_shape[0]
-    other = sources.source(settings)
-    if other.image_shape != source.image_shape:
-        raise ConfigError(
-            "data.public_name", config.data.public_name,
-            f"images of shape {source.image_shape} like those of {source.name}, "
-            f"not {other.image_shape}",
-        )  # fmt: skip
-    return other
+        return source, None
+    return source, sources.public_split(config.data, source.image_shape)
 
 
 def _federation(
     config: ml_collections.ConfigDict,
     seed: int,
     source: sources.Source,
-    other: sources.Source | None,
+    other: sources.Split | None,
 ) -> Federation:
     labels = source.train.labels
     if other is None:
@@ -245,7 +248,7 @@ def _federation(
         split, indices = source.train, public
     else:
         private, public = np.arange(len(labels)), np.zeros(0, np.int64)
-        split, indices = other.train, np.arange(len(other.train))
+        split, indices = other, np.arange(len(other))
     parts = partition(
         labels, source.num_classes, config.clients.num, config.partition, seed,
         private=private, public=public,
@@ -260,8 +263,12 @@ def _federation(
 
 
 def _preparation(config: ml_collections.ConfigDict, source: sources.Source) -> Preparation:
-    augment.AUGMENTS.get(config.data.augment)
-    return Preparation(config.data.augment, source.mean, source.std)
+    """What happens to images on the device; an augmentation of the host leaves nothing to it."""
+    name = config.data.augment
+    on_host = name in streaming.HOST_AUGMENTS.names()
+    if not on_host:
+        augment.AUGMENTS.get(name)
+    return Preparation("none" if on_host else name, source.mean, source.std)
 
 
 def _feed(
@@ -269,31 +276,64 @@ def _feed(
     method: methods.Method,
     federations: Sequence[Federation],
     layout: Layout,
+    memory: int,
 ) -> Feed:
     if method.pooled:
         federations = [
             dataclasses.replace(fed, partition=pooled(fed.partition)) for fed in federations
         ]
     walks = Walks(tuple(federations), layout, config.data.batch_size, config.data.public_batch_size)
-    return Resident(walks, _preparation(config, federations[0].source))
+    preparation = _preparation(config, federations[0].source)
+    resident = Resident(walks, preparation)
+    name = config.data.augment
+    on_host = name if name in streaming.HOST_AUGMENTS.names() else ""
+    needed = resident_bytes(resident, layout)
+    streamed, why = streams(config.data.feed, needed, memory, on_host)
+    feed: Resident | streaming.Streaming = resident
+    if streamed:
+        feed = streaming.Streaming(walks, preparation, on_host, config.data.workers)
+    feed.why = why
+    return feed
 
 
-def _test_chunks(source: sources.Source, layout: Layout) -> list[evaluate.Chunk]:
-    """The test set on the devices in equal chunks, the last padded with labels of -1."""
-    count = len(source.test)
-    size = min(TEST_CHUNK, count)
-    size += -size % layout.data_devices
-    chunks = []
-    for start in range(0, count, size):
-        index = np.arange(start, min(start + size, count))
-        missing = size - len(index)
-        images = source.test.images(index)
+class TestChunks:
+    """The test set in equal chunks on the devices, the last padded with labels of -1.
+
+    Args:
+      source: with the test split.
+      layout: the devices.
+      keep: whether chunks stay on the devices after the first passage or are read every time.
+    """
+
+    __test__ = False  # pytest: this is no test
+
+    def __init__(self, source: sources.Source, layout: Layout, keep: bool) -> None:
+        self._split = source.test
+        self._layout = layout
+        self._keep = keep
+        self._kept: list[evaluate.Chunk] = []
+        self._size = min(TEST_CHUNK, len(source.test))
+        self._size += -self._size % layout.data_devices
+
+    def __iter__(self) -> Iterator[evaluate.Chunk]:
+        if self._kept:
+            yield from self._kept
+            return
+        chunks = []
+        for start in range(0, len(self._split), self._size):
+            chunk = self._chunk(np.arange(start, min(start + self._size, len(self._split))))
+            if self._keep:
+                chunks.append(chunk)
+            yield chunk
+        self._kept = chunks
+
+    def _chunk(self, index: np.ndarray) -> evaluate.Chunk:
+        missing = self._size - len(index)
+        images = self._split.images(index)
         images = np.pad(images, [(0, missing)] + [(0, 0)] * (images.ndim - 1))
-        labels = np.pad(
-            source.test.labels[index].astype(np.int32), (0, missing), constant_values=-1
-        )
-        chunks.append((layout.put(images, DATA), layout.put(labels, DATA)))
-    return chunks
+        labels = self._split.labels[index].astype(np.int32)
+        labels = np.pad(labels, (0, missing), constant_values=-1)
+        return self._layout.put(images, DATA), self._layout.put(labels, DATA)
 
 
 # --- Clients --------------------------------------------------------------------------------------
@@ -345,18 +385,20 @@ def _window(
     config: ml_collections.ConfigDict,
     built: Sequence[models.MultiHeadClassifier],
     image_shape: Sequence[int],
+    feed: Feed,
 ) -> int:
-    """Steps per dispatch: what was asked for, or 1 for convolutions on CPU and else up to 50.
+    """Steps per dispatch: what was asked for, 1 for streamed images, and else up to 50.
 
-    On CPU the gradient of a convolution inside a loop runs outside the fast library and is some
-    30 times slower than the same one in straight-line code.
+    Convolutions on CPU take 1 step as well. There the gradient of one inside a loop runs outside
+    the fast library and is some 30 times slower than the same one in straight-line code.
     """
     asked, train = config.train.steps_per_call, config.train
     if not asked:
         loops_are_slow = jax.default_backend() == "cpu" and any(
             has_convolutions(model, image_shape) for model in built
         )
-        asked = 1 if loops_are_slow else 50
+        streamed = not isinstance(feed, Resident)  # 50 steps of images would fill the memory
+        asked = 1 if loops_are_slow or streamed else 50
     return min(asked, train.steps, train.log_every, train.eval_every, train.checkpoint_every)
 
 

@@ -64,6 +64,17 @@ class Layout:
         """Index of every cohort's first client among all clients."""
         return tuple(int(start) for start in np.cumsum((0, *self.cohorts))[:-1])
 
+    def local_clients(self) -> list[int]:
+        """The clients that devices of this process own; all of them where there is one process."""
+        mine = jax.process_index()
+        owned = [any(d.process_index == mine for d in row) for row in self.mesh.devices]
+        return [
+            offset + client
+            for offset, size, rows in zip(self.offsets, self.cohorts, self.rows, strict=True)
+            for client in range(size)
+            if owned[client * self.client_devices // rows]
+        ]
+
     def sharding(self, *spec: str | None) -> NamedSharding:
         """The sharding with the given mesh axis (or None) per array axis."""
         return NamedSharding(self.mesh, PartitionSpec(*spec))

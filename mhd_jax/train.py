@@ -294,7 +294,7 @@ def describe(experiment: Experiment) -> str:
         partition_hash=first.partition.hash(),
         graph=graph.describe(adjacency),
         num_params=_num_params(experiment),
-        device=f"{_device()}; {experiment.layout.describe()}",
+        device=f"{_device()}; {experiment.layout.describe()}; {experiment.feed.why}",
     )
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from absl import logging
+from PIL import Image
 
 from mhd_jax.errors import ConfigError
 from tests import small
@@ -92,3 +93,27 @@ def test_cohorts_of_different_width_train_together(devices):
         small.clients(experiment, state), small.clients(reference, expected), strict=True
     ):
         np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
+def test_public_images_from_a_folder(tmp_path):
+    """Colour images of any size become 8x8 grey ones; names of folders mean nothing."""
+    draw = np.random.default_rng(0)
+    for index in range(20):
+        folder = tmp_path / f"group{index % 3}"
+        folder.mkdir(exist_ok=True)
+        pixels = draw.integers(0, 256, (10 + index, 30, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / f"{index}.png")
+    changes = {"data__public_name": "folder", "data__public_dir": str(tmp_path)}
+    experiment = small.build(**changes)
+    fed = experiment.federations[0]
+    assert len(fed.public_indices) == 20 and fed.public.image_shape == (8, 8, 1)
+    assert fed.partition.sizes.sum() == 1297  # all training samples are private
+    assert experiment.feed.data["public"].shape == (1, 20, 8, 8, 1)
+    assert (fed.public.labels == -1).all()
+    _, metrics = small.run(experiment)
+    assert np.isfinite(metrics["loss"]).all() and (metrics["head_losses"] > 0).all()
+
+
+def test_a_public_data_set_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"data\.public_dir"):
+        small.build(data__public_name="folder", data__public_dir=str(tmp_path / "nowhere"))

@@ -99,3 +99,14 @@ def test_every_process_takes_part_evenly(cohorts, shape, monkeypatch):
 
 def test_description_counts_inert_rows():
     assert "1 inert rows" in parallel.make_layout([3], client_devices=2).describe()
+
+
+def test_one_process_owns_all_clients():
+    layout = parallel.make_layout([5, 2], client_devices=2)
+    assert layout.local_clients() == list(range(7))
+
+
+def test_a_process_owns_the_clients_of_its_devices(monkeypatch):
+    layout = parallel.make_layout([5, 2], client_devices=2)
+    monkeypatch.setattr(jax, "process_index", lambda: 1)  # no device here belongs to process 1
+    assert layout.local_clients() == []

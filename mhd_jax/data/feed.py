@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
+import os
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import jax
 import numpy as np
+from absl import logging
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Int
 
@@ -21,6 +24,7 @@ from mhd_jax import rng
 from mhd_jax.data import augment, batches
 from mhd_jax.data.partition import Partition
 from mhd_jax.data.sources import Source, Split
+from mhd_jax.errors import ConfigError
 from mhd_jax.parallel import CLIENTS, DATA, Layout
 from mhd_jax.step import Batch, Plan
 
@@ -54,12 +58,25 @@ class Feed(Protocol):
         """Arrays that live on the devices for the whole run, leaves [R, ...]."""
         ...
 
+    @property
+    def why(self) -> str:
+        """What made this feed the chosen one, for people."""
+        ...
+
+    def data_shapes(self) -> PyTree:
+        """Shapes and types of `data`, nothing read."""
+        ...
+
     def data_specs(self) -> PyTree:
         """How they lie on the mesh."""
         ...
 
     def plan(self, start: int, stop: int) -> tuple[tuple[PyTree, ...], PyTree]:
         """What steps start..stop - 1 need from the host, private per cohort and public."""
+        ...
+
+    def plan_shapes(self, count: int) -> tuple[tuple[PyTree, ...], PyTree]:
+        """Shapes and types of `plan` for `count` steps, nothing read."""
         ...
 
     def plan_specs(self) -> tuple[tuple[PyTree, ...], PyTree]:
@@ -146,11 +163,18 @@ class Resident:
     """All images on the devices from the start, as stored; a step gathers by index."""
 
     def __init__(self, walks: Walks, preparation: Preparation) -> None:
+        self.why = "data.feed = resident"
         self._walks = walks
         self._preparation = preparation
         self._layout = walks.layout
-        public = np.stack([fed.public.images(fed.public_indices) for fed in walks.federations])
-        self.data = {
+        self.test = walks.federations[0].source.test
+
+    @functools.cached_property
+    def data(self) -> PyTree:
+        """The images and labels of all clients and the public images; read on first use."""
+        federations = self._walks.federations
+        public = np.stack([fed.public.images(fed.public_indices) for fed in federations])
+        return {
             "private": tuple(self._private(cohort) for cohort in range(len(self._layout.cohorts))),
             "public": self._layout.put(public),
         }
@@ -160,10 +184,7 @@ class Resident:
 
         A process decodes the samples of the clients on its own devices and of no others.
         """
-        federations = self._walks.federations
-        longest = max(int(fed.partition.sizes.max()) for fed in federations)
-        shape = (len(federations), self._layout.rows[cohort], longest)
-        sample = federations[0].source.train.images(np.zeros(1, np.int64))
+        shapes = self.data_shapes()["private"][cohort]
 
         def images(split: Split, owned: np.ndarray) -> np.ndarray:
             return split.images(owned)
@@ -171,11 +192,11 @@ class Resident:
         def labels(split: Split, owned: np.ndarray) -> np.ndarray:
             return split.labels[owned].astype(np.int32)
 
-        make = functools.partial(self._rows, cohort)
-        return (
-            make(images, (*shape, *sample.shape[1:]), sample.dtype),
-            make(labels, shape, np.dtype(np.int32)),
-        )
+        made = [
+            self._rows(cohort, read, shape.shape, shape.dtype)
+            for read, shape in zip((images, labels), shapes, strict=True)
+        ]
+        return made[0], made[1]
 
     def _rows(
         self,
@@ -202,6 +223,27 @@ class Resident:
 
         return jax.make_array_from_callback(shape, layout.sharding(None, CLIENTS), local)
 
+    @property
+    def _longest(self) -> int:
+        """Samples of the client that has most."""
+        return max(int(fed.partition.sizes.max()) for fed in self._walks.federations)
+
+    def data_shapes(self) -> PyTree:
+        """Shapes and types of `data`, nothing read."""
+        first, replicas = self._walks.federations[0], len(self._walks.federations)
+        train, public = first.source.train, first.public
+        private = tuple(
+            (
+                jax.ShapeDtypeStruct(
+                    (replicas, rows, self._longest, *train.image_shape), train.dtype
+                ),
+                jax.ShapeDtypeStruct((replicas, rows, self._longest), np.int32),
+            )
+            for rows in self._layout.rows
+        )
+        shape = (replicas, len(first.public_indices), *public.image_shape)
+        return {"private": private, "public": jax.ShapeDtypeStruct(shape, public.dtype)}
+
     def data_specs(self) -> PyTree:
         """Private data with its client, public data everywhere."""
         rows = P(None, CLIENTS)
@@ -210,6 +252,10 @@ class Resident:
     def plan(self, start: int, stop: int) -> tuple[tuple[PyTree, ...], PyTree]:
         """Positions only."""
         return self._walks.private(start, stop), self._walks.public(start, stop)
+
+    def plan_shapes(self, count: int) -> tuple[tuple[PyTree, ...], PyTree]:
+        """Positions only."""
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), self.plan(0, count))
 
     def plan_specs(self) -> tuple[tuple[PyTree, ...], PyTree]:
         """Clients over devices, batches over the data axis."""
@@ -227,3 +273,61 @@ class Resident:
             labels.append(take(owned, index))
         public = self._preparation.public(data["public"][plan.public], seed, step)
         return Batch(tuple(images), tuple(labels), public)
+
+
+# --- Which feed -----------------------------------------------------------------------------------
+
+RESIDENT_SHARE = 0.5  # of a device's memory; the rest is for parameters and activations
+
+
+def resident_bytes(feed: Resident, layout: Layout) -> int:
+    """Bytes that resident data, training and test set, take on the fullest device."""
+    shapes = feed.data_shapes()
+    private = sum(map(_bytes, jax.tree.leaves(shapes["private"])))
+    test = feed.test
+    return (
+        -(-private // layout.client_devices)
+        + _bytes(shapes["public"])
+        + len(test) * math.prod(test.image_shape) * test.dtype.itemsize // layout.data_devices
+    )
+
+
+def device_memory() -> int:
+    """Bytes of memory of one device; on CPU its share of the machine's."""
+    device = jax.local_devices()[0]
+    stats = device.memory_stats() or {}
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return stats.get("bytes_limit", total // jax.local_device_count())
+
+
+def streams(setting: str, needed: int, memory: int, host_augment: str) -> tuple[bool, str]:
+    """Whether samples are streamed, from `data.feed`, and why; what "auto" decides is logged.
+
+    Args:
+      setting: "auto", "resident" or "streaming".
+      needed: bytes a device would need for resident data, see `resident_bytes`.
+      memory: bytes it has.
+      host_augment: name of an augmentation that only streaming can do, or "".
+
+    Raises:
+      ConfigError: resident data and an augmentation on the host.
+    """
+    if setting == "resident" and host_augment:
+        raise ConfigError("data.feed", setting, f"streaming for data.augment = {host_augment!r}")
+    if setting != "auto":
+        return setting == "streaming", f"data.feed = {setting}"
+    large = needed > RESIDENT_SHARE * memory
+    reason = (
+        f"{needed / 2**20:,.0f} MiB of images a device "
+        f"{'exceed' if large else 'fit into'} half of {memory / 2**20:,.0f} MiB"
+    )
+    if host_augment:
+        reason = f"data.augment = {host_augment} runs on the host"
+    chosen = bool(host_augment) or large
+    why = f"data.feed = auto: {'streaming' if chosen else 'resident'}, as {reason}"
+    logging.info("%s", why)
+    return chosen, why
+
+
+def _bytes(shape: jax.ShapeDtypeStruct) -> int:
+    return math.prod(shape.shape) * shape.dtype.itemsize

@@ -1,0 +1,284 @@
+# Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
+"""Samples read while training goes on, for data that does not fit on the devices.
+
+Grain reads the batches of coming steps ahead on threads or in worker processes. What a step reads
+is a function of (seed, step) alone, the same as with resident data, so a run resumes at any step
+without reading what came before. A process reads the private images of its own clients only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import grain
+import jax
+import numpy as np
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Int, Shaped, UInt8
+from PIL import Image
+
+from mhd_jax import rng
+from mhd_jax.data import batches
+from mhd_jax.data.feed import Federation, Preparation, Walks
+from mhd_jax.data.sources import Split, fit
+from mhd_jax.errors import ConfigError
+from mhd_jax.parallel import CLIENTS, DATA
+from mhd_jax.registry import Registry
+from mhd_jax.step import Batch, Plan
+
+PyTree = Any
+HostBatch = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Private images [R, k, B, ...] and labels [R, k, B], public images [R, B', ...], of one step."""
+
+STEPS_AHEAD = 4
+THREADS = 4
+
+# --- Augmentation on the host ---------------------------------------------------------------------
+
+HostAugment = Callable[
+    [np.random.Generator, UInt8[np.ndarray, "h w c"], Sequence[int]], UInt8[np.ndarray, "H W C"]
+]
+"""``(draws of the sample, image at its stored size, shape to deliver) -> image``."""
+
+HOST_AUGMENTS: Registry[HostAugment] = Registry("data.augment")
+
+
+@HOST_AUGMENTS.register("random_resized_crop")
+def random_resized_crop(
+    draw: np.random.Generator, image: UInt8[np.ndarray, "h w c"], shape: Sequence[int]
+) -> UInt8[np.ndarray, "H W C"]:
+    """A random part of the image at a random aspect ratio, resized; half of them mirrored.
+
+    Area uniform in 8 % to 100 %, logarithm of the aspect ratio uniform in 3/4 to 4/3, the centre
+    where ten draws do not fit. Source: C. Szegedy et al., "Going Deeper with Convolutions", 2015,
+    https://arxiv.org/abs/1409.4842, section 6.
+
+    >>> picture = np.zeros((40, 30, 3), np.uint8)
+    >>> random_resized_crop(np.random.default_rng(0), picture, (8, 8, 3)).shape
+    (8, 8, 3)
+    """
+    height, width = image.shape[:2]
+    mirror = draw.random() < 0.5
+    for _ in range(10):
+        area = draw.uniform(0.08, 1.0) * height * width
+        ratio = math.exp(draw.uniform(math.log(3 / 4), math.log(4 / 3)))
+        wide, tall = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < wide <= width and 0 < tall <= height:
+            top = int(draw.integers(height - tall + 1))
+            left = int(draw.integers(width - wide + 1))
+            image = image[top : top + tall, left : left + wide]
+            break
+    else:
+        image = fit(image, (min(height, width),) * 2 + (image.shape[2],))
+    resized = _resize(image, shape)
+    return resized[:, ::-1] if mirror else resized
+
+
+def _resize(image: UInt8[np.ndarray, "h w c"], shape: Sequence[int]) -> np.ndarray:
+    """The whole image at another size, antialiased bilinear."""
+    height, width, channels = shape
+    picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+    picture = picture.convert("L" if channels == 1 else "RGB")
+    return np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR)).reshape(shape)
+
+
+# --- Reading --------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class StepReader:
+    """Random access to the batches of steps, for Grain; holds nothing of JAX.
+
+    Attributes:
+      federations: one per replica.
+      clients: whose private samples are read.
+      batch_size: private samples of a client.
+      public_batch_size: public samples.
+      augment: a name in `HOST_AUGMENTS`, or "" for images as resident data has them.
+    """
+
+    federations: Sequence[Federation]
+    clients: Sequence[int]
+    batch_size: int
+    public_batch_size: int
+    augment: str = ""
+
+    def __len__(self) -> int:
+        return 2**31 - 1  # steps; Grain needs an end
+
+    def __getitem__(self, step: int) -> HostBatch:  # type: ignore[override]
+        """The batch of one step."""
+        images, labels, public = [], [], []
+        for fed in self.federations:
+            rows = [self._private(fed, client, step) for client in self.clients]
+            images.append(np.stack([row[0] for row in rows]))
+            labels.append(np.stack([row[1] for row in rows]))
+            public.append(self._public(fed, step))
+        return np.stack(images), np.stack(labels), np.stack(public)
+
+    def _private(self, fed: Federation, client: int, step: int) -> tuple[np.ndarray, np.ndarray]:
+        owned = fed.partition.indices[client]
+        walk = self._walk(fed, "private", client, len(owned), self.batch_size, step)
+        train = fed.source.train
+        draws = (fed.seed, "augment private", step, client)
+        return self._images(train, owned[walk], draws), train.labels[owned[walk]].astype(np.int32)
+
+    def _public(self, fed: Federation, step: int) -> np.ndarray:
+        size = len(fed.public_indices)
+        walk = self._walk(fed, "public", 0, size, self.public_batch_size, step)
+        draws = (fed.seed, "augment public", step, 0)
+        return self._images(fed.public, fed.public_indices[walk], draws)
+
+    @staticmethod
+    def _walk(
+        fed: Federation, purpose: str, client: int, size: int, batch_size: int, step: int
+    ) -> Int[np.ndarray, " B"]:
+        return batches.batch_indices(fed.seed, purpose, client, size, batch_size, step, step + 1)[0]
+
+    def _images(
+        self, split: Split, indices: Int[np.ndarray, " B"], draws: tuple[int, str, int, int]
+    ) -> Shaped[np.ndarray, "B H W C"]:
+        """Images as the device gets them; every sample has draws of its own by its position."""
+        if not self.augment:
+            return split.images(indices)
+        seed, purpose, step, client = draws
+        change = HOST_AUGMENTS.get(self.augment)
+        return np.stack(
+            [
+                change(rng.generator(seed, purpose, step, client, at), image, split.image_shape)
+                for at, image in enumerate(split.read(indices))
+            ]
+        )
+
+
+# --- The feed -------------------------------------------------------------------------------------
+
+
+class Streaming:
+    """Implements `feed.Feed` with images that arrive with the plan of every step.
+
+    Args:
+      walks: the order of samples.
+      preparation: what happens to them on the device.
+      augment: a name in `HOST_AUGMENTS`, or "".
+      workers: processes that read; 0 reads on threads of this process.
+
+    Attributes:
+      why: what made this feed the chosen one, for people.
+      seconds_waiting: how long `plan` has waited for images so far.
+
+    Raises:
+      ConfigError: an augmentation of the host on images that are not stored as uint8.
+    """
+
+    def __init__(
+        self, walks: Walks, preparation: Preparation, augment: str = "", workers: int = 0
+    ) -> None:
+        splits = [s for fed in walks.federations for s in (fed.source.train, fed.public)]
+        if augment and any(split.dtype != np.uint8 for split in splits):
+            raise ConfigError("data.augment", augment, "images stored with 8 bits a channel")
+        self._walks = walks
+        self._preparation = preparation
+        self._layout = walks.layout
+        self._clients = walks.layout.local_clients()
+        self._reader = StepReader(
+            walks.federations, self._clients, walks.batch_size, walks.public_batch_size, augment
+        )
+        self._workers = workers
+        self._iterator: grain.DatasetIterator[HostBatch] | None = None
+        self._next = -1  # the step that the iterator gives next
+        self._read: dict[int, HostBatch] = {}  # steps of the last plan: a window may end early
+        self.seconds_waiting = 0.0
+        self.why = "data.feed = streaming"
+
+    @property
+    def data(self) -> PyTree:
+        """Nothing stays on the devices."""
+        return {}
+
+    def data_shapes(self) -> PyTree:
+        """Nothing."""
+        return {}
+
+    def data_specs(self) -> PyTree:
+        """Nothing."""
+        return {}
+
+    def plan(self, start: int, stop: int) -> tuple[tuple[PyTree, ...], PyTree]:
+        """Images and labels of steps start..stop - 1, [n, R, K, B, ...], and public images."""
+        begin = time.monotonic()
+        self._read = {step: batch for step, batch in self._read.items() if step >= start}
+        for step in range(start, stop):
+            if step not in self._read:
+                self._read[step] = self._read_step(step)
+        self.seconds_waiting += time.monotonic() - begin
+        steps = [self._read[step] for step in range(start, stop)]
+        images, labels, public = (np.stack(part) for part in zip(*steps, strict=True))
+        private = zip(self._cohorts(images), self._cohorts(labels), strict=True)
+        return tuple(private), public
+
+    def _read_step(self, step: int) -> HostBatch:
+        if self._iterator is None or step != self._next:
+            if self._iterator is not None:
+                self._iterator.close()
+            self._iterator = self._start(step)
+        self._next = step + 1
+        return next(self._iterator)
+
+    def _start(self, step: int) -> grain.DatasetIterator[HostBatch]:
+        """Begins to read ahead from a step on."""
+        threads = grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=STEPS_AHEAD)
+        steps = grain.MapDataset.source(self._reader).slice(slice(step, None))
+        dataset = steps.to_iter_dataset(threads)
+        if self._workers:
+            dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=self._workers))
+        return iter(dataset)
+
+    def _cohorts(self, local: np.ndarray) -> tuple[np.ndarray, ...]:
+        """[n, R, k, B, ...] of this process's clients to all clients' padded rows per cohort.
+
+        Rows of clients that live elsewhere stay untouched zeros, which take no memory.
+        """
+        if len(self._clients) == self._layout.num_clients:
+            return self._layout.split(local, axis=2)
+        shape = (*local.shape[:2], self._layout.num_clients, *local.shape[3:])
+        everyone = np.zeros(shape, local.dtype)
+        everyone[:, :, self._clients] = local
+        return self._layout.split(everyone, axis=2)
+
+    def plan_shapes(self, count: int) -> tuple[tuple[PyTree, ...], PyTree]:
+        """Shapes and types of `plan` for `count` steps, nothing read."""
+        first, walks = self._walks.federations[0], self._walks
+        lead = (count, len(walks.federations))
+        train, public = first.source.train, first.public
+
+        def images(split: Split, *shape: int) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct((*lead, *shape, *split.image_shape), split.dtype)
+
+        private = tuple(
+            (
+                images(train, rows, walks.batch_size),
+                jax.ShapeDtypeStruct((*lead, rows, walks.batch_size), np.int32),
+            )
+            for rows in self._layout.rows
+        )
+        return private, images(public, walks.public_batch_size)
+
+    def plan_specs(self) -> tuple[tuple[PyTree, ...], PyTree]:
+        """Clients over devices, batches over the data axis."""
+        rows = P(None, None, CLIENTS, DATA)
+        return ((rows, rows),) * len(self._layout.cohorts), P(None, None, DATA)
+
+    def load(self, data: PyTree, plan: Plan, seed: Array, step: Array) -> Batch:
+        """Augments and normalises what came with the plan."""
+        del data
+        images = []
+        for cohort, (stored, _) in enumerate(plan.private):
+            first = self._layout.offsets[cohort] + jax.lax.axis_index(CLIENTS) * len(stored)
+            images.append(self._preparation.private(stored, seed, step, first))
+        labels = tuple(owned for _, owned in plan.private)
+        return Batch(tuple(images), labels, self._preparation.public(plan.public, seed, step))
