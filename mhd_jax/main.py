@@ -20,6 +20,9 @@ _CONFIG = config_flags.DEFINE_config_file(
     lock_config=True,
 )  # fmt: skip
 _WORKDIR = flags.DEFINE_string("workdir", "runs/digits", "Directory of the run.")
+_PLAN = flags.DEFINE_bool("plan", False, "Only say what the run needs; reads no data.")
+_PLAN_DEVICES = flags.DEFINE_integer("plan_devices", 1, "Devices to plan for.", lower_bound=1)
+_PLAN_MEMORY = flags.DEFINE_float("plan_memory_gib", 16.0, "Memory of each, to plan for.")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -28,10 +31,13 @@ def main(argv: Sequence[str]) -> None:
         raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
     logging.set_verbosity(logging.WARNING)
 
-    from mhd_jax import train  # after flags are parsed, so that --help is quick
+    from mhd_jax import plan, train  # after flags are parsed, so that --help is quick
 
     config = _CONFIG.value or default_config()
     try:
+        if _PLAN.value:
+            print(plan.on_devices(config, _PLAN_DEVICES.value, _PLAN_MEMORY.value).describe())
+            return
         train.train_and_evaluate(config, _WORKDIR.value)
     except (ConfigError, WorkdirError, DivergedError, train.Interrupted) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
