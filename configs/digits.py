@@ -8,10 +8,9 @@ Variants: ``configs/digits.py:smoke`` (a few steps, to see that everything works
 
 import ml_collections
 
-from mhd_jax.config import default_config, update
-from mhd_jax.errors import ConfigError, suggest
+from mhd_jax.config import variant as _variant
 
-VARIANTS = {
+VARIANTS: dict[str, dict] = {
     "": {},
     "smoke": {
         "train.steps": 20,
@@ -24,8 +23,4 @@ VARIANTS = {
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
     """The settings of `variant`."""
-    if variant not in VARIANTS:
-        raise ConfigError("configs/digits.py", variant, suggest(variant, list(VARIANTS)))
-    config = default_config()
-    update(config, VARIANTS[variant])
-    return config
+    return _variant(variant, VARIANTS, __file__)

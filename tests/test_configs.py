@@ -1,0 +1,104 @@
+# Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
+"""Every config file: all variants can be built, and the smallest one trains."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mhd_jax import experiment as experiment_lib
+from mhd_jax import plan
+from mhd_jax.config import update, variant
+from mhd_jax.data import sources
+from mhd_jax.data.streaming import Streaming
+from mhd_jax.errors import ConfigError
+from tests import small
+
+FILES = sorted((Path(__file__).resolve().parent.parent / "configs").glob("*.py"))
+CLASSES = {"cifar10": 10, "cifar100": 100, "tiny_imagenet32": 200, "imagenet2012": 1000}
+
+
+def _module(file):
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+VARIANTS = [(file, name) for file in FILES for name in _module(file).VARIANTS]
+
+
+@pytest.fixture
+def stand_in(monkeypatch):
+    """Random images in place of a prepared dataset, 4 of each class, of differing sizes."""
+
+    class Photos(sources.ArraySplit):
+        def read(self, indices):
+            return (np.pad(self._images[i], ((0, int(i) % 5), (3, 0), (0, 0))) for i in indices)
+
+    def load(name, directory, split, shape):
+        draw, size = np.random.default_rng(0), 4 * CLASSES[name]
+        images = draw.integers(0, 256, (size, *shape[:2], 3), np.uint8)
+        train = Photos(images, np.arange(size) % CLASSES[name])
+        test = sources.ArraySplit(images[:40], np.arange(40) % CLASSES[name])
+        classes = tuple(map(str, range(CLASSES[name])))
+        return sources.Source(name, classes, train, test, (0.5,) * 3, (0.25,) * 3)
+
+    monkeypatch.setattr(sources, "tensorflow_dataset", load)
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_every_config_trains(file, devices, stand_in):
+    config = _module(file).get_config("smoke")
+    update(config, {"clients.num": 4, "parallel.client_devices": devices})
+    experiment = experiment_lib.build(config)
+    before = small.clients(experiment, experiment.init_state())
+    state, metrics = small.run(experiment, calls=2)
+    assert np.isfinite(metrics["loss"]).all()
+    changed = [
+        (ours != theirs).any()
+        for ours, theirs in zip(small.clients(experiment, state), before, strict=True)
+    ]
+    assert np.mean(changed) > 0.9
+    assert isinstance(experiment.feed, Streaming) == (file.stem == "imagenet")
+
+
+@pytest.mark.parametrize(
+    ("file", "name"), VARIANTS, ids=lambda value: getattr(value, "stem", value)
+)
+def test_every_variant_can_be_built(file, name):
+    config = _module(file).get_config(name)
+    update(config, {"parallel.client_devices": 1})
+    if name == "smoke" or config.data.name not in plan.KNOWN:
+        return  # trained above
+    experiment = experiment_lib.build(config, plan.data_sets(config), memory=2**34)
+    primary = experiment.federations[0].partition.primary
+    assert primary.shape == (8, experiment.system.num_classes)
+    assert abs(primary.sum(axis=0).mean() - 2) <= 0.5  # two primary clients per label
+    assert name not in ("tpu",) or config.model.dtype == "bfloat16"
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_an_unknown_variant_is_refused_with_a_suggestion(file):
+    with pytest.raises(ConfigError, match=rf"{file.name} = 'smok': .*did you mean 'smoke'"):
+        _module(file).get_config("smok")
+
+
+def test_settings_of_all_variants_come_first():
+    variants = {"": {"heads.aux": 1, "train.steps": 7}, "short": {"train.steps": 3}}
+    assert variant("", variants, "x.py").train.steps == 7
+    short = variant("short", variants, "x.py")
+    assert (short.heads.aux, short.train.steps) == (1, 3)
+    with pytest.raises(ConfigError, match="heads.axu"):
+        variant("", {"": {"heads.axu": 1}}, "x.py")
+
+
+def test_imagenet_is_what_its_docstring_says():
+    config = _module(FILES[0].with_name("imagenet.py")).get_config()
+    assert (config.clients.num, config.partition.primary_labels) == (8, 250)
+    assert (config.model.name, config.data.image_size) == ("resnet34", 224)
+    assert config.data.public_fraction == 0.1
