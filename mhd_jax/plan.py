@@ -175,7 +175,7 @@ def estimate(config: ml_collections.ConfigDict, memory: int) -> Estimate:
     config_lib.update(planned, {"train.steps_per_call": 1, "parallel.conv": "grouped"})
     experiment = experiment_lib.build(planned, data_sets(planned), memory)
     layout, system = experiment.layout, experiment.system
-    state = jax.eval_shape(experiment.init_state)
+    state = experiment.init_state(abstract=True)
     rows = layout.client_devices
     return Estimate(
         layout=layout.describe(),
