@@ -228,6 +228,13 @@ def _activations(experiment: Experiment) -> int:
 
 def saved_bytes(model: nn.Module, image_shape: Sequence[int], batch_size: int) -> int:
     """Bytes that one client's forward pass keeps for the backward pass, parameters not counted."""
+    # What does not depend on the batch, parameters above all, cancels in the difference.
+    twice, once = (_kept_bytes(model, image_shape, n * batch_size) for n in (2, 1))
+    return twice - once
+
+
+def _kept_bytes(model: nn.Module, image_shape: Sequence[int], batch_size: int) -> int:
+    """Bytes of the backward pass's inputs, whatever they are."""
     image = jax.ShapeDtypeStruct((batch_size, *image_shape), jnp.float32)
     init = lambda x: model.init(jax.random.key(0), x, train=False)  # noqa: E731
     variables = jax.eval_shape(init, image)
@@ -239,8 +246,7 @@ def saved_bytes(model: nn.Module, image_shape: Sequence[int], batch_size: int) -
 
         return jax.vjp(forward, params)[1]
 
-    kept = tree_bytes(jax.eval_shape(residuals, params, rest, image))
-    return max(0, kept - tree_bytes(params))
+    return tree_bytes(jax.eval_shape(residuals, params, rest, image))
 
 
 class _Shapes:
