@@ -110,7 +110,7 @@ class StepReader:
     def __len__(self) -> int:
         return 2**31 - 1  # steps; Grain needs an end
 
-    def __getitem__(self, step: int) -> HostBatch:  # type: ignore[override]
+    def __getitem__(self, step: int) -> HostBatch:
         """The batch of one step."""
         images, labels, public = [], [], []
         for fed in self.federations:
