@@ -11,6 +11,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import textwrap
+import types
 from collections.abc import Iterator
 from importlib import invalidate_caches
 from pathlib import Path
@@ -504,10 +505,11 @@ def test_an_installed_package_is_used_by_name_from_the_command_line(
     assert "graph      mirror: 4 edges" in done.stdout
 
 
-def test_the_package_is_what_its_text_says() -> None:
+def test_the_package_is_what_its_text_says(monkeypatch: pytest.MonkeyPatch) -> None:
     """The text above is a module of its own; its head keeps the contract too."""
-    namespace: dict[str, Any] = {"__name__": "outside_pieces"}
-    exec(textwrap.dedent(PACKAGE), namespace)
-    head = namespace["Halves"](num_classes=C, num_heads=M)
+    module = types.ModuleType("outside_text")
+    monkeypatch.setitem(sys.modules, module.__name__, module)  # dataclasses look it up
+    exec(textwrap.dedent(PACKAGE), module.__dict__)
+    head = module.Halves(num_classes=C, num_heads=M)
     logits, _ = head.init_with_output(jax.random.key(0), jnp.ones((B, 6)), train=False)
     assert logits.shape == (B, M, C)

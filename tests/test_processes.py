@@ -128,6 +128,7 @@ def _steps(workdir: Path) -> list[int]:
     return sorted(int(p.name) for p in (workdir / "checkpoints").glob("*") if p.name.isdigit())
 
 
+@pytest.mark.slow
 def test_two_processes_are_one_run(tmp_path):
     expected = train.train_and_evaluate(small.config(**SETTINGS), tmp_path / "one")
     with _workers(tmp_path / "two", SETTINGS) as workers:
@@ -146,6 +147,7 @@ def test_two_processes_are_one_run(tmp_path):
     assert (tmp_path / "two" / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_one_dies_the_other_ends_and_both_go_on(tmp_path):
     with _workers(tmp_path, LONG) as workers:
         _wait_for_step(tmp_path, 50, workers)
