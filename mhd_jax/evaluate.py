@@ -42,7 +42,7 @@ def shared_and_private(
     >>> import numpy as np
     >>> shared, private = shared_and_private(
     ...     np.array([[[9, 1]]]), np.array([10, 10]), np.array([[3, 1]]))
-    >>> float(shared[0, 0]), float(private[0, 0])
+    >>> round(float(shared[0, 0]), 6), round(float(private[0, 0]), 6)
     (0.5, 0.7)
     """
     correct, count = np.asarray(correct, np.float64), np.asarray(count, np.float64)

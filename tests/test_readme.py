@@ -60,7 +60,7 @@ def test_the_snippets_of_the_readme_run(monkeypatch: pytest.MonkeyPatch) -> None
         return fit(made, **pieces)
 
     monkeypatch.setattr(api, "fit", quick)
-    namespace: dict[str, Any] = {"__name__": "readme"}
+    namespace: dict[str, Any] = {"__name__": __name__}  # dataclasses look their module up
     for body in blocks("README.md", "python"):
         exec(body, namespace)
     assert namespace["run"].config.heads.name == "CosineHead"
@@ -72,7 +72,7 @@ def test_the_snippets_of_the_readme_run(monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.usefixtures("registries")
 def test_the_snippets_of_contributing_run() -> None:
     """They register a piece of every kind; a run with all of them at once is built and checked."""
-    namespace: dict[str, Any] = {"__name__": "contributing"}
+    namespace: dict[str, Any] = {"__name__": __name__}
     for body in blocks("CONTRIBUTING.md", "python"):
         exec(body, namespace)
     made = small.config(
