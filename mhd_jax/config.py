@@ -243,10 +243,8 @@ _NOT_NEGATIVE = (
 _ONE_OF = {
     "data.feed": ("auto", "resident", "streaming"),
     "exchange.mode": ("fresh", "stale"),
-    "model.dtype": ("float32", "bfloat16"),
     "optimizer.name": ("sgd", "adamw"),
     "optimizer.schedule": ("constant", "cosine", "linear"),
-    "parallel.conv": ("auto", "grouped", "unrolled", "matmul"),
     "parallel.distributed": ("auto", "on", "off"),
 }
 
