@@ -6,36 +6,64 @@ python -m experiments.auxiliary_heads --preset=digits --workdir=runs/digits
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from matplotlib.figure import Figure
+
 from experiments import plots, sweep
 from experiments.presets import Preset
-from experiments.sweep import Cell, Study
+from experiments.sweep import Cell, Record, Study
+from experiments.tables import accuracy
+from mhd_jax.figures import CONTROL
+
+MOST_HEADS = 4
+WEIGHTS = ((3.0, 1.0), (3.0, 0.0), (1.0, 1.0), (1.0, 0.0))  # nu_aux, nu_emb
 
 
 def cells(preset: Preset) -> list[Cell]:
-    base = preset.base().distill
-    grid = [
-        (0, base.nu_aux, base.nu_emb),
-        (1, base.nu_aux, base.nu_emb),
-        (2, base.nu_aux, base.nu_emb),
-        (4, base.nu_aux, base.nu_emb),
-        (4, base.nu_aux, 0.0),
-        (1, 1.0 if base.nu_aux != 1.0 else 3.0, base.nu_emb),
-    ]
+    del preset
+    grid = [(0, 3.0, 1.0)]
+    grid += [(heads, *pair) for pair in WEIGHTS for heads in range(1, MOST_HEADS + 1)]
     return [
         Cell(
             f"m{heads}_aux{nu_aux:g}_emb{nu_emb:g}",
-            f"m = {heads}, ν_aux = {nu_aux:g}, ν_emb = {nu_emb:g}",
+            f"m = {heads}",
             {"heads.aux": heads, "distill.nu_aux": nu_aux, "distill.nu_emb": nu_emb},
+            group=f"ν_aux = {nu_aux:g}, ν_emb = {nu_emb:g}" if heads else "embeddings alone",
         )
         for heads, nu_aux, nu_emb in grid
     ]
+
+
+def by_number(records: Sequence[Record]) -> Figure:
+    """Shared accuracy of the last head and private accuracy of the main head over m."""
+    figure, axes = plots.panels(2, 3.6)
+    for axis, kind, head in zip(axes, ("shared", "private"), (-1, 0), strict=True):
+        groups = dict.fromkeys(record["group"] for record in records)
+        for group, colour, mark in zip(groups, plots.COLOURS, plots.MARKS, strict=False):
+            chosen = [record for record in records if record["group"] == group]
+            values = [accuracy(record, kind)[..., head].mean(axis=1) for record in chosen]
+            axis.errorbar(
+                [record["config"]["heads"]["aux"] for record in chosen],
+                [value.mean() for value in values],
+                [value.std(ddof=1) if len(value) > 1 else 0.0 for value in values],
+                color=colour, marker=mark, ms=4, lw=1.3, elinewidth=0.8, label=group,
+            )  # fmt: skip
+        alone = accuracy(records[0], f"control_{kind}").mean()
+        axis.axhline(alone, color=CONTROL, ls="--", lw=1.2, label="isolated")
+        axis.set_xticks(range(MOST_HEADS + 1))
+        axis.set_xlabel("auxiliary heads m")
+    axes[0].set_title("shared accuracy, last head", loc="left", fontsize=9)
+    axes[1].set_title("private accuracy, main head", loc="left", fontsize=9)
+    plots.legend(figure, axes[0])
+    return figure
 
 
 STUDY = Study(
     "auxiliary_heads",
     "Auxiliary heads and the weights of distillation",
     cells,
-    draw=plots.ranks,
+    draw=by_number,
     all_heads=True,
     definitions=("m = 0 distils embeddings alone.",),
 )

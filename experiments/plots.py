@@ -59,7 +59,7 @@ def dots(records: Sequence[Record]) -> Figure:
         axis.set_title(f"{kind} accuracy", loc="left", fontsize=9)
     axes[0].set_yticks(range(len(records)), names)
     axes[1].set_yticks(range(len(records)), [""] * len(records))
-    _legend(figure, axes[0])
+    legend(figure, axes[0])
     return figure
 
 
@@ -88,7 +88,7 @@ def ranks(records: Sequence[Record]) -> Figure:
     axes[0].set_title("shared accuracy by head", loc="left", fontsize=9)
     for record in far[:1]:
         _hops(axes[1], record)
-    _legend(figure, axes[0])
+    legend(figure, axes[0])
     return figure
 
 
@@ -141,7 +141,7 @@ def over_bytes(records: Sequence[Record]) -> Figure:
     axis.tick_params(which="both", labelsize=8)
     axis.set_xlabel("kB sent per client and step")
     axis.set_title("shared accuracy of the last head over bytes", loc="left", fontsize=9)
-    _legend(figure, axis)
+    legend(figure, axis)
     return figure
 
 
@@ -149,7 +149,8 @@ def _cycle(values: Sequence[str]) -> list[str]:
     return list(values) * 8
 
 
-def _legend(figure: Figure, axis: Axes) -> None:
+def legend(figure: Figure, axis: Axes) -> None:
+    """One entry for every label, below the axes."""
     handles, labels = axis.get_legend_handles_labels()
     first = {label: handle for handle, label in zip(handles, labels, strict=True)}
     columns = max(1, min(5, 100 // (max(map(len, first)) + 6)))  # as many as fit the width

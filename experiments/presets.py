@@ -82,10 +82,8 @@ PRESETS = {
             replicas=5,
             changes=_QUIET,
             cohorts=_MLPS,
-            clients=(4, 16),
-            alphas=(0.1,),
-            shares=((4, 50),),
-        ),  # fmt: skip
+            public_names=("photos",),
+        ),
         Preset("smoke", "configs/digits.py:smoke", seeds=2, replicas=2, cohorts=_MLPS),
         Preset("cifar10", "configs/cifar10.py", seeds=3, public_names=("tiny_imagenet32",)),
         Preset("cifar10_cpu", "configs/cifar10.py:cpu", seeds=3, clients=(4,), cohorts=_SMALL),

@@ -31,7 +31,9 @@ STUDY = Study(
     "The public set",
     cells,
     definitions=(
-        "What is public is not private: a larger public set leaves the clients fewer samples.",
+        "What is public is not private: a larger public set leaves the clients fewer samples, one "
+        "from elsewhere leaves them all.",
+        "photos: 416 patches of two photographs, resized to 8x8 and grey.",
     ),
 )
 

@@ -454,6 +454,17 @@ def test_public_images_take_the_private_shape_and_their_labels_stay_unread(tmp_p
     assert "labels" not in vars(split)
 
 
+def test_photos_are_patches_of_two_photographs() -> None:
+    photos = lib.source(config(name="photos"))
+    assert (len(photos.train), len(photos.test)) == (416, 104)
+    assert (photos.class_names, photos.image_shape) == (("china", "flower"), (32, 32, 3))
+    images = lib.load_all(photos.train)
+    assert images.dtype == np.uint8 and len(np.unique(images, axis=0)) == 416
+    assert zlib.crc32(photos.test.labels.astype("<i4").tobytes()) == 2155476953
+    grey = lib.load_all(lib.public_split(config(public_name="photos"), (8, 8, 1)))
+    assert grey.shape == (416, 8, 8, 1) and grey.dtype == np.uint8 and grey.std() > 20
+
+
 def test_public_images_from_digits() -> None:
     images = lib.load_all(lib.public_split(config(public_name="digits"), (16, 16, 3)))
     assert images.shape == (1297, 16, 16, 3) and images.dtype == np.uint8

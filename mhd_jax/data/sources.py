@@ -160,9 +160,10 @@ def source(config: ConfigDict) -> Source:
     """The dataset that the settings under `data` name.
 
     Args:
-      config: with `name` ("digits", "folder", or a name of TensorFlow Datasets such as "cifar10"
-        or "imagenet_resized/64x64"), `dir`, `split` ("" or "train" for all training samples, or
-        a part such as "train[:20%]" or "train[:5000]"), and `image_size` (0 for the stored size).
+      config: with `name` ("digits", "photos", "folder", or one of TensorFlow Datasets such as
+        "cifar10" or "imagenet_resized/64x64"), `dir`, `split` ("" or "train" for all training
+        samples, or a part such as "train[:20%]" or "train[:5000]"), and `image_size` (0 for the
+        stored size).
 
     Raises:
       ConfigError: there is no such dataset, it is not prepared, or a setting does not fit it.
@@ -290,7 +291,7 @@ def _part(split: str, num_samples: int) -> slice:
     return slice(*bounds)
 
 
-# --- Digits --------------------------------------------------------------------------------------
+# --- Images in memory -----------------------------------------------------------------------------
 
 
 class ArraySplit(Split):
@@ -351,6 +352,41 @@ def digits(directory: str, split: str, shape: Shape) -> Source:
         test=ArraySplit(images[test], data.target[test]),
         mean=(0.0,) * channels,
         std=(1.0,) * channels,
+    )
+
+
+@SOURCES.register("photos")
+def photos(directory: str, split: str, shape: Shape) -> Source:
+    """Patches of two photographs, 32x32 in colour: 416 to train on and 104 to test on.
+
+    A public set that has nothing to do with the private images and needs no download. The class
+    is the photograph; which patches are for testing never changes.
+
+    Source: the photographs "china" and "flower" that come with scikit-learn,
+    https://scikit-learn.org/stable/modules/generated/sklearn.datasets.load_sample_images.html.
+    """
+    from sklearn import datasets  # slow to import
+
+    del directory  # the photographs come with scikit-learn
+    side = 32
+    pictures = datasets.load_sample_images()
+    patches, labels = [], []
+    for label, picture in enumerate(pictures.images):
+        for row in range(0, picture.shape[0] - side + 1, side):
+            for column in range(0, picture.shape[1] - side + 1, side):
+                patches.append(picture[row : row + side, column : column + side])
+                labels.append(label)
+    target = _resolve((side, side, 3), shape)
+    images, classes = np.stack([fit(patch, target) for patch in patches]), np.array(labels)
+    order = rng.generator(0, "photos").permutation(len(images))
+    test, train = order[: len(order) // 5], order[len(order) // 5 :]
+    train = train[_part(split, len(train))]
+    return Source(
+        "photos",
+        tuple(pathlib.Path(name).stem for name in pictures.filenames),
+        ArraySplit(images[train], classes[train]),
+        ArraySplit(images[test], classes[test]),
+        *_statistics("photos", target[-1]),
     )
 
 
