@@ -294,7 +294,7 @@ def describe(experiment: Experiment) -> str:
         partition_hash=first.partition.hash(),
         graph=graph.describe(adjacency),
         num_params=_num_params(experiment),
-        device=f"{_device()}; {experiment.layout.describe()}; {experiment.feed.why}",
+        device=f"{device()}; {experiment.layout.describe()}; {experiment.feed.why}",
     )
 
 
@@ -332,7 +332,7 @@ def summarize(experiment: Experiment, current: State, speed: dict[str, float]) -
         "method": config.method,
         "config": config.to_dict(),
         "versions": versions(),
-        "device": _device(),
+        "device": device(),
         "mesh": experiment.layout.describe(),
         "num_params": _num_params(experiment),
         "num_classes": source.num_classes,
@@ -355,7 +355,8 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _device() -> str:
+def device() -> str:
+    """Number, kind and platform of the devices."""
     devices = jax.devices()
     return f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})"
 

@@ -1,0 +1,161 @@
+# Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
+"""The networks of the benchmarks in PyTorch, and how our parameters get into them.
+
+Needs PyTorch (`pip install -e ".[bench]"`). Images are [B, ...] for dense networks and, as PyTorch
+has them, [B, C, H, W] for convolutional ones.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mhd_jax.models.norm import num_groups
+
+PyTree = Any
+
+
+class Client(nn.Module):
+    """An embedding network with all heads as one linear layer on its embedding.
+
+    Args:
+      network: images to embeddings [B, D].
+      width: D.
+      heads: H, the main head included.
+      classes: C.
+    """
+
+    def __init__(self, network: nn.Module, width: int, heads: int, classes: int) -> None:
+        super().__init__()
+        self.network = network
+        self.head = nn.Linear(width, heads * classes)
+        self.shape = (heads, classes)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits [B, H, C] and embeddings [B, D]."""
+        embedding = self.network(images)
+        return self.head(embedding).unflatten(-1, self.shape), embedding
+
+
+def mlp(inputs: int, width: int = 128) -> nn.Module:
+    """`mhd_jax.models.mlp.MLP` of depth 1 with layer normalisation."""
+    return nn.Sequential(
+        nn.Flatten(),
+        nn.Linear(inputs, width),
+        nn.LayerNorm(width),
+        nn.ReLU(),
+        nn.Linear(width, width // 2),
+        nn.LayerNorm(width // 2),
+    )
+
+
+class Block(nn.Module):
+    """`mhd_jax.models.resnet.ResidualBlock`, basic, with group normalisation."""
+
+    def __init__(self, inputs: int, width: int, stride: int, last_relu: bool) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, width, 3, stride, padding=1, bias=False)
+        self.norm1 = _group_norm(width)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.norm2 = _group_norm(width)
+        self.last_relu = last_relu
+        self.shortcut = inputs != width or stride > 1
+        if self.shortcut:
+            self.shortcut_conv = nn.Conv2d(inputs, width, 1, stride, bias=False)
+            self.shortcut_norm = _group_norm(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] to [B, O, h, w]."""
+        y = torch.relu(self.norm1(self.conv1(x)))
+        y = self.norm2(self.conv2(y))
+        y = y + (self.shortcut_norm(self.shortcut_conv(x)) if self.shortcut else x)
+        return torch.relu(y) if self.last_relu else y
+
+
+class ResNet(nn.Module):
+    """`mhd_jax.models.resnet.ResNet` with basic blocks, a 3x3 stem and group normalisation."""
+
+    def __init__(self, stages: tuple[int, ...], width: int, channels: int = 3) -> None:
+        super().__init__()
+        self.stem_conv = nn.Conv2d(channels, width, 3, padding=1, bias=False)
+        self.stem_norm = _group_norm(width)
+        inputs = width
+        for stage, blocks in enumerate(stages):
+            for block in range(blocks):
+                last = stage == len(stages) - 1 and block == blocks - 1
+                stride = 2 if stage and not block else 1
+                module = Block(inputs, width * 2**stage, stride, last_relu=not last)
+                self.add_module(f"stage{stage + 1}_block{block + 1}", module)
+                inputs = width * 2**stage
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] to [B, D]."""
+        x = torch.relu(self.stem_norm(self.stem_conv(x)))
+        for name, module in self.named_children():
+            x = module(x) if name.startswith("stage") else x
+        return x.mean((2, 3))
+
+
+def _group_norm(channels: int) -> nn.Module:
+    return nn.GroupNorm(num_groups(channels), channels)
+
+
+# --- Parameters -----------------------------------------------------------------------------------
+
+_MLP = {"Dense_0": "1", "GroupNorm_0": "2", "Dense_1": "4", "GroupNorm_1": "5"}
+
+
+def load(client: Client, params: Mapping[str, PyTree]) -> None:
+    """Copies the parameters of one of our clients into its PyTorch counterpart, all of them.
+
+    Args:
+      client: an `mlp` or a `ResNet` with heads.
+      params: `{"network": ..., "head": ...}`, numpy leaves.
+    """
+    head = {"kernel": params["head"]["kernel"], "bias": params["head"]["bias"]}
+    flat = {"head.weight": _turned(head["kernel"].reshape(head["kernel"].shape[0], -1)),
+            "head.bias": head["bias"].reshape(-1)}  # fmt: skip
+    for path, value in _leaves(params["network"]):
+        *names, leaf = path
+        layer = ".".join(_MLP.get(name, name) for name in names)
+        kind = "bias" if leaf == "bias" else "weight"
+        flat[f"network.{layer}.{kind}"] = _turned(value) if leaf == "kernel" else value
+    state = {name: torch.from_numpy(np.array(value)) for name, value in flat.items()}
+    client.load_state_dict(state)
+
+
+def _leaves(tree: Any, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], np.ndarray]]:
+    if not isinstance(tree, Mapping):
+        return [(path, np.asarray(tree))]
+    return [leaf for name, part in tree.items() for leaf in _leaves(part, (*path, name))]
+
+
+def _turned(kernel: np.ndarray) -> np.ndarray:
+    """A kernel in PyTorch's order of axes: outputs, inputs, then the window."""
+    order = (1, 0) if kernel.ndim == 2 else (3, 2, 0, 1)
+    return kernel.transpose(order)
+
+
+def make(name: str, image_shape: tuple[int, ...], width: int, heads: int, classes: int) -> Client:
+    """The PyTorch counterpart of one of our clients.
+
+    Args:
+      name: `model.name`, "mlp" or "resnet" with its number of layers (8, 14 or 20).
+      image_shape: of our images, channels last.
+      width: `model.width`, 0 for the network's own.
+      heads: H.
+      classes: C.
+    """
+    if name == "mlp":
+        width = width or 128
+        return Client(mlp(int(np.prod(image_shape)), width), width // 2, heads, classes)
+    depth = re.fullmatch(r"resnet(8|14|20)", name)
+    if depth is None:
+        raise ValueError(f"no PyTorch counterpart of {name!r}")
+    stages, width = ((int(depth[1]) - 2) // 6,) * 3, width or 16
+    return Client(ResNet(stages, width, image_shape[-1]), 4 * width, heads, classes)

@@ -1,0 +1,73 @@
+# Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
+"""The machinery of the benchmarks, and every benchmark in tiny sizes; no time is checked."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from experiments.benchmarks import timing
+from experiments.benchmarks.timing import Benchmark, Case, Contender, Effort
+from mhd_jax import models
+
+
+def test_contenders_alternate_in_rotating_order() -> None:
+    calls: list[str] = []
+    contenders = [Contender(name, lambda _, name=name: calls.append(name)) for name in "abc"]
+    measured = timing.alternate(contenders, Effort(rounds=3, seconds=0.0))
+    assert "".join(calls[-9:]) == "abcbcacab"
+    assert all(len(measured[name]["seconds"]) == 3 for name in "abc")
+
+
+def test_work_is_handed_out_in_whole_units_and_counted() -> None:
+    done: list[int] = []
+
+    def work(count: int) -> None:
+        time.sleep(1e-5 * count)
+        done.append(count)
+
+    measured = timing.alternate([Contender("a", work, 1.5, unit=5)], Effort(2, 0.01))
+    assert all(count % 5 == 0 for count in done)
+    assert measured["a"]["count"] == done[-1] == done[-2]
+    assert measured["a"]["compile_seconds"] == 1.5
+
+
+def test_a_speedup_is_taken_within_rounds() -> None:
+    measured = {"a": {"seconds": [1.0, 2.0, 1.0]}, "b": {"seconds": [4.0, 4.0, 3.0]}}
+    assert timing.speedup(measured, "a", "b") == {"median": 3.0, "min": 2.0, "max": 4.0}
+
+
+def test_a_record_says_where_it_comes_from(tmp_path: Path) -> None:
+    cases = [Case("one", lambda effort: {"rounds": effort.rounds}), Case("two", str, ("no-such",))]  # type: ignore[arg-type, return-value]
+    made = Benchmark("fake", "Nothing", lambda quick: cases, lambda records: str(len(records)))
+    timing.main(made, ["--rounds=2", f"--out={tmp_path}"])
+    assert [file.name for file in (tmp_path / "fake").iterdir()] == ["one.json"]
+    record = json.loads((tmp_path / "fake" / "one.json").read_text())
+    assert record["results"] == {"rounds": 2}
+    assert {"revision", "versions", "device", "hardware", "command"} <= record.keys()
+    assert timing.records(made, tmp_path) == [record]
+
+
+@pytest.mark.parametrize(("name", "shape"), [("mlp", (8, 8, 1)), ("resnet8", (8, 8, 3))])
+def test_networks_in_pytorch_compute_the_same(name: str, shape: tuple[int, ...]) -> None:
+    torch = pytest.importorskip("torch")
+    from experiments.benchmarks import networks
+
+    ours = models.build({"name": name, "width": 16}, num_classes=3, num_heads=2)
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(5, *shape)).astype(np.float32)
+    shapes = jax.eval_shape(lambda: ours.init(jax.random.key(0), images, train=False))
+    params = jax.tree.map(lambda x: rng.normal(size=x.shape).astype("f"), shapes["params"])
+    client = networks.make(name, shape, 16, heads=2, classes=3)
+    networks.load(client, params)
+    given = torch.from_numpy(images if name == "mlp" else images.transpose(0, 3, 1, 2).copy())
+    with torch.no_grad():
+        found = client(given)
+    expected = ours.apply({"params": params}, images, train=False)
+    for theirs, mine in zip(found, expected, strict=True):
+        np.testing.assert_allclose(theirs.numpy(), mine, rtol=2e-4, atol=2e-4)
