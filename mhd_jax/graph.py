@@ -72,6 +72,9 @@ FIXED = frozenset(
 # Graphs of earlier periods kept at hand, for readers that look back (a pool of old snapshots).
 PERIODS_CACHED = 32
 
+# Graphs of a changing sequence that the warnings at the start of a run are about.
+TURNS_LOOKED_AT = 100
+
 
 # ------------------------------------------------------------------------- the graphs by name
 
@@ -372,10 +375,14 @@ class Topology:
     drop: float = 0.0
 
     @property
+    def changes(self) -> bool:
+        """Whether there is more than one graph, peers drawn and messages lost apart."""
+        return len(self.graphs) > 1 or not isinstance(self.graphs[0], np.ndarray)
+
+    @property
     def static(self) -> bool:
         """Whether everybody reads the same peers in every step."""
-        fixed = len(self.graphs) == 1 and isinstance(self.graphs[0], np.ndarray)
-        return fixed and not self.peers_per_step and not self.drop
+        return not (self.changes or self.peers_per_step or self.drop)
 
     def at(self, step: int) -> Adjacency:
         """The graph in force at `step`, before peers are drawn and messages are lost."""
@@ -384,6 +391,12 @@ class Topology:
         if isinstance(graph, np.ndarray):
             return graph
         return graph(period * self.every if self.every else step)
+
+    def ever(self, steps: int) -> Adjacency:
+        """Who reads whom at any time in a run of so many steps, as far as its first graphs tell."""
+        most = TURNS_LOOKED_AT if self.changes else 1
+        turns = range(0, steps, self.every or 1)[:most]
+        return np.logical_or.reduce([self.at(step) for step in turns])
 
     def reads(self, start: int, stop: int) -> Bool[np.ndarray, "n K K"]:
         """Who really reads whom in the n steps start..stop - 1; read-only if `static`.
@@ -457,7 +470,7 @@ def topology(
         settings |= {"name": "matrix", "sequence": (), "matrix": custom}
     _check_ranges(settings)
     names = _names(settings)
-    result = Topology(
+    return Topology(
         num_clients=num_clients,
         seed=seed,
         graphs=tuple(_source(name, num_clients, seed, settings) for name in names),
@@ -465,8 +478,6 @@ def topology(
         peers_per_step=int(settings["peers_per_step"]),
         drop=float(settings["drop"]),
     )
-    _log_what_has_no_effect(result, names)
-    return result
 
 
 def _source(
@@ -538,20 +549,30 @@ def _given(matrix: object) -> bool:
     return matrix is not None and not (isinstance(matrix, str) and not matrix)
 
 
-def _log_what_has_no_effect(chosen: Topology, names: tuple[str, ...]) -> None:
-    if chosen.every and len(names) == 1 and names[0] in FIXED:
-        if isinstance(chosen.graphs[0], np.ndarray):
-            logging.info("graph.every has no effect: the graph %r is not random", names[0])
+def warn_without_effect(chosen: Topology, pool_slots: int = 0) -> None:
+    """Logs a warning for settings that change nothing here; all of them are legal.
+
+    Args:
+      chosen: the topology.
+      pool_slots: N_P where teachers are old snapshots, of which Δ are drawn instead of peers.
+    """
+    if chosen.every and not chosen.changes:
+        logging.warning("graph.every has no effect: this graph is not random")
+    wanted = chosen.peers_per_step
+    if pool_slots and wanted > pool_slots:
+        logging.warning(
+            "graph.peers_per_step = %d: all %d snapshots of exchange.pool_size are read",
+            wanted, pool_slots,
+        )  # fmt: skip
     few: set[int] = set()
-    for turn in range(len(names)):
+    for turn in range(0 if pool_slots else len(chosen.graphs)):
         degrees = chosen.at(turn * chosen.every).sum(axis=1)
-        few.update(np.flatnonzero((0 < degrees) & (degrees < chosen.peers_per_step)).tolist())
+        few.update(np.flatnonzero((0 < degrees) & (degrees < wanted)).tolist())
     if few:
-        logging.info(
+        logging.warning(
             "graph.peers_per_step = %d: clients with fewer peers read all of them (at first: %s)",
-            chosen.peers_per_step,
-            _listed(few),
-        )
+            wanted, _listed(few),
+        )  # fmt: skip
 
 
 # ------------------------------------------------------------------------- facts about a graph
@@ -612,8 +633,8 @@ def describe(adjacency: Adjacency) -> dict[str, Any]:
 def warn_unreachable(adjacency: Adjacency) -> None:
     """Logs a warning for clients whom nobody reads and one for clients who read nobody.
 
-    Both are legal. For a graph that changes, pass who reads whom at any time in the run, for
-    example ``topology.reads(0, steps).any(axis=0)``. A client that is alone in the run is no news.
+    Both are legal. For a graph that changes, pass who reads whom at any time, `Topology.ever`. A
+    client that is alone in the run is no news.
     """
     if len(adjacency) == 1:
         return

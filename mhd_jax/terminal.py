@@ -185,6 +185,7 @@ def describe_run(
     graph: Mapping[str, Any],
     num_params: Sequence[int],
     device: str,
+    feed: str,
 ) -> str:
     """The lines printed before the first step: what is about to run, and on what.
 
@@ -195,9 +196,11 @@ def describe_run(
       test_samples: Samples that accuracies are measured on.
       primary_labels: Which labels each client holds as primary.
       partition_hash: Of the assignment of samples to clients.
-      graph: Statistics of the communication graph, from `mhd_jax.graph.describe`.
+      graph: Statistics of the communication graph, from `mhd_jax.graph.describe`, of the first
+        one where it "changes".
       num_params: Parameters of every client.
       device: The accelerator, in words.
+      feed: How images get there, in words.
     """
     clients, classes = primary_labels.shape
     owned = primary_labels.sum(axis=1)
@@ -206,10 +209,11 @@ def describe_run(
         f"{public_samples:,} public, {test_samples:,} test samples",
         "partition": f"{config['partition']['name']}: {_range(private_samples)} samples and "
         f"{_range(owned)} primary labels a client (hash {partition_hash[:12]})",
-        "graph": f"{config['graph']['name']}: {_describe_graph(graph)}",
+        "graph": f"{_graph_name(config)}: {_describe_graph(graph)}",
         "model": f"{_architectures(config)}: {_range(num_params)} parameters a client, "
         f"main head and {config['heads']['aux']} auxiliary heads",
         "device": device,
+        "images": feed,
     }
     title = f"{config['method']}, {clients} clients, {config['train']['steps']:,} steps"
     return "\n".join([title, *(f"  {name:<10} {fact}" for name, fact in facts.items())])
@@ -225,14 +229,26 @@ def _architectures(config: Mapping[str, Any]) -> str:
     return ", ".join(cohorts) or config["model"]["name"]
 
 
+def _count(number: int, thing: str) -> str:
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
+def _graph_name(config: Mapping[str, Any]) -> str:
+    return ", ".join(config["graph"]["sequence"]) or config["graph"]["name"]
+
+
 def _describe_graph(facts: Mapping[str, Any]) -> str:
+    start = "changes; at first " if facts.get("changes") else ""
     if not facts["edges"]:
-        return "no edges, nobody learns from anybody"
+        return f"{start}no edges, nobody learns from anybody"
     low, high = facts["min_degree"], facts["max_degree"]
-    parts = [f"{facts['edges']:,} edges", f"{_range([low, high])} peers a client"]
+    parts = [
+        start + _count(facts["edges"], "edge"),
+        f"{_range([low, high])} peer{'s' if high > 1 else ''} a client",
+    ]
     if facts["strongly_connected"]:
-        hops = facts["diameter"]
-        parts.append(f"everybody hears from everybody within {hops} hop{'s' if hops > 1 else ''}")
+        hops = _count(facts["diameter"], "hop")
+        parts.append(f"everybody hears from everybody within {hops}")
     elif facts["weakly_connected"]:
         parts.append("not everybody hears from everybody")
     else:

@@ -22,6 +22,7 @@ from mhd_jax import graph, processes, terminal
 from mhd_jax import state as state_lib
 from mhd_jax.checkpoints import Checkpoints
 from mhd_jax.errors import DivergedError, WorkdirError
+from mhd_jax.exchange import Stale
 from mhd_jax.experiment import Experiment
 from mhd_jax.metrics import TensorBoard
 from mhd_jax.state import State
@@ -283,8 +284,11 @@ def _stop_diverged(loss: np.ndarray, group: str, start: int, checkpoints: Checkp
 def describe(experiment: Experiment) -> str:
     """The lines printed before the first step."""
     first, config = experiment.federations[0], experiment.config
-    adjacency = experiment.schedule.topologies[0].at(0)
-    graph.warn_unreachable(adjacency)
+    topology = experiment.schedule.topologies[0]
+    graph.warn_unreachable(topology.ever(config.train.steps))
+    reader = experiment.schedule.readers[0]
+    pool_slots = reader.pool_slots if isinstance(reader, Stale) else 0
+    graph.warn_without_effect(topology, pool_slots)
     return terminal.describe_run(
         config,
         private_samples=first.partition.sizes.tolist(),
@@ -292,9 +296,10 @@ def describe(experiment: Experiment) -> str:
         test_samples=len(first.source.test),
         primary_labels=first.partition.primary,
         partition_hash=first.partition.hash(),
-        graph=graph.describe(adjacency),
+        graph={**graph.describe(topology.at(0)), "changes": topology.changes},
         num_params=_num_params(experiment),
-        device=f"{device()}; {experiment.layout.describe()}; {experiment.feed.why}",
+        device=f"{device()}; {experiment.layout.describe()}",
+        feed=experiment.feed.why,
     )
 
 

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -533,26 +532,38 @@ def test_all_peers_are_equally_likely() -> None:
 def test_more_peers_than_there_are_is_all_peers_and_is_said(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    caplog.set_level(logging.INFO)
     chosen = graph.topology({"name": "star", "peers_per_step": 2}, 5, seed=0)
-    assert "peers_per_step = 2" in caplog.text
+    graph.warn_without_effect(chosen)
+    assert "peers_per_step = 2: clients with fewer peers read all of them" in caplog.text
     assert "1, 2, 3, 4" in caplog.text
     reads = chosen.reads(0, 20)
     assert (reads[:, 1:, 0]).all()
     assert (reads[:, 0].sum(axis=1) == 2).all()
     assert caplog.text.count("peers_per_step") == 1
     caplog.clear()
-    graph.topology({"name": "complete", "peers_per_step": 4}, 5, seed=0)
-    graph.topology({"name": "none", "peers_per_step": 4}, 5, seed=0)
-    assert "peers_per_step" not in caplog.text
+    for name in ("complete", "none"):
+        graph.warn_without_effect(graph.topology({"name": name, "peers_per_step": 4}, 5, seed=0))
+    assert not caplog.records
+
+
+def test_more_snapshots_than_there_are_is_all_of_them_and_is_said(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Stale teachers: Δ counts snapshots, of which there may be more than peers."""
+    chosen = graph.topology({"name": "cycle", "peers_per_step": 3}, 5, seed=0)
+    graph.warn_without_effect(chosen, pool_slots=4)
+    assert not caplog.records
+    graph.warn_without_effect(chosen, pool_slots=2)
+    assert "graph.peers_per_step = 3: all 2 snapshots of exchange.pool_size are read" in caplog.text
 
 
 def test_every_without_a_random_graph_is_said(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO)
-    graph.topology({"name": "erdos_renyi", "every": 3}, 5, seed=0)
-    assert "graph.every" not in caplog.text
-    assert graph.topology({"name": "cycle", "every": 3}, 5, seed=0).static
-    assert "graph.every has no effect: the graph 'cycle' is not random" in caplog.text
+    graph.warn_without_effect(graph.topology({"name": "erdos_renyi", "every": 3}, 5, seed=0))
+    assert not caplog.records
+    fixed = graph.topology({"name": "cycle", "every": 3}, 5, seed=0)
+    assert fixed.static
+    graph.warn_without_effect(fixed)
+    assert "graph.every has no effect: this graph is not random" in caplog.text
 
 
 def test_lost_messages() -> None:
@@ -644,6 +655,16 @@ def test_warn_unreachable(caplog: pytest.LogCaptureFixture) -> None:
     assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]
     assert "nobody distils from client 2" in caplog.text
     assert "private data only: client 0" in caplog.text
+
+
+def test_a_changing_graph_is_judged_by_all_of_its_turns() -> None:
+    settings = {"sequence": ("none", "cycle"), "every": 10}
+    changing = graph.topology(settings, 4, seed=0)
+    assert not changing.ever(10).any()
+    assert (changing.ever(11) == build("cycle", 4)).all()
+    fresh = graph.topology({"name": "erdos_renyi", "probability": 0.2, "every": 1}, 6, seed=0)
+    assert fresh.ever(200).sum() == 30 > fresh.at(0).sum()
+    assert (graph.topology({"name": "star"}, 4, seed=0).ever(500) == build("star", 4)).all()
 
 
 # ------------------------------------------------------------------------- averaging weights

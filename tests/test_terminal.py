@@ -176,9 +176,10 @@ def describe(adjacency: np.ndarray, **changes: Any) -> list[str]:
         test_samples=500,
         primary_labels=np.eye(len(adjacency), 10, dtype=bool),
         partition_hash="33ee8a01f78d55aa",
-        graph=graph.describe(adjacency),
+        graph=graph.describe(adjacency) | {"changes": bool(config.graph.every)},
         num_params=[20_210] * len(adjacency),
         device="1 x cpu",
+        feed="resident",
     ).splitlines()
 
 
@@ -192,6 +193,7 @@ def test_header() -> None:
         "everybody hears from everybody within 1 hop",
         "  model      mlp: 20,210 parameters a client, main head and 4 auxiliary heads",
         "  device     1 x cpu",
+        "  images     resident",
     ]
 
 
@@ -199,13 +201,19 @@ def test_header() -> None:
     "adjacency, text",
     [
         ([[0]], "no edges"),
-        ([[0, 1], [0, 0]], "1 edges, 0 to 1 peers a client, not everybody hears from everybody"),
+        ([[0, 1], [0, 0]], "1 edge, 0 to 1 peer a client, not everybody hears from everybody"),
         ([[0, 1, 0], [1, 0, 0], [0, 0, 0]], "in several pieces"),
         (np.roll(np.eye(5), 1, axis=1), "everybody hears from everybody within 4 hops"),
     ],
 )
 def test_header_says_how_far_the_graph_reaches(adjacency: Any, text: str) -> None:
     assert text in describe(np.array(adjacency, dtype=bool))[3]
+
+
+def test_header_says_that_a_graph_changes() -> None:
+    ring = np.roll(np.eye(5, dtype=bool), 1, axis=1)
+    lines = describe(ring, **{"graph.sequence": ("cycle", "star"), "graph.every": 10})
+    assert "graph      cycle, star: changes; at first 5 edges, 1 peer a client" in lines[3]
 
 
 def test_header_names_the_architectures_of_cohorts() -> None:

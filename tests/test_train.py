@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -106,6 +107,78 @@ def test_a_signal_saves_and_the_same_command_goes_on(finished, tmp_path, monkeyp
     monkeypatch.setattr(train.Run, "_advance", advance)
     again = train.train_and_evaluate(config_often, tmp_path)
     np.testing.assert_allclose(again["shared_accuracy"], summary["shared_accuracy"], atol=0.01)
+
+
+def test_resuming_amid_a_refresh_period_gives_the_same_bits(tmp_path, monkeypatch):
+    """Two snapshots, one replaced every 4 steps; the checkpoint of step 6 is gone on from."""
+    config = small.config(
+        exchange__mode="stale", exchange__pool_size=2, exchange__refresh_steps=4,
+        train__steps=12, train__eval_every=12, control=False, heads__aux=1,
+    )  # fmt: skip
+    expected = train.train_and_evaluate(config, tmp_path / "whole", with_report=False)
+    advance, begun = train.Run._advance, []
+
+    def until_6(self, call, step):
+        begun.append(step)
+        if step >= 6 and begun[0] == 0:
+            raise KeyboardInterrupt
+        return advance(self, call, step)
+
+    monkeypatch.setattr(train.Run, "_advance", until_6)
+    with pytest.raises(KeyboardInterrupt):
+        train.train_and_evaluate(config, tmp_path / "cut", with_report=False)
+    begun.clear()
+    found = train.train_and_evaluate(config, tmp_path / "cut", with_report=False)
+    assert begun[0] == 6
+    np.testing.assert_array_equal(found["class_accuracy"], expected["class_accuracy"])
+    whole, cut = (_final_state(tmp_path / name, config) for name in ("whole", "cut"))
+    _same(cut, whole)
+
+
+@pytest.fixture
+def compilations():
+    """The names of all functions that XLA compiles from here on."""
+    names, active = [], [True]
+
+    def note(event, seconds, fun_name="", **_):
+        if active and event == "/jax/core/compile/backend_compile_duration":
+            names.append(re.sub(r"^jit[(_]|\)$", "", fun_name))
+
+    jax.monitoring.register_event_duration_secs_listener(note)
+    yield names
+    active.clear()
+
+
+def test_a_graph_that_changes_every_step_is_compiled_once(tmp_path, compilations, monkeypatch):
+    """200 steps, 200 graphs, Δ peers drawn and messages lost: the step is compiled once."""
+    config = small.config(
+        graph__name="erdos_renyi", graph__every=1, graph__peers_per_step=2, graph__drop=0.1,
+        train__steps=200, train__log_every=50, train__eval_every=200, train__checkpoint_every=200,
+    )  # fmt: skip
+    topology = experiment_lib.build(config).schedule.topologies[0]
+    assert len({topology.at(step).tobytes() for step in range(200)}) > 40
+    advance, after = train.Run._advance, []
+
+    def watched(self, call, step):
+        before = len(compilations)
+        reached = advance(self, call, step)
+        after.extend(compilations[before:])
+        return reached
+
+    monkeypatch.setattr(train.Run, "_advance", watched)
+    train.train_and_evaluate(config, tmp_path, with_report=False)
+    assert compilations.count("call") == 1
+    assert after == []  # nothing at all is compiled while steps are dispatched
+
+
+def test_a_second_compilation_would_be_counted(compilations):
+    @jax.jit
+    def call(x):
+        return x + 1
+
+    for size in (3, 4, 4):
+        call(np.ones(size))
+    assert compilations.count("call") == 2
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):

@@ -38,7 +38,7 @@ import numpy as np
 import mhd_jax
 from mhd_jax.models.heads import per_head
 
-STEPS = int(os.environ.get("MHD_JAX_NOTEBOOK_STEPS", "800"))
+STEPS = int(os.environ.get("MHD_JAX_NOTEBOOK_STEPS", "600"))
 CONFIG = {"train.steps": STEPS, "replicas": 3, "heads.aux": 2}
 
 # %% [markdown]
@@ -122,8 +122,9 @@ for axis, (title, (kind, head)) in zip(axes, shown.items(), strict=True):
     for place, run in enumerate(runs.values()):
         values = over_seeds(run, kind, head)
         axis.plot(values, np.full(len(values), place), "o", color="#0072b2", alpha=0.6)
-        axis.plot(values.mean(), place, "|", color="#24292f", markersize=18)
-    axis.set(title=title, yticks=range(len(runs)), yticklabels=list(runs), ylim=(-0.5, 2.5))
+        axis.plot(values.mean(), place, "|", color="#24292f", markersize=18, mew=2)
+    axis.set(title=title, yticks=range(len(runs)), yticklabels=list(runs), ylim=(2.5, -0.5))
+    axis.locator_params(axis="x", nbins=4)
     axis.grid(axis="x", color="#e6e8eb")
 plt.show()
 
