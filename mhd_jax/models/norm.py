@@ -63,8 +63,9 @@ class GroupNorm(nn.Module):
         groups = self.groups or num_groups(channels)
 
         def over_group(moment: Float[Array, "B C"]) -> Float[Array, "B C"]:
-            mean = moment.reshape(-1, groups, channels // groups).mean(2)
-            return jnp.repeat(mean, channels // groups, axis=1, total_repeat_length=channels)
+            # Spread by broadcasting: `jnp.repeat` is a gather, whose gradient is a serial scatter.
+            split = moment.reshape(-1, groups, channels // groups)
+            return jnp.broadcast_to(split.mean(2, keepdims=True), split.shape).reshape(moment.shape)
 
         mean, square = (over_group(m) for m in _moments(x, tuple(range(1, x.ndim - 1))))
         factor = scale * _inverse_deviation(mean, square)
