@@ -11,8 +11,8 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.benchmarks import timing
-from experiments.benchmarks.timing import Benchmark, Case, Contender, Effort
+from experiments.benchmarks import exchange_cost, timing
+from experiments.benchmarks.timing import QUICK, Benchmark, Case, Contender, Effort
 from mhd_jax import models
 
 
@@ -51,6 +51,19 @@ def test_a_record_says_where_it_comes_from(tmp_path: Path) -> None:
     assert record["results"] == {"rounds": 2}
     assert {"revision", "versions", "device", "hardware", "command"} <= record.keys()
     assert timing.records(made, tmp_path) == [record]
+
+
+def test_what_snapshots_cost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kept snapshots are memory, N_P models a client; those read are messages."""
+    monkeypatch.setattr(exchange_cost, "POOLS", {"four": (4, 2)})
+    record = timing.run_case(exchange_cost.BENCHMARK, *exchange_cost.BENCHMARK.cases(True), QUICK)
+    memory, sent = record["results"]["memory"], record["results"]["published"]
+    model = memory["fresh"]["state"] / 2  # parameters and their momentum
+    assert memory["fresh"]["pool"] == 0
+    assert memory["four"]["pool"] == pytest.approx(4 * model, rel=2e-3)  # less a few step counts
+    assert sent["four"] == 2 * sent["fresh"]
+    shown = exchange_cost.BENCHMARK.table([record]).splitlines()
+    assert [line.split(" | ")[0] for line in shown[2:4]] == ["| fresh", "| four"]
 
 
 @pytest.mark.parametrize(("name", "shape"), [("mlp", (8, 8, 1)), ("resnet8", (8, 8, 3))])
