@@ -13,7 +13,6 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -207,8 +206,9 @@ def describe_run(
     facts = {
         "data": f"{config['data']['name']}, {classes} classes: {sum(private_samples):,} private, "
         f"{public_samples:,} public, {test_samples:,} test samples",
-        "partition": f"{config['partition']['name']}: {_range(private_samples)} samples and "
-        f"{_range(owned)} primary labels a client (hash {partition_hash[:12]})",
+        "partition": f"{config['partition']['name']}: {_range(private_samples)} samples"
+        + (f" and {_range(owned)} primary labels" if owned.any() else "")
+        + f" a client (hash {partition_hash[:12]})",
         "graph": f"{_graph_name(config)}: {_describe_graph(graph)}",
         "model": f"{_architectures(config)}: {_range(num_params)} parameters a client, "
         f"main head and {config['heads']['aux']} auxiliary heads",
@@ -336,12 +336,7 @@ class Progress:
     def __enter__(self) -> Progress:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 

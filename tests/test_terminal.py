@@ -169,12 +169,13 @@ def test_values_of_one_kind_stand_together() -> None:
 def describe(adjacency: np.ndarray, **changes: Any) -> list[str]:
     config = default_config()
     update(config, {"clients.num": len(adjacency)} | changes)
+    primary = config.partition.name == "primary_labels"
     return terminal.describe_run(
         config,
         private_samples=[98, 1181],
         public_samples=130,
         test_samples=500,
-        primary_labels=np.eye(len(adjacency), 10, dtype=bool),
+        primary_labels=np.eye(len(adjacency), 10, dtype=bool) & primary,
         partition_hash="33ee8a01f78d55aa",
         graph=graph.describe(adjacency) | {"changes": bool(config.graph.every)},
         num_params=[20_210] * len(adjacency),
@@ -208,6 +209,11 @@ def test_header() -> None:
 )
 def test_header_says_how_far_the_graph_reaches(adjacency: Any, text: str) -> None:
     assert text in describe(np.array(adjacency, dtype=bool))[3]
+
+
+def test_header_without_primary_labels() -> None:
+    lines = describe(~np.eye(3, dtype=bool), **{"partition.name": "dirichlet"})
+    assert lines[2] == "  partition  dirichlet: 98 to 1,181 samples a client (hash 33ee8a01f78d)"
 
 
 def test_header_says_that_a_graph_changes() -> None:
