@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -92,8 +93,8 @@ def ranks(records: Sequence[Record]) -> Figure:
     return figure
 
 
-def hops(record: Record) -> tuple[list[str], list[int], np.ndarray]:
-    """The hop table of a record, [H, D], mean over seeds; every seed has the same distances."""
+def hops(record: Record) -> tuple[list[str], list[int], Float[np.ndarray, "R H D"]]:
+    """The hop table of every seed: heads, distances, accuracies; NaN where a seed lacks one."""
     found = record["results"]
     heard = [
         hop_table({"class_accuracy": c, "primary_labels": p, "adjacency": a})
@@ -102,15 +103,15 @@ def hops(record: Record) -> tuple[list[str], list[int], np.ndarray]:
         )
     ]
     distances = sorted(set.union(*(set(d) for _, d, _ in heard)), key=lambda d: (d < 0, d))
-    mean = [
-        np.mean([table[:, d.index(hop)] for _, d, table in heard if hop in d], axis=0)
-        for hop in distances
-    ]
-    return heard[0][0], distances, np.stack(mean, axis=1)
+    tables = np.full((len(heard), len(heard[0][0]), len(distances)), np.nan)
+    for seed, (_, occurring, table) in enumerate(heard):
+        tables[seed][:, [distances.index(distance) for distance in occurring]] = table
+    return heard[0][0], distances, tables
 
 
 def _hops(axis: Axes, record: Record) -> None:
-    names, distances, table = hops(record)
+    names, distances, by_seed = hops(record)
+    table = np.nanmean(by_seed, axis=0)
     axis.grid(False)
     axis.imshow(table, cmap=HEAT, vmin=0, vmax=1, aspect="auto")
     for (row, column), value in np.ndenumerate(table):

@@ -6,9 +6,14 @@ python -m experiments.topology --preset=digits --workdir=runs/digits
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
+
 from experiments import plots, sweep
 from experiments.presets import Preset
-from experiments.sweep import Cell, Study
+from experiments.sweep import Cell, Record, Study
+from mhd_jax.figures import hop_name
 
 
 def cells(preset: Preset) -> list[Cell]:
@@ -27,12 +32,36 @@ def cells(preset: Preset) -> list[Cell]:
     ]  # fmt: skip
 
 
+def hop_picture(records: Sequence[Record]) -> str:
+    """Accuracy by hop distance and head, mean ± std over seeds, of the cells that have it."""
+    return "\n\n".join(_hops(record) for record in records if "adjacency" in record["results"])
+
+
+def _hops(record: Record) -> str:
+    names, distances, tables = plots.hops(record)
+    columns = [hop_name(distance) for distance in distances]
+    lines = [[f"{record['label']}: hops", *columns], ["---"] * (1 + len(columns))]
+    mean = np.nanmean(tables, axis=0)
+    for name, row, seeds in zip(names, mean, tables.swapaxes(0, 1), strict=True):
+        lines.append([name, *map(_cell, row, seeds.T)])
+    occurs = np.isfinite(tables[:, 0]).sum(axis=0)
+    lines.append(["seeds with such a label", *map(str, occurs)])
+    said = "Accuracy on labels by how many hops away their nearest primary client is:"
+    return f"{said}\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _cell(mean: float, seeds: np.ndarray) -> str:
+    known = seeds[np.isfinite(seeds)]
+    return f"{mean:.3f}" + (f" ± {known.std(ddof=1):.3f}" if len(known) > 1 else "")
+
+
 STUDY = Study(
     "topology",
     "Communication graphs by head rank",
     cells,
     draw=plots.ranks,
     all_heads=True,
+    extra=hop_picture,
     definitions=(
         "On a directed cycle client i learns from client i - 1 alone; in the other graphs edges "
         "go both ways.",

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import abstract, digits_claims, plots, sweep, tables
+from experiments import abstract, digits_claims, plots, sweep, tables, topology
 from experiments.all import STUDIES
 from experiments.presets import PRESETS, ROOT, Preset, preset
 from experiments.sweep import Cell, Study, Sweep, cell_configs, run_key, yardstick_configs
@@ -115,6 +115,24 @@ def test_records_and_tables(runs: list[str], tmp_path: Path) -> None:
     table = (folder / "table.md").read_text()
     assert f"{gain.mean():+.3f} ± {gain.std(ddof=1):.3f}" in table
     assert (folder / "table.csv").read_text().count("\n") == 1 + 6 + 6 + 2
+
+
+def test_the_hop_picture_is_a_table_too() -> None:
+    """Two seeds on a ring; in the second every label is everybody's own: no hops at all."""
+    ring = np.roll(np.eye(3), -1, axis=1)
+    accuracy = np.stack([np.full((3, 2, 3), 0.25), np.full((3, 2, 3), 0.75)])
+    record = {
+        "label": "ring",
+        "results": {
+            "class_accuracy": accuracy,
+            "primary_labels": [np.eye(3), np.ones((3, 3))],
+            "adjacency": [ring, ring],
+        },
+    }
+    lines = topology.hop_picture([record, {"results": {}}]).splitlines()
+    assert lines[2] == "| ring: hops | 0 | 1 | 2 |"
+    assert lines[4] == "| main | 0.500 ± 0.354 | 0.250 | 0.250 |"
+    assert lines[6] == "| seeds with such a label | 2 | 1 | 1 |"
 
 
 def test_divergence_is_a_result(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
