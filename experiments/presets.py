@@ -86,7 +86,16 @@ PRESETS = {
         ),
         Preset("smoke", "configs/digits.py:smoke", seeds=2, replicas=2, cohorts=_MLPS),
         Preset("cifar10", "configs/cifar10.py", seeds=3, public_names=("tiny_imagenet32",)),
-        Preset("cifar10_cpu", "configs/cifar10.py:cpu", seeds=3, clients=(4,), cohorts=_SMALL),
+        Preset(
+            "cifar10_cpu",
+            "configs/cifar10.py:mlp",
+            seeds=3,
+            replicas=3,
+            changes=_QUIET,
+            cohorts=_MLPS,
+            clients=(4,),
+        ),
+        Preset("cifar10_cnn", "configs/cifar10.py:cpu", seeds=3, clients=(4,), cohorts=_SMALL),
         Preset("tiny_imagenet", "configs/tiny_imagenet.py", seeds=3, public_names=("cifar10",)),
         Preset(
             "tiny_imagenet_cpu",

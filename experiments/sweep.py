@@ -129,13 +129,14 @@ class Sweep:
     chosen: Preset
     workdir: Path
     studies: Sequence[Study]
-    started: float = dataclasses.field(default_factory=time.monotonic)
+    pattern: str = "*"
 
     def cells(self) -> Iterator[tuple[Study, Cell]]:
-        """All cells in the order in which they run."""
+        """The cells to run in the order in which they run: those whose name fits the pattern."""
         for study in self.studies:
             for cell in study.cells(self.chosen):
-                yield study, cell
+                if fnmatch.fnmatchcase(cell.name, self.pattern):
+                    yield study, cell
 
     def record_path(self, study: Study, cell: Cell) -> Path:
         """Where the cell's record is, or will be."""
@@ -380,7 +381,7 @@ def main(*studies: Study, argv: Sequence[str] | None = None) -> None:
     from mhd_jax import train
 
     try:
-        sweep = Sweep(preset(options.preset), options.workdir, studies)
+        sweep = Sweep(preset(options.preset), options.workdir, studies, options.cells)
         if options.list:
             print("\n".join(f"{study.name}/{cell.name}" for study, cell in sweep.cells()))
         elif options.plan:
@@ -397,6 +398,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Runs the missing cells of a table.")
     parser.add_argument("--preset", default="digits", help="dataset and scale")
     parser.add_argument("--workdir", default="runs/sweep", type=lambda path: Path(path).resolve())
+    parser.add_argument("--cells", default="*", help="only those whose name fits this pattern")
     parser.add_argument("--list", action="store_true", help="name the cells and stop")
     parser.add_argument("--plan", action="store_true", help="list the runs they need and stop")
     return parser.parse_args(argv)

@@ -100,6 +100,13 @@ def test_a_killed_sweep_goes_on_and_nothing_runs_twice(runs: list[str], tmp_path
     assert "finished" in Sweep(TINY, tmp_path, [STUDY]).plan()
 
 
+def test_only_the_cells_asked_for(runs: list[str], tmp_path: Path) -> None:
+    runs.extend(["", ""])
+    Sweep(TINY, tmp_path, [STUDY], "fed*").run()
+    assert runs[2:] == ["isolated", "fedavg"]
+    assert [file.name for file in (tmp_path / "tiny" / "example").glob("*.json")] == ["fedavg.json"]
+
+
 def test_records_and_tables(runs: list[str], tmp_path: Path) -> None:
     runs.extend(["", ""])  # beyond the run that is killed
     Sweep(TINY, tmp_path, [STUDY]).run()
