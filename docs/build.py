@@ -1,0 +1,32 @@
+# Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
+"""Builds the API reference from the docstrings: ``python docs/build.py`` writes docs/api."""
+
+from __future__ import annotations
+
+import pkgutil
+import sys
+import warnings
+from pathlib import Path
+
+import pdoc
+
+import mhd_jax
+from mhd_jax import models
+
+
+def build(folder: Path) -> None:
+    """Writes a page for every module, and an index that searches them."""
+    for name in mhd_jax.__all__:  # imported on first use, which pdoc does not wait for
+        vars(mhd_jax)[name] = getattr(mhd_jax, name)
+    for package in (mhd_jax, models):
+        modules = [module.name for module in pkgutil.iter_modules(package.__path__)]
+        package.__all__ = [*package.__all__, *modules]  # pdoc follows no others
+    pdoc.render.configure(docformat="google")
+    with warnings.catch_warnings():
+        # Array types of generated constructors, which it then shows as they are written.
+        warnings.filterwarnings("ignore", message="Error parsing type annotation")
+        pdoc.pdoc("mhd_jax", output_directory=folder)
+
+
+if __name__ == "__main__":
+    build(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent / "api")
