@@ -73,6 +73,7 @@ setup(
             "ruff>=0.14",
         ],
         "docs": ["pdoc>=15"],
+        "notebook": ["ipywidgets>=8.1", "jupyterlab>=4", "pandas>=2.2"],
         "bench": ["torch>=2.6"],
     },
     classifiers=[

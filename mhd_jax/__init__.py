@@ -1,7 +1,7 @@
 # Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
 """Decentralized learning with multi-headed distillation, on JAX.
 
-From a notebook or a script:
+From a notebook, or a script:
 
     import mhd_jax
     run = mhd_jax.fit({"graph.name": "cycle"})
