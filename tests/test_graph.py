@@ -156,6 +156,26 @@ def test_small_graphs_by_hand() -> None:
     ]
 
 
+@given(st.integers(3, 40))
+def test_degrees_of_the_graphs_without_randomness(num_clients: int) -> None:
+    """Peers that clients read, in ascending order; nobody is read more often than they read."""
+    rows = max(n for n in range(1, num_clients) if num_clients % n == 0 and n * n <= num_clients)
+    expected = {
+        "none": [0] * num_clients,
+        "complete": [num_clients - 1] * num_clients,
+        "cycle": [1] * num_clients,
+        "undirected_cycle": [2] * num_clients,
+        "chain": [1, 1] + [2] * (num_clients - 2),
+        "star": [1] * (num_clients - 1) + [num_clients - 1],
+    }
+    for name, degrees in expected.items():
+        adjacency = build(name, num_clients)
+        assert sorted(adjacency.sum(axis=1)) == sorted(adjacency.sum(axis=0)) == degrees
+    grid = build("grid", num_clients).sum(axis=1)
+    assert grid.max() <= 4
+    assert grid.sum() == 2 * (2 * num_clients - rows - num_clients // rows)
+
+
 @pytest.mark.parametrize("bridges", [0, 1, 2, 4])
 def test_islands_and_bridges(bridges: int) -> None:
     adjacency = build("islands", 12, islands=3, bridges=bridges)
