@@ -491,7 +491,10 @@ def _source(
     def draw(step: int) -> Adjacency:
         if called:
             matrix = piece(step)
-            adjacency = check_adjacency(matrix, num_clients, value=f"a function, at step {step}")
+            own = "a function" if name == "matrix" else name
+            setting = "graph.matrix" if name == "matrix" else "graph.name"
+            value = f"{own}, at step {step}"
+            adjacency = check_adjacency(matrix, num_clients, setting=setting, value=value)
         else:
             matrix = GRAPHS.get(name)(num_clients, generator(seed, "graph", step), **settings)
             adjacency = check_adjacency(matrix, num_clients, setting="graph.name", value=name)

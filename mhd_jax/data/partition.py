@@ -190,6 +190,8 @@ def _check_owners(
             f"the client, 0 to {num_clients - 1}, of every sample as integers of shape "
             f"[N] = {labels.shape}, not {client.dtype} of shape {client.shape}"
         )
+        if client.size and client.dtype.kind in "iuf":
+            accepted += f" with values {client.min():g} to {client.max():g}"
         raise ConfigError("partition.name", name, accepted)
     shape = (num_clients, num_classes)
     if owners.primary is not None and np.shape(owners.primary) != shape:
