@@ -95,6 +95,46 @@ def _lock(directory: Workdir) -> Iterator[None]:
         yield
 
 
+class Stepper:
+    """The compiled step; the plan of the next call is made while the devices work on the last.
+
+    Args:
+      experiment: the run.
+      state: where it stands; donated to the first call.
+      step: steps done so far.
+
+    Attributes:
+      state: after all calls so far.
+      compiled: the step.
+      compile_seconds: the step is compiled ahead of time, once for the whole run.
+    """
+
+    def __init__(self, experiment: Experiment, state: State, step: int) -> None:
+        begin = time.monotonic()
+        self.experiment, self.state = experiment, state
+        self._planned, self._next = step, self._plan(step)
+        count = experiment.layout.put(np.int32(0))
+        arguments = (state, experiment.feed.data, self._next, experiment.seed_array, count)
+        self.compiled = experiment.step.lower(*arguments).compile()
+        self.compile_seconds = time.monotonic() - begin
+
+    def advance(self, start: int, stop: int) -> dict[str, Any]:
+        """Dispatches steps start..stop - 1, at most a window; their metrics, still on devices."""
+        experiment = self.experiment
+        with jax.transfer_guard("disallow"):  # nothing but the plan moves between log points
+            plan = self._next if self._planned == start else self._plan(start)
+            count = experiment.layout.put(np.int32(stop - start))
+            self.state, metrics = self.compiled(
+                self.state, experiment.feed.data, plan, experiment.seed_array, count
+            )
+            if stop < experiment.config.train.steps:
+                self._planned, self._next = stop, self._plan(stop)
+        return metrics
+
+    def _plan(self, step: int) -> Any:
+        return self.experiment.schedule.plan(step, step + self.experiment.system.window)
+
+
 class Run:
     """One process's passage through a run, from the restored step to the last."""
 
@@ -120,7 +160,7 @@ class Run:
         train = self.config.train
         if self.leader:
             print(describe(self.experiment), flush=True)
-        call, compile_seconds = self._compile()
+        stepper = Stepper(self.experiment, self.state, self.first_step)
         step = self.first_step
         with (
             terminal.Progress(train.steps, step, self.leader) as self.progress,
@@ -129,7 +169,7 @@ class Run:
             if step == 0:
                 self._evaluate(0)
             while step < train.steps:
-                step = self._advance(call, step)
+                step = self._advance(stepper, step)
                 stop = sigterm_due(step)
                 due = {
                     name: step % train[f"{name}_every"] == 0 or step == train.steps
@@ -146,7 +186,7 @@ class Run:
                 if stop and step < train.steps:
                     self.checkpoints.wait()
                     raise Interrupted(f"SIGTERM: saved step {step}; the same command goes on")
-            summary = summarize(self.experiment, self.state, self._speed(compile_seconds))
+            summary = summarize(self.experiment, self.state, self._speed(stepper))
         if self.leader:
             self.directory.write_summary(summary)
             print(terminal.final_table(summary), flush=True)
@@ -166,32 +206,14 @@ class Run:
             logging.info("going on from step %d", step)
         return (state, 0) if restored is None else (state_lib.pad(restored[1], layout), step)
 
-    def _compile(self) -> tuple[Any, float]:
-        """Compiles the step ahead of time, once for the whole run; seconds it took."""
-        start = time.monotonic()
-        experiment = self.experiment
-        plan = experiment.schedule.plan(self.first_step, self.first_step + self._window)
-        count = experiment.layout.put(np.int32(0))
-        arguments = (self.state, experiment.feed.data, plan, experiment.seed_array, count)
-        compiled = experiment.step.lower(*arguments).compile()
-        return compiled, time.monotonic() - start
-
-    @property
-    def _window(self) -> int:
-        return self.experiment.system.window
-
-    def _advance(self, call: Any, step: int) -> int:
+    def _advance(self, stepper: Stepper, step: int) -> int:
         """Dispatches steps up to the next event; returns the step reached."""
         train, begin = self.config.train, time.monotonic()
         events = (train.log_every, train.eval_every, train.checkpoint_every)
-        stop = min(step + self._window, train.steps, *((step // e + 1) * e for e in events))
-        experiment = self.experiment
-        with jax.transfer_guard("disallow"):  # nothing but the plan moves between log points
-            plan = experiment.schedule.plan(step, step + self._window)
-            count = experiment.layout.put(np.int32(stop - step))
-            self.state, metrics = call(
-                self.state, experiment.feed.data, plan, experiment.seed_array, count
-            )
+        window = self.experiment.system.window
+        stop = min(step + window, train.steps, *((step // e + 1) * e for e in events))
+        metrics = stepper.advance(step, stop)
+        self.state = stepper.state
         self._pending.append((step, stop - step, metrics))
         self.seconds_training += time.monotonic() - begin
         return stop
@@ -255,10 +277,10 @@ class Run:
             self.directory.append_metrics({"step": step, "seconds": seconds, **values})
             self._tensorboard.write(step, values)
 
-    def _speed(self, compile_seconds: float) -> dict[str, float]:
+    def _speed(self, stepper: Stepper) -> dict[str, float]:
         done = self.config.train.steps - self.first_step
         rate = done / self.seconds_training if done and self.seconds_training else 0.0
-        return {"steps_per_second": rate, "compile_seconds": compile_seconds}
+        return {"steps_per_second": rate, "compile_seconds": stepper.compile_seconds}
 
 
 def _check_finite(values: Mapping[str, np.ndarray], start: int, checkpoints: Checkpoints) -> None:

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.benchmarks import exchange_cost, timing
+from experiments.benchmarks import exchange_cost, step, timing
 from experiments.benchmarks.timing import QUICK, Benchmark, Case, Contender, Effort
 from mhd_jax import models
 
@@ -64,6 +64,20 @@ def test_what_snapshots_cost(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sent["four"] == 2 * sent["fresh"]
     shown = exchange_cost.BENCHMARK.table([record]).splitlines()
     assert [line.split(" | ")[0] for line in shown[2:4]] == ["| fresh", "| four"]
+
+
+def test_contenders_of_the_step_train_the_same() -> None:
+    pytest.importorskip("torch")
+    record = timing.run_case(step.BENCHMARK, *step.BENCHMARK.cases(True), QUICK)
+    for found in record["results"]["largest_difference"].values():
+        assert len(found) == step.COMPARED and max(found) < step.TOLERANCE
+    assert step.BENCHMARK.table([record]).startswith("| clients | network |")
+
+
+def test_other_losses_are_noticed() -> None:
+    step.compare({"ours": [[1.0, 2.0]], "plain": [[1.0, 2.0]]})
+    with pytest.raises(ValueError, match="plain trains something else"):
+        step.compare({"ours": [[1.0, 2.0]], "plain": [[1.0, 2.1]]})
 
 
 @pytest.mark.parametrize(("name", "shape"), [("mlp", (8, 8, 1)), ("resnet8", (8, 8, 3))])

@@ -3,18 +3,23 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import jax
 import ml_collections
 import numpy as np
 
+from experiments.benchmarks.timing import Contender
 from mhd_jax import experiment as experiment_lib
+from mhd_jax import train
 
 
 class Stepper:
     """A run that is only stepped: nothing is logged, evaluated or saved.
+
+    Args:
+      config: the run.
+      data: what it learns from, see `mhd_jax.experiment.build`.
 
     Attributes:
       experiment: the run.
@@ -22,38 +27,45 @@ class Stepper:
       compile_seconds: what compiling it took.
     """
 
-    def __init__(self, config: ml_collections.ConfigDict) -> None:
-        self.experiment = experiment_lib.build(config)
-        self._state, self._step = self.experiment.init_state(), 0
-        begin = time.monotonic()
-        self.compiled = self.experiment.step.lower(*self._arguments()).compile()
-        self.compile_seconds = time.monotonic() - begin
+    def __init__(
+        self, config: ml_collections.ConfigDict, data: experiment_lib.DataSets | None = None
+    ) -> None:
+        self.experiment = experiment_lib.build(config, data)
+        self._stepper = train.Stepper(self.experiment, self.experiment.init_state(), 0)
+        self._step = 0
+        self.compiled = self._stepper.compiled
+        self.compile_seconds = self._stepper.compile_seconds
 
     @property
     def unit(self) -> int:
         """Steps that one call does."""
         return self.experiment.system.window
 
-    def _arguments(self) -> tuple[Any, ...]:
-        experiment = self.experiment
-        plan = experiment.schedule.plan(self._step, self._step + self.unit)
-        count = experiment.layout.put(np.int32(self.unit))
-        return self._state, experiment.feed.data, plan, experiment.seed_array, count
+    def run(self, steps: int) -> list[dict[str, np.ndarray]]:
+        """Does the next `steps` steps, whole calls of them, and waits until they are done.
 
-    def run(self, steps: int) -> None:
-        """Does the next `steps` steps, whole calls of them, and waits until they are done."""
-        stop = self._step + steps
+        Returns:
+          The metrics of every call, [n, R, K, ...].
+        """
+        waiting, stop = [], self._step + steps
         while self._step < stop:
-            self._state, _ = self.compiled(*self._arguments())
+            waiting.append(self._stepper.advance(self._step, self._step + self.unit))
             self._step += self.unit
-        jax.block_until_ready(self._state)
+        layout = self.experiment.layout
+        found = [layout.fetch(metrics) for metrics in waiting]
+        jax.block_until_ready(self._stepper.state)
+        return [{k: layout.join(v, axis=2) for k, v in one.items()} for one in found]
+
+    def contender(self, name: str = "ours") -> Contender:
+        """For `timing.alternate`."""
+        return Contender(name, self.run, self.compile_seconds, self.unit)
 
     def memory(self) -> dict[str, int]:
         """Bytes on all devices: of the state, of the snapshots in it, and beside it in a step."""
-        found = self.compiled.memory_analysis()
+        found, state = self.compiled.memory_analysis(), self._stepper.state
         return {
-            "state": _bytes(self._state),
-            "pool": _bytes(self._state.pool),
+            "state": _bytes(state),
+            "pool": _bytes(state.pool),
             "temporary": found.temp_size_in_bytes,
         }
 

@@ -1,0 +1,59 @@
+# Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
+"""Our side of the benchmarks: runs without end on data of a given shape."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments.benchmarks.stepping import Stepper
+from mhd_jax.config import default_config, update
+from mhd_jax.data import sources
+from mhd_jax.experiment import Experiment
+
+ENDLESS = 10**9  # steps of a run that is timed and never finished
+
+
+@functools.cache
+def digits(clients: int) -> sources.Source:
+    """scikit-learn's digits, repeated so that 8, 16, ... clients have as many samples as 8."""
+    found = sources.source(default_config().data)
+    times = -(-clients // 8)
+    index = np.tile(np.arange(len(found.train)), times)
+    train = (found.train.images(index), found.train.labels[index])
+    test = (found.test.images(np.arange(len(found.test))), found.test.labels)
+    return sources.from_arrays("digits", train, test)
+
+
+@functools.cache
+def photographs(samples: int = 2000, side: int = 32) -> sources.Source:
+    """Noise in the shape of CIFAR-10."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (samples, side, side, 3), np.uint8)
+    labels = np.arange(samples) % 10
+    return sources.from_arrays("noise", (images, labels), (images[:100], labels[:100]))
+
+
+def build(settings: Mapping[str, Any], source: sources.Source | None = None) -> Stepper:
+    """The run with these settings, without end, evaluation or control group unless asked for.
+
+    Samples are dealt evenly, so that all clients have as many.
+    """
+    config = default_config()
+    every = {f"train.{name}": ENDLESS for name in ("steps", "eval_every", "checkpoint_every")}
+    update(config, {"control": False, "partition.name": "iid", **every, **settings})
+    return Stepper(config, (source or digits(config.clients.num), None))
+
+
+def host_params(experiment: Experiment) -> list[Any]:
+    """The initial parameters of every client of the first replica as numpy trees."""
+    (cohort,) = experiment.init_state().clients
+    stacked = jax.device_get(cohort.params["model"])
+    return [
+        jax.tree.map(lambda x, client=client: x[0, client], stacked)
+        for client in range(experiment.layout.num_clients)
+    ]

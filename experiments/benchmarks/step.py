@@ -1,0 +1,149 @@
+# Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
+"""One training step: all clients at once, beside one client after another in PyTorch and JAX.
+
+    pip install -c requirements.txt -e ".[bench]"
+    python -m experiments.benchmarks.step --out=experiments/results/benchmarks
+
+Same networks, initial parameters, batches, losses and optimiser. Before anything is timed, the
+losses of the first steps are compared; if they differ, there is nothing to time.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from experiments.benchmarks import timing
+from experiments.benchmarks.timing import Benchmark, Case, Effort, Record
+
+OURS, TORCH, PLAIN = "ours", "torch", "plain"
+COMPARED = 3  # steps whose losses have to agree
+TOLERANCE = 1e-3  # relative; at the second step roundings have been through an update
+
+_DENSE = {"train.log_every": 50}
+_RESNET = {"model.name": "resnet8", "data.batch_size": 32, "data.public_batch_size": 32}
+CASES: dict[str, dict[str, Any]] = {
+    "mlp_8": {"clients.num": 8, **_DENSE},
+    "mlp_64": {"clients.num": 64, **_DENSE},
+    "mlp_256": {"clients.num": 256, **_DENSE},
+    "resnet8_4": {"clients.num": 4, **_RESNET},
+    "resnet8_8": {"clients.num": 8, **_RESNET},
+}
+_TINY = {
+    "mlp_2": {"clients.num": 2, "model.width": 8, "heads.aux": 1, "train.steps_per_call": 3,
+              "data.batch_size": 8, "data.public_batch_size": 4},
+}  # fmt: skip
+
+
+def measure(settings: Mapping[str, Any], effort: Effort) -> dict[str, Any]:
+    """Losses compared, then all contenders in turn."""
+    from experiments.benchmarks import ours
+    from experiments.benchmarks.per_client import PerClient
+    from experiments.benchmarks.sequential import Sequential
+
+    dense = settings.get("model.name", "mlp") == "mlp"
+    stepper = ours.build(settings, None if dense else ours.photographs())
+    experiment = stepper.experiment
+    torch, plain = Sequential(experiment), PerClient(experiment)
+    losses = {
+        OURS: _first_losses(stepper),
+        TORCH: [torch.step().tolist() for _ in range(COMPARED)],
+        PLAIN: [[float(loss) for loss in plain.step()] for _ in range(COMPARED)],
+    }
+    compare(losses)
+    threads = _best_threads(torch, effort)
+    contenders = [stepper.contender(OURS), torch.contender(TORCH, threads), plain.contender(PLAIN)]
+    config = experiment.config
+    return {
+        "clients": config.clients.num,
+        "model": config.model.name,
+        "batches": [config.data.batch_size, config.data.public_batch_size],
+        "heads": config.heads.aux + 1,
+        "steps_per_call": stepper.unit,
+        "torch_threads": threads,
+        "mean_losses": {name: [float(np.mean(step)) for step in losses[name]] for name in losses},
+        "largest_difference": {name: difference(losses, name) for name in (TORCH, PLAIN)},
+        "measured": timing.alternate(contenders, effort),
+    }
+
+
+def _first_losses(stepper: Any) -> list[list[float]]:
+    steps: list[np.ndarray] = []
+    while len(steps) < COMPARED:
+        for call in stepper.run(stepper.unit):
+            steps += list(call["loss"][:, 0])
+    return [step.tolist() for step in steps[:COMPARED]]
+
+
+def difference(losses: Mapping[str, Sequence[Sequence[float]]], other: str) -> list[float]:
+    """Largest relative difference between a client's loss and ours, step by step."""
+    mine, theirs = np.asarray(losses[OURS]), np.asarray(losses[other])
+    return [float(x) for x in (np.abs(theirs - mine) / np.abs(mine)).max(axis=1)]
+
+
+def compare(losses: Mapping[str, Sequence[Sequence[float]]]) -> None:
+    """Raises `ValueError` where a contender does not compute what the others do."""
+    for other in (name for name in losses if name != OURS):
+        found = difference(losses, other)
+        if not found[0] < TOLERANCE / 10 or not max(found) < TOLERANCE:
+            raise ValueError(f"{other} trains something else: losses differ by {found}")
+
+
+def _best_threads(torch: Any, effort: Effort) -> int:
+    """One thread or one per core, whichever makes PyTorch faster."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    choices = [torch.contender(str(threads), threads) for threads in sorted({1, cores or 1})]
+    found = timing.alternate(choices, Effort(3, effort.seconds / 4))
+    return int(min(found, key=lambda name: min(found[name]["seconds"])))
+
+
+def cases(quick: bool) -> list[Case]:
+    chosen = _TINY if quick else CASES
+    return [
+        Case(name, functools.partial(measure, settings), ("torch",))
+        for name, settings in chosen.items()
+    ]
+
+
+def table(records: Sequence[Record]) -> str:
+    """A row for every case: milliseconds of all contenders and how much faster ours is."""
+    head = ("clients", "network", "ours, ms", "PyTorch, ms", "JAX client by client, ms",
+            "over PyTorch", "over JAX client by client", "compile, s")  # fmt: skip
+    lines = [head, ("---",) * len(head), *(_row(record["results"]) for record in records)]
+    private, public = records[0]["results"]["batches"]
+    facts = (
+        f"Medians over {records[0]['effort']['rounds']} rounds, smallest and largest ratio in "
+        f"brackets; {records[0]['results']['heads'] - 1} auxiliary heads, batches of "
+        f"{private} + {public} (residual networks: 32 + 32 images of 32×32×3), complete graph, no "
+        f"control group; losses of the first step agree to {_agreement(records):.0e}. "
+        f"{records[0]['hardware']}, PyTorch {records[0]['versions']['torch']} with as many threads "
+        f"as suit it. `{records[0]['command']}`"
+    )
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + f"\n\n{facts}\n"
+
+
+def _agreement(records: Sequence[Record]) -> float:
+    found = [record["results"]["largest_difference"] for record in records]
+    return max(max(one[TORCH][0], one[PLAIN][0]) for one in found)
+
+
+def _row(results: Mapping[str, Any]) -> tuple[str, ...]:
+    measured = results["measured"]
+    return (
+        str(results["clients"]),
+        results["model"],
+        *(f"{timing.milliseconds(measured, name):.3g}" for name in (OURS, TORCH, PLAIN)),
+        *(timing.factor(timing.speedup(measured, OURS, name)) for name in (TORCH, PLAIN)),
+        f"{measured[OURS]['compile_seconds']:.1f}",
+    )
+
+
+BENCHMARK = Benchmark("step", "One step, beside client by client", cases, table)
+
+
+if __name__ == "__main__":
+    timing.main(BENCHMARK)
