@@ -14,7 +14,6 @@ A place in the README looks like this, and everything between the two lines is r
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import re
 import sys
@@ -24,6 +23,7 @@ from pathlib import Path
 from experiments import abstract, sweep
 from experiments.all import STUDIES
 from experiments.benchmarks import timing
+from experiments.benchmarks.all import BENCHMARKS
 from experiments.presets import PRESETS, ROOT
 from experiments.sweep import Record, Study
 
@@ -44,10 +44,12 @@ def block(preset: str, name: str) -> str:
     """What stands in the README for `preset/name`, or for `benchmarks/name`.
 
     Raises:
-      KeyError: there is no such preset or study.
+      KeyError: there is no such preset, study or benchmark.
     """
     if preset == "benchmarks":
-        return _benchmark(name)
+        benchmark = {benchmark.name: benchmark for benchmark in BENCHMARKS}[name]
+        measured = timing.records(benchmark, RESULTS / preset)
+        return benchmark.table(measured) if measured else "Not run yet.\n"
     if name == "abstract":
         return abstract.table(_everything(preset)) + "\n"
     study = {study.name: study for study in STUDIES}[name]
@@ -56,13 +58,6 @@ def block(preset: str, name: str) -> str:
         return "Not run yet.\n"
     figure = f"experiments/results/{preset}/{name}/figure.png"
     return f"{sweep.tables.markdown(study, found)}\n![{study.title}]({figure})\n"
-
-
-def _benchmark(name: str) -> str:
-    """The table of `experiments.benchmarks.<name>`."""
-    made = importlib.import_module(f"experiments.benchmarks.{name}").BENCHMARK
-    found = timing.records(made, RESULTS / "benchmarks")
-    return made.table(found) if found else "Not run yet.\n"
 
 
 def _everything(preset: str) -> dict[str, Record]:

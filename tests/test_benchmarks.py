@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
 import json
 import time
 from pathlib import Path
@@ -11,7 +13,16 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.benchmarks import exchange_cost, step, timing
+from experiments.benchmarks import (
+    clock,
+    exchange_cost,
+    federated,
+    feeding,
+    growth,
+    limits,
+    step,
+    timing,
+)
 from experiments.benchmarks.timing import QUICK, Benchmark, Case, Contender, Effort
 from mhd_jax import models
 
@@ -66,12 +77,47 @@ def test_what_snapshots_cost(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [line.split(" | ")[0] for line in shown[2:4]] == ["| fresh", "| four"]
 
 
+QUICKLY = {"growth/public_batch": growth, "limits/mlp_2": limits, "feeding/mlp_2": feeding}
+
+
+@pytest.mark.parametrize("name", QUICKLY)
+def test_runs_in_tiny_sizes_and_fills_its_table(name: str) -> None:
+    benchmark, case = QUICKLY[name].BENCHMARK, name.split("/")[1]
+    (chosen,) = [one for one in benchmark.cases(True) if one.name == case]
+    record = timing.rounded(timing.run_case(benchmark, chosen, QUICK))
+    table = benchmark.table([record])
+    assert benchmark.command in table and "nan" not in table
+
+
 def test_contenders_of_the_step_train_the_same() -> None:
     pytest.importorskip("torch")
     record = timing.run_case(step.BENCHMARK, *step.BENCHMARK.cases(True), QUICK)
     for found in record["results"]["largest_difference"].values():
         assert len(found) == step.COMPARED and max(found) < step.TOLERANCE
     assert step.BENCHMARK.table([record]).startswith("| clients | network |")
+
+
+def test_a_part_does_not_count_what_a_part_inside_it_takes() -> None:
+    parts = clock.Clock()
+    inner = parts.wrap("inner", lambda: time.sleep(0.05))
+    outer = parts.wrap("outer", lambda: (time.sleep(0.01), inner(), inner()))
+    outer()
+    assert parts.seconds["inner"] >= 0.1 and parts.seconds["outer"] >= 0.01
+    assert parts.seconds["outer"] < parts.seconds["inner"]
+
+
+def test_the_parts_of_the_quickstart_exist() -> None:
+    for _, module, path in clock.PARTS:
+        owner = importlib.import_module(f"mhd_jax.{module}")
+        assert callable(functools.reduce(getattr, path.split("."), owner))
+
+
+def test_federated_averaging_elsewhere_gives_the_same_parameters() -> None:
+    for package in ("torch", "fedjax", "pfl"):
+        pytest.importorskip(package)
+    record = timing.run_case(federated.BENCHMARK, *federated.BENCHMARK.cases(True), QUICK)
+    assert max(record["results"]["largest_difference"].values()) < federated.TOLERANCE
+    assert federated.BENCHMARK.table([record]).startswith("| clients | ours")
 
 
 def test_other_losses_are_noticed() -> None:

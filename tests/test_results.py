@@ -12,6 +12,7 @@ import pytest
 
 from experiments import render, tables
 from experiments.all import STUDIES
+from experiments.benchmarks.all import BENCHMARKS
 from mhd_jax.config import default_config, flatten
 
 BY_NAME = {study.name: study for study in STUDIES}
@@ -66,6 +67,26 @@ def test_tables_are_those_of_the_records(folder: Path) -> None:
     assert (folder / "table.md").read_text() == tables.markdown(study, records)
     assert (folder / "table.csv").read_text() == tables.csv_text(records)
     assert (folder / "figure.png").read_bytes().startswith(b"\x89PNG")
+
+
+BENCHMARK_FILES = sorted((render.RESULTS / "benchmarks").glob("*/*.json"))
+
+
+@pytest.mark.parametrize("file", BENCHMARK_FILES, ids=_name)
+def test_a_benchmark_says_where_it_comes_from(file: Path) -> None:
+    record = json.loads(file.read_text())
+    assert [record["benchmark"], record["case"]] == [file.parent.name, file.stem]
+    assert re.fullmatch("[0-9a-f]{12}", record["revision"]), "made from uncommitted code"
+    assert {"python", "jax", "numpy"} <= record["versions"].keys()
+    assert record["hardware"] and record["command"] and not record["effort"]["quick"]
+
+
+def test_every_benchmark_is_shown() -> None:
+    shown = set(re.findall(r"<!-- results: benchmarks/(\w+) -->", render.README.read_text()))
+    assert shown == {benchmark.name for benchmark in BENCHMARKS}
+    kept = {file.relative_to(render.RESULTS).parts[1:] for file in BENCHMARK_FILES}
+    known = {(b.name, f"{case.name}.json") for b in BENCHMARKS for case in b.cases(False)}
+    assert kept <= known, "a record that no table shows"
 
 
 def test_readme_is_rendered_from_the_results() -> None:

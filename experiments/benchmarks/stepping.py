@@ -12,6 +12,7 @@ import numpy as np
 from experiments.benchmarks.timing import Contender
 from mhd_jax import experiment as experiment_lib
 from mhd_jax import train
+from mhd_jax.state import State
 
 
 class Stepper:
@@ -41,6 +42,11 @@ class Stepper:
         """Steps that one call does."""
         return self.experiment.system.window
 
+    @property
+    def state(self) -> State:
+        """Where the run stands; donated to the next call."""
+        return self._stepper.state
+
     def run(self, steps: int) -> list[dict[str, np.ndarray]]:
         """Does the next `steps` steps, whole calls of them, and waits until they are done.
 
@@ -59,6 +65,21 @@ class Stepper:
     def contender(self, name: str = "ours") -> Contender:
         """For `timing.alternate`."""
         return Contender(name, self.run, self.compile_seconds, self.unit)
+
+    def bare(self, name: str) -> Contender:
+        """The compiled step on one call's plan over and over: no host work; ends this run."""
+        experiment, state = self.experiment, [self._stepper.state]
+        plan = experiment.schedule.plan(0, self.unit)
+        count = experiment.layout.put(np.int32(self.unit))
+
+        def run(steps: int) -> None:
+            for _ in range(-(-steps // self.unit)):
+                state[0], _ = self.compiled(
+                    state[0], experiment.feed.data, plan, experiment.seed_array, count
+                )
+            jax.block_until_ready(state[0])
+
+        return Contender(name, run, self.compile_seconds, self.unit)
 
     def memory(self) -> dict[str, int]:
         """Bytes on all devices: of the state, of the snapshots in it, and beside it in a step."""

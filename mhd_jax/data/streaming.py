@@ -12,9 +12,8 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import grain
 import jax
 import numpy as np
 from jax.sharding import PartitionSpec as P
@@ -29,6 +28,9 @@ from mhd_jax.errors import ConfigError
 from mhd_jax.parallel import CLIENTS, DATA
 from mhd_jax.registry import Registry
 from mhd_jax.step import Batch, Plan
+
+if TYPE_CHECKING:
+    import grain
 
 PyTree = Any
 HostBatch = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -231,6 +233,8 @@ class Streaming:
 
     def _start(self, step: int) -> grain.DatasetIterator[HostBatch]:
         """Begins to read ahead from a step on."""
+        import grain  # half a second, which runs on resident data need not pay
+
         threads = grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=STEPS_AHEAD)
         steps = grain.MapDataset.source(self._reader).slice(slice(step, None))
         dataset = steps.to_iter_dataset(threads)

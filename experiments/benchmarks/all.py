@@ -1,0 +1,24 @@
+# Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
+"""All benchmarks, in the order in which the README shows them."""
+
+from __future__ import annotations
+
+from experiments.benchmarks import (
+    exchange_cost,
+    federated,
+    feeding,
+    growth,
+    limits,
+    quickstart,
+    step,
+)
+
+BENCHMARKS = (
+    step.BENCHMARK,
+    growth.BENCHMARK,
+    limits.BENCHMARK,
+    feeding.BENCHMARK,
+    federated.BENCHMARK,
+    exchange_cost.BENCHMARK,
+    quickstart.BENCHMARK,
+)

@@ -1,0 +1,104 @@
+# Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
+"""How close a step comes to what this machine can do, by its own measure.
+
+    python -m experiments.benchmarks.limits --out=experiments/results/benchmarks
+
+The peaks are measured beside the step: arithmetic by a large matrix product, memory by adding two
+arrays that no cache holds. What a step does is read from the compiled program (`cost_analysis`);
+its bytes count every operand of every instruction, cached or not.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from experiments.benchmarks import ours, timing
+from experiments.benchmarks.step import CASES
+from experiments.benchmarks.timing import Benchmark, Case, Contender, Effort, Record
+
+STEP, PRODUCT, MEMORY = "step", "product", "memory"
+
+
+def _repeated(name: str, function: Callable[..., jax.Array], *arguments: jax.Array) -> Contender:
+    call = jax.jit(function).lower(*arguments).compile()
+
+    def run(count: int) -> None:
+        for _ in range(count):
+            jax.block_until_ready(call(*arguments))
+
+    return Contender(name, run)
+
+
+def measure(settings: Mapping[str, Any], effort: Effort) -> dict[str, Any]:
+    """The step and both peaks in turn."""
+    side, length = (64, 10**4) if effort.quick else (2048, 3 * 10**7)
+    square, long = jnp.ones((side, side)), jnp.ones(length)
+    dense = settings.get("model.name", "mlp") == "mlp"
+    stepper = ours.build(settings, None if dense else ours.photographs())
+    contenders = [
+        stepper.contender(STEP),
+        _repeated(PRODUCT, jnp.matmul, square, square),
+        _repeated(MEMORY, jnp.add, long, long),
+    ]
+    cost = stepper.compiled.cost_analysis()
+    return {
+        "clients": stepper.experiment.config.clients.num,
+        "model": stepper.experiment.config.model.name,
+        "operations": {STEP: float(cost["flops"]), PRODUCT: 2.0 * side**3},
+        "bytes": {STEP: float(cost["bytes accessed"]), MEMORY: 12.0 * length},
+        "measured": timing.alternate(contenders, effort),
+    }
+
+
+def share(results: Mapping[str, Any], kind: str, peak: str) -> dict[str, float]:
+    """The step's rate over the peak's, within rounds."""
+    work, measured = results[kind], results["measured"]
+    pairs = zip(measured[STEP]["seconds"], measured[peak]["seconds"], strict=True)
+    return timing.spread([work[STEP] / mine / (work[peak] / theirs) for mine, theirs in pairs])
+
+
+def cases(quick: bool) -> list[Case]:
+    tiny = {"mlp_2": {"clients.num": 2, "model.width": 8, "heads.aux": 1,
+                      "train.steps_per_call": 2}}  # fmt: skip
+    chosen = tiny if quick else {name: CASES[name] for name in ("mlp_8", "mlp_64", "resnet8_4")}
+    return [Case(name, functools.partial(measure, changes)) for name, changes in chosen.items()]
+
+
+def table(records: Sequence[Record]) -> str:
+    """A row for every case."""
+    head = ("clients", "network", "GFLOP a step", "GFLOP/s", "of a matrix product's",
+            "GB/s", "of memory's")  # fmt: skip
+    lines = [head, ("---",) * len(head), *(_row(record["results"]) for record in records)]
+    facts = (
+        f"Medians over {records[0]['effort']['rounds']} rounds; {records[0]['hardware']}. Bytes "
+        f"count every operand, cached or not, so their share may pass 100 %. "
+        f"`{records[0]['command']}`"
+    )
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + f"\n\n{facts}\n"
+
+
+def _row(results: Mapping[str, Any]) -> tuple[str, ...]:
+    def rate(kind: str, name: str) -> float:
+        return results[kind][name] / (timing.milliseconds(results["measured"], name) * 1e6)
+
+    return (
+        str(results["clients"]),
+        results["model"],
+        f"{results['operations'][STEP] / 1e9:.3g}",
+        f"{rate('operations', STEP):.3g} of {rate('operations', PRODUCT):.3g}",
+        f"{share(results, 'operations', PRODUCT)['median']:.0%}",
+        f"{rate('bytes', STEP):.3g} of {rate('bytes', MEMORY):.3g}",
+        f"{share(results, 'bytes', MEMORY)['median']:.0%}",
+    )
+
+
+BENCHMARK = Benchmark("limits", "What the machine could do", cases, table)
+
+
+if __name__ == "__main__":
+    timing.main(BENCHMARK)
