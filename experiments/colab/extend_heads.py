@@ -18,7 +18,7 @@
 # `[B, H, C]`: the main head and the auxiliary ones. Here are two, each compared with the default
 # over three seeds that train side by side as one program (`replicas`).
 #
-# Runs in about two minutes on two CPU cores.
+# Runs in less than two minutes on two CPU cores.
 
 # %%
 import os

@@ -19,7 +19,7 @@
 # learns from the most confident of the others. That is multi-headed distillation
 # (Zhmoginov et al., CVPR 2023, [arXiv 2211.15774](https://arxiv.org/abs/2211.15774)).
 #
-# Runs in about a minute on two CPU cores.
+# Runs in a minute and a half on two CPU cores.
 
 # %%
 import os
