@@ -27,6 +27,11 @@ from mhd_jax.parallel import CLIENTS, DATA, Layout, gather_clients, on_mesh
 from mhd_jax.state import Learners, State
 
 PyTree = Any
+
+# XLA hands products and reductions on CPU to a library, with what surrounds them: whatever they
+# read is then written out in full first. With products alone a step of dense clients is faster.
+CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT"}
+
 Metrics = dict[str, tuple[Array, ...]]  # per cohort
 
 
@@ -118,7 +123,8 @@ def make_step(system: System, plan_specs: Plan, data_specs: PyTree) -> Any:
         in_specs=(state_specs, data_specs, plan_specs, P(), P()),
         out_specs=(state_specs, P(None, None, CLIENTS)),
     )
-    return jax.jit(sharded, donate_argnums=0)
+    options = CPU_OPTIONS if jax.default_backend() == "cpu" else None
+    return jax.jit(sharded, donate_argnums=0, compiler_options=options)
 
 
 def _run_window(
