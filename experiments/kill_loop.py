@@ -3,10 +3,12 @@
 
     python -m experiments.kill_loop --runs=20
 
-Every run is killed by SIGKILL or SIGTERM after a random time (with a checkpoint every few steps
-many of the kills fall into a save), started again, and so on until it is done. Its last checkpoint
-is compared with that of a run left alone: bit by bit on the same number of devices, to 1e-6 where
-every start had another number of devices.
+Every run is killed by SIGKILL or SIGTERM at a random moment, one time in four anywhere from the
+start of the program on, else soon after a new checkpoint (there is one every few steps, so many of
+these kills fall into a save); started again, and so on until it is done. Its last checkpoint is
+compared with that of a run left alone: bit by bit on the same number of devices, to 1e-6 where
+every start draws another number of devices. Starts share a compilation cache, which the kills hit
+as well.
 """
 
 from __future__ import annotations
@@ -34,10 +36,14 @@ SETTINGS = {
 
 
 def start(workdir: Path, devices: int) -> subprocess.Popen:
-    """The run's command on `devices` CPU devices."""
+    """The run's command on `devices` CPU devices; compiled programs are kept beside `workdir`."""
     flags = [f"--config.{name}={value}" for name, value in SETTINGS.items()]
     command = [sys.executable, "-m", "mhd_jax.main", "--config=configs/digits.py"]
-    environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices), "JAX_PLATFORMS": "cpu"}
+    environment = os.environ | {
+        "JAX_NUM_CPU_DEVICES": str(devices), "JAX_PLATFORMS": "cpu",
+        "JAX_COMPILATION_CACHE_DIR": str(workdir.parent / "compiled"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }  # fmt: skip
     return subprocess.Popen(
         [*command, f"--workdir={workdir}", *flags], cwd=ROOT, env=environment,
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
@@ -47,25 +53,39 @@ def start(workdir: Path, devices: int) -> subprocess.Popen:
 def run_killed(workdir: Path, draw: random.Random, counts: list[int], kills: int) -> dict[str, Any]:
     """Kills the run `kills` times, then lets it end; what happened.
 
-    Kills wait for the first checkpoint after a start, so that time is spent on the interesting
-    part, and then for a random moment of the next 2 seconds.
+    Returns:
+      devices of every start; kills; how many of them came before a checkpoint of their start, and
+      how many in a save; what the ends by SIGTERM said.
     """
-    record: dict[str, Any] = {"kills": [], "in_a_save": 0, "messages": []}
+    record: dict[str, Any] = {"devices": [], "kills": [], "early": 0, "in_a_save": 0}
+    record["messages"] = []
     while not (workdir / "summary.json").exists():
-        process = start(workdir, draw.choice(counts))
+        before = _steps(workdir)
+        record["devices"].append(draw.choice(counts))
+        process = start(workdir, record["devices"][-1])
         if len(record["kills"]) < kills:
-            _wait_for_a_new_checkpoint(workdir, process)
-            time.sleep(draw.uniform(0, 2))
+            _sleep(workdir, process, draw)
             chosen = draw.choice((signal.SIGKILL, signal.SIGTERM))
-            process.send_signal(chosen)
-            record["in_a_save"] += _in_a_save(workdir)
-            record["kills"].append(chosen.name)
+            if process.poll() is None:
+                process.send_signal(chosen)
+                record["in_a_save"] += _in_a_save(workdir)
+                record["early"] += _steps(workdir) <= before
+                record["kills"].append(chosen.name)
         _, said = process.communicate(timeout=600)
         expected = (0, -signal.SIGKILL, -signal.SIGTERM, 128 + signal.SIGTERM)
         if process.returncode not in expected:
             raise RuntimeError(f"ended with {process.returncode}: {said[-2000:]}")
         record["messages"] += [line for line in said.splitlines() if "Interrupted" in line]
     return record
+
+
+def _sleep(workdir: Path, process: subprocess.Popen, draw: random.Random) -> None:
+    """Until the moment of the next kill, in seconds after the start or after a new checkpoint."""
+    if draw.random() < 0.25:
+        time.sleep(draw.uniform(0, 15))
+    else:
+        _wait_for_a_new_checkpoint(workdir, process)
+        time.sleep(draw.uniform(0, 2))
 
 
 def _wait_for_a_new_checkpoint(workdir: Path, process: subprocess.Popen) -> None:

@@ -518,9 +518,9 @@ def _list(shape: Sequence[int]) -> str:
 
 def _restore(experiment: Experiment, directory: Workdir) -> State:
     """The newest readable checkpoint."""
-    wanted = state_lib.strip(experiment.init_state(), experiment.layout)
-    with Checkpoints(directory.checkpoints) as checkpoints:
-        found = checkpoints.restore_latest(state_lib.abstract(wanted))
+    strip = functools.partial(state_lib.strip, layout=experiment.layout)
+    with Checkpoints(directory.checkpoints, strip=strip) as checkpoints:
+        found = checkpoints.restore_latest(experiment.init_state(abstract=True))
     if found is None:
         raise WorkdirError(f"{directory.path}: no checkpoint yet, so there are no trained clients")
     return found[1]

@@ -18,7 +18,7 @@ import hashlib
 import json
 import logging as python_logging
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -88,6 +88,7 @@ class Checkpoints:
         keep: int = 3,
         keep_best: bool = True,
         best_metric: str = "shared_accuracy",
+        strip: Callable[[PyTree], PyTree] = lambda state: state,
     ) -> None:
         """Opens the directory, creating it, and clears what a crashed save left behind.
 
@@ -97,6 +98,8 @@ class Checkpoints:
             fall back to.
           keep_best: also keep the checkpoint whose `best_metric` is largest.
           best_metric: the name in the `metrics` given to `save`.
+          strip: from a state to its shapes without rows that are only padding. A checkpoint is
+            of the same state where these agree; rows beyond them are cut off, or zero.
 
         Raises:
           ConfigError: `keep` is less than 1.
@@ -106,7 +109,7 @@ class Checkpoints:
             raise ConfigError("keep", keep, "a number of checkpoints >= 1")
         _quieten_orbax()
         self.directory = absolute(directory)
-        self._best_metric = best_metric
+        self._best_metric, self._strip = best_metric, strip
         self._scores: dict[int, float] = {}
         self._saving: int | None = None
         self._manifest: dict[str, Any] = {}
@@ -142,7 +145,10 @@ class Checkpoints:
             return
         scalars = {name: float(value) for name, value in (metrics or {}).items()}
         self._note_score(step, scalars)
-        self._saving, self._manifest = step, {"metrics": scalars, "leaves": _leaves(state)}
+        self._saving, self._manifest = (
+            step,
+            {"metrics": scalars, "leaves": _leaves(self._strip(state))},
+        )
         with self._explained(f"could not save step {step}"), jax.transfer_guard("allow"):
             self._check_space(state)
             args = ocp.args.StandardSave(_without_empty(state))
@@ -256,7 +262,8 @@ class Checkpoints:
         self._check_state(step, abstract_state)
         state = None
         try:
-            args = ocp.args.StandardRestore(_without_empty(abstract_state))
+            # Not strict: the rows of padding differ with the number of devices.
+            args = ocp.args.StandardRestore(_without_empty(abstract_state), strict=False)
             with jax.transfer_guard("allow"):
                 state = _with_empty(self._manager.restore(step, args=args), abstract_state)
                 jax.block_until_ready(state)
@@ -269,7 +276,8 @@ class Checkpoints:
     def _check_state(self, step: int, abstract_state: PyTree) -> None:
         """Raises when the (sound) checkpoint is of other arrays: going back would not help."""
         directory = self.directory / str(step)
-        differing = _differences(directory, abstract_state) if jax.process_index() == 0 else []
+        wanted = self._strip(abstract_state)
+        differing = _differences(directory, wanted) if jax.process_index() == 0 else []
         if anywhere(bool(differing)):
             more = f"; and {len(differing) - 5} more" if len(differing) > 5 else ""
             raise WorkdirError(f"{directory} is of another state: {'; '.join(differing[:5])}{more}")

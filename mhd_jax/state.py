@@ -6,6 +6,7 @@ Every leaf but the step has axes [R, K, ...]: replica, then client.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -198,44 +199,59 @@ def abstract(state: State) -> State:
 
 
 def strip(state: State, layout: Layout) -> State:
-    """Without the inert rows, so that a checkpoint fits any number of devices."""
-    return _resize(state, layout, layout.cohorts, lambda x, size: x[:, :size])
+    """Shapes without the inert rows, the same for any number of devices.
+
+    Args:
+      state: of shapes or arrays, leaves [R, rows, ...].
+      layout: who owns which client.
+
+    Returns:
+      Shapes [R, K_cohort, ...] and types; shardings too, and as rows that are stripped cannot be
+      dealt evenly, those are on every device.
+    """
+    if layout.rows == layout.cohorts:
+        return abstract(state)
+    everywhere = layout.sharding()
+
+    def cut(size: int, x: jax.Array) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((len(x), size, *x.shape[2:]), x.dtype, sharding=everywhere)
+
+    return abstract(state).replace(**_each_cohort(cut, layout, state))
 
 
-def pad(state: State, layout: Layout) -> State:
-    """The inverse of `strip`: inert rows repeat the cohort's last client."""
+def refill(state: State, initial: State, layout: Layout) -> State:
+    """`state` with the inert rows of `initial`; every device writes its own rows.
 
-    def grow(x: jax.Array, rows: int) -> jax.Array:
-        return jnp.pad(x, [(0, 0), (0, rows - x.shape[1])] + [(0, 0)] * (x.ndim - 2), mode="edge")
-
-    return _resize(state, layout, layout.rows, grow)
-
-
-def _resize(
-    state: State,
-    layout: Layout,
-    sizes: Sequence[int],
-    change: Callable[[jax.Array, int], jax.Array],
-) -> State:
-    """Applies `change(leaf, size)` to every cohort's leaves; nothing where there is no padding."""
+    A checkpoint from another number of devices has other inert rows, or none.
+    """
     if layout.rows == layout.cohorts:
         return state
 
-    def parts(trees: tuple[PyTree, ...]) -> tuple[PyTree, ...]:
+    def fill(size: int, x: jax.Array, start: jax.Array) -> jax.Array:
+        row = jnp.arange(x.shape[1]).reshape(-1, *[1] * (x.ndim - 2))
+        return jnp.where(row < size, x, start)
+
+    def whole(state: State, initial: State) -> State:
+        return state.replace(**_each_cohort(fill, layout, state, initial))
+
+    return jax.jit(whole, out_shardings=shardings(state, layout), donate_argnums=0)(state, initial)
+
+
+def _each_cohort(
+    change: Callable[..., PyTree], layout: Layout, *states: State
+) -> dict[str, tuple[PyTree, ...]]:
+    """`change(clients of the cohort, leaf of every state)` for all that has a client axis."""
+
+    def parts(*groups: tuple[PyTree, ...]) -> tuple[PyTree, ...]:
+        if not groups[0]:  # no control group, no pool
+            return ()
         return tuple(
-            jax.tree.map(lambda x, size=size: change(x, size), tree)
-            for tree, size in zip(trees, sizes, strict=bool(trees))
+            jax.tree.map(functools.partial(change, size), *trees)
+            for size, *trees in zip(layout.cohorts, *groups, strict=True)
         )
 
-    def whole(state: State) -> State:
-        return State(state.step, parts(state.clients), parts(state.control), parts(state.pool))
-
-    shapes = jax.eval_shape(whole, state)
-    even = tuple(sizes) == layout.rows  # stripped rows do not divide: they lie on every device
-    spread = shardings(shapes, layout)
-    if not even:
-        spread = jax.tree.map(lambda _: layout.sharding(), shapes)
-    return jax.jit(whole, out_shardings=spread)(state)
+    names = ("clients", "control", "pool")
+    return {name: parts(*(getattr(state, name) for state in states)) for name in names}
 
 
 def _fill_pool(snapshot: PyTree, slots: int) -> PyTree:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import platform
 import time
@@ -65,7 +66,11 @@ def train_and_evaluate(
                 print(f"{directory.path}: this run is finished; nothing to do")
             return directory.read_summary()
         with (
-            Checkpoints(directory.checkpoints, keep=config.train.keep_checkpoints) as checkpoints,
+            Checkpoints(
+                directory.checkpoints,
+                keep=config.train.keep_checkpoints,
+                strip=functools.partial(state_lib.strip, layout=experiment.layout),
+            ) as checkpoints,
             processes.losing_one(checkpoints.latest_step),
         ):
             summary = Run(experiment, directory, checkpoints).finish()
@@ -196,15 +201,15 @@ class Run:
         """The newest checkpoint, or the initial state."""
         layout = self.experiment.layout
         state = self.experiment.init_state()
-        restored = self.checkpoints.restore_latest(
-            state_lib.abstract(state_lib.strip(state, layout))
-        )
+        restored = self.checkpoints.restore_latest(state_lib.abstract(state))
         step = 0 if restored is None else restored[0]
         if self.leader:
             self.directory.truncate_metrics(step if restored else -1)
         if restored is not None:
             logging.info("going on from step %d", step)
-        return (state, 0) if restored is None else (state_lib.pad(restored[1], layout), step)
+        return (
+            (state, 0) if restored is None else (state_lib.refill(restored[1], state, layout), step)
+        )
 
     def _advance(self, stepper: Stepper, step: int) -> int:
         """Dispatches steps up to the next event; returns the step reached."""
@@ -268,8 +273,7 @@ class Run:
         self.progress.update(step, {name: float(value) for name, value in shown.items()})
 
     def _save(self, step: int) -> None:
-        state = state_lib.strip(self.state, self.experiment.layout)
-        self.checkpoints.save(step, state, self._scores if self._scored == step else None)
+        self.checkpoints.save(step, self.state, self._scores if self._scored == step else None)
 
     def _write(self, step: int, values: dict[str, Any]) -> None:
         if self.leader:

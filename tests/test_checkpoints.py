@@ -28,6 +28,7 @@ from mhd_jax.checkpoints import Checkpoints
 from mhd_jax.errors import ConfigError, WorkdirError
 
 CLIENTS = 8
+CLIENT_ROWS = PartitionSpec("clients")
 
 
 def mesh(clients: int, data: int = 1) -> Mesh:
@@ -148,6 +149,26 @@ def test_keeps_the_newest_and_the_best(tmp_path: Path) -> None:
     with Checkpoints(tmp_path, keep=1, keep_best=False) as checkpoints:
         checkpoints.save(8, state, {"shared_accuracy": 0.1})
     assert steps(tmp_path) == ["8"]
+
+
+def test_rows_of_padding_may_differ(tmp_path: Path) -> None:
+    def make(rows: int, devices: int) -> dict[str, jax.Array]:
+        values = np.arange(1.0, 1 + 3 * rows, dtype=np.float32).reshape(rows, 3)
+        return {"rows": jax.device_put(values, NamedSharding(mesh(devices), CLIENT_ROWS))}
+
+    def strip(state: Any) -> Any:
+        return {"rows": jax.ShapeDtypeStruct((3, 3), state["rows"].dtype)}
+
+    with Checkpoints(tmp_path, strip=strip) as checkpoints:
+        checkpoints.save(1, make(4, 4))
+        for rows, devices in ((3, 3), (4, 2), (6, 2)):
+            restored = checkpoints.restore_latest(abstract(make(rows, devices)))
+            assert restored is not None
+            found = np.asarray(restored[1]["rows"])
+            np.testing.assert_array_equal(found[:3], np.asarray(make(3, 1)["rows"]))
+            assert (found[4:] == 0).all()
+    with Checkpoints(tmp_path) as checkpoints, pytest.raises(WorkdirError, match="another state"):
+        checkpoints.restore_latest(abstract(make(4, 4)))
 
 
 def test_a_step_that_is_there_is_left_as_it_is(tmp_path: Path) -> None:

@@ -1,5 +1,8 @@
 # Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
-"""Runs of two processes on one machine: the same numbers, private data apart, one that dies."""
+"""Runs of two and four processes on one machine: the same numbers, private data apart, one dies.
+
+Every process is a program of its own, and the programs find each other on the loopback device.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,7 @@ import numpy as np
 import pytest
 
 from mhd_jax import processes, train
+from mhd_jax.checkpoints import Checkpoints
 from mhd_jax.errors import ConfigError
 from tests import small
 
@@ -28,47 +32,50 @@ LONG = {**SETTINGS, "train__steps": 10**6, "train__log_every": 50, "train__check
         "train__eval_every": 10**6}  # fmt: skip
 
 WORKER = """
-import os, sys
+import os, signal, sys
+import jax
 import numpy as np
-from absl import app
-from mhd_jax import experiment as experiment_lib, processes, train
+from mhd_jax import experiment as experiment_lib, train
+from mhd_jax.data import sources
 from mhd_jax.errors import WorkdirError
 from tests import small
 
-workdir, changes = sys.argv[1], eval(sys.argv[2])
+workdir, changes, dies = sys.argv[1], eval(sys.argv[2]), int(sys.argv[3])
 built, decoded = [], []
-build = experiment_lib.build
+build, source, advance = experiment_lib.build, sources.source, train.Run._advance
 
-def note(config):
-    from mhd_jax.data import sources
-    source = sources.source
+def noted_source(settings):
+    found = source(settings)
+    images = type(found.train).images
+    type(found.train).images = lambda split, at: (
+        decoded.append(np.asarray(at)) if split is found.train else None, images(split, at))[1]
+    return found
 
-    def noted(settings):
-        found = source(settings)
-        images = type(found.train).images
-        type(found.train).images = lambda split, at: (
-            decoded.append(np.asarray(at)) if split is found.train else None, images(split, at))[1]
-        return found
-
-    sources.source = noted
+def noted_build(config):
     built.append(build(config))
     return built[-1]
 
-experiment_lib.build = note
+def advance_or_die(run, call, step):
+    if step == dies:
+        run.checkpoints.wait()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return advance(run, call, step)
+
+sources.source, experiment_lib.build, train.Run._advance = noted_source, noted_build, advance_or_die
 try:
     train.train_and_evaluate(small.config(**changes), workdir)
 except (train.Interrupted, WorkdirError) as error:
     print(type(error).__name__, error, flush=True)
     sys.exit(143)
 
-import jax
 (experiment,) = built
 fed, (images, labels) = experiment.federations[0], experiment.feed.data["private"][0]
-owners = {device.process_index for device in experiment.layout.mesh.devices.flat}
-assert owners == {0, 1} and jax.local_device_count() == 2, owners
+count, local, me = jax.process_count(), jax.local_device_count(), jax.process_index()
+owners = [device.process_index for device in experiment.layout.mesh.devices.flat]
+assert owners == sorted(list(range(count)) * local) and count * local == 4, owners
 mine = [row for shard in images.addressable_shards
         for row in range(*shard.index[1].indices(images.shape[1]))]
-assert mine == [[0, 1], [2, 3]][jax.process_index()], mine
+assert mine == list(range(4))[me * local : (me + 1) * local], mine
 for array in (images, labels, *jax.tree.leaves(experiment.init_state().clients)):
     assert not array.is_fully_addressable
     try:
@@ -84,21 +91,33 @@ print("done", mine, flush=True)
 
 
 @contextlib.contextmanager
-def _workers(workdir: Path, changes: dict, count: int = 2) -> Iterator[list[subprocess.Popen]]:
-    """Processes of two devices each that share a run."""
+def _workers(
+    workdir: Path, changes: dict, count: int, dies: int = -1
+) -> Iterator[list[subprocess.Popen]]:
+    """`count` processes with four devices in all that share a run.
+
+    The last of them kills itself before step `dies`, when the checkpoint before is complete.
+    """
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         address = f"localhost:{probe.getsockname()[1]}"
     started = [
         subprocess.Popen(
-            [sys.executable, "-c", WORKER, str(workdir), repr(changes)],
+            [
+                sys.executable,
+                "-c",
+                WORKER,
+                str(workdir),
+                repr(changes),
+                str(dies if index == count - 1 else -1),
+            ],
             cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             env=os.environ
             | {
-                "JAX_NUM_CPU_DEVICES": "2",
+                "JAX_NUM_CPU_DEVICES": str(4 // count),
                 "JAX_COORDINATOR_ADDRESS": address,
                 "JAX_NUM_PROCESSES": str(count),
                 "JAX_PROCESS_ID": str(index),
@@ -128,43 +147,84 @@ def _steps(workdir: Path) -> list[int]:
     return sorted(int(p.name) for p in (workdir / "checkpoints").glob("*") if p.name.isdigit())
 
 
-@pytest.mark.slow
-def test_two_processes_are_one_run(tmp_path):
-    expected = train.train_and_evaluate(small.config(**SETTINGS), tmp_path / "one")
-    with _workers(tmp_path / "two", SETTINGS) as workers:
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory) -> Path:
+    """The folder of the same run by one process of four devices."""
+    workdir = tmp_path_factory.mktemp("one")
+    train.train_and_evaluate(small.config(**SETTINGS), workdir, with_report=False)
+    return workdir
+
+
+def _parameters(workdir: Path) -> list[np.ndarray]:
+    """What the last checkpoint holds, read by this process."""
+    abstract = small.build(**SETTINGS).init_state(abstract=True)
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        step, state = checkpoints.restore_latest(abstract)
+    assert step == small.config().train.steps
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(state)]
+
+
+def _finish_as(alone: Path, workdir: Path, count: int) -> list[tuple[str, str]]:
+    """Runs `count` processes to the end of what one process did; what each of them said."""
+    with _workers(workdir, SETTINGS, count) as workers:
         said = [worker.communicate(timeout=450) for worker in workers]
-        assert [worker.returncode for worker in workers] == [0, 0], said
-    assert "done [0, 1]" in said[0][0] and "done [2, 3]" in said[1][0]
-    found = json.loads((tmp_path / "two" / "summary.json").read_text())
+        assert [worker.returncode for worker in workers] == [0] * count, said
+    expected, found = (json.loads((path / "summary.json").read_text()) for path in (alone, workdir))
     for name in ("shared_accuracy", "private_accuracy", "class_accuracy", "partition_hash"):
         np.testing.assert_array_equal(found[name], expected[name])
-    assert "2 processes" in found["mesh"]
+    assert f"{count} processes" in found["mesh"]
+    for ours, theirs in zip(_parameters(workdir), _parameters(alone), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    return said
+
+
+@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_many_processes_are_one_run(alone, tmp_path, count):
+    (first, *others) = _finish_as(alone, tmp_path, count)
+    clients = np.split(np.arange(4), count)
+    for mine, (out, _) in zip(clients, (first, *others), strict=True):
+        assert f"done {mine.tolist()}" in out
     # Only process 0 speaks and writes: no line twice.
     steps = [json.loads(line)["step"] for line in
-             (tmp_path / "two" / "metrics.jsonl").read_text().splitlines()]  # fmt: skip
+             (tmp_path / "metrics.jsonl").read_text().splitlines()]  # fmt: skip
     assert steps == [0, 3, 6, 6]
-    assert "β_sh" in said[0][0] and "β_sh" not in said[1][0]
-    assert (tmp_path / "two" / "report.html").exists()
+    assert "mean, min and max over 4 clients" in first[0] and "β_sh main" in first[1]
+    for out, err in others:
+        assert "mean, min" not in out and "β_sh" not in err
+    assert (tmp_path / "report.html").exists()
+
+
+def test_one_of_two_dies_and_four_go_on_to_the_same_end(alone, tmp_path):
+    with _workers(tmp_path, SETTINGS, 2, dies=4) as workers:
+        assert workers[1].wait(timeout=240) == -signal.SIGKILL, workers[1].communicate()
+        out, err = workers[0].communicate(timeout=60)
+        assert workers[0].returncode == processes.LOST_STATUS, (out, err)
+    assert "ProcessLost: process 0 of 2 lost another one" in err
+    assert "checkpoint 3 is there. Start the same command on all hosts again" in err
+    assert _steps(tmp_path) == [3]
+    _finish_as(alone, tmp_path, 4)
 
 
 @pytest.mark.slow
-def test_one_dies_the_other_ends_and_both_go_on(tmp_path):
-    with _workers(tmp_path, LONG) as workers:
+@pytest.mark.parametrize("count", [2, 4])
+def test_killed_and_stopped_at_any_moment(tmp_path, count):
+    with _workers(tmp_path, LONG, count) as workers:
         _wait_for_step(tmp_path, 50, workers)
-        workers[1].kill()
+        workers[-1].kill()
         begin = time.monotonic()
-        out, err = workers[0].communicate(timeout=60)
-        assert time.monotonic() - begin < 60
-        assert workers[0].returncode == processes.LOST_STATUS, (out, err)
-        assert "ProcessLost: process 0 of 2 lost another one" in err
-        assert "Start the same command on all hosts again" in err
+        for index, worker in enumerate(workers[:-1]):
+            out, err = worker.communicate(timeout=60)
+            assert time.monotonic() - begin < 60
+            assert worker.returncode == processes.LOST_STATUS, (out, err)
+            assert f"ProcessLost: process {index} of {count} lost another one" in err
+            assert "Start the same command on all hosts again" in err
     before = _steps(tmp_path)[-1]
-    # The same command goes on; SIGTERM to one of them saves and ends both at the same step.
-    with _workers(tmp_path, LONG) as workers:
+    # The same command goes on; SIGTERM to one of them saves and ends all at the same step.
+    with _workers(tmp_path, LONG, count) as workers:
         _wait_for_step(tmp_path, before + 50, workers)
-        workers[1].send_signal(signal.SIGTERM)
+        workers[-1].send_signal(signal.SIGTERM)
         said = [worker.communicate(timeout=240) for worker in workers]
-        assert [worker.returncode for worker in workers] == [143, 143], said
+        assert [worker.returncode for worker in workers] == [143] * count, said
     saved = f"saved step {_steps(tmp_path)[-1]};"
     assert all(saved in out for out, _ in said), said
 

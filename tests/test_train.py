@@ -181,6 +181,39 @@ def test_a_second_compilation_would_be_counted(compilations):
     assert compilations.count("call") == 2
 
 
+def test_inert_rows_stay_where_they_are_and_out_of_the_result(tmp_path, monkeypatch):
+    """Three clients on two devices (a row of padding), then on three, then on one."""
+    settings = {"clients__num": 3, "train__steps_per_call": 1, "train__checkpoint_every": 2}
+    saved, save, advance = [], Checkpoints.save, train.Run._advance
+
+    def noted(self, step, state, metrics=None):
+        saved.append([(x.shape, x.sharding.shard_shape(x.shape)) for x in jax.tree.leaves(state)])
+        save(self, step, state, metrics)
+
+    def interrupted(self, call, step):
+        if step in (1, 3):
+            signal.raise_signal(signal.SIGTERM)
+        return advance(self, call, step)
+
+    monkeypatch.setattr(Checkpoints, "save", noted)
+    monkeypatch.setattr(train.Run, "_advance", interrupted)
+    for devices in (2, 3):
+        with pytest.raises(train.Interrupted):
+            train.train_and_evaluate(
+                small.config(parallel__client_devices=devices, **settings), tmp_path / "often"
+            )
+    found = train.train_and_evaluate(small.config(**settings), tmp_path / "often")
+    monkeypatch.setattr(train.Run, "_advance", advance)
+    expected = train.train_and_evaluate(small.config(**settings), tmp_path / "once")
+    np.testing.assert_array_equal(found["shared_accuracy"], expected["shared_accuracy"])
+    final = [_final_state(tmp_path / name, small.config(**settings)) for name in ("often", "once")]
+    for ours, theirs in zip(*final, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-6)
+    # Nothing of a client was put on another device for the sake of saving.
+    rows = [{(whole[1], part[1]) for whole, part in shapes if len(whole) > 1} for shapes in saved]
+    assert rows[:2] == [{(4, 2)}, {(3, 1)}] and all(each == {(3, 3)} for each in rows[2:])
+
+
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     config = small.config(
         optimizer__learning_rate=1e30, optimizer__clip_norm=0.0, train__steps=30,
