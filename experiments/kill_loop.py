@@ -136,8 +136,10 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=3, help="per run")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--devices", type=int, nargs="+", default=[2], help="drawn at every start")
+    parser.add_argument("--steps", type=int, default=SETTINGS["train.steps"])
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
+    SETTINGS["train.steps"] = options.steps
     draw, records = random.Random(options.seed), []
     with tempfile.TemporaryDirectory() as folder:
         whole = Path(folder) / "whole"
@@ -151,7 +153,8 @@ def main() -> None:
             print(json.dumps({"run": index, **record}), flush=True)
             if options.out:
                 options.out.parent.mkdir(parents=True, exist_ok=True)
-                done = {"devices": options.devices, "seed": options.seed, "runs": records}
+                done = {"devices": options.devices, "seed": options.seed,
+                        "steps": options.steps, "runs": records}  # fmt: skip
                 options.out.write_text(json.dumps(done, indent=1) + "\n")
     tolerance = 0.0 if len(set(options.devices)) == 1 else 1e-6
     good = sum(record["difference"] <= tolerance for record in records)

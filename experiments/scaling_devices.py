@@ -1,7 +1,9 @@
 # Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
 """Work and memory per device as devices grow, read from the compiled steps; nothing is timed.
 
-python -m experiments.scaling_devices --out=experiments/results/digits/scaling_devices.json
+    python -m experiments.scaling_devices --out=experiments/results/digits/scaling_devices.json
+
+The compiled steps are run as well, to see that the number of devices makes no difference.
 """
 
 from __future__ import annotations
@@ -12,20 +14,24 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from mhd_jax import audit
 from mhd_jax import experiment as experiment_lib
 from mhd_jax.config import default_config, update
 
+Parameters = list[np.ndarray]
 
-def measure(clients: int, devices: int) -> dict[str, Any]:
-    """One row: the step of `clients` on the first `devices` devices, compiled but not run.
+
+def measure(clients: int, devices: int, steps: int) -> tuple[dict[str, Any], Parameters]:
+    """One row, and the parameters after `steps` steps, for the first `devices` devices.
 
     Without a control group, one step per call; batches are shared between devices where there are
     more of them than clients.
     """
     config = default_config()
-    update(config, {"clients.num": clients, "control": False, "train.steps_per_call": 1})
+    update(config, {"clients.num": clients, "control": False, "train.steps": steps,
+                    "train.steps_per_call": 1, "optimizer.warmup_steps": 0})  # fmt: skip
     shape = experiment_lib.parallel.make_layout(
         [clients], batch_sizes=(config.data.batch_size, config.data.public_batch_size),
         devices=jax.devices()[:devices],
@@ -36,7 +42,7 @@ def measure(clients: int, devices: int) -> dict[str, Any]:
     compiled = experiment.step.lower(*audit.abstract_arguments(experiment)).compile()
     found = audit.explain(experiment, audit.parse(compiled.as_text()))
     memory = compiled.memory_analysis()
-    return {
+    row = {
         "clients": clients,
         "devices": devices,
         "mesh": [shape.client_devices, shape.data_devices],
@@ -48,29 +54,50 @@ def measure(clients: int, devices: int) -> dict[str, Any]:
         "received_bytes": sum(f.collective.shape.nbytes for f in found.findings),
         "only_predictions_leave": found.clean,
     }
+    return row, train(experiment, compiled, steps)
+
+
+def train(experiment: experiment_lib.Experiment, step: jax.stages.Compiled, n: int) -> Parameters:
+    """All parameters of all clients after `n` steps; inert rows left out."""
+    state, one = experiment.init_state(), experiment.layout.put(np.int32(1))
+    for start in range(n):
+        plan = experiment.schedule.plan(start, start + 1)
+        state, _ = step(state, experiment.feed.data, plan, experiment.seed_array, one)
+    (cohort,) = state.clients
+    return [np.asarray(x)[:, : experiment.layout.num_clients] for x in jax.tree.leaves(cohort)]
 
 
 def main() -> None:
-    """Prints a Markdown table, per device; with --out also writes JSON."""
+    """Prints a Markdown table, per device; with --out also writes JSON.
+
+    The difference is the largest one of any parameter or optimiser state to those of the first
+    number of devices.
+    """
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--clients", type=int, nargs="+", default=[3, 8, 16])
     parser.add_argument("--devices", type=int, nargs="+", default=[1, 2, 4, 8])
+    parser.add_argument("--steps", type=int, default=50, help="to compare parameters after")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", max(options.devices))
     rows = []
-    print("| clients | devices | mesh | idle | inert rows | MFLOP | arguments kB | temporary kB |")
-    print("|---|---|---|---|---|---|---|---|")
+    print("| clients | devices | mesh | idle | inert rows | MFLOP | arguments kB | temporary kB "
+          "| difference |\n|---|---|---|---|---|---|---|---|---|")  # fmt: skip
     for clients in options.clients:
+        expected: Parameters = []
         for devices in options.devices:
-            row = measure(clients, devices)
+            row, found = measure(clients, devices, options.steps)
+            expected = expected or found
+            pairs = zip(found, expected, strict=True)
+            row["steps"] = options.steps
+            row["difference"] = max(float(np.abs(a - b).max()) for a, b in pairs)
             rows.append(row)
             mesh = " x ".join(map(str, row["mesh"]))
             print(
                 f"| {clients} | {devices} | {mesh} | {row['idle_devices']} | {row['inert_rows']} | "
                 f"{row['megaflops']:.2f} | {row['argument_bytes'] / 1e3:,.0f} | "
-                f"{row['temporary_bytes'] / 1e3:,.0f} |",
+                f"{row['temporary_bytes'] / 1e3:,.0f} | {row['difference']:.1e} |",
                 flush=True,
             )
             if options.out:

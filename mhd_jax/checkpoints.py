@@ -32,7 +32,7 @@ from orbax.checkpoint import checkpoint_managers
 
 from mhd_jax.errors import ConfigError, WorkdirError
 from mhd_jax.processes import anywhere
-from mhd_jax.workdir import absolute, is_remote
+from mhd_jax.workdir import absolute, files_below, is_remote
 
 MANIFEST = "manifest.json"
 UNREADABLE = ".unreadable"
@@ -341,19 +341,11 @@ def _checksums(directory: epath.Path) -> dict[str, str]:
     """SHA-256 of every file that a restore reads, by its path below `directory`."""
     files = {
         path.relative_to(directory).as_posix(): path
-        for path in _files(directory)
+        for path in files_below(directory)
         if not (path.parent == directory and path.name in _NOT_SUMMED)
     }
     with ThreadPoolExecutor() as pool:
         return dict(zip(files, pool.map(_digest, files.values()), strict=True))
-
-
-def _files(directory: epath.Path) -> Iterator[epath.Path]:
-    for path in directory.iterdir():
-        if path.is_dir():
-            yield from _files(path)
-        else:
-            yield path
 
 
 def _read_manifest(directory: epath.Path) -> dict[str, Any]:

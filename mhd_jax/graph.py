@@ -12,11 +12,11 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import io
 import json
 import math
 import numbers
 import os
-import pathlib
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, TypeAlias
@@ -24,6 +24,7 @@ from typing import Any, TypeAlias
 import networkx as nx
 import numpy as np
 from absl import logging
+from etils import epath
 from jaxtyping import Bool, Float64, Int
 from ml_collections import ConfigDict
 from scipy.sparse import csgraph
@@ -272,30 +273,30 @@ def read_matrix(path: str | os.PathLike[str], num_clients: int) -> np.ndarray:
     Raises:
       ConfigError: an unknown suffix, an unreadable file, or an edge to a client outside 0..K-1.
     """
-    path = pathlib.Path(path).expanduser()
+    file = epath.Path(path).expanduser()
     try:
-        match path.suffix:
+        match file.suffix:
             case ".npy":
-                return np.load(path, allow_pickle=False)
+                return np.load(io.BytesIO(file.read_bytes()), allow_pickle=False)
             case ".json":
-                return np.asarray(json.loads(path.read_text(encoding="utf-8")))
+                return np.asarray(json.loads(file.read_bytes().decode()))
             case ".csv" | ".txt":
-                return np.array([[float(word) for word in row] for _, row in _rows(path)])
+                return np.array([[float(word) for word in row] for _, row in _rows(file)])
             case ".edges":
-                return _read_edges(path, num_clients)
+                return _read_edges(file, num_clients)
     except (OSError, ValueError, EOFError) as error:
-        raise ConfigError("graph.matrix", str(path), f"a readable file: {error}") from error
-    raise ConfigError("graph.matrix", str(path), "a file .npy, .csv, .txt, .json or .edges")
+        raise ConfigError("graph.matrix", str(file), f"a readable file: {error}") from error
+    raise ConfigError("graph.matrix", str(file), "a file .npy, .csv, .txt, .json or .edges")
 
 
-def _rows(path: pathlib.Path) -> list[tuple[int, list[str]]]:
+def _rows(path: epath.Path) -> list[tuple[int, list[str]]]:
     """The words of every line that has any, with its number."""
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = path.read_bytes().decode().splitlines()
     words = [line.partition("#")[0].replace(",", " ").split() for line in lines]
     return [(number, row) for number, row in enumerate(words, start=1) if row]
 
 
-def _read_edges(path: pathlib.Path, num_clients: int) -> Adjacency:
+def _read_edges(path: epath.Path, num_clients: int) -> Adjacency:
     adjacency = np.zeros((num_clients, num_clients), dtype=bool)
     clients = {str(client): client for client in range(num_clients)}
     for number, row in _rows(path):

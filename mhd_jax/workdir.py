@@ -279,6 +279,15 @@ def is_remote(path: epath.PathLike) -> bool:
     return "://" in os.fspath(path)
 
 
+def files_below(directory: epath.Path) -> Iterator[epath.Path]:
+    """All files in a directory and the directories in it; `rglob` does not work for URLs."""
+    for path in directory.iterdir():
+        if path.is_dir():
+            yield from files_below(path)
+        else:
+            yield path
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, ml_collections.ConfigDict):
         return value.to_dict()

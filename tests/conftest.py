@@ -13,9 +13,13 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
+from etils import epath
+from etils.epath import backend
+from fsspec.implementations.memory import MemoryFileSystem
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -57,3 +61,21 @@ def tfds_dir() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no prepared datasets at {folder} (set TFDS_DATA_DIR to their folder)")
     return folder
+
+
+@pytest.fixture
+def remote(monkeypatch: pytest.MonkeyPatch) -> epath.Path:
+    """A gs:// directory held in memory, so that the code for URLs runs without a network."""
+
+    class Bucket(MemoryFileSystem):
+        protocol = ("gs", "gcs")
+        store: dict[str, Any] = {}
+        pseudo_dirs = [""]
+
+        @classmethod
+        def _strip_protocol(cls, path: str) -> str:
+            return "/" + path.removeprefix("gs://").strip("/")
+
+    monkeypatch.setattr("etils.epath.gpath._is_tf_installed", lambda: False)
+    monkeypatch.setattr(backend.fsspec_backend, "_get_filesystem", lambda name: Bucket())
+    return epath.Path("gs://bucket/run")

@@ -74,7 +74,11 @@ def test_every_config_trains(file, devices, stand_in):
 
 @pytest.mark.parametrize(
     ("file", "name"),
-    [(file, name) for file, name in VARIANTS if name != "smoke"],  # those are trained above
+    [
+        pytest.param(file, name, marks=[pytest.mark.slow] * (name == "tpu" and file != FILES[0]))
+        for file, name in VARIANTS
+        if name != "smoke"  # those are trained above
+    ],
     ids=lambda value: getattr(value, "stem", value),
 )
 def test_every_variant_lowers_for_tpu_and_cuda(file, name):

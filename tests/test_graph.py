@@ -9,6 +9,7 @@ from typing import Any
 import ml_collections
 import numpy as np
 import pytest
+from etils import epath
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -243,6 +244,14 @@ def test_matrix_files(
     save(tmp_path / file)
     assert (build("matrix", 3, matrix=str(tmp_path / file)) == np.array(MATRIX, bool)).all()
     assert (build("matrix", 3, matrix=tmp_path / file) == np.array(MATRIX, bool)).all()
+
+
+@pytest.mark.parametrize("file", ["m.npy", "m.edges"])
+def test_a_matrix_in_a_bucket(file: str, tmp_path: pathlib.Path, remote: epath.Path) -> None:
+    save_npy(tmp_path / "m.npy")
+    (tmp_path / "m.edges").write_text("0 1\n2 0\n0,2\n")
+    (remote / file).write_bytes((tmp_path / file).read_bytes())
+    assert (build("matrix", 3, matrix=f"{remote}/{file}") == np.array(MATRIX, bool)).all()
 
 
 def test_a_file_is_read_once(tmp_path: pathlib.Path) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from etils import epath
 from ml_collections import ConfigDict
 from PIL import Image
 
@@ -165,6 +166,17 @@ def test_folder_reads_images_and_classes(photos: Path) -> None:
         assert images.shape == (size, 12, 12, 3) and images.dtype == np.uint8
         assert np.array_equal(images.mean((1, 2, 3)) > 128, split.labels == 1)
     assert (source.mean, source.std) == ((0.5,) * 3, (0.25,) * 3)
+
+
+def test_folder_in_a_bucket(photos: Path, remote: epath.Path) -> None:
+    for file in filter(Path.is_file, photos.rglob("*")):
+        (remote / file.relative_to(photos)).write_bytes(file.read_bytes())
+    here, there = (lib.source(config(name="folder", dir=str(place))) for place in (photos, remote))
+    assert there.class_names == here.class_names
+    for ours, theirs in ((here.train, there.train), (here.test, there.test)):
+        every = np.arange(len(ours))
+        np.testing.assert_array_equal(ours.labels, theirs.labels)
+        np.testing.assert_array_equal(ours.images(every), theirs.images(every))
 
 
 def test_folder_order_is_mixed_and_fixed(photos: Path) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -183,7 +184,9 @@ def test_a_second_compilation_would_be_counted(compilations):
 
 def test_inert_rows_stay_where_they_are_and_out_of_the_result(tmp_path, monkeypatch):
     """Three clients on two devices (a row of padding), then on three, then on one."""
-    settings = {"clients__num": 3, "train__steps_per_call": 1, "train__checkpoint_every": 2}
+    settings = {"clients__num": 3, "train__steps_per_call": 1, "train__checkpoint_every": 2,
+                "control": False}  # fmt: skip
+    run = functools.partial(train.train_and_evaluate, with_report=False)
     saved, save, advance = [], Checkpoints.save, train.Run._advance
 
     def noted(self, step, state, metrics=None):
@@ -199,12 +202,10 @@ def test_inert_rows_stay_where_they_are_and_out_of_the_result(tmp_path, monkeypa
     monkeypatch.setattr(train.Run, "_advance", interrupted)
     for devices in (2, 3):
         with pytest.raises(train.Interrupted):
-            train.train_and_evaluate(
-                small.config(parallel__client_devices=devices, **settings), tmp_path / "often"
-            )
-    found = train.train_and_evaluate(small.config(**settings), tmp_path / "often")
+            run(small.config(parallel__client_devices=devices, **settings), tmp_path / "often")
+    found = run(small.config(**settings), tmp_path / "often")
     monkeypatch.setattr(train.Run, "_advance", advance)
-    expected = train.train_and_evaluate(small.config(**settings), tmp_path / "once")
+    expected = run(small.config(**settings), tmp_path / "once")
     np.testing.assert_array_equal(found["shared_accuracy"], expected["shared_accuracy"])
     final = [_final_state(tmp_path / name, small.config(**settings)) for name in ("often", "once")]
     for ours, theirs in zip(*final, strict=True):

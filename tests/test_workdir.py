@@ -8,15 +8,12 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import pytest
 from etils import epath
-from etils.epath import backend
-from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -37,24 +34,6 @@ def config(**changed: object) -> ml_collections.ConfigDict:
     )
     made.update_from_flattened_dict({name.replace("__", "."): v for name, v in changed.items()})
     return made
-
-
-@pytest.fixture
-def remote(monkeypatch: pytest.MonkeyPatch) -> epath.Path:
-    """A gs:// directory held in memory, so that the code for URLs runs without a network."""
-
-    class Bucket(MemoryFileSystem):
-        protocol = ("gs", "gcs")
-        store: dict[str, Any] = {}
-        pseudo_dirs = [""]
-
-        @classmethod
-        def _strip_protocol(cls, path: str) -> str:
-            return "/" + path.removeprefix("gs://").strip("/")
-
-    monkeypatch.setattr("etils.epath.gpath._is_tf_installed", lambda: False)
-    monkeypatch.setattr(backend.fsspec_backend, "_get_filesystem", lambda name: Bucket())
-    return epath.Path("gs://bucket/run")
 
 
 # --- Opening and claiming ------------------------------------------------------------------------

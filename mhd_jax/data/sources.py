@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 import numpy as np
 from absl import logging
+from etils import epath
 from jaxtyping import Float, Int, Shaped, UInt8
 from ml_collections import ConfigDict
 from PIL import Image, ImageOps
@@ -31,6 +32,7 @@ from PIL import Image, ImageOps
 from mhd_jax import rng
 from mhd_jax.errors import ConfigError
 from mhd_jax.registry import Registry
+from mhd_jax.workdir import files_below
 
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
@@ -230,10 +232,10 @@ def fit(image: Shaped[np.ndarray, "h w c"], shape: Shape) -> Shaped[np.ndarray, 
     return np.asarray(picture).reshape(shape)
 
 
-def _decode(file: pathlib.Path | io.BytesIO, name: str) -> UInt8[np.ndarray, "h w c"]:
+def _decode(data: bytes, name: str) -> UInt8[np.ndarray, "h w c"]:
     """An image at its own size, grey [h, w, 1] or colour [h, w, 3]; `name` is for the error."""
     try:
-        with Image.open(file) as picture:
+        with Image.open(io.BytesIO(data)) as picture:
             if picture.mode.startswith(("I", "F")):
                 raise OSError(f"pixels of type {picture.mode}, not 8 bits a channel")
             mode = "L" if picture.mode in ("1", "L", "LA") else "RGB"
@@ -241,6 +243,15 @@ def _decode(file: pathlib.Path | io.BytesIO, name: str) -> UInt8[np.ndarray, "h 
             return pixels.reshape(*pixels.shape[:2], -1)
     except OSError as error:
         raise ConfigError("data.dir", name, f"an image that can be read ({error})") from None
+
+
+def _decode_file(file: epath.Path) -> UInt8[np.ndarray, "h w c"]:
+    """See `_decode`; a file that cannot be opened is as bad as one that is no image."""
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise ConfigError("data.dir", str(file), f"an image that can be read ({error})") from None
+    return _decode(data, str(file))
 
 
 def _blocks(values: Int[np.ndarray, " n"], size: int) -> list[Int[np.ndarray, " b"]]:
@@ -482,7 +493,7 @@ class FolderSplit(Split):
 
     def __init__(
         self,
-        files: Sequence[pathlib.Path],
+        files: Sequence[epath.Path],
         labels: Int[np.ndarray, " N"],
         image_shape: Shape,
         resize: bool,
@@ -503,7 +514,7 @@ class FolderSplit(Split):
     def read(self, indices: Int[np.ndarray, " n"]) -> Iterator[UInt8[np.ndarray, "h w c"]]:
         """See `Split`."""
         for index in indices:
-            image = _decode(self._files[index], str(self._files[index]))
+            image = _decode_file(self._files[index])
             if not self._resize and image.shape[:2] != self.image_shape[:2]:
                 size, first = ("x".join(map(str, s[:2])) for s in (image.shape, self.image_shape))
                 why = f"as {self._files[index]} is {size} and the first image {first}"
@@ -532,7 +543,7 @@ def folder(directory: str, split: str, shape: Shape) -> Source:
             raise ConfigError("data.dir", directory, f"PNG or JPEG images in {part}/<class>/")
         parts.append(files)
     parts[0] = parts[0][_part(split, len(parts[0]))]
-    stored = [_decode(file, str(file)).shape for file in parts[0][:FIRST_LOOK]]
+    stored = [_decode_file(file).shape for file in parts[0][:FIRST_LOOK]]
     target = _resolve((*stored[0][:2], max(channels for *_, channels in stored)), shape)
     label_of = {name: label for label, name in enumerate(class_names)}
     train, test = (
@@ -555,20 +566,20 @@ def _unlabelled_folder(directory: str, shape: Shape) -> Split:
     return FolderSplit(files, np.full(len(files), -1), shape, resize=True)
 
 
-def _directory(directory: str, where: str) -> pathlib.Path:
-    """The directory as a path; `Path("")` would be the current directory."""
-    path = pathlib.Path(directory).expanduser()
+def _directory(directory: str, where: str) -> epath.Path:
+    """The directory as a path, or a URL; `Path("")` would be the current directory."""
+    path = epath.Path(directory).expanduser()
     if not directory or not path.is_dir():
         raise ConfigError("data.dir", directory, f"a directory with PNG or JPEG images in {where}")
     return path
 
 
-def _image_files(root: pathlib.Path) -> list[pathlib.Path]:
+def _image_files(root: epath.Path) -> list[epath.Path]:
     """All images below a directory, in an order that does not depend on the file system."""
-    return sorted(path for path in root.rglob("*") if path.suffix.lower() in IMAGE_FILES)
+    return sorted(path for path in files_below(root) if path.suffix.lower() in IMAGE_FILES)
 
 
-def _shuffled(files: list[pathlib.Path]) -> list[pathlib.Path]:
+def _shuffled(files: list[epath.Path]) -> list[epath.Path]:
     """A random order that never changes."""
     return [files[index] for index in rng.generator(0, "folder").permutation(len(files))]
 
@@ -619,7 +630,7 @@ class TfdsSplit(Split):
     def read(self, indices: Int[np.ndarray, " n"]) -> Iterator[UInt8[np.ndarray, "h w c"]]:
         """See `Split`."""
         for index, feature in zip(indices, self._features(indices, self._image_key), strict=True):
-            yield _decode(io.BytesIO(feature.bytes_list.value[0]), f"record {index}")
+            yield _decode(feature.bytes_list.value[0], f"record {index}")
 
     def _features(self, indices: Int[np.ndarray, " n"], key: str) -> Iterator[Any]:
         """One feature of each record; records are fetched together, 10 times as fast as singly."""
