@@ -16,11 +16,6 @@ def cells(preset: Preset) -> list[Cell]:
     auto = {"partition.primary_labels": 0}  # two primary clients a label, whatever their number
     total, each = "fixed total data", "fixed data per client"
     return [
-        Cell(f"usual_{usual}", f"{usual} clients", auto, total),
-        *(
-            Cell(f"total_{k}", f"{k} clients", {"clients.num": k, **auto}, total)
-            for k in preset.clients
-        ),
         *(
             Cell(
                 f"each_{k}",
@@ -29,6 +24,11 @@ def cells(preset: Preset) -> list[Cell]:
                 each,
             )
             for k, percent in preset.shares
+        ),
+        Cell(f"usual_{usual}", f"{usual} clients", auto, total),
+        *(
+            Cell(f"total_{k}", f"{k} clients", {"clients.num": k, **auto}, total)
+            for k in preset.clients
         ),
     ]
 

@@ -368,7 +368,7 @@ def hardware() -> str:
         lines = [line for line in info.read_text().splitlines() if line.startswith("model name")]
         name = lines[0].partition(":")[2].strip() if lines else name
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{cores} cores of {name}"
+    return f"{cores} core{'s' if cores != 1 else ''} of {name}"
 
 
 # --- Command line ---------------------------------------------------------------------------------

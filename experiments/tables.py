@@ -133,7 +133,7 @@ def _facts(records: Sequence[Record]) -> str:
         f"{config['data']['name']}, {config['clients']['num']} clients where no row says otherwise",
         f"{' and '.join(f'{s:,}' for s in steps)} steps",
         f"seeds {seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else f"seed {seeds[0]}",
-        f"{first['hardware']} ({first['device']})",
+        " and ".join(dict.fromkeys(f"{r['hardware']} ({r['device']})" for r in records)),
         f"{minutes:.0f} minutes for these rows",
     ]
     return (
