@@ -15,12 +15,14 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from experiments.benchmarks import timing
 from experiments.benchmarks.timing import Benchmark, Case, Effort, Record
 
 LOWERINGS = ("unrolled", "looped", "matmul", "grouped")
+SPREAD = "a device a core"  # unrolled, clients spread over as many CPU devices as there are cores
 TORCH = "torch"
 CLIENTS = (4, 8, 16)
 TOLERANCE = 1e-3  # relative, between the losses of the first two steps
@@ -36,10 +38,11 @@ def measure(settings: Mapping[str, Any], effort: Effort) -> dict[str, Any]:
     from experiments.benchmarks.sequential import Sequential
 
     images = ours.photographs(200, 8) if effort.quick else ours.photographs()
+    one = {**settings, "parallel.client_devices": 1}
     steppers = {
-        lowering: ours.build({**settings, "parallel.conv": lowering}, images)
-        for lowering in LOWERINGS
+        lowering: ours.build({**one, "parallel.conv": lowering}, images) for lowering in LOWERINGS
     }
+    steppers[SPREAD] = ours.build({**settings, "parallel.conv": "unrolled"}, images)
     torch = Sequential(steppers[LOWERINGS[0]].experiment)
     losses = {TORCH: np.array([torch.step().tolist() for _ in range(2)])}
     for name, stepper in steppers.items():
@@ -72,7 +75,8 @@ def cases(quick: bool) -> list[Case]:
 
 def table(records: Sequence[Record]) -> str:
     """Milliseconds of every lowering, and how much faster than PyTorch the fastest is."""
-    header = ("clients", *LOWERINGS, "PyTorch", "unrolled over PyTorch", "compile, s")
+    header = ("clients", *LOWERINGS, f"unrolled, {SPREAD}", "PyTorch", "unrolled over PyTorch",
+              "the same, a device a core", "compile, s")  # fmt: skip
     lines = [header, ("---",) * len(header), *(_row(record["results"]) for record in records)]
     first = records[0]
     facts = (
@@ -90,8 +94,8 @@ def _row(results: Mapping[str, Any]) -> tuple[str, ...]:
     compiled = [measured[name]["compile_seconds"] for name in ("unrolled", "looped")]
     return (
         str(results["clients"]),
-        *(f"{timing.milliseconds(measured, name):.3g}" for name in (*LOWERINGS, TORCH)),
-        timing.factor(timing.speedup(measured, "unrolled", TORCH)),
+        *(f"{timing.milliseconds(measured, name):.3g}" for name in (*LOWERINGS, SPREAD, TORCH)),
+        *(timing.factor(timing.speedup(measured, name, TORCH)) for name in ("unrolled", SPREAD)),
         " and ".join(f"{seconds:.0f}" for seconds in compiled),
     )
 
@@ -100,4 +104,5 @@ BENCHMARK = Benchmark("convolutions", "Lowerings of stacked convolutions", cases
 
 
 if __name__ == "__main__":
+    jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
     timing.main(BENCHMARK)
