@@ -15,6 +15,7 @@ import pytest
 
 from experiments.benchmarks import (
     clock,
+    convolutions,
     exchange_cost,
     federated,
     feeding,
@@ -95,6 +96,13 @@ def test_contenders_of_the_step_train_the_same() -> None:
     for found in record["results"]["largest_difference"].values():
         assert len(found) == step.COMPARED and max(found) < step.TOLERANCE
     assert step.BENCHMARK.table([record]).startswith("| clients | network |")
+
+
+def test_lowerings_train_the_same() -> None:
+    pytest.importorskip("torch")
+    record = timing.run_case(convolutions.BENCHMARK, *convolutions.BENCHMARK.cases(True), QUICK)
+    assert max(record["results"]["differences"].values()) < convolutions.TOLERANCE
+    assert convolutions.BENCHMARK.table([record]).startswith("| clients | unrolled | looped |")
 
 
 def test_a_part_does_not_count_what_a_part_inside_it_takes() -> None:

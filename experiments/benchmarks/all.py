@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from experiments.benchmarks import (
+    convolutions,
     exchange_cost,
     federated,
     feeding,
@@ -15,6 +16,7 @@ from experiments.benchmarks import (
 
 BENCHMARKS = (
     step.BENCHMARK,
+    convolutions.BENCHMARK,
     growth.BENCHMARK,
     limits.BENCHMARK,
     feeding.BENCHMARK,
