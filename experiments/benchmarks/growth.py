@@ -108,14 +108,15 @@ def table(records: Sequence[Record]) -> str:
     grown = [record for record in records if record["case"] in GROWING]
     joint = [record for record in records if record["case"] in TOGETHER]
     lines = [head, ("---",) * len(head), *map(_grown_row, grown)]
-    text = "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+    shown = lines if grown else []
+    text = "".join("| " + " | ".join(line) + " |\n" for line in shown)
     for record in joint:
         measured = record["results"]["measured"]
         gain = timing.factor(timing.speedup(measured, "together", "apart"))
         text += (
             f"\n{TOGETHER[record['case']].capitalize()} in the same step: "
             f"{timing.milliseconds(measured, 'together'):.3g} ms; as runs of their own, together: "
-            f"{timing.milliseconds(measured, 'apart'):.3g} ms, {gain} as much.\n"
+            f"{timing.milliseconds(measured, 'apart'):.3g} ms; {gain}.\n"
         )
     facts = (
         f"Medians over {records[0]['effort']['rounds']} rounds; 8 dense clients on digits unless "
