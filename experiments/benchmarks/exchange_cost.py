@@ -67,7 +67,7 @@ def table(records: Sequence[Record]) -> str:
     lines = [head, ("---",) * len(head)]
     lines += [_row(results, name) for name in results["measured"]]
     facts = (
-        f"Medians over {records[0]['effort']['rounds']} rounds, smallest and largest ratio in "
+        f"Medians over {timing.rounds(records)}, smallest and largest ratio in "
         f"brackets; 8 clients on digits without a control group, one snapshot replaced every "
         f"{results['refresh_steps']} steps; {records[0]['hardware']}. `{records[0]['command']}`"
     )

@@ -214,7 +214,7 @@ def table(records: Sequence[Record]) -> str:
     apart = max(max(record["results"]["largest_difference"].values()) for record in records)
     versions = records[0]["versions"]
     facts = (
-        f"Medians over {records[0]['effort']['rounds']} rounds, smallest and largest ratio in "
+        f"Medians over {timing.rounds(records)}, smallest and largest ratio in "
         f"brackets; rounds of {LOCAL} local steps on 64 digits, parameters agree to {apart:.0e} "
         f"after the first. fedjax {versions['fedjax']}, pfl {versions['pfl']}; "
         f"{records[0]['hardware']}. {NOT_RUN} `{records[0]['command']}`"

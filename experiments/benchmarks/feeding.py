@@ -61,7 +61,7 @@ def table(records: Sequence[Record]) -> str:
     for record in records:
         lines += [_row(record["results"], feed) for feed in FEEDS]
     facts = (
-        f"Medians over {records[0]['effort']['rounds']} rounds, smallest and largest in brackets; "
+        f"Medians over {timing.rounds(records)}, smallest and largest in brackets; "
         f"on a CPU the host's work takes cores from the step. {records[0]['hardware']}. "
         f"`{records[0]['command']}`"
     )

@@ -119,7 +119,7 @@ def table(records: Sequence[Record]) -> str:
             f"{timing.milliseconds(measured, 'apart'):.3g} ms; {gain}.\n"
         )
     facts = (
-        f"Medians over {records[0]['effort']['rounds']} rounds; 8 dense clients on digits unless "
+        f"Medians over {timing.rounds(records)}; 8 dense clients on digits unless "
         f"said otherwise, no control group; {records[0]['hardware']}. `{records[0]['command']}`"
     )
     return f"{text}\n{facts}\n"

@@ -75,7 +75,7 @@ def table(records: Sequence[Record]) -> str:
             "GB/s", "of memory's")  # fmt: skip
     lines = [head, ("---",) * len(head), *(_row(record["results"]) for record in records)]
     facts = (
-        f"Medians over {records[0]['effort']['rounds']} rounds; {records[0]['hardware']}. Bytes "
+        f"Medians over {timing.rounds(records)}; {records[0]['hardware']}. Bytes "
         f"count every operand, cached or not, so their share may pass 100 %. "
         f"`{records[0]['command']}`"
     )

@@ -116,7 +116,7 @@ def table(records: Sequence[Record]) -> str:
     lines = [head, ("---",) * len(head), *(_row(record["results"]) for record in records)]
     private, public = records[0]["results"]["batches"]
     facts = (
-        f"Medians over {records[0]['effort']['rounds']} rounds, smallest and largest ratio in "
+        f"Medians over {timing.rounds(records)}, smallest and largest ratio in "
         f"brackets; {records[0]['results']['heads'] - 1} auxiliary heads, batches of "
         f"{private} + {public} (residual networks: 32 + 32 images of 32×32×3), complete graph, no "
         f"control group; losses of the first step agree to {_agreement(records):.0e}. "

@@ -127,6 +127,16 @@ def milliseconds(measured: Mapping[str, Any], name: str) -> float:
     return 1e3 * float(np.median(measured[name]["seconds"]))
 
 
+def rounds(records: Sequence[Record]) -> str:
+    """How many rounds the medians of a table are over.
+
+    >>> rounds([{"effort": {"rounds": 5}}, {"effort": {"rounds": 3}}])
+    '3 to 5 rounds'
+    """
+    found = sorted({record["effort"]["rounds"] for record in records})
+    return f"{' to '.join(map(str, dict.fromkeys((found[0], found[-1]))))} rounds"
+
+
 def factor(found: Mapping[str, float]) -> str:
     """A spread of ratios as tables show it.
 
