@@ -14,18 +14,27 @@ from experiments.sweep import Cell, Record, Study
 from experiments.tables import accuracy, number
 from mhd_jax.terminal import Spread
 
+SETTINGS = {
+    "together": "together",
+    "own_kind": "among their own kind",
+    "together_emb0": "together, predictions alone",
+    "own_kind_emb0": "among their own kind, predictions alone",
+}
 OWN_KIND = "experiments/graphs/own_kind.txt"  # clients 0 to 4 and 5 to 7, complete each
 
 
 def cells(preset: Preset) -> list[Cell]:
     (small, few), (large, fewer) = preset.cohorts
+    everybody = f"{few} {small} and {fewer} {large}"
+    own_kind = {"graph.name": "matrix", "graph.matrix": OWN_KIND}
     mixed = {"cohorts": preset.cohorts}
+    without = {**mixed, "distill.nu_emb": 0.0}
     return [
-        Cell("together", f"{few} {small} and {fewer} {large}", mixed),
-        Cell(
-            "own_kind", f"{few} {small} and {fewer} {large}, each among its own kind",
-            {**mixed, "graph.name": "matrix", "graph.matrix": OWN_KIND},
-        ),
+        Cell("together", everybody, mixed),
+        Cell("own_kind", f"{everybody}, each among its own kind", {**mixed, **own_kind}),
+        Cell("together_emb0", f"{everybody}, predictions alone", without),
+        Cell("own_kind_emb0", f"{everybody}, predictions alone, each among its own kind",
+             {**without, **own_kind}),
     ]  # fmt: skip
 
 
@@ -44,7 +53,7 @@ def by_kind(records: Sequence[Record]) -> str:
             alone = accuracy(record, "control_shared")[:, kind, 0]
             values = (shared[..., 0], shared[..., -1], alone)
             cells_ = " | ".join(number(Spread.of(value)) for value in values)
-            lines.append(f"| {count} {name} | {record['cell'].replace('_', ' ')} | {cells_} |")
+            lines.append(f"| {count} {name} | {SETTINGS[record['cell']]} | {cells_} |")
     return "\n".join(lines)
 
 
