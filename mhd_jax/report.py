@@ -38,7 +38,9 @@ def write_report(workdir: epath.PathLike, summary: Summary, history: History) ->
     paths = figures.save_all(summary, history, folder / "figures")
     images = {path.stem: path.read_bytes() for path in paths}
     report = folder / "report.html"
-    report.write_text(render(summary, images))
+    unfinished = folder / ".report.html"
+    unfinished.write_text(render(summary, images))
+    unfinished.replace(report)  # so that a report that exists is a whole one
     return report
 
 

@@ -59,26 +59,41 @@ def train_and_evaluate(
     processes.join(config.parallel.distributed)
     directory = Workdir(workdir)
     with _lock(directory):
-        experiment = experiment_lib.build(config)
-        directory.claim(config)
-        if processes.anywhere(directory.finished()):
-            if jax.process_index() == 0:
-                print(f"{directory.path}: this run is finished; nothing to do")
-            return directory.read_summary()
-        with (
-            Checkpoints(
-                directory.checkpoints,
-                keep=config.train.keep_checkpoints,
-                strip=functools.partial(state_lib.strip, layout=experiment.layout),
-            ) as checkpoints,
-            processes.losing_one(checkpoints.latest_step),
-        ):
-            summary = Run(experiment, directory, checkpoints).finish()
-    if with_report and jax.process_index() == 0:
-        from mhd_jax import report
-
-        report.write_report(directory.path, summary, directory.read_metrics())
+        summary, reported = _summary(config, directory)
+    if with_report and not reported and jax.process_index() == 0:
+        _report(directory, summary)
     return summary
+
+
+def _report(directory: Workdir, summary: Summary) -> None:
+    """Draws the figures and writes the report; the run is complete without them."""
+    from mhd_jax import report
+
+    try:
+        report.write_report(directory.path, summary, directory.read_metrics())
+    except OSError as error:
+        raise WorkdirError(
+            f"{directory.path}: could not write the report: {error.strerror or error}. The run is "
+            "complete; the same command makes up for it"
+        ) from error
+
+
+def _summary(config: ml_collections.ConfigDict, directory: Workdir) -> tuple[Summary, bool]:
+    """The summary of the run, which is run or gone on with if need be; whether it has a report."""
+    experiment = experiment_lib.build(config)
+    directory.claim(config)
+    if processes.anywhere(directory.finished()):
+        if jax.process_index() == 0:
+            print(f"{directory.path}: this run is finished; nothing to do")
+        return directory.read_summary(), directory.report.exists()
+    strip = functools.partial(state_lib.strip, layout=experiment.layout)
+    with (
+        Checkpoints(
+            directory.checkpoints, keep=config.train.keep_checkpoints, strip=strip
+        ) as checkpoints,
+        processes.losing_one(checkpoints.latest_step),
+    ):
+        return Run(experiment, directory, checkpoints).finish(), False
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import json
 import os
@@ -12,14 +13,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest import mock
 
 import jax
 import numpy as np
 import pytest
 
 from mhd_jax import experiment as experiment_lib
+from mhd_jax import report, train
 from mhd_jax import state as state_lib
-from mhd_jax import train
 from mhd_jax.checkpoints import Checkpoints
 from mhd_jax.errors import DivergedError, WorkdirError
 from tests import small
@@ -76,6 +78,20 @@ def test_the_same_command_again_does_nothing(finished, capsys):
     assert "finished" in capsys.readouterr().out
     assert again["shared_accuracy"] == np.asarray(summary["shared_accuracy"]).tolist()
     assert before == {path: path.stat().st_mtime_ns for path in before}
+
+
+def test_a_full_disk_ends_in_words_and_the_report_is_made_up_for(tmp_path, monkeypatch, capsys):
+    config = small.config()
+    with monkeypatch.context() as patch:
+        full = OSError(errno.ENOSPC, "No space left on device")
+        patch.setattr(report, "write_report", mock.Mock(side_effect=full))
+        with pytest.raises(
+            WorkdirError, match="report: No space left on device. .* the same command"
+        ):
+            train.train_and_evaluate(config, tmp_path)
+    assert (tmp_path / "summary.json").exists() and not (tmp_path / "report.html").exists()
+    train.train_and_evaluate(config, tmp_path)
+    assert "finished" in capsys.readouterr().out and (tmp_path / "report.html").exists()
 
 
 def test_another_config_is_refused_and_named(finished):
