@@ -3,11 +3,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mhd_jax import methods
+from mhd_jax import distill, methods, models
+from mhd_jax import experiment as experiment_lib
+from mhd_jax.data import sources
 from mhd_jax.errors import ConfigError
 from tests import reference, small
 
@@ -161,3 +167,80 @@ def test_feddf_distils_the_ensemble_into_the_average():
     logits = _public_logits(experiment, averaged, 2)
     expected = [reference.fedmd_loss(logits[c], consensus, "kl") for c in range(4)]
     np.testing.assert_allclose(metrics["head_losses"][0, 0, :, 0], expected, rtol=1e-3)
+
+
+# --- Mistakes that implementations of such methods are known to make ------------------------------
+
+
+@pytest.mark.parametrize("method", ["mhd", "fedmd", "feddf", "codistillation"])
+def test_public_batches_are_drawn_anew(method):
+    experiment = small.build(method=method, control=False)
+    steps = 60  # several passages through 130 public images, and several rounds
+    drawn = experiment.schedule.host_plan(0, steps).public[:, 0]
+    batches = {tuple(batch) for batch in drawn}
+    assert len(batches) == steps and len(np.unique(drawn)) == 130
+
+
+def test_predictions_are_probabilities_before_they_are_compared():
+    """The loss is least where the student agrees with its teacher, wherever logits lie."""
+    logits = jax.random.normal(jax.random.key(0), (2, 5, 2, 4))
+    below = ~jnp.eye(2, dtype=bool)
+    log_probs = jax.nn.log_softmax(logits + 7.0)
+    teachers = distill.select_teachers(log_probs, below)
+
+    def loss(student):
+        return distill.prediction_loss(jax.nn.log_softmax(student), log_probs, teachers).sum()
+
+    student = logits.at[:, :, 1].set(logits[::-1, :, 0])  # of two clients each has one teacher
+    np.testing.assert_allclose(jax.grad(loss)(student)[:, :, 1:], 0.0, atol=1e-6)
+
+
+class Attentive(nn.Module):
+    """Refuses public batches (of 4) in training mode and private ones (of 8) in evaluation mode."""
+
+    @nn.compact
+    def __call__(self, x, train):
+        assert len(x) == 1 or train == (len(x) == 8), (len(x), train)
+        return nn.Dense(4)(x.reshape(len(x), -1))
+
+
+@pytest.mark.parametrize("method", ["mhd", "fedmd", "codistillation", "feddf"])
+def test_teachers_are_in_evaluation_mode(method, monkeypatch):
+    monkeypatch.setitem(models.MODELS._pieces, "attentive", lambda settings: Attentive())
+    changes = {"model__name": "attentive", "data__public_batch_size": 4, "control": False}
+    experiment = small.build(method=method, **changes)
+    arguments = list(small.arguments(experiment, experiment.init_state(abstract=True)))
+    assert experiment.step.lower(*arguments)
+
+
+def test_private_labels_reach_nobody_but_the_private_loss():
+    """With other private labels the first step has the same teachers, hence the same losses."""
+
+    def first(experiment):
+        return small.run(experiment)[1]
+
+    usual = small.build(train__log_every=1, control=False)
+    load = usual.system.load
+    blind = dataclasses.replace(
+        usual.system,
+        load=lambda *args: (batch := load(*args))._replace(
+            labels=tuple(jnp.zeros_like(labels) for labels in batch.labels)
+        ),
+    )
+    ours, theirs = first(usual), first(dataclasses.replace(usual, system=blind))
+    for name in ("embedding_loss", "head_losses"):
+        np.testing.assert_array_equal(ours[name], theirs[name])
+    assert not np.allclose(ours["private_loss"], theirs["private_loss"])
+
+
+def test_test_data_stay_out_of_training():
+    def final(test):
+        source = dataclasses.replace(sources.source(small.config().data), test=test)
+        made = experiment_lib.build(small.config(control=False), (source, None))
+        return small.clients(made, small.run(made)[0])
+
+    noise = np.random.default_rng(0).random((50, 8, 8, 1)).astype(np.float32)
+    other = sources.ArraySplit(noise, np.zeros(50, int))
+    usual = sources.source(small.config().data).test
+    for ours, theirs in zip(final(usual), final(other), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
