@@ -14,7 +14,9 @@ The data set has to be prepared once (``tfds build cifar10 --file_format=array_r
 | `:mlp`   | MLP of 64, 16 px           | 2,000  | 2 cores      |
 | `:smoke` | 2-layer CNN, 8 px          | 6      | anything     |
 
-Time and expected figure of every variant: not measured here.
+Measured: `:mlp` takes one to two minutes on two cores; over 3 seeds the shared accuracy of the last
+head is 0.368 ± 0.005, that of the same clients in isolation 0.216 ± 0.018
+(``python -m experiments.main_comparison --preset=cifar10_cpu``). Other variants: not measured.
 """
 
 import ml_collections
