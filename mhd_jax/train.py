@@ -207,6 +207,7 @@ class Run:
                     self.checkpoints.wait()
                     raise Interrupted(f"SIGTERM: saved step {step}; the same command goes on")
             summary = summarize(self.experiment, self.state, self._speed(stepper))
+        self.checkpoints.wait()  # a run with a summary is finished: its last state must be there
         if self.leader:
             self.directory.write_summary(summary)
             print(terminal.final_table(summary), flush=True)

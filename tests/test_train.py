@@ -24,6 +24,7 @@ from mhd_jax import report, train
 from mhd_jax import state as state_lib
 from mhd_jax.checkpoints import Checkpoints
 from mhd_jax.errors import DivergedError, WorkdirError
+from mhd_jax.workdir import Workdir
 from tests import small
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -92,6 +93,22 @@ def test_a_full_disk_ends_in_words_and_the_report_is_made_up_for(tmp_path, monke
     assert (tmp_path / "summary.json").exists() and not (tmp_path / "report.html").exists()
     train.train_and_evaluate(config, tmp_path)
     assert "finished" in capsys.readouterr().out and (tmp_path / "report.html").exists()
+
+
+def test_the_last_state_is_saved_before_the_run_counts_as_finished(tmp_path, monkeypatch):
+    calls = []
+
+    def noted(owner, name):
+        real = getattr(owner, name)
+        monkeypatch.setattr(
+            owner, name, lambda *args, **kwargs: (calls.append(name), real(*args, **kwargs))[1]
+        )
+
+    noted(Checkpoints, "save")
+    noted(Checkpoints, "wait")
+    noted(Workdir, "write_summary")
+    train.train_and_evaluate(small.config(), tmp_path, with_report=False)
+    assert calls[calls.index("write_summary") - 2 :][:3] == ["save", "wait", "write_summary"]
 
 
 def test_another_config_is_refused_and_named(finished):
