@@ -351,4 +351,5 @@ def _shape() -> dict[str, Any]:
 
 def _watched() -> bool:
     """Whether somebody sees a bar move: stderr is a terminal, or this is a notebook."""
-    return sys.stderr.isatty() or "ipykernel" in sys.modules
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return sys.stderr.isatty() or (shell is not None and "IPKernelApp" in shell.config)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import sys
+import types
 from typing import Any
 
 import numpy as np
@@ -103,6 +104,17 @@ def test_plain_lines_where_nobody_watches(
         "step 80/100 · 2.5 steps/s · ETA 0:00:08 · β_sh main 0.25",
         "saved",
     ]
+
+
+@pytest.mark.parametrize(("config", "bar"), [({"IPKernelApp": {}}, True), ({}, False)])
+def test_a_bar_in_a_notebook_only(
+    config: dict[str, Any], bar: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shell = types.SimpleNamespace(config=config)
+    ipython = types.SimpleNamespace(get_ipython=lambda: shell)
+    monkeypatch.setitem(sys.modules, "IPython", ipython)
+    monkeypatch.setitem(sys.modules, "ipykernel", types.ModuleType("ipykernel"))
+    assert terminal._watched() is bar
 
 
 def test_the_rate_of_a_resumed_run_counts_its_own_steps(

@@ -100,9 +100,13 @@ def test_the_last_state_is_saved_before_the_run_counts_as_finished(tmp_path, mon
 
     def noted(owner, name):
         real = getattr(owner, name)
-        monkeypatch.setattr(
-            owner, name, lambda *args, **kwargs: (calls.append(name), real(*args, **kwargs))[1]
-        )
+
+        def call(*args, **kwargs):
+            result = real(*args, **kwargs)
+            calls.append(name)  # once done: saving waits for the save before it
+            return result
+
+        monkeypatch.setattr(owner, name, call)
 
     noted(Checkpoints, "save")
     noted(Checkpoints, "wait")
