@@ -11,13 +11,13 @@ clients one after another in PyTorch. What "auto" stands for on a platform is de
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
+from experiments import sweep
 from experiments.benchmarks import timing
 from experiments.benchmarks.timing import Benchmark, Case, Effort, Record
 
@@ -55,7 +55,7 @@ def measure(settings: Mapping[str, Any], effort: Effort) -> dict[str, Any]:
     if max(differences.values()) > TOLERANCE:
         raise ValueError(f"the contenders train different things: {differences}")
     contenders = [stepper.contender(name) for name, stepper in steppers.items()]
-    contenders.append(torch.contender(TORCH, len(os.sched_getaffinity(0))))
+    contenders.append(torch.contender(TORCH, sweep.cores()))
     return {
         "clients": settings["clients.num"],
         "differences": differences,
@@ -86,7 +86,7 @@ def table(records: Sequence[Record]) -> str:
         f"`looped`. {first['hardware']}, PyTorch {first['versions']['torch']}. "
         f"`{first['command']}`"
     )
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + f"\n\n{facts}\n"
+    return timing.markdown(lines, facts)
 
 
 def _row(results: Mapping[str, Any]) -> tuple[str, ...]:
@@ -104,5 +104,5 @@ BENCHMARK = Benchmark("convolutions", "Lowerings of stacked convolutions", cases
 
 
 if __name__ == "__main__":
-    jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+    jax.config.update("jax_num_cpu_devices", sweep.cores())
     timing.main(BENCHMARK)

@@ -71,7 +71,7 @@ def table(records: Sequence[Record]) -> str:
         f"brackets; 8 clients on digits without a control group, one snapshot replaced every "
         f"{results['refresh_steps']} steps; {records[0]['hardware']}. `{records[0]['command']}`"
     )
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + f"\n\n{facts}\n"
+    return timing.markdown(lines, facts)
 
 
 def _row(results: Mapping[str, Any], name: str) -> tuple[str, ...]:

@@ -219,7 +219,7 @@ def table(records: Sequence[Record]) -> str:
         f"after the first. fedjax {versions['fedjax']}, pfl {versions['pfl']}; "
         f"{records[0]['hardware']}. {NOT_RUN} `{records[0]['command']}`"
     )
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + f"\n\n{facts}\n"
+    return timing.markdown(lines, facts)
 
 
 def _row(results: Mapping[str, Any]) -> tuple[str, ...]:

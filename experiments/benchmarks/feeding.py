@@ -65,7 +65,7 @@ def table(records: Sequence[Record]) -> str:
         f"on a CPU the host's work takes cores from the step. {records[0]['hardware']}. "
         f"`{records[0]['command']}`"
     )
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + f"\n\n{facts}\n"
+    return timing.markdown(lines, facts)
 
 
 def _row(results: Mapping[str, Any], feed: str) -> tuple[str, ...]:

@@ -79,7 +79,7 @@ def table(records: Sequence[Record]) -> str:
         f"count every operand, cached or not, so their share may pass 100 %. "
         f"`{records[0]['command']}`"
     )
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + f"\n\n{facts}\n"
+    return timing.markdown(lines, facts)
 
 
 def _row(results: Mapping[str, Any]) -> tuple[str, ...]:

@@ -11,12 +11,12 @@ losses of the first steps are compared; if they differ, there is nothing to time
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from experiments import sweep
 from experiments.benchmarks import timing
 from experiments.benchmarks.timing import Benchmark, Case, Effort, Record
 
@@ -95,8 +95,7 @@ def compare(losses: Mapping[str, Sequence[Sequence[float]]]) -> None:
 
 def _best_threads(torch: Any, effort: Effort) -> int:
     """One thread or one per core, whichever makes PyTorch faster."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    choices = [torch.contender(str(threads), threads) for threads in sorted({1, cores or 1})]
+    choices = [torch.contender(str(threads), threads) for threads in sorted({1, sweep.cores()})]
     found = timing.alternate(choices, Effort(3, effort.seconds / 4))
     return int(min(found, key=lambda name: min(found[name]["seconds"])))
 
@@ -123,7 +122,7 @@ def table(records: Sequence[Record]) -> str:
         f"{records[0]['hardware']}, PyTorch {records[0]['versions']['torch']} with as many threads "
         f"as suit it. `{records[0]['command']}`"
     )
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + f"\n\n{facts}\n"
+    return timing.markdown(lines, facts)
 
 
 def _agreement(records: Sequence[Record]) -> float:

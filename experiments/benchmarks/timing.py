@@ -146,6 +146,11 @@ def factor(found: Mapping[str, float]) -> str:
     return f"{found['median']:.1f}× ({found['min']:.1f}–{found['max']:.1f})"
 
 
+def markdown(lines: Sequence[Sequence[str]], facts: str) -> str:
+    """A table from its lines, the header's rule among them, and what belongs to it."""
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + f"\n\n{facts}\n"
+
+
 # --- Benchmarks -----------------------------------------------------------------------------------
 
 
