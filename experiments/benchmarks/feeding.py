@@ -9,13 +9,12 @@ nothing and reads no images. What a run takes beyond that is time its devices wa
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiments.benchmarks import ours, timing
-from experiments.benchmarks.step import CASES
-from experiments.benchmarks.timing import Benchmark, Case, Effort, Record
+from experiments.benchmarks.step import without_contenders
+from experiments.benchmarks.timing import Benchmark, Effort, Record
 
 FEEDS = ("resident", "streaming")
 BARE = "bare"  # the resident step without a feed
@@ -47,13 +46,6 @@ def waiting(results: Mapping[str, Any], feed: str) -> dict[str, float]:
     return timing.spread([1 - least / took for took, least in pairs])
 
 
-def cases(quick: bool) -> list[Case]:
-    tiny = {"mlp_2": {"clients.num": 2, "model.width": 8, "heads.aux": 1,
-                      "train.steps_per_call": 2}}  # fmt: skip
-    chosen = tiny if quick else {name: CASES[name] for name in ("mlp_8", "mlp_64", "resnet8_4")}
-    return [Case(name, functools.partial(measure, changes)) for name, changes in chosen.items()]
-
-
 def table(records: Sequence[Record]) -> str:
     """A row for every case and feed."""
     head = ("clients", "network", "feed", "steps per call", "images/s", "devices wait")
@@ -81,7 +73,9 @@ def _row(results: Mapping[str, Any], feed: str) -> tuple[str, ...]:
     )
 
 
-BENCHMARK = Benchmark("feeding", "How long devices wait for data", cases, table)
+BENCHMARK = Benchmark(
+    "feeding", "How long devices wait for data", without_contenders(measure), table
+)
 
 
 if __name__ == "__main__":

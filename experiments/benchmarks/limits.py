@@ -10,7 +10,6 @@ its bytes count every operand of every instruction, cached or not.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -18,8 +17,8 @@ import jax
 import jax.numpy as jnp
 
 from experiments.benchmarks import ours, timing
-from experiments.benchmarks.step import CASES
-from experiments.benchmarks.timing import Benchmark, Case, Contender, Effort, Record
+from experiments.benchmarks.step import without_contenders
+from experiments.benchmarks.timing import Benchmark, Contender, Effort, Record
 
 STEP, PRODUCT, MEMORY = "step", "product", "memory"
 
@@ -62,13 +61,6 @@ def share(results: Mapping[str, Any], kind: str, peak: str) -> dict[str, float]:
     return timing.spread([work[STEP] / mine / (work[peak] / theirs) for mine, theirs in pairs])
 
 
-def cases(quick: bool) -> list[Case]:
-    tiny = {"mlp_2": {"clients.num": 2, "model.width": 8, "heads.aux": 1,
-                      "train.steps_per_call": 2}}  # fmt: skip
-    chosen = tiny if quick else {name: CASES[name] for name in ("mlp_8", "mlp_64", "resnet8_4")}
-    return [Case(name, functools.partial(measure, changes)) for name, changes in chosen.items()]
-
-
 def table(records: Sequence[Record]) -> str:
     """A row for every case."""
     head = ("clients", "network", "GFLOP a step", "GFLOP/s", "of a matrix product's",
@@ -97,7 +89,7 @@ def _row(results: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
-BENCHMARK = Benchmark("limits", "What the machine could do", cases, table)
+BENCHMARK = Benchmark("limits", "What the machine could do", without_contenders(measure), table)
 
 
 if __name__ == "__main__":

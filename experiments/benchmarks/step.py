@@ -11,7 +11,7 @@ losses of the first steps are compared; if they differ, there is nothing to time
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -106,6 +106,21 @@ def cases(quick: bool) -> list[Case]:
         Case(name, functools.partial(measure, settings), ("torch",))
         for name, settings in chosen.items()
     ]
+
+
+def without_contenders(
+    measure: Callable[[Mapping[str, Any], Effort], Mapping[str, Any]],
+) -> Callable[[bool], list[Case]]:
+    """The cases of a benchmark of our own step alone, some of those here."""
+    tiny = {"mlp_2": {"clients.num": 2, "model.width": 8, "heads.aux": 1,
+                      "train.steps_per_call": 2}}  # fmt: skip
+    some = {name: CASES[name] for name in ("mlp_8", "mlp_64", "resnet8_4")}
+
+    def cases(quick: bool) -> list[Case]:
+        chosen = tiny if quick else some
+        return [Case(name, functools.partial(measure, changes)) for name, changes in chosen.items()]
+
+    return cases
 
 
 def table(records: Sequence[Record]) -> str:
