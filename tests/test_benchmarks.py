@@ -8,6 +8,7 @@ import importlib
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -21,6 +22,7 @@ from experiments.benchmarks import (
     feeding,
     growth,
     limits,
+    ours,
     step,
     timing,
 )
@@ -88,6 +90,20 @@ def test_runs_in_tiny_sizes_and_fills_its_table(name: str) -> None:
     record = timing.rounded(timing.run_case(benchmark, chosen, QUICK))
     table = benchmark.table([record])
     assert benchmark.command in table and "nan" not in table
+
+
+def test_devices_wait_for_a_slow_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny = {"clients.num": 2, "model.width": 8, "heads.aux": 1, "train.steps_per_call": 2}
+    stepper = ours.build(tiny)
+    schedule = type(stepper.experiment.schedule)
+    made = schedule.plan
+
+    def slow(*arguments: Any) -> Any:
+        time.sleep(0.2)
+        return made(*arguments)
+
+    monkeypatch.setattr(schedule, "plan", slow)
+    assert stepper.waiting(8) > 0.5
 
 
 def test_contenders_of_the_step_train_the_same() -> None:

@@ -1,49 +1,57 @@
 # Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
-"""How long devices wait for data: a run against the same calls on data that are already there.
+"""How long devices wait for data, and how many images a second both feeds bring them.
 
     python -m experiments.benchmarks.feeding --out=experiments/results/benchmarks
 
-The yardstick repeats the compiled step on one call's plan, so that the host draws no batches, moves
-nothing and reads no images. What a run takes beyond that is time its devices waited.
+Devices wait while nothing is queued on them: from the moment a call is done until the host, which
+draws batches, reads images and moves both, queues the next one.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiments.benchmarks import ours, timing
 from experiments.benchmarks.step import without_contenders
+from experiments.benchmarks.stepping import Stepper
 from experiments.benchmarks.timing import Benchmark, Effort, Record
 
 FEEDS = ("resident", "streaming")
-BARE = "bare"  # the resident step without a feed
+SWITCH_SECONDS = 1e-4  # between threads, so that the end of a call is noticed at once
 
 
 def measure(settings: Mapping[str, Any], effort: Effort) -> dict[str, Any]:
-    """Both feeds and the bare step in turn."""
+    """Both feeds in turn, first for their speed, then for the time that devices wait."""
     dense = settings.get("model.name", "mlp") == "mlp"
     source = None if dense else ours.photographs()
     runs = {feed: ours.build({**settings, "data.feed": feed}, source) for feed in FEEDS}
-    bare = ours.build({**settings, "data.feed": "resident"}, source).bare(BARE)
     config = runs["resident"].experiment.config
     images = config.clients.num * config.data.batch_size + config.data.public_batch_size
+    measured = timing.alternate([run.contender(feed) for feed, run in runs.items()], effort)
     return {
         "clients": config.clients.num,
         "model": config.model.name,
         "images_per_step": images,
         "steps_per_call": {feed: run.unit for feed, run in runs.items()},
-        "measured": timing.alternate(
-            [bare, *(run.contender(feed) for feed, run in runs.items())], effort
-        ),
+        "measured": measured,
+        "waiting": _waiting(runs, measured, effort.rounds),
     }
 
 
-def waiting(results: Mapping[str, Any], feed: str) -> dict[str, float]:
-    """Share of the time that devices wait; below 0 where noise is larger than it."""
-    measured = results["measured"]
-    pairs = zip(measured[feed]["seconds"], measured[BARE]["seconds"], strict=True)
-    return timing.spread([1 - least / took for took, least in pairs])
+def _waiting(
+    runs: Mapping[str, Stepper], measured: Mapping[str, Any], rounds: int
+) -> dict[str, list[float]]:
+    """Share of the time that devices wait, by feed and round."""
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(SWITCH_SECONDS)
+    found: dict[str, list[float]] = {feed: [] for feed in runs}
+    for _ in range(rounds):
+        for feed, run in runs.items():
+            found[feed].append(run.waiting(max(measured[feed]["count"], 3 * run.unit)))
+    sys.setswitchinterval(usual)
+    return found
 
 
 def table(records: Sequence[Record]) -> str:
@@ -61,7 +69,7 @@ def table(records: Sequence[Record]) -> str:
 
 
 def _row(results: Mapping[str, Any], feed: str) -> tuple[str, ...]:
-    waits = waiting(results, feed)
+    waits = timing.spread(results["waiting"][feed])
     milliseconds = timing.milliseconds(results["measured"], feed)
     return (
         str(results["clients"]),

@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
+from concurrent import futures
 from typing import Any
 
 import jax
@@ -66,20 +69,30 @@ class Stepper:
         """For `timing.alternate`."""
         return Contender(name, self.run, self.compile_seconds, self.unit)
 
-    def bare(self, name: str) -> Contender:
-        """The compiled step on one call's plan over and over: no host work; ends this run."""
-        experiment, state = self.experiment, [self._stepper.state]
-        plan = experiment.schedule.plan(0, self.unit)
-        count = experiment.layout.put(np.int32(self.unit))
+    def waiting(self, steps: int) -> float:
+        """Does the next `steps` steps; the share of that time devices had nothing to do."""
+        stop = self._step + steps
+        dispatched: list[float] = []
+        finished: list[float] = []
 
-        def run(steps: int) -> None:
-            for _ in range(-(-steps // self.unit)):
-                state[0], _ = self.compiled(
-                    state[0], experiment.feed.data, plan, experiment.seed_array, count
-                )
-            jax.block_until_ready(state[0])
+        def watch(metrics: Any) -> None:
+            jax.block_until_ready(metrics)
+            finished.append(time.perf_counter())
 
-        return Contender(name, run, self.compile_seconds, self.unit)
+        with futures.ThreadPoolExecutor(1) as watcher:
+
+            def stamped(*arguments: Any) -> Any:
+                dispatched.append(time.perf_counter())
+                state, metrics = self.compiled(*arguments)
+                watcher.submit(watch, metrics)
+                return state, metrics
+
+            self._stepper.compiled = stamped
+            while self._step < stop:
+                self._stepper.advance(self._step, self._step + self.unit)
+                self._step += self.unit
+        self._stepper.compiled = self.compiled
+        return idle_share(dispatched, finished)
 
     def memory(self) -> dict[str, int]:
         """Bytes on all devices: of the state, of the snapshots in it, and beside it in a step."""
@@ -89,6 +102,18 @@ class Stepper:
             "pool": _bytes(state.pool),
             "temporary": found.temp_size_in_bytes,
         }
+
+
+def idle_share(dispatched: Sequence[float], finished: Sequence[float]) -> float:
+    """How much of the time nothing was queued, from when each call was queued and was done.
+
+    >>> idle_share([0.0, 1.0, 8.0], [4.0, 7.0, 10.0])
+    0.1
+    """
+    idle = sum(
+        max(0.0, queued - done) for queued, done in zip(dispatched[1:], finished[:-1], strict=True)
+    )
+    return idle / (finished[-1] - dispatched[0])
 
 
 def _bytes(tree: Any) -> int:
