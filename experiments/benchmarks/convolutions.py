@@ -81,7 +81,7 @@ def table(records: Sequence[Record]) -> str:
     first = records[0]
     facts = (
         "Milliseconds of one step of ResNet-8 clients of width 16 with one auxiliary head, batches "
-        f"of 32 + 32 images of 32×32×3; medians over {first['effort']['rounds']} rounds in turn, "
+        f"of 32 + 32 images of 32×32×3; medians over {timing.rounds(records)} in turn, "
         "smallest and largest ratio in brackets; compile time is that of `unrolled` and of "
         f"`looped`. {first['hardware']}, PyTorch {first['versions']['torch']}. "
         f"`{first['command']}`"
@@ -94,7 +94,10 @@ def _row(results: Mapping[str, Any]) -> tuple[str, ...]:
     compiled = [measured[name]["compile_seconds"] for name in ("unrolled", "looped")]
     return (
         str(results["clients"]),
-        *(f"{timing.milliseconds(measured, name):.3g}" for name in (*LOWERINGS, SPREAD, TORCH)),
+        *(
+            timing.shown(timing.milliseconds(measured, name))
+            for name in (*LOWERINGS, SPREAD, TORCH)
+        ),
         *(timing.factor(timing.speedup(measured, name, TORCH)) for name in ("unrolled", SPREAD)),
         " and ".join(f"{seconds:.0f}" for seconds in compiled),
     )

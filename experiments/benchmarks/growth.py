@@ -113,10 +113,12 @@ def table(records: Sequence[Record]) -> str:
     for record in joint:
         measured = record["results"]["measured"]
         gain = timing.factor(timing.speedup(measured, "together", "apart"))
+        joined, apart = (
+            timing.shown(timing.milliseconds(measured, name)) for name in ("together", "apart")
+        )
         text += (
             f"\n{TOGETHER[record['case']].capitalize()} in the same step: "
-            f"{timing.milliseconds(measured, 'together'):.3g} ms; as runs of their own, together: "
-            f"{timing.milliseconds(measured, 'apart'):.3g} ms; {gain}.\n"
+            f"{joined} ms; as runs of their own, together: {apart} ms; {gain}.\n"
         )
     facts = (
         f"Medians over {timing.rounds(records)}; 8 dense clients on digits unless "
@@ -133,7 +135,7 @@ def _grown_row(record: Record) -> tuple[str, ...]:
     return (
         label,
         ", ".join(names),
-        ", ".join(f"{timing.milliseconds(measured, name):.3g}" for name in names),
+        ", ".join(timing.shown(timing.milliseconds(measured, name)) for name in names),
         growth,
         ", ".join(f"{memory[name]['temporary'] / 1e6:.3g}" for name in names),
         ", ".join(f"{measured[name]['compile_seconds']:.1f}" for name in names),

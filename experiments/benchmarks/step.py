@@ -150,7 +150,7 @@ def _row(results: Mapping[str, Any]) -> tuple[str, ...]:
     return (
         str(results["clients"]),
         results["model"],
-        *(f"{timing.milliseconds(measured, name):.3g}" for name in (OURS, TORCH, PLAIN)),
+        *(timing.shown(timing.milliseconds(measured, name)) for name in (OURS, TORCH, PLAIN)),
         *(timing.factor(timing.speedup(measured, OURS, name)) for name in (TORCH, PLAIN)),
         f"{measured[OURS]['compile_seconds']:.1f}",
     )
