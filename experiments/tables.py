@@ -59,16 +59,25 @@ def number(spread: Spread | None, signed: bool = False) -> str:
     return text if spread.std is None else f"{text} ± {spread.std:.3f}"
 
 
+def short(number: float) -> str:
+    """Three digits, thousands apart.
+
+    >>> short(4.8372), short(1374.2), short(0)
+    ('4.84', '1,370', '0')
+    """
+    return f"{float(f'{number:.3g}'):,g}"
+
+
 def kilobytes(record: Record) -> str:
     """Kilobytes that a client sends in a step, averages over the run included."""
     count = record["results"]["bytes_per_client_and_step"]
-    return f"{count / 1000:.3g}" if count else "0"
+    return short(count / 1000)
 
 
 def speed(record: Record) -> str:
     """Steps a second of one system, all seeds of the cell counted."""
     seconds = record["seconds_per_step"]
-    return f"{record['config']['replicas'] / seconds:.3g}" if seconds else ""
+    return short(record["config"]["replicas"] / seconds) if seconds else ""
 
 
 def markdown(study: Study, records: Sequence[Record]) -> str:
@@ -129,8 +138,10 @@ def _facts(records: Sequence[Record]) -> str:
     seeds = first["results"].get("seeds") or [config["seed"]]
     minutes = sum(record["wall_seconds"] for record in records) / 60
     steps = sorted({record["config"]["train"]["steps"] for record in records})
+    clients = {record["config"]["clients"]["num"] for record in records}
     facts = [
-        f"{config['data']['name']}, {config['clients']['num']} clients where no row says otherwise",
+        config["data"]["name"],
+        f"{clients.pop()} clients" if len(clients) == 1 else "as many clients as a row says",
         f"{' and '.join(f'{s:,}' for s in steps)} steps",
         f"seeds {seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else f"seed {seeds[0]}",
         " and ".join(dict.fromkeys(f"{r['hardware']} ({r['device']})" for r in records)),

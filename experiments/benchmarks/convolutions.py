@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments import sweep
+from experiments import sweep, tables
 from experiments.benchmarks import timing
 from experiments.benchmarks.timing import Benchmark, Case, Effort, Record
 
@@ -95,7 +95,7 @@ def _row(results: Mapping[str, Any]) -> tuple[str, ...]:
     return (
         str(results["clients"]),
         *(
-            timing.shown(timing.milliseconds(measured, name))
+            tables.short(timing.milliseconds(measured, name))
             for name in (*LOWERINGS, SPREAD, TORCH)
         ),
         *(timing.factor(timing.speedup(measured, name, TORCH)) for name in ("unrolled", SPREAD)),

@@ -20,6 +20,7 @@ from typing import Any
 
 import jax
 
+from experiments import tables
 from experiments.benchmarks import ours, timing
 from experiments.benchmarks.stepping import Stepper
 from experiments.benchmarks.timing import Benchmark, Case, Contender, Effort, Record
@@ -114,7 +115,7 @@ def table(records: Sequence[Record]) -> str:
         measured = record["results"]["measured"]
         gain = timing.factor(timing.speedup(measured, "together", "apart"))
         joined, apart = (
-            timing.shown(timing.milliseconds(measured, name)) for name in ("together", "apart")
+            tables.short(timing.milliseconds(measured, name)) for name in ("together", "apart")
         )
         text += (
             f"\n{TOGETHER[record['case']].capitalize()} in the same step: "
@@ -135,7 +136,7 @@ def _grown_row(record: Record) -> tuple[str, ...]:
     return (
         label,
         ", ".join(names),
-        ", ".join(timing.shown(timing.milliseconds(measured, name)) for name in names),
+        ", ".join(tables.short(timing.milliseconds(measured, name)) for name in names),
         growth,
         ", ".join(f"{memory[name]['temporary'] / 1e6:.3g}" for name in names),
         ", ".join(f"{measured[name]['compile_seconds']:.1f}" for name in names),

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments import sweep
+from experiments import sweep, tables
 from experiments.benchmarks import timing
 from experiments.benchmarks.timing import Benchmark, Case, Effort, Record
 
@@ -150,7 +150,7 @@ def _row(results: Mapping[str, Any]) -> tuple[str, ...]:
     return (
         str(results["clients"]),
         results["model"],
-        *(timing.shown(timing.milliseconds(measured, name)) for name in (OURS, TORCH, PLAIN)),
+        *(tables.short(timing.milliseconds(measured, name)) for name in (OURS, TORCH, PLAIN)),
         *(timing.factor(timing.speedup(measured, OURS, name)) for name in (TORCH, PLAIN)),
         f"{measured[OURS]['compile_seconds']:.1f}",
     )

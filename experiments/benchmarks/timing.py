@@ -137,15 +137,6 @@ def rounds(records: Sequence[Record]) -> str:
     return f"{' to '.join(map(str, dict.fromkeys((found[0], found[-1]))))} rounds"
 
 
-def shown(number: float) -> str:
-    """A number as tables show it: three digits, thousands apart.
-
-    >>> shown(4.8372), shown(1374.2)
-    ('4.84', '1,370')
-    """
-    return f"{float(f'{number:.3g}'):,g}"
-
-
 def factor(found: Mapping[str, float]) -> str:
     """A spread of ratios as tables show it.
 
