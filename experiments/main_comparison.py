@@ -41,17 +41,17 @@ def cells(preset: Preset) -> list[Cell]:
 
 
 def against(records: Sequence[Record]) -> str:
-    """MHD's last head minus the last head of each other method, seed by seed, and bytes."""
+    """MHD's last head minus the last head of each other method there is, seed by seed."""
     found = {(record["cell"].partition("_")[0], record["group"]): record for record in records}
     groups = sorted({group for method, group in found if method == "mhd"}, key=len, reverse=True)
     titles = [f"β_sh at {group} | in seeds" for group in groups]
-    lines = [f"| MHD's last head minus | {' | '.join(titles)} |"]
-    lines.append("| --- " * (1 + 2 * len(groups)) + "|")
+    lines = []
     for method, label in METHODS.items():
         row = [_difference(found, method, group) for group in groups]
         if method != "mhd" and any(cell != "| " for cell in row):
             lines.append(f"| {label} | {' | '.join(row)} |")
-    return "\n".join(lines)
+    head = f"| MHD's last head minus | {' | '.join(titles)} |"
+    return "\n".join([head, "| --- " * (1 + 2 * len(groups)) + "|", *lines]) if lines else ""
 
 
 def _difference(found: dict[tuple[str, str], Record], method: str, group: str) -> str:
