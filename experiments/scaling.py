@@ -15,6 +15,13 @@ def cells(preset: Preset) -> list[Cell]:
     usual = preset.base().clients.num
     auto = {"partition.primary_labels": 0}  # two primary clients a label, whatever their number
     total, each = "fixed total data", "fixed data per client"
+    pooled = [
+        (usual, Cell(f"usual_{usual}", f"{usual} clients", auto, total)),
+        *(
+            (k, Cell(f"total_{k}", f"{k} clients", {"clients.num": k, **auto}, total))
+            for k in preset.clients
+        ),
+    ]
     return [
         *(
             Cell(
@@ -25,11 +32,7 @@ def cells(preset: Preset) -> list[Cell]:
             )
             for k, percent in preset.shares
         ),
-        Cell(f"usual_{usual}", f"{usual} clients", auto, total),
-        *(
-            Cell(f"total_{k}", f"{k} clients", {"clients.num": k, **auto}, total)
-            for k in preset.clients
-        ),
+        *(cell for _, cell in sorted(pooled, key=lambda pair: pair[0])),
     ]
 
 
