@@ -130,7 +130,7 @@ def test_a_planted_gather_of_parameters_is_noticed(monkeypatch):
 
 
 def test_memory_of_the_step_grows_linearly_with_the_clients():
-    """At K = 64 nothing of the size [K, K, ...] is alive: selection alone has a test of its own."""
+    """Nothing of the size [K, K, ...] is alive: selection alone has a test of its own."""
     changes = {
         "data__public_batch_size": 64, "data__batch_size": 1, "partition__name": "iid",
         "heads__aux": 4, "control": False, "train__steps": 1,
@@ -141,7 +141,8 @@ def test_memory_of_the_step_grows_linearly_with_the_clients():
         lowered = experiment.step.lower(*small.arguments(experiment))
         return lowered.compile().memory_analysis().temp_size_in_bytes
 
-    assert temporary(64) <= 1.1 * (64 / 8) * temporary(8)
+    # A number per student, candidate and sample more would already be too much.
+    assert temporary(128) <= 1.1 * 2 * temporary(64)
 
 
 def test_shuffled_public_labels_change_nothing(monkeypatch):
