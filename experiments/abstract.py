@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from experiments.tables import accuracy
+from experiments.tables import accuracy, kilobytes
 
 Record = Mapping[str, Any]
 Records = Mapping[str, Record]  # by "study/cell"
@@ -120,8 +120,8 @@ def _bytes(mhd: Record, fedavg: Record) -> Finding:
     every = fedavg["config"]["average"]["every"]
     less = sent[0] < sent[1]
     return Finding(
-        f"a client publishes {sent[0] / 1000:.3g} kB per step; FedAvg every {every} steps ships "
-        f"{sent[1] / 1000:.3g} kB per step of a model of {fedavg['num_params'][0]:,} parameters",
+        f"a client publishes {kilobytes(mhd)} kB per step; FedAvg every {every} steps ships "
+        f"{kilobytes(fedavg)} kB per step of a model of {fedavg['num_params'][0]:,} parameters",
         "yes" if less else "not for a model this small",
     )
 

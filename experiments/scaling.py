@@ -15,13 +15,6 @@ def cells(preset: Preset) -> list[Cell]:
     usual = preset.base().clients.num
     auto = {"partition.primary_labels": 0}  # two primary clients a label, whatever their number
     total, each = "fixed total data", "fixed data per client"
-    pooled = [
-        (usual, Cell(f"usual_{usual}", f"{usual} clients", auto, total)),
-        *(
-            (k, Cell(f"total_{k}", f"{k} clients", {"clients.num": k, **auto}, total))
-            for k in preset.clients
-        ),
-    ]
     return [
         *(
             Cell(
@@ -32,7 +25,12 @@ def cells(preset: Preset) -> list[Cell]:
             )
             for k, percent in preset.shares
         ),
-        *(cell for _, cell in sorted(pooled, key=lambda pair: pair[0])),
+        *(
+            Cell(f"usual_{k}", f"{k} clients", auto, total)
+            if k == usual
+            else Cell(f"total_{k}", f"{k} clients", {"clients.num": k, **auto}, total)
+            for k in sorted({usual, *preset.clients})
+        ),
     ]
 
 

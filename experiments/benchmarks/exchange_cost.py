@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from experiments import tables
 from experiments.benchmarks import timing
 from experiments.benchmarks.stepping import Stepper
 from experiments.benchmarks.timing import Benchmark, Case, Contender, Effort, Record
@@ -79,7 +80,7 @@ def _row(results: Mapping[str, Any], name: str) -> tuple[str, ...]:
     ratios = [f"{memory[name][part] / memory[FRESH][part]:.2f}×" for part in ("state", "temporary")]
     took = timing.factor(timing.speedup(measured, FRESH, name)) if name != FRESH else "1×"
     milliseconds = f"{timing.milliseconds(measured, name):.1f}"
-    return (name, milliseconds, took, *ratios, f"{results['published'][name] / 1e3:.3g}")
+    return (name, milliseconds, took, *ratios, tables.short(results["published"][name] / 1e3))
 
 
 BENCHMARK = Benchmark(

@@ -24,9 +24,7 @@ SWITCH_SECONDS = 1e-4  # between threads, so that the end of a call is noticed a
 
 def measure(settings: Mapping[str, Any], effort: Effort) -> dict[str, Any]:
     """Both feeds in turn, first for their speed, then for the time that devices wait."""
-    dense = settings.get("model.name", "mlp") == "mlp"
-    source = None if dense else ours.photographs()
-    runs = {feed: ours.build({**settings, "data.feed": feed}, source) for feed in FEEDS}
+    runs = {feed: ours.build({**settings, "data.feed": feed}) for feed in FEEDS}
     config = runs["resident"].experiment.config
     images = config.clients.num * config.data.batch_size + config.data.public_batch_size
     measured = timing.alternate([run.contender(feed) for feed, run in runs.items()], effort)

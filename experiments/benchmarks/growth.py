@@ -109,23 +109,23 @@ def table(records: Sequence[Record]) -> str:
     grown = [record for record in records if record["case"] in GROWING]
     joint = [record for record in records if record["case"] in TOGETHER]
     lines = [head, ("---",) * len(head), *map(_grown_row, grown)]
-    shown = lines if grown else []
-    text = "".join("| " + " | ".join(line) + " |\n" for line in shown)
+    sentences = []
     for record in joint:
         measured = record["results"]["measured"]
         gain = timing.factor(timing.speedup(measured, "together", "apart"))
         joined, apart = (
             tables.short(timing.milliseconds(measured, name)) for name in ("together", "apart")
         )
-        text += (
-            f"\n{TOGETHER[record['case']].capitalize()} in the same step: "
-            f"{joined} ms; as runs of their own, together: {apart} ms; {gain}.\n"
+        sentences.append(
+            f"{TOGETHER[record['case']].capitalize()} in the same step: {joined} ms; as runs of "
+            f"their own, together: {apart} ms; {gain}."
         )
     facts = (
         f"Medians over {timing.rounds(records)}; 8 dense clients on digits unless "
         f"said otherwise, no control group; {records[0]['hardware']}. `{records[0]['command']}`"
     )
-    return f"{text}\n{facts}\n"
+    below = "\n\n".join([*sentences, facts])
+    return timing.markdown(lines, below) if grown else f"{below}\n"
 
 
 def _grown_row(record: Record) -> tuple[str, ...]:
@@ -138,7 +138,7 @@ def _grown_row(record: Record) -> tuple[str, ...]:
         ", ".join(names),
         ", ".join(tables.short(timing.milliseconds(measured, name)) for name in names),
         growth,
-        ", ".join(f"{memory[name]['temporary'] / 1e6:.3g}" for name in names),
+        ", ".join(tables.short(memory[name]["temporary"] / 1e6) for name in names),
         ", ".join(f"{measured[name]['compile_seconds']:.1f}" for name in names),
     )
 

@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from experiments import tables
 from experiments.benchmarks import ours, timing
 from experiments.benchmarks.step import without_contenders
 from experiments.benchmarks.timing import Benchmark, Contender, Effort, Record
@@ -37,8 +38,7 @@ def measure(settings: Mapping[str, Any], effort: Effort) -> dict[str, Any]:
     """The step and both peaks in turn."""
     side, length = (64, 10**4) if effort.quick else (2048, 3 * 10**7)
     square, long = jnp.ones((side, side)), jnp.ones(length)
-    dense = settings.get("model.name", "mlp") == "mlp"
-    stepper = ours.build(settings, None if dense else ours.photographs())
+    stepper = ours.build(settings)
     contenders = [
         stepper.contender(STEP),
         _repeated(PRODUCT, jnp.matmul, square, square),
@@ -75,16 +75,17 @@ def table(records: Sequence[Record]) -> str:
 
 
 def _row(results: Mapping[str, Any]) -> tuple[str, ...]:
-    def rate(kind: str, name: str) -> float:
-        return results[kind][name] / (timing.milliseconds(results["measured"], name) * 1e6)
+    def rate(kind: str, name: str) -> str:
+        seconds = timing.milliseconds(results["measured"], name) / 1e3
+        return tables.short(results[kind][name] / seconds / 1e9)
 
     return (
         str(results["clients"]),
         results["model"],
-        f"{results['operations'][STEP] / 1e9:.3g}",
-        f"{rate('operations', STEP):.3g} of {rate('operations', PRODUCT):.3g}",
+        tables.short(results["operations"][STEP] / 1e9),
+        f"{rate('operations', STEP)} of {rate('operations', PRODUCT)}",
         f"{share(results, 'operations', PRODUCT)['median']:.0%}",
-        f"{rate('bytes', STEP):.3g} of {rate('bytes', MEMORY):.3g}",
+        f"{rate('bytes', STEP)} of {rate('bytes', MEMORY)}",
         f"{share(results, 'bytes', MEMORY)['median']:.0%}",
     )
 

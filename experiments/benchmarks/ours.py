@@ -41,12 +41,15 @@ def photographs(samples: int = 2000, side: int = 32) -> sources.Source:
 def build(settings: Mapping[str, Any], source: sources.Source | None = None) -> Stepper:
     """The run with these settings, without end, evaluation or control group unless asked for.
 
-    Samples are dealt evenly, so that all clients have as many.
+    Samples are dealt evenly, so that all clients have as many. They are digits for dense networks,
+    noise for others unless there is a source.
     """
     config = default_config()
     every = {f"train.{name}": ENDLESS for name in ("steps", "eval_every", "checkpoint_every")}
     update(config, {"control": False, "partition.name": "iid", **every, **settings})
-    return Stepper(config, (source or digits(config.clients.num), None))
+    if source is None:
+        source = digits(config.clients.num) if config.model.name == "mlp" else photographs()
+    return Stepper(config, (source, None))
 
 
 def host_params(experiment: Experiment) -> list[Any]:

@@ -49,13 +49,13 @@ def table(records: Sequence[Record]) -> str:
     """Seconds of every part, and their share of the whole."""
     runs = records[0]["results"]["runs"]
     parts = {part: float(np.median([run[part] for run in runs])) for part in runs[0]}
-    lines = ["| part | seconds | share |", "| --- | --- | --- |"]
-    lines += [f"| {p} | {s:.1f} | {s / parts['all']:.0%} |" for p, s in parts.items()]
+    lines = [("part", "seconds", "share"), ("---",) * 3]
+    lines += [(part, f"{s:.1f}", f"{s / parts['all']:.0%}") for part, s in parts.items()]
     facts = (
         f"Medians over {len(runs)} runs of `configs/digits.py`, compilation cache empty; "
         f"{records[0]['hardware']}. `{records[0]['command']}`"
     )
-    return "\n".join(lines) + f"\n\n{facts}\n"
+    return timing.markdown(lines, facts)
 
 
 BENCHMARK = Benchmark(

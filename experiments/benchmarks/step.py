@@ -45,8 +45,7 @@ def measure(settings: Mapping[str, Any], effort: Effort) -> dict[str, Any]:
     from experiments.benchmarks.per_client import PerClient
     from experiments.benchmarks.sequential import Sequential
 
-    dense = settings.get("model.name", "mlp") == "mlp"
-    stepper = ours.build(settings, None if dense else ours.photographs())
+    stepper = ours.build(settings)
     experiment = stepper.experiment
     torch, plain = Sequential(experiment), PerClient(experiment)
     losses = {

@@ -71,7 +71,6 @@ class Stepper:
 
     def waiting(self, steps: int) -> float:
         """Does the next `steps` steps; the share of that time devices had nothing to do."""
-        stop = self._step + steps
         dispatched: list[float] = []
         finished: list[float] = []
 
@@ -88,10 +87,8 @@ class Stepper:
                 return state, metrics
 
             self._stepper.compiled = stamped
-            while self._step < stop:
-                self._stepper.advance(self._step, self._step + self.unit)
-                self._step += self.unit
-        self._stepper.compiled = self.compiled
+            self.run(steps)
+            self._stepper.compiled = self.compiled
         return idle_share(dispatched, finished)
 
     def memory(self) -> dict[str, int]:
