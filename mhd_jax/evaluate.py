@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
@@ -14,7 +15,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
 from mhd_jax.errors import ConfigError
-from mhd_jax.parallel import CLIENTS, DATA, Layout, on_mesh
+from mhd_jax.parallel import CLIENTS, DATA, InFlight, Layout, on_mesh
 from mhd_jax.registry import Registry
 from mhd_jax.state import Learners
 
@@ -173,7 +174,12 @@ def count_all(
 ) -> Float[np.ndarray, "R K H C"]:
     """Correct predictions over the whole test set, clients of all cohorts in order."""
     total: tuple[Array, ...] | None = None
+    in_flight = InFlight()
     for images, labels in chunks:
         found = count(learners, images, labels)
-        total = found if total is None else jax.tree.map(jnp.add, total, found)
+        total = found if total is None else _add(total, found)
+        in_flight.add(total)
     return layout.join(layout.fetch(total), axis=1)
+
+
+_add = jax.jit(functools.partial(jax.tree.map, jnp.add))

@@ -8,6 +8,7 @@ This is the only module that knows how many devices there are.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +23,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from mhd_jax.errors import ConfigError
 
 CLIENTS, DATA = "clients", "data"
+IN_FLIGHT = 2  # the devices work on one call while the next one is queued
 PyTree = Any
 
 
@@ -221,6 +223,25 @@ def on_mesh(
     return jax.shard_map(
         function, mesh=layout.mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False
     )
+
+
+class InFlight:
+    """Calls that were dispatched and may not be done yet, at most `IN_FLIGHT` of them.
+
+    JAX dispatches as fast as the host can, and the images of all those calls lie in device memory.
+    On CPU a program with collectives may even stop for good: with 32 computations queued on a
+    device, XLA's launch on it waits for one of them, those already launched on other devices wait
+    for this one in a collective, and all threads are taken.
+    """
+
+    def __init__(self) -> None:
+        self._results: collections.deque[PyTree] = collections.deque()
+
+    def add(self, result: PyTree) -> None:
+        """Takes what a call returned, nothing of it donated to a later call; waits if need be."""
+        self._results.append(result)
+        if len(self._results) > IN_FLIGHT:
+            jax.block_until_ready(self._results.popleft())
 
 
 def gather_clients(x: jax.Array) -> jax.Array:

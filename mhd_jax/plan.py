@@ -26,6 +26,7 @@ from mhd_jax.data import sources
 from mhd_jax.data.feed import Feed, Resident, resident_bytes
 from mhd_jax.errors import ConfigError
 from mhd_jax.experiment import Experiment
+from mhd_jax.parallel import IN_FLIGHT
 
 PyTree = Any
 
@@ -105,7 +106,7 @@ class Estimate:
       parameters: of each client, [K].
       state: bytes a device, parameters and optimiser of clients, control and snapshots.
       gradients: bytes a device.
-      data: bytes a device, images that stay or that a step and the next one bring.
+      data: bytes a device, images that stay or that come for the steps on their way.
       activations: bytes a device, what forward passes keep for the backward pass; a bound from
         above, as a compiler may order the clients one after another.
       published: bytes a device, predictions and embeddings of all clients.
@@ -202,13 +203,13 @@ def tree_bytes(tree: PyTree) -> int:
 
 
 def _data_bytes(experiment: Experiment) -> int:
-    """Images on the fullest device: all of them, or those of this step and the next."""
+    """Images on the fullest device: all of them, or those of steps dispatched and of the next."""
     feed, layout = experiment.feed, experiment.layout
     if isinstance(feed, Resident):
         return resident_bytes(feed, layout)
     private, public = feed.plan_shapes(1)
     share = tree_bytes(private) // layout.client_devices + tree_bytes(public)
-    return 2 * share // layout.data_devices
+    return (IN_FLIGHT + 1) * share // layout.data_devices
 
 
 def _activations(experiment: Experiment) -> int:

@@ -26,6 +26,7 @@ from mhd_jax.errors import DivergedError, WorkdirError
 from mhd_jax.exchange import Stale
 from mhd_jax.experiment import Experiment
 from mhd_jax.metrics import TensorBoard
+from mhd_jax.parallel import InFlight
 from mhd_jax.state import State
 from mhd_jax.workdir import Workdir
 
@@ -133,13 +134,17 @@ class Stepper:
         begin = time.monotonic()
         self.experiment, self.state = experiment, state
         self._planned, self._next = step, self._plan(step)
+        self._in_flight = InFlight()
         count = experiment.layout.put(np.int32(0))
         arguments = (state, experiment.feed.data, self._next, experiment.seed_array, count)
         self.compiled = experiment.step.lower(*arguments).compile()
         self.compile_seconds = time.monotonic() - begin
 
     def advance(self, start: int, stop: int) -> dict[str, Any]:
-        """Dispatches steps start..stop - 1, at most a window; their metrics, still on devices."""
+        """Dispatches steps start..stop - 1, at most a window; their metrics, on devices.
+
+        Returns as soon as the call before the last is done; see `parallel.InFlight`.
+        """
         experiment = self.experiment
         with jax.transfer_guard("disallow"):  # nothing but the plan moves between log points
             plan = self._next if self._planned == start else self._plan(start)
@@ -147,6 +152,7 @@ class Stepper:
             self.state, metrics = self.compiled(
                 self.state, experiment.feed.data, plan, experiment.seed_array, count
             )
+            self._in_flight.add(metrics)
             if stop < experiment.config.train.steps:
                 self._planned, self._next = stop, self._plan(stop)
         return metrics

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from unittest import mock
+
 import jax
 import numpy as np
 import pytest
@@ -36,7 +38,10 @@ def test_each_test_sample_counts_once(chunk, devices, monkeypatch):
     monkeypatch.setattr(experiment_lib, "TEST_CHUNK", chunk)
     experiment = small.build(parallel__client_devices=devices[0], parallel__data_devices=devices[1])
     state = experiment.init_state()
+    dispatched = mock.Mock(wraps=evaluate.InFlight())
+    monkeypatch.setattr(evaluate, "InFlight", lambda: dispatched)
     correct, control = experiment.evaluator.correct(state)
+    assert dispatched.add.call_count == 2 * -(-500 // (chunk + chunk % devices[1]))
     source = experiment.federations[0].source
     images = (source.test.images(np.arange(len(source.test))) - np.float32(source.mean)) / (
         np.float32(source.std)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given
@@ -69,6 +70,17 @@ def test_devices_that_are_left_share_batches(cohorts, batches, shape, idle):
     layout = parallel.make_layout(cohorts, batch_sizes=batches)
     assert (layout.client_devices, layout.data_devices, layout.idle_devices) == (*shape, idle)
     assert ("devices idle" in layout.describe()) is bool(idle)
+
+
+def test_dispatch_stays_two_calls_ahead_of_the_devices():
+    slow = jax.jit(lambda x: jax.lax.fori_loop(0, 200, lambda _, y: jnp.tanh(x @ y), x))
+    in_flight, results, unfinished = parallel.InFlight(), [], []
+    for _ in range(8):
+        results.append(slow(jnp.ones((200, 200))))
+        in_flight.add({"nested": results[-1]})
+        unfinished.append(sum(not result.is_ready() for result in results))
+    assert max(unfinished) == parallel.IN_FLIGHT == 2
+    assert results[0].is_ready()
 
 
 class Device:

@@ -10,6 +10,7 @@ from pathlib import Path
 import jax
 import pytest
 
+from mhd_jax import experiment as experiment_lib
 from mhd_jax import plan
 from mhd_jax.errors import ConfigError
 from mhd_jax.state import embedding_width
@@ -60,6 +61,12 @@ def test_activations_grow_with_the_batch():
 def test_what_is_sent_is_the_ledger(planned):
     found, experiment = planned
     assert found.sent == experiment.ledger.sent(1) == 4 * 8 * (3 * 10 + 8) * 4
+
+
+def test_streamed_images_are_those_of_two_steps_on_their_way_and_the_next():
+    config = small.config(data__feed="streaming")
+    images = experiment_lib.build(config).feed.plan(0, 1)
+    assert plan.estimate(config, 2**30).data == 3 * sum(x.nbytes for x in jax.tree.leaves(images))
 
 
 def test_fits_is_about_the_total():

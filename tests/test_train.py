@@ -24,6 +24,7 @@ from mhd_jax import report, train
 from mhd_jax import state as state_lib
 from mhd_jax.checkpoints import Checkpoints
 from mhd_jax.errors import DivergedError, WorkdirError
+from mhd_jax.parallel import IN_FLIGHT
 from mhd_jax.workdir import Workdir
 from tests import small
 
@@ -217,6 +218,20 @@ def test_a_second_compilation_would_be_counted(compilations):
     for size in (3, 4, 4):
         call(np.ones(size))
     assert compilations.count("call") == 2
+
+
+def test_steps_are_dispatched_no_further_ahead_than_devices_can_take():
+    """With the wait left out, up to 12 of these 28 calls are unfinished at once."""
+    experiment = small.build(
+        parallel__client_devices=2, parallel__data_devices=2, train__steps_per_call=1,
+        model__width=512, data__batch_size=64, data__public_batch_size=64, train__steps=28,
+        train__log_every=28, train__eval_every=28, train__checkpoint_every=28,
+    )  # fmt: skip
+    stepper, calls, unfinished = train.Stepper(experiment, experiment.init_state(), 0), [], []
+    for step in range(28):
+        calls.append(stepper.advance(step, step + 1)["loss"][0])
+        unfinished.append(sum(not loss.is_ready() for loss in calls))
+    assert max(unfinished) <= IN_FLIGHT
 
 
 def test_inert_rows_stay_where_they_are_and_out_of_the_result(tmp_path, monkeypatch):
