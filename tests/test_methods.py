@@ -228,8 +228,8 @@ def test_private_labels_reach_nobody_but_the_private_loss():
         ),
     )
     ours, theirs = first(usual), first(dataclasses.replace(usual, system=blind))
-    for name in ("embedding_loss", "head_losses"):
-        np.testing.assert_array_equal(ours[name], theirs[name])
+    for name in ("embedding_loss", "head_losses"):  # two programs: equal up to their rounding
+        np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-6)
     assert not np.allclose(ours["private_loss"], theirs["private_loss"])
 
 

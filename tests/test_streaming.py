@@ -61,8 +61,8 @@ def test_both_feeds_end_with_the_same_parameters(augment):
         experiment = small.build(data__feed=name, **changes)
         state, metrics = small.run(experiment, calls=3)
         ends.append((small.clients(experiment, state), metrics["loss"]))
-    for ours, theirs in zip(*[end[0] for end in ends], strict=True):
-        np.testing.assert_array_equal(ours, theirs)
+    for ours, theirs in zip(*[end[0] for end in ends], strict=True):  # two programs' roundings
+        np.testing.assert_allclose(ours, theirs, atol=1e-7)
     assert np.isfinite(ends[0][1]).all()
 
 
