@@ -19,7 +19,9 @@ SETTINGS = {
     "own_kind": "among their own kind",
     "together_emb0": "together, predictions alone",
     "own_kind_emb0": "among their own kind, predictions alone",
+    "together_late": "together, distillation fades in",
 }
+FADE_IN = 3  # one step of so many
 OWN_KIND = "experiments/graphs/own_kind.txt"  # clients 0 to 4 and 5 to 7, complete each
 
 
@@ -29,12 +31,14 @@ def cells(preset: Preset) -> list[Cell]:
     own_kind = {"graph.name": "matrix", "graph.matrix": OWN_KIND}
     mixed = {"cohorts": preset.cohorts}
     without = {**mixed, "distill.nu_emb": 0.0}
+    late = {**mixed, "distill.warmup_steps": preset.base().train.steps // FADE_IN}
     return [
         Cell("together", everybody, mixed),
         Cell("own_kind", f"{everybody}, each among its own kind", {**mixed, **own_kind}),
         Cell("together_emb0", f"{everybody}, predictions alone", without),
         Cell("own_kind_emb0", f"{everybody}, predictions alone, each among its own kind",
              {**without, **own_kind}),
+        Cell("together_late", f"{everybody}, distillation fades in over a third of the steps", late),
     ]  # fmt: skip
 
 
