@@ -38,7 +38,8 @@ def cells(preset: Preset) -> list[Cell]:
         Cell("together_emb0", f"{everybody}, predictions alone", without),
         Cell("own_kind_emb0", f"{everybody}, predictions alone, each among its own kind",
              {**without, **own_kind}),
-        Cell("together_late", f"{everybody}, distillation fades in over a third of the steps", late),
+        Cell("together_late", f"{everybody}, distillation fades in over a third of the steps",
+             late),
     ]  # fmt: skip
 
 
