@@ -21,7 +21,6 @@ SETTINGS = {
     "own_kind_emb0": "among their own kind, predictions alone",
     "together_late": "together, distillation fades in",
 }
-FADE_IN = 3  # one step of so many
 OWN_KIND = "experiments/graphs/own_kind.txt"  # clients 0 to 4 and 5 to 7, complete each
 
 
@@ -31,7 +30,7 @@ def cells(preset: Preset) -> list[Cell]:
     own_kind = {"graph.name": "matrix", "graph.matrix": OWN_KIND}
     mixed = {"cohorts": preset.cohorts}
     without = {**mixed, "distill.nu_emb": 0.0}
-    late = {**mixed, "distill.warmup_steps": preset.base().train.steps // FADE_IN}
+    late = {**mixed, "distill.warmup_steps": preset.base().train.steps // 3}
     return [
         Cell("together", everybody, mixed),
         Cell("own_kind", f"{everybody}, each among its own kind", {**mixed, **own_kind}),

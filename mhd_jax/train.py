@@ -143,7 +143,7 @@ class Stepper:
     def advance(self, start: int, stop: int) -> dict[str, Any]:
         """Dispatches steps start..stop - 1, at most a window; their metrics, on devices.
 
-        Returns as soon as the call before the last is done; see `parallel.InFlight`.
+        Waits until no more than two calls, this one counted, are not done; see `parallel.InFlight`.
         """
         experiment = self.experiment
         with jax.transfer_guard("disallow"):  # nothing but the plan moves between log points

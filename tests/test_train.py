@@ -288,13 +288,13 @@ train.train_and_evaluate(small.config(train__steps=60, train__checkpoint_every=5
 
 
 def test_killed_at_random_and_restarted_gives_the_same_bits(tmp_path):
-    """Two SIGKILLs at points spread over the run, then the run as if nothing had happened."""
+    """Three SIGKILLs at points spread over the run, then the run as if nothing had happened."""
     command = [sys.executable, "-c", COMMAND.format(root=str(ROOT))]
     config = small.config(train__steps=60, train__checkpoint_every=5, train__log_every=5,
                           train__eval_every=30)  # fmt: skip
     expected = train.train_and_evaluate(config, tmp_path / "whole")
     killed = tmp_path / "killed"
-    for wanted in (5, 40):
+    for wanted in (5, 20, 40):
         process = subprocess.Popen([*command, str(killed)], env=os.environ,
                                    stdout=subprocess.DEVNULL)  # fmt: skip
         deadline = time.monotonic() + 120
