@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import render, tables
 from experiments.all import STUDIES
 from experiments.benchmarks.all import BENCHMARKS
+from experiments.harness import render, tables
+from experiments.harness.study import Record
 from mhd_jax.config import default_config, flatten
 
 BY_NAME = {study.name: study for study in STUDIES}
@@ -46,6 +47,7 @@ def test_says_where_it_comes_from(file: Path) -> None:
 @pytest.mark.parametrize("file", FILES, ids=_name)
 def test_arrays_are_complete(file: Path) -> None:
     record = json.loads(file.read_text())
+    assert Record.from_json(record).to_json() == record
     found, config = record["results"], record["config"]
     assert flatten(config).keys() <= flatten(default_config()).keys()
     shape = np.shape(found["shared_accuracy"])
@@ -62,7 +64,7 @@ def test_arrays_are_complete(file: Path) -> None:
 def test_tables_are_those_of_the_records(folder: Path) -> None:
     study = BY_NAME[folder.name]
     records = render.records(folder.parent.name, study)
-    known = {record["cell"] for record in records}
+    known = {record.cell for record in records}
     assert known == {file.stem for file in folder.glob("*.json")}, "a record that no table shows"
     assert (folder / "table.md").read_text() == tables.markdown(study, records)
     assert (folder / "table.csv").read_text() == tables.csv_text(records)
@@ -91,7 +93,7 @@ def test_every_benchmark_is_shown() -> None:
 
 def test_readme_is_rendered_from_the_results() -> None:
     text = render.README.read_text()
-    assert render.render(text) == text, "python -m experiments.render"
+    assert render.render(text) == text, "python -m experiments.harness.render"
     shown = set(re.findall(r"<!-- results: (\w+/\w+) -->", text))
     assert {_name(folder) for folder in FOLDERS} <= shown
 

@@ -1,9 +1,9 @@
 # Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
 """Renders the README's tables and figures from the committed results.
 
-    python -m experiments.render                          # after a change of results or rendering
-    python -m experiments.render --collect=runs/digits    # first takes over what a sweep has made
-    python -m experiments.render --check                  # only says whether the README is current
+    python -m experiments.harness.render                        # after a change of results
+    python -m experiments.harness.render --collect=runs/digits  # first takes a sweep's records
+    python -m experiments.harness.render --check                # only says whether all is current
 
 A place in the README looks like this, and everything between the two lines is replaced:
 
@@ -14,18 +14,19 @@ A place in the README looks like this, and everything between the two lines is r
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments import abstract, sweep
+from experiments import abstract
 from experiments.all import STUDIES
 from experiments.benchmarks import timing
 from experiments.benchmarks.all import BENCHMARKS
-from experiments.presets import PRESETS, ROOT
-from experiments.sweep import Record, Study
+from experiments.harness import records as records_lib
+from experiments.harness import sweep, tables
+from experiments.harness.presets import PRESETS, ROOT
+from experiments.harness.study import Record, Study
 
 RESULTS = ROOT / "experiments" / "results"
 README = ROOT / "README.md"
@@ -37,7 +38,7 @@ def records(preset: str, study: Study, folder: Path = RESULTS) -> list[Record]:
     files = [
         folder / preset / study.name / f"{cell.name}.json" for cell in study.cells(PRESETS[preset])
     ]
-    return [json.loads(file.read_text()) for file in files if file.exists()]
+    return list(records_lib.read(files))
 
 
 def block(preset: str, name: str) -> str:
@@ -57,12 +58,12 @@ def block(preset: str, name: str) -> str:
     if not found:
         return "Not run yet.\n"
     figure = f"experiments/results/{preset}/{name}/figure.png"
-    return f"{sweep.tables.markdown(study, found)}\n![{study.title}]({figure})\n"
+    return f"{tables.markdown(study, found)}\n![{study.title}]({figure})\n"
 
 
 def _everything(preset: str) -> dict[str, Record]:
     return {
-        f"{study.name}/{record['cell']}": record
+        f"{study.name}/{record.cell}": record
         for study in STUDIES
         for record in records(preset, study)
     }
@@ -101,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args(argv)
     if options.check:
         current = render(README.read_text()) == README.read_text()
-        sys.exit(None if current else "README.md differs: python -m experiments.render")
+        sys.exit(None if current else "README.md differs: python -m experiments.harness.render")
     if options.collect:
         collect(options.collect)
     write_up()
