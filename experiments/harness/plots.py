@@ -45,7 +45,7 @@ def panels(count: int, height: float) -> tuple[Figure, list[Axes]]:
 def dots(records: Sequence[Record]) -> Figure:
     """A line for every cell: main head, last head and the isolated control, shared and private."""
     figure, axes = panels(2, 1.1 + 0.24 * len(records))
-    names = [f"{r.label} ({r.group})" if r.group else r.label for r in records]
+    names = [_row_name(record) for record in records]
     for axis, kind in zip(axes, ("shared", "private"), strict=True):
         for line, record in enumerate(records):
             *heads, control = rows(record)
@@ -60,6 +60,11 @@ def dots(records: Sequence[Record]) -> Figure:
     axes[1].set_yticks(range(len(records)), [""] * len(records))
     legend(figure, axes[0])
     return figure
+
+
+def _row_name(record: Record) -> str:
+    more = ", ".join(part for part in (record.group, record.column) if part)
+    return f"{record.label} ({more})" if more else record.label
 
 
 def _dot(axis: Axes, line: int, spread: Spread, colour: str, mark: str, label: str) -> None:
