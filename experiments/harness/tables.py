@@ -7,6 +7,9 @@ import csv
 import io
 from collections.abc import Iterable, Sequence
 
+import numpy as np
+from jaxtyping import Float
+
 from experiments.harness.study import Record, Study
 from mhd_jax.terminal import HeadRow, Spread, head_names, head_rows
 
@@ -50,6 +53,15 @@ def number(spread: Spread | None, signed: bool = False) -> str:
         return ""
     text = f"{spread.mean:+.3f}" if signed else f"{spread.mean:.3f}"
     return text if spread.std is None else f"{text} ± {spread.std:.3f}"
+
+
+def over_seeds(values: Float[np.ndarray, " R"], signed: bool = True) -> str:
+    """Mean ± standard deviation of one number per seed.
+
+    >>> over_seeds(np.array([0.1, 0.3]))
+    '+0.200 ± 0.141'
+    """
+    return number(Spread.of(values[:, None]), signed)
 
 
 def short(number: float) -> str:
