@@ -84,7 +84,8 @@ def ranks(records: Sequence[Record]) -> Figure:
         if means.shape[1] > 1:
             spread = means.std(axis=0, ddof=1) if len(means) > 1 else None
             axes[0].errorbar(
-                range(means.shape[1]), means.mean(axis=0), spread, color=colour, marker=mark, ms=4, lw=1.3, elinewidth=0.8, label=record.label,
+                range(means.shape[1]), means.mean(axis=0), spread, color=colour, marker=mark,
+                ms=4, lw=1.3, elinewidth=0.8, label=record.label,
             )  # fmt: skip
     control = records[0].isolated("shared").mean()
     axes[0].axhline(control, color=CONTROL, ls="--", lw=1.2, label="isolated")

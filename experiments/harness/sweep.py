@@ -32,6 +32,7 @@ from typing import Any, NoReturn
 import ml_collections
 
 from experiments.harness import plots, records, runs, tables, workers
+from experiments.harness.compiling import compile_quickly
 from experiments.harness.presets import ROOT, Preset, preset
 from experiments.harness.runs import cell_configs, isolated_configs, run_key
 from experiments.harness.study import Cell, Record, Results, Study
@@ -277,6 +278,7 @@ def try_out(sweep: Sweep) -> None:
     Raises:
       ConfigError: a setting of a cell cannot work, or there are data for none of them.
     """
+    compile_quickly()
     sweep = dataclasses.replace(sweep, chosen=sweep.chosen.quick())
     missing = {t.name: error for t in sweep.tasks if (error := _missing_data(t.configs[0]))}
     for name, error in missing.items():
