@@ -16,6 +16,8 @@ from mhd_jax.data import sources
 from mhd_jax.experiment import Experiment
 
 ENDLESS = 10**9  # steps of a run that is timed and never finished
+TINY = {"clients.num": 2, "model.width": 8, "heads.aux": 1, "train.steps_per_call": 2,
+        "data.batch_size": 8, "data.public_batch_size": 8}  # fmt: skip
 
 
 @functools.cache
