@@ -53,7 +53,7 @@ class Preset:
         """
         path, _, variant = self.config.partition(":")
         config = _load(path, variant)
-        update(config, {**self.changes, **(changes or {}), "replicas": self.replicas})
+        update(config, {**self.changes, **(changes or {}), "num_seeds": self.replicas})
         return config
 
 

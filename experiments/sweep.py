@@ -38,7 +38,7 @@ from experiments import plots, tables
 from experiments.presets import ROOT, Preset, preset
 from mhd_jax.config import flatten
 from mhd_jax.errors import ConfigError, DivergedError, WorkdirError
-from mhd_jax.workdir import FREE_SETTINGS, to_json
+from mhd_jax.runtime.workdir import FREE_SETTINGS, to_json
 
 Record = Mapping[str, Any]
 
@@ -104,7 +104,7 @@ def run_key(config: ml_collections.ConfigDict) -> str:
 
 def cell_configs(chosen: Preset, cell: Cell) -> list[ml_collections.ConfigDict]:
     """The runs of a cell, seed by seed or all seeds stacked."""
-    return _seeded(chosen, {"control": False, **cell.changes})
+    return _seeded(chosen, {"isolated_baseline": False, **cell.changes})
 
 
 def yardstick_configs(chosen: Preset, cell: Cell) -> list[ml_collections.ConfigDict]:
@@ -114,7 +114,7 @@ def yardstick_configs(chosen: Preset, cell: Cell) -> list[ml_collections.ConfigD
         for name, value in cell.changes.items()
         if not any(fnmatch.fnmatchcase(name, pattern) for pattern in _ONLY_FOR_EXCHANGE)
     }
-    return _seeded(chosen, {**changes, "method": "isolated", "control": False})
+    return _seeded(chosen, {**changes, "method": "isolated", "isolated_baseline": False})
 
 
 def _seeded(chosen: Preset, changes: Mapping[str, Any]) -> list[ml_collections.ConfigDict]:
@@ -233,7 +233,7 @@ class Sweep:
         lines = [f"{'run':<14}{'clients':>8}{'seeds':>6}{'steps':>9}  {'state':<9}for"]
         for key, (cell, config) in self.runs().items():
             state = "finished" if self._finished(config) else "to do"
-            numbers = f"{config.clients.num:>8}{config.replicas:>6}{config.train.steps:>9,}"
+            numbers = f"{config.clients.num:>8}{config.num_seeds:>6}{config.train.steps:>9,}"
             lines.append(f"{key:<14}{numbers}  {state:<9}{cell} ({config.method})")
         steps = sum(config.train.steps for _, config in self.runs().values())
         return "\n".join([*lines, f"{len(lines) - 1} runs, {steps:,} steps"])

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
-from mhd_jax.terminal import HeadRow, Spread, head_names, head_rows
+from mhd_jax.reporting.terminal import HeadRow, Spread, head_names, head_rows
 
 if TYPE_CHECKING:
     from experiments.sweep import Study
@@ -40,7 +40,7 @@ def rows(record: Record) -> list[HeadRow]:
         {
             "shared_accuracy": shared[r],
             "private_accuracy": private[r],
-            "control": {"shared_accuracy": alone[0][r], "private_accuracy": alone[1][r]},
+            "isolated_baseline": {"shared_accuracy": alone[0][r], "private_accuracy": alone[1][r]},
         }
         for r in range(len(shared))
     ]
@@ -77,7 +77,7 @@ def kilobytes(record: Record) -> str:
 def speed(record: Record) -> str:
     """Steps a second of one system, all seeds of the cell counted."""
     seconds = record["seconds_per_step"]
-    return short(record["config"]["replicas"] / seconds) if seconds else ""
+    return short(record["config"]["num_seeds"] / seconds) if seconds else ""
 
 
 def markdown(study: Study, records: Sequence[Record]) -> str:

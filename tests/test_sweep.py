@@ -50,7 +50,7 @@ def summary(config: Any) -> dict[str, Any]:
             "primary_labels": np.eye(4, 10, dtype=bool),
             "adjacency": np.roll(np.eye(4, dtype=bool), -1, axis=1),
         }
-        for r in range(config.replicas)
+        for r in range(config.num_seeds)
     ]
     return {
         **replicas[0],
@@ -180,10 +180,13 @@ def test_cells_that_differ_in_exchange_alone_share_their_yardstick() -> None:
 
 def test_isolated_clients_are_the_control_of_the_run_up_to_rounding() -> None:
     """Why a yardstick may stand in for the control group of every run that shares it."""
-    together, alone = small.build(heads__aux=1), small.build(method="isolated", control=False)
+    together, alone = (
+        small.build(heads__aux=1),
+        small.build(method="isolated", isolated_baseline=False),
+    )
     state, lonely = (small.run(made, calls=2)[0] for made in (together, alone))
     for control, client in zip(
-        jax.tree.leaves(state.control[0].params), jax.tree.leaves(lonely.clients[0].params),
+        jax.tree.leaves(state.baseline[0].params), jax.tree.leaves(lonely.clients[0].params),
         strict=True,
     ):  # fmt: skip
         np.testing.assert_allclose(control, client, rtol=1e-5, atol=1e-8)
@@ -192,9 +195,9 @@ def test_isolated_clients_are_the_control_of_the_run_up_to_rounding() -> None:
 def test_seeds_one_by_one_or_stacked() -> None:
     cell = Cell("", "")
     (stacked,) = cell_configs(TINY, cell)
-    assert (stacked.seed, stacked.replicas, stacked.control) == (0, 2, False)
+    assert (stacked.seed, stacked.num_seeds, stacked.isolated_baseline) == (0, 2, False)
     single = cell_configs(dataclasses.replace(TINY, replicas=1), cell)
-    assert [(config.seed, config.replicas) for config in single] == [(0, 1), (1, 1)]
+    assert [(config.seed, config.num_seeds) for config in single] == [(0, 1), (1, 1)]
 
 
 @pytest.mark.parametrize("name", PRESETS)
