@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib
 import pkgutil
 import sys
 import warnings
@@ -11,16 +12,17 @@ from pathlib import Path
 import pdoc
 
 import mhd_jax
-from mhd_jax import models
 
 
 def build(folder: Path) -> None:
     """Writes a page for every module, and an index that searches them."""
     for name in mhd_jax.__all__:  # imported on first use, which pdoc does not wait for
         vars(mhd_jax)[name] = getattr(mhd_jax, name)
-    for package in (mhd_jax, models):
+    found = pkgutil.walk_packages(mhd_jax.__path__, "mhd_jax.")
+    for package in [mhd_jax, *(importlib.import_module(m.name) for m in found if m.ispkg)]:
         modules = [module.name for module in pkgutil.iter_modules(package.__path__)]
-        package.__all__ = [*package.__all__, *modules]  # pdoc follows no others
+        named = getattr(package, "__all__", [])
+        package.__all__ = list(dict.fromkeys([*named, *modules]))  # pdoc follows no others
     pdoc.render.configure(docformat="google")
     with warnings.catch_warnings():
         # Array types of generated constructors, which it then shows as they are written.

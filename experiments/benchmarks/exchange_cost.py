@@ -38,12 +38,12 @@ def settings() -> dict[str, dict[str, Any]]:
 
 def measure(effort: Effort) -> dict[str, Any]:
     """Seconds a step of every contender, round by round, with memory and bytes."""
-    common = {"control": False, **(ours.TINY if effort.quick else {})}
+    common = {"isolated_baseline": False, **(ours.TINY if effort.quick else {})}
     base = PRESETS["smoke" if effort.quick else "digits"]
     steppers = {}
     for name, changes in settings().items():
         config = base.base({**common, **changes})
-        config.replicas = 1
+        config.num_seeds = 1
         steppers[name] = Stepper(config)
     contenders = [stepper.contender(name) for name, stepper in steppers.items()]
     return {
@@ -64,7 +64,7 @@ def table(records: Sequence[Record]) -> str:
     lines = [_row(results, name) for name in results["measured"]]
     said = (
         f"Medians over {timing.rounds(records)}, smallest and largest ratio in "
-        f"brackets; 8 clients on digits without a control group, one snapshot replaced every "
+        f"brackets; 8 clients on digits without an isolated baseline, one snapshot replaced every "
         f"{results['refresh_steps']} steps."
     )
     return timing.markdown(head, lines, said, records)

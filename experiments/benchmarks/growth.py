@@ -71,15 +71,15 @@ def _with_devices(effort: Effort) -> dict[str, Any]:
 
 
 def together(name: str, effort: Effort) -> dict[str, Any]:
-    """A control group, or five replicas, in one step and in steps of their own."""
+    """An isolated baseline, or five seeds, in one step and in steps of their own."""
     base = ours.TINY if effort.quick else {}
-    replicas = 2 if effort.quick else 5
-    if name == "control":
-        joint = ours.build({**base, "control": True})
+    seeds = 2 if effort.quick else 5
+    if name == "isolated_baseline":
+        joint = ours.build({**base, "isolated_baseline": True})
         apart = [ours.build(base), ours.build({**base, "method": "isolated"})]
     else:
-        joint = ours.build({**base, "replicas": replicas})
-        apart = [ours.build({**base, "seed": seed}) for seed in range(replicas)]
+        joint = ours.build({**base, "num_seeds": seeds})
+        apart = [ours.build({**base, "seed": seed}) for seed in range(seeds)]
 
     def one_after_another(steps: int) -> None:
         for run in apart:
@@ -97,7 +97,7 @@ def cases(quick: bool) -> list[Case]:
     ]
 
 
-TOGETHER = {"control": "control group", "replicas": "5 replicas"}
+TOGETHER = {"isolated_baseline": "isolated baseline", "num_seeds": "5 seeds"}
 
 
 def table(records: Sequence[Record]) -> str:
@@ -120,7 +120,7 @@ def table(records: Sequence[Record]) -> str:
         )
     facts = (
         f"Medians over {timing.rounds(records)}; 8 dense clients on digits unless "
-        "said otherwise, no control group."
+        "said otherwise, no isolated baseline."
     )
     return timing.markdown(head, lines, "\n\n".join([*sentences, facts]), records)
 

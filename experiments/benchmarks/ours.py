@@ -41,21 +41,21 @@ def photographs(samples: int = 2000, side: int = 32) -> sources.Source:
 
 
 def build(settings: Mapping[str, Any], source: sources.Source | None = None) -> Stepper:
-    """The run with these settings, without end, evaluation or control group unless asked for.
+    """The run with these settings, without end, evaluation or isolated baseline unless asked for.
 
     Samples are dealt evenly, so that all clients have as many. They are digits for dense networks,
     noise for others unless there is a source.
     """
     config = default_config()
     every = {f"train.{name}": ENDLESS for name in ("steps", "eval_every", "checkpoint_every")}
-    update(config, {"control": False, "partition.name": "iid", **every, **settings})
+    update(config, {"isolated_baseline": False, "partition.name": "iid", **every, **settings})
     if source is None:
         source = digits(config.clients.num) if config.model.name == "mlp" else photographs()
     return Stepper(config, (source, None))
 
 
 def host_params(experiment: Experiment) -> list[Any]:
-    """The initial parameters of every client of the first replica as numpy trees."""
+    """The initial parameters of every client of the first seed as numpy trees."""
     (cohort,) = experiment.init_state().clients
     stacked = jax.device_get(cohort.params["model"])
     return [

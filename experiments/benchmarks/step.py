@@ -126,7 +126,7 @@ def table(records: Sequence[Record]) -> str:
         f"Medians over {timing.rounds(records)}, smallest and largest ratio in "
         f"brackets; {records[0]['results']['heads'] - 1} auxiliary heads, batches of "
         f"{private} + {public} (residual networks: 32 + 32 images of 32×32×3), complete graph, no "
-        f"control group; losses of the first step agree to {_agreement(records):.0e}; "
+        f"isolated baseline; losses of the first step agree to {_agreement(records):.0e}; "
         "PyTorch has as many threads as suit it."
     )
     return timing.markdown(head, lines, said, records, [TORCH])

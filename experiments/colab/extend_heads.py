@@ -39,14 +39,14 @@ import mhd_jax
 from mhd_jax.models.heads import per_head
 
 STEPS = int(os.environ.get("MHD_JAX_NOTEBOOK_STEPS", "600"))
-CONFIG = {"train.steps": STEPS, "replicas": 3, "heads.aux": 2}
+CONFIG = {"train.steps": STEPS, "num_seeds": 3, "heads.aux": 2}
 
 # %% [markdown]
 # ## A head that only looks at the angle
 #
 # The logit of a class is the cosine between the embedding and the direction of that class, times
 # a learned scale, so that no class can win by having longer weights. `per_head` gives each head
-# initial values that do not depend on how many heads there are: the control group, which has a
+# initial values that do not depend on how many heads there are: the isolated baseline, which has a
 # main head only, then starts from the same one.
 
 

@@ -48,7 +48,7 @@ run = mhd_jax.fit({"train.steps": STEPS})
 
 # %% [markdown]
 # *Shared* accuracy is measured on all digits alike, *private* accuracy on the digits that a client
-# holds. The control is the same clients with the same data, each alone.
+# holds. The isolated baseline is the same clients and data without peers.
 #
 # ## Who holds what
 #
@@ -94,7 +94,7 @@ for name, row in zip(run.head_names, probabilities, strict=True):
 # is one hop away, the second what is two hops away, and so on.
 
 # %%
-cycle = mhd_jax.fit({"train.steps": STEPS, "graph.name": "cycle", "control": False})
+cycle = mhd_jax.fit({"train.steps": STEPS, "graph.name": "cycle", "isolated_baseline": False})
 
 # %%
 cycle.plot_graph()

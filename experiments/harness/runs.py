@@ -18,7 +18,7 @@ from experiments.harness import records
 from experiments.harness.presets import Preset
 from experiments.harness.study import Cell
 from mhd_jax.config import default_config, flatten, update
-from mhd_jax.workdir import FREE_SETTINGS, to_json
+from mhd_jax.runtime.workdir import FREE_SETTINGS, to_json
 
 # What a client that exchanges nothing does not depend on.
 _ONLY_FOR_EXCHANGE = ("graph.*", "exchange.*", "distill.*", "average.*", "rounds.*", "heads.aux")
@@ -48,9 +48,9 @@ def cell_configs(
       changes: settings that replace the cell's.
     """
     found = []
-    for first in range(0, chosen.seeds, chosen.replicas):
-        stacked = {"seed": first, "replicas": min(chosen.replicas, chosen.seeds - first)}
-        settings = {"control": False, **cell.changes, **(changes or {}), **stacked}
+    for first in range(0, chosen.seeds, chosen.num_seeds):
+        stacked = {"seed": first, "num_seeds": min(chosen.num_seeds, chosen.seeds - first)}
+        settings = {"isolated_baseline": False, **cell.changes, **(changes or {}), **stacked}
         config = chosen.base(settings, cell.config)
         if config.method == "isolated":
             update(config, _exchange_defaults())
