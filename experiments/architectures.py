@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from experiments import sweep
-from experiments.presets import Preset
-from experiments.sweep import Cell, Record, Study
-from experiments.tables import accuracy, number
+from experiments.harness import sweep
+from experiments.harness.presets import Preset
+from experiments.harness.study import Cell, Record, Study
+from experiments.harness.tables import grid, number
 from mhd_jax.terminal import Spread
 
 SETTINGS = {
@@ -44,21 +44,19 @@ def cells(preset: Preset) -> list[Cell]:
 
 def by_kind(records: Sequence[Record]) -> str:
     """Shared accuracy of small and of large clients: together, among their own kind, alone."""
-    lines = [
-        "| clients | setting | β_sh main | β_sh last head | β_sh isolated |",
-        "| --- " * 5 + "|",
-    ]
+    header = ("clients", "setting", "β_sh main", "β_sh last head", "β_sh isolated")
+    lines = []
     for record in records:
         first = 0
-        for name, count in record["config"]["cohorts"]:
+        for name, count in record.config["cohorts"]:
             kind = slice(first, first + count)
             first += count
-            shared = accuracy(record, "shared")[:, kind]
-            alone = accuracy(record, "control_shared")[:, kind, 0]
+            shared = record.accuracy("shared")[:, kind]
+            alone = record.isolated("shared")[:, kind]
             values = (shared[..., 0], shared[..., -1], alone)
-            cells_ = " | ".join(number(Spread.of(value)) for value in values)
-            lines.append(f"| {count} {name} | {SETTINGS[record['cell']]} | {cells_} |")
-    return "\n".join(lines)
+            spreads = [number(Spread.of(value)) for value in values]
+            lines.append((f"{count} {name}", SETTINGS[record.cell], *spreads))
+    return grid(header, lines)
 
 
 STUDY = Study(

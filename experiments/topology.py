@@ -10,9 +10,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from experiments import plots, sweep
-from experiments.presets import Preset
-from experiments.sweep import Cell, Record, Study
+from experiments.harness import plots, sweep
+from experiments.harness.presets import Preset
+from experiments.harness.study import Cell, Record, Study
+from experiments.harness.tables import grid
 from mhd_jax.figures import hop_name
 
 
@@ -34,20 +35,21 @@ def cells(preset: Preset) -> list[Cell]:
 
 def hop_picture(records: Sequence[Record]) -> str:
     """Accuracy by hop distance and head, mean ± std over seeds, of the cells that have it."""
-    return "\n\n".join(_hops(record) for record in records if "adjacency" in record["results"])
+    return "\n\n".join(_hops(record) for record in records if record.results.per_class)
 
 
 def _hops(record: Record) -> str:
-    names, distances, tables = plots.hops(record)
+    assert record.results.per_class is not None
+    names, distances, tables = plots.hops(record.results.per_class)
     columns = [hop_name(distance) for distance in distances]
-    lines = [[f"{record['label']}: hops", *columns], ["---"] * (1 + len(columns))]
+    lines = []
     mean = np.nanmean(tables, axis=0)
     for name, row, seeds in zip(names, mean, tables.swapaxes(0, 1), strict=True):
         lines.append([name, *map(_cell, row, seeds.T)])
     occurs = np.isfinite(tables[:, 0]).sum(axis=0)
     lines.append(["seeds with such a label", *map(str, occurs)])
     said = "Accuracy on labels by how many hops away their nearest primary client is:"
-    return f"{said}\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return f"{said}\n\n{grid([f'{record.label}: hops', *columns], lines)}"
 
 
 def _cell(mean: float, seeds: np.ndarray) -> str:

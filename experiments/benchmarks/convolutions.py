@@ -17,9 +17,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments import sweep, tables
 from experiments.benchmarks import timing
 from experiments.benchmarks.timing import Benchmark, Case, Effort, Record
+from experiments.harness import tables
+from experiments.harness.records import cores
 
 LOWERINGS = ("unrolled", "looped", "matmul", "grouped")
 SPREAD = "a device a core"  # unrolled, clients spread over as many CPU devices as there are cores
@@ -55,7 +56,7 @@ def measure(settings: Mapping[str, Any], effort: Effort) -> dict[str, Any]:
     if max(differences.values()) > TOLERANCE:
         raise ValueError(f"the contenders train different things: {differences}")
     contenders = [stepper.contender(name) for name, stepper in steppers.items()]
-    contenders.append(torch.contender(TORCH, sweep.cores()))
+    contenders.append(torch.contender(TORCH, cores()))
     return {
         "clients": settings["clients.num"],
         "differences": differences,
@@ -77,7 +78,7 @@ def table(records: Sequence[Record]) -> str:
     """Milliseconds of every lowering, and how much faster than PyTorch the fastest is."""
     header = ("clients", *LOWERINGS, f"unrolled, {SPREAD}", "PyTorch", "unrolled over PyTorch",
               "the same, a device a core", "compile, s")  # fmt: skip
-    lines = [header, ("---",) * len(header), *(_row(record["results"]) for record in records)]
+    lines = [_row(record["results"]) for record in records]
     first = records[0]
     facts = (
         "Milliseconds of one step of ResNet-8 clients of width 16 with one auxiliary head, batches "
@@ -86,7 +87,7 @@ def table(records: Sequence[Record]) -> str:
         f"`looped`. {first['hardware']}, PyTorch {first['versions']['torch']}. "
         f"`{first['command']}`"
     )
-    return timing.markdown(lines, facts)
+    return timing.markdown(header, lines, facts)
 
 
 def _row(results: Mapping[str, Any]) -> tuple[str, ...]:
@@ -107,5 +108,5 @@ BENCHMARK = Benchmark("convolutions", "Lowerings of stacked convolutions", cases
 
 
 if __name__ == "__main__":
-    jax.config.update("jax_num_cpu_devices", sweep.cores())
+    jax.config.update("jax_num_cpu_devices", cores())
     timing.main(BENCHMARK)

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments import tables
 from experiments.benchmarks import timing
 from experiments.benchmarks.stepping import Stepper
 from experiments.benchmarks.timing import Benchmark, Case, Contender, Effort, Record
-from experiments.presets import PRESETS
+from experiments.harness import tables
+from experiments.harness.presets import PRESETS
 
 FRESH = "fresh"
 REFRESH = 50  # S_P: how often a snapshot is replaced
@@ -65,14 +65,13 @@ def table(records: Sequence[Record]) -> str:
     """A row for every contender; time and memory as multiples of fresh teachers."""
     results = records[0]["results"]
     head = ("teachers", "ms a step", "time", "state", "memory beside it", "kB published")
-    lines = [head, ("---",) * len(head)]
-    lines += [_row(results, name) for name in results["measured"]]
+    lines = [_row(results, name) for name in results["measured"]]
     facts = (
         f"Medians over {timing.rounds(records)}, smallest and largest ratio in "
         f"brackets; 8 clients on digits without a control group, one snapshot replaced every "
         f"{results['refresh_steps']} steps; {records[0]['hardware']}. `{records[0]['command']}`"
     )
-    return timing.markdown(lines, facts)
+    return timing.markdown(head, lines, facts)
 
 
 def _row(results: Mapping[str, Any], name: str) -> tuple[str, ...]:

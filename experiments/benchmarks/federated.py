@@ -210,7 +210,7 @@ def table(records: Sequence[Record]) -> str:
     """Client steps a second of all contenders."""
     head = ("clients", *(f"{n}, client steps/s" for n in ("ours", *NAMES.values())),
             *(f"over {name}" for name in NAMES.values()))  # fmt: skip
-    lines = [head, ("---",) * len(head), *(_row(record["results"]) for record in records)]
+    lines = [_row(record["results"]) for record in records]
     apart = max(max(record["results"]["largest_difference"].values()) for record in records)
     versions = records[0]["versions"]
     facts = (
@@ -219,7 +219,7 @@ def table(records: Sequence[Record]) -> str:
         f"after the first. fedjax {versions['fedjax']}, pfl {versions['pfl']}; "
         f"{records[0]['hardware']}. {NOT_RUN} `{records[0]['command']}`"
     )
-    return timing.markdown(lines, facts)
+    return timing.markdown(head, lines, facts)
 
 
 def _row(results: Mapping[str, Any]) -> tuple[str, ...]:

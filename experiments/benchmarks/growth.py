@@ -20,10 +20,10 @@ from typing import Any
 
 import jax
 
-from experiments import tables
 from experiments.benchmarks import ours, timing
 from experiments.benchmarks.stepping import Stepper
 from experiments.benchmarks.timing import Benchmark, Case, Contender, Effort, Record
+from experiments.harness import tables
 
 DEVICES = 4  # virtual ones, of the case that compares numbers of devices
 
@@ -108,7 +108,7 @@ def table(records: Sequence[Record]) -> str:
             "temporary memory, MB", "compile, s")  # fmt: skip
     grown = [record for record in records if record["case"] in GROWING]
     joint = [record for record in records if record["case"] in TOGETHER]
-    lines = [head, ("---",) * len(head), *map(_grown_row, grown)]
+    lines = list(map(_grown_row, grown))
     sentences = []
     for record in joint:
         measured = record["results"]["measured"]
@@ -125,7 +125,7 @@ def table(records: Sequence[Record]) -> str:
         f"said otherwise, no control group; {records[0]['hardware']}. `{records[0]['command']}`"
     )
     below = "\n\n".join([*sentences, facts])
-    return timing.markdown(lines, below) if grown else f"{below}\n"
+    return timing.markdown(head, lines, below) if grown else f"{below}\n"
 
 
 def _grown_row(record: Record) -> tuple[str, ...]:

@@ -16,9 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from experiments import sweep, tables
 from experiments.benchmarks import timing
 from experiments.benchmarks.timing import Benchmark, Case, Effort, Record
+from experiments.harness import tables
+from experiments.harness.records import cores
 
 OURS, TORCH, PLAIN = "ours", "torch", "plain"
 COMPARED = 3  # steps whose losses have to agree
@@ -94,7 +95,7 @@ def compare(losses: Mapping[str, Sequence[Sequence[float]]]) -> None:
 
 def _best_threads(torch: Any, effort: Effort) -> int:
     """One thread or one per core, whichever makes PyTorch faster."""
-    choices = [torch.contender(str(threads), threads) for threads in sorted({1, sweep.cores()})]
+    choices = [torch.contender(str(threads), threads) for threads in sorted({1, cores()})]
     found = timing.alternate(choices, Effort(3, effort.seconds / 4))
     return int(min(found, key=lambda name: min(found[name]["seconds"])))
 
@@ -126,7 +127,7 @@ def table(records: Sequence[Record]) -> str:
     """A row for every case: milliseconds of all contenders and how much faster ours is."""
     head = ("clients", "network", "ours, ms", "PyTorch, ms", "JAX client by client, ms",
             "over PyTorch", "over JAX client by client", "compile, s")  # fmt: skip
-    lines = [head, ("---",) * len(head), *(_row(record["results"]) for record in records)]
+    lines = [_row(record["results"]) for record in records]
     private, public = records[0]["results"]["batches"]
     facts = (
         f"Medians over {timing.rounds(records)}, smallest and largest ratio in "
@@ -136,7 +137,7 @@ def table(records: Sequence[Record]) -> str:
         f"{records[0]['hardware']}, PyTorch {records[0]['versions']['torch']} with as many threads "
         f"as suit it. `{records[0]['command']}`"
     )
-    return timing.markdown(lines, facts)
+    return timing.markdown(head, lines, facts)
 
 
 def _agreement(records: Sequence[Record]) -> float:

@@ -22,7 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments import sweep
+from experiments.harness import records as records_lib
+from experiments.harness import tables
 
 Record = Mapping[str, Any]
 
@@ -146,9 +147,9 @@ def factor(found: Mapping[str, float]) -> str:
     return f"{found['median']:.1f}× ({found['min']:.1f}–{found['max']:.1f})"
 
 
-def markdown(lines: Sequence[Sequence[str]], facts: str) -> str:
-    """A table from its lines, the header's rule among them, and what belongs to it."""
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + f"\n\n{facts}\n"
+def markdown(header: Sequence[str], lines: Sequence[Sequence[str]], facts: str) -> str:
+    """A table and what belongs to it."""
+    return f"{tables.grid(header, lines)}\n\n{facts}\n"
 
 
 # --- Benchmarks -----------------------------------------------------------------------------------
@@ -230,10 +231,10 @@ def provenance() -> dict[str, Any]:
         except metadata.PackageNotFoundError:
             continue
     return {
-        "revision": sweep.revision(),
+        "revision": records_lib.revision(),
         "versions": versions,
         "device": train.device(),
-        "hardware": sweep.hardware(),
+        "hardware": records_lib.hardware(),
         "load": [round(load, 2) for load in os.getloadavg()],
     }
 
@@ -269,7 +270,7 @@ def _parse(benchmark: Benchmark, argv: Sequence[str] | None) -> argparse.Namespa
 
 def _keep(path: Path, record: Record) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(sweep.tables.to_compact_json(rounded(record)))
+    path.write_text(records_lib.to_compact_json(rounded(record)))
 
 
 def rounded(tree: Any, digits: int = 5) -> Any:

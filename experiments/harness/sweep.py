@@ -18,75 +18,26 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import fnmatch
-import functools
 import hashlib
 import json
 import os
-import platform
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import ml_collections
-import numpy as np
-from matplotlib.figure import Figure
 
-from experiments import plots, tables
-from experiments.presets import ROOT, Preset, preset
+from experiments.harness import plots, records, tables
+from experiments.harness.presets import ROOT, Preset, preset
+from experiments.harness.study import Cell, Record, Results, Study
 from mhd_jax.config import flatten
 from mhd_jax.errors import ConfigError, DivergedError, WorkdirError
 from mhd_jax.workdir import FREE_SETTINGS, to_json
 
-Record = Mapping[str, Any]
-
 # What a client that exchanges nothing does not depend on.
 _ONLY_FOR_EXCHANGE = ("graph.*", "exchange.*", "distill.*", "average.*", "rounds.*", "heads.aux")
-_DIGITS = 4  # of the accuracies in a record
-
-
-@dataclasses.dataclass(frozen=True)
-class Cell:
-    """One row of a table.
-
-    Attributes:
-      name: of the record's file.
-      label: what the table calls it.
-      changes: settings by dotted name.
-      group: rows of a group stand together and carry its name.
-      per_class: keep the accuracy on every class, which the hop picture needs.
-    """
-
-    name: str
-    label: str
-    changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    group: str = ""
-    per_class: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
-class Study:
-    """One table and figure.
-
-    Attributes:
-      name: of the folder with its records.
-      title: one line.
-      cells: its rows at a preset.
-      draw: its figure, from the records in the order of the cells.
-      all_heads: the table has a column for every head rather than for the first and last.
-      definitions: what is defined differently here than a reader may expect, a sentence each.
-      extra: further lines below the table, from the records in the order of the cells.
-    """
-
-    name: str
-    title: str
-    cells: Callable[[Preset], list[Cell]]
-    draw: Callable[[Sequence[Record]], Figure] = plots.dots
-    all_heads: bool = False
-    definitions: tuple[str, ...] = ()
-    extra: Callable[[Sequence[Record]], str] | None = None
 
 
 # --- Runs -----------------------------------------------------------------------------------------
@@ -155,22 +106,18 @@ class Sweep:
                 self.write_up(study)
 
     def _run_cell(self, study: Study, cell: Cell) -> None:
+        found: Results | str
         try:
             alone = [self._summary(config) for config in yardstick_configs(self.chosen, cell)]
             runs = [self._summary(config) for config in cell_configs(self.chosen, cell)]
-            result = results(runs, alone, cell.per_class)
+            found = records.results(runs, alone, cell.per_class)
         except DivergedError as error:
-            runs, result = [], {"diverged": str(error)}
+            runs, found = [], str(error)
         configs = cell_configs(self.chosen, cell)
         seconds = sum(self._seconds(config) for config in configs)
-        made = {
-            **_header(self.chosen, study, cell, configs[0]),
-            **provenance(runs, seconds),
-            "results": result,
-        }
-        path = self.record_path(study, cell)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _write(path, tables.to_compact_json(made))
+        made = records.record(self.chosen, study, cell, configs[0], runs, found, seconds)
+        text = records.to_compact_json(made.to_json())
+        records.write(self.record_path(study, cell), text)
         self.write_up(study)
 
     def _summary(self, config: ml_collections.ConfigDict) -> dict[str, Any]:
@@ -186,7 +133,7 @@ class Sweep:
         finally:
             if folder.exists():
                 total = self._seconds(config) + time.monotonic() - begin
-                _write(folder / "seconds.json", json.dumps(total))
+                records.write(folder / "seconds.json", json.dumps(total))
         return json.loads((folder / "summary.json").read_text())
 
     def _folder(self, config: ml_collections.ConfigDict) -> Path:
@@ -199,10 +146,8 @@ class Sweep:
 
     def write_up(self, study: Study) -> None:
         """Tables and figure of the cells that are finished."""
-        found = [self.record_path(study, cell) for cell in study.cells(self.chosen)]
-        records = [json.loads(path.read_text()) for path in found if path.exists()]
-        if records:
-            write_up(study, records, found[0].parent)
+        paths = [self.record_path(study, cell) for cell in study.cells(self.chosen)]
+        write_up(study, list(records.read(paths)), self.workdir / self.chosen.name / study.name)
 
     # --- The outlook ---
 
@@ -244,137 +189,15 @@ def _duration(seconds: float) -> str:
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min"
 
 
-def _write(path: Path, text: str) -> None:
-    """All or nothing, so that a file that exists is complete."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text)
-    temporary.replace(path)
-
-
-def write_up(study: Study, records: Sequence[Record], folder: Path) -> None:
-    """Writes table.md, table.csv and figure.png beside the records."""
-    _write(folder / "table.md", tables.markdown(study, records))
-    _write(folder / "table.csv", tables.csv_text(records))
-    finished = [record for record in records if "diverged" not in record["results"]]
+def write_up(study: Study, found: Sequence[Record], folder: Path) -> None:
+    """Writes table.md, table.csv and figure.png beside the records, if there are any."""
+    if not found:
+        return
+    records.write(folder / "table.md", tables.markdown(study, found))
+    records.write(folder / "table.csv", tables.csv_text(found))
+    finished = [record for record in found if record.found]
     if finished:
-        plots.save(study.draw(finished), folder / "figure.png")
-
-
-# --- Records --------------------------------------------------------------------------------------
-
-
-def results(
-    runs: Sequence[Mapping[str, Any]], alone: Sequence[Mapping[str, Any]], per_class: bool
-) -> dict[str, Any]:
-    """The arrays of a record, by replica, client and head, from the summaries of its runs.
-
-    Raises:
-      ValueError: clients and their yardstick have different data.
-    """
-    replicas, yardsticks = _replicas(runs), _replicas(alone)
-    hashes = [replica["partition_hash"] for replica in replicas]
-    if hashes != [replica["partition_hash"] for replica in yardsticks]:
-        raise ValueError("the yardstick was trained on other data than its cell")
-    first = runs[0]
-    clients = len(replicas[0]["label_histogram"])
-    kept = {
-        "seeds": [replica["seed"] for replica in replicas],
-        "partition_hash": hashes,
-        "shared_accuracy": _rounded(r["shared_accuracy"] for r in replicas),
-        "private_accuracy": _rounded(r["private_accuracy"] for r in replicas),
-        "control_shared_accuracy": _rounded(r["shared_accuracy"] for r in yardsticks),
-        "control_private_accuracy": _rounded(r["private_accuracy"] for r in yardsticks),
-        "bytes_per_client_and_step": first["bytes_sent"] / (clients * first["steps"]),
-        "bytes_per_step": {
-            name: float(np.mean(values)) for name, values in first["bytes_per_step"].items()
-        },
-    }
-    if per_class:
-        kept["class_accuracy"] = _rounded((r["class_accuracy"] for r in replicas), 3)
-        kept["primary_labels"] = [np.array(r["primary_labels"], int).tolist() for r in replicas]
-        kept["adjacency"] = [np.array(r["adjacency"], int).tolist() for r in replicas]
-    return kept
-
-
-def _replicas(runs: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    return [replica for run in runs for replica in (run.get("replicas") or [_alone(run)])]
-
-
-def _alone(run: Mapping[str, Any]) -> dict[str, Any]:
-    return {**run, "seed": run["config"]["seed"]}
-
-
-def _rounded(arrays: Iterator[Any], digits: int = _DIGITS) -> list[Any]:
-    return [np.round(np.asarray(array, float), digits).tolist() for array in arrays]
-
-
-def _header(
-    chosen: Preset, study: Study, cell: Cell, config: ml_collections.ConfigDict
-) -> dict[str, Any]:
-    return {
-        "study": study.name,
-        "cell": cell.name,
-        "label": cell.label,
-        "group": cell.group,
-        "preset": chosen.name,
-        "command": command(study.name, chosen.name),
-        "changes": dict(cell.changes),
-        "config": json.loads(to_json(config)),
-    }
-
-
-def command(study: str, preset_name: str) -> str:
-    """What to type to get this table."""
-    return f"python -m experiments.{study} --preset={preset_name} --workdir=runs/{preset_name}"
-
-
-def provenance(runs: Sequence[Mapping[str, Any]], wall_seconds: float) -> dict[str, Any]:
-    """Where, when and with what the runs were made."""
-    first: Mapping[str, Any] = runs[0] if runs else {}
-    speeds = [run["steps_per_second"] for run in runs if run["steps_per_second"]]
-    return {
-        "revision": revision(),
-        "versions": first.get("versions", {}),
-        "device": first.get("device", ""),
-        "hardware": hardware(),
-        "num_params": first.get("num_params", []),
-        "seconds_per_step": round(float(np.mean([1 / s for s in speeds])), 5) if speeds else None,
-        "compile_seconds": round(sum(run["compile_seconds"] for run in runs), 1),
-        "wall_seconds": round(wall_seconds, 1),
-    }
-
-
-@functools.cache
-def revision() -> str:
-    """The commit of the code, with `+` where files of it were changed since."""
-
-    def git(*arguments: str) -> str:
-        asked = ["git", "-C", str(ROOT), *arguments]
-        return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        changed = git("status", "--porcelain", "--", "mhd_jax", "configs", "experiments/*.py")
-        return git("rev-parse", "--short=12", "HEAD") + ("+" if changed else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-
-
-@functools.cache
-def hardware() -> str:
-    """Processor and number of cores."""
-    name = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        lines = [line for line in info.read_text().splitlines() if line.startswith("model name")]
-        name = lines[0].partition(":")[2].strip() if lines else name
-    return f"{cores()} core{'s' if cores() != 1 else ''} of {name}"
-
-
-def cores() -> int:
-    """Processor cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        plots.save((study.draw or plots.dots)(finished), folder / "figure.png")
 
 
 # --- Command line ---------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import ml_collections
 from mhd_jax.config import update
 from mhd_jax.errors import ConfigError, suggest
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclasses.dataclass(frozen=True)

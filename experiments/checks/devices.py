@@ -1,7 +1,7 @@
 # Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
 """Work and memory per device as devices grow, read from the compiled steps; nothing is timed.
 
-    python -m experiments.scaling_devices --out=experiments/results/digits/scaling_devices.json
+    python -m experiments.checks.devices --out=experiments/results/digits/scaling_devices.json
 
 The compiled steps are run as well, to see that the number of devices makes no difference.
 """

@@ -5,46 +5,39 @@ from __future__ import annotations
 
 import csv
 import io
-import json
-import re
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Sequence
 
-import numpy as np
-from jaxtyping import Float
-
+from experiments.harness.study import Record, Study
 from mhd_jax.terminal import HeadRow, Spread, head_names, head_rows
 
-if TYPE_CHECKING:
-    from experiments.sweep import Study
 
-Record = Mapping[str, Any]
+def grid(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """A Markdown table.
 
-
-def to_compact_json(record: Record) -> str:
-    """Indented, but with every list of numbers on one line: small, and readable in a diff."""
-    text = json.dumps(record, indent=1, ensure_ascii=False)
-    return re.sub(r"\[[^\[\]{}\"]*\]", lambda found: re.sub(r"\s+", "", found[0]), text) + "\n"
-
-
-def accuracy(record: Record, kind: str) -> Float[np.ndarray, "R K H"]:
-    """Accuracy by seed, client and head; kind is "shared", "private", "control_shared", ..."""
-    return np.array(record["results"][f"{kind}_accuracy"], float)
+    >>> print(grid(["a", "b"], [["1", "2"]]))
+    | a | b |
+    | --- | --- |
+    | 1 | 2 |
+    """
+    every = [header, ["---"] * len(header), *lines]
+    return "\n".join("| " + " | ".join(line) + " |" for line in every)
 
 
 def rows(record: Record) -> list[HeadRow]:
-    """A row per head, then the control; of a pooled model, the same for all clients."""
-    shared, private = accuracy(record, "shared"), accuracy(record, "private")
-    alone = accuracy(record, "control_shared"), accuracy(record, "control_private")
-    replicas = [
+    """A row per head, then the isolated baseline; of a pooled model, the same for all clients."""
+    found = record.results
+    runs = [
         {
-            "shared_accuracy": shared[r],
-            "private_accuracy": private[r],
-            "control": {"shared_accuracy": alone[0][r], "private_accuracy": alone[1][r]},
+            "shared_accuracy": found.shared_accuracy[r],
+            "private_accuracy": found.private_accuracy[r],
+            "control": {
+                "shared_accuracy": found.control_shared_accuracy[r],
+                "private_accuracy": found.control_private_accuracy[r],
+            },
         }
-        for r in range(len(shared))
+        for r in range(len(found.seeds))
     ]
-    return head_rows({"replicas": replicas})
+    return head_rows({"replicas": runs})
 
 
 def number(spread: Spread | None, signed: bool = False) -> str:
@@ -70,14 +63,13 @@ def short(number: float) -> str:
 
 def kilobytes(record: Record) -> str:
     """Kilobytes that a client sends in a step, averages over the run included."""
-    count = record["results"]["bytes_per_client_and_step"]
-    return short(count / 1000)
+    return short(record.results.bytes_per_client_and_step / 1000)
 
 
 def speed(record: Record) -> str:
     """Steps a second of one system, all seeds of the cell counted."""
-    seconds = record["seconds_per_step"]
-    return short(record["config"]["replicas"] / seconds) if seconds else ""
+    seconds = record.seconds_per_step
+    return short(record.config["replicas"] / seconds) if seconds else ""
 
 
 def markdown(study: Study, records: Sequence[Record]) -> str:
@@ -86,31 +78,31 @@ def markdown(study: Study, records: Sequence[Record]) -> str:
     if study.definitions:
         parts.append("What is defined here: " + " ".join(study.definitions))
     if study.extra is not None:
-        parts.insert(1, study.extra([r for r in records if "diverged" not in r["results"]]))
+        parts.insert(1, study.extra([record for record in records if record.found]))
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def _table(study: Study, records: Sequence[Record]) -> str:
-    grouped = any(record["group"] for record in records)
-    most = max((accuracy(r, "shared").shape[-1] for r in records if _finished(r)), default=1)
+    grouped = any(record.group for record in records)
+    most = max((r.accuracy("shared").shape[-1] for r in records if r.found), default=1)
     ranks = [f"β_sh {name}" for name in head_names(most)[1:]] if study.all_heads else []
     ranks = ranks or ["β_sh last head"]
     header = [
         *(["group"] if grouped else []), "setting", "β_sh main", *ranks, "lowest client",
         "β_sh isolated", "gain", "β_priv main", "β_priv isolated", "kB", "steps/s",
     ]  # fmt: skip
-    lines = [header, ["---"] * len(header)]
+    lines = []
     before = None
     for record in records:
-        group = record["group"] if record["group"] != before else ""
-        before = record["group"]
-        start = [*([group] if grouped else []), record["label"]]
+        group = record.group if record.group != before else ""
+        before = record.group
+        start = [*([group] if grouped else []), record.label]
         lines.append([*start, *_cells(record, len(ranks), len(header) - len(start))])
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return grid(header, lines)
 
 
 def _cells(record: Record, ranks: int, width: int) -> list[str]:
-    if not _finished(record):
+    if not record.found:
         return ["diverged", *[""] * (width - 1)]
     *heads, control = rows(record)
     main, last, aux = heads[0], heads[-1], heads[1:]
@@ -128,31 +120,24 @@ def _cells(record: Record, ranks: int, width: int) -> list[str]:
     ]
 
 
-def _finished(record: Record) -> bool:
-    return "diverged" not in record["results"]
-
-
 def _facts(records: Sequence[Record]) -> str:
     first = records[0]
-    config = first["config"]
-    seeds = first["results"].get("seeds") or [config["seed"]]
-    minutes = sum(record["wall_seconds"] for record in records) / 60
-    steps = sorted({record["config"]["train"]["steps"] for record in records})
-    clients = {record["config"]["clients"]["num"] for record in records}
+    seeds = first.found.seeds if first.found else [first.config["seed"]]
+    minutes = sum(record.wall_seconds for record in records) / 60
+    steps = sorted({record.config["train"]["steps"] for record in records})
+    clients = {record.config["clients"]["num"] for record in records}
     facts = [
-        config["data"]["name"],
+        " and ".join(dict.fromkeys(record.config["data"]["name"] for record in records)),
         f"{clients.pop()} clients" if len(clients) == 1 else "as many clients as a row says",
         f"{' and '.join(f'{s:,}' for s in steps)} steps",
         f"seeds {seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else f"seed {seeds[0]}",
-        " and ".join(dict.fromkeys(f"{r['hardware']} ({r['device']})" for r in records)),
+        " and ".join(dict.fromkeys(f"{r.hardware} ({r.device})" for r in records)),
         f"{minutes:.0f} minutes for these rows",
     ]
     return (
         "Mean ± standard deviation over seeds of the mean over clients; the lowest client is that "
         "of the last head over all seeds; gain is the last head over the same clients in "
-        "isolation; kB are sent per client and step. "
-        + "; ".join(facts)
-        + f". `{first['command']}`"
+        "isolation; kB are sent per client and step. " + "; ".join(facts) + f". `{first.command}`"
     )
 
 
@@ -169,9 +154,9 @@ def csv_text(records: Sequence[Record]) -> str:
         ]
         + ["bytes_per_client_and_step", "seconds_per_step"]
     )
-    for record in filter(_finished, records):
-        start = [record[name] for name in ("study", "cell", "group", "label")]
-        end = [record["results"]["bytes_per_client_and_step"], record["seconds_per_step"]]
+    for record in (record for record in records if record.found):
+        start = [record.study, record.cell, record.group, record.label]
+        end = [record.results.bytes_per_client_and_step, record.seconds_per_step]
         for row in rows(record):
             spreads = [row.shared, row.private, row.shared_gain]
             parts = [value for spread in spreads for value in _parts(spread)]
