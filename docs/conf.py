@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import os
 import re
+from pathlib import Path
 
-import mhd_jax
 from docutils import nodes
 from docutils.utils.math import latex2mathml
 from sphinx.application import Sphinx
 
+import mhd_jax
+
+ROOT = Path(__file__).resolve().parent.parent
 project = "mhd-jax"
 author = "The mhd-jax authors"
 copyright = f"2026, {author}"
@@ -26,7 +29,7 @@ exclude_patterns = ["_build"]
 suppress_warnings = ["config.cache"]
 nitpicky = True
 # Objects of other projects: their reference is not at hand without a network.
-nitpick_ignore_regex = [("py:.*", r"(?!mhd_jax\.).*")]
+nitpick_ignore_regex = [("py:.*", r"(?!mhd_jax\.).*"), ("py:.*", r".*\.T")]
 
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 4
@@ -39,7 +42,12 @@ myst_url_schemes = {"http": None, "https": None, "repo": f"{FILES}/{{{{path}}}}"
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
-autodoc_default_options = {"members": True, "show-inheritance": True}
+autodoc_default_options = {
+    "members": True,
+    "show-inheritance": True,
+    "ignore-module-all": True,  # a name is documented once, in the module that defines it
+    "exclude-members": "set",  # matplotlib adds it to every artist
+}
 default_role = "literal"  # docstrings say `name`, as Markdown does
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
@@ -66,8 +74,21 @@ def add_contents(app: Sphinx, docname: str, source: list[str]) -> None:
             if pages:
                 text += f"\n```{{toctree}}\n:hidden:\n:caption: {title}\n\n{pages}\n```\n"
     if docname == "api":
-        text += "\n```{toctree}\n:glob:\n:maxdepth: 1\n\napi/*\n```\n"
+        text += "\n## Modules\n\n```{toctree}\n:glob:\n:maxdepth: 1\n\napi/*\n```\n"
+    if docname == "contributing":  # the page in the root, seen from here
+        text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+        text = re.sub(r"\]\((?!\w+:|#|docs/)", "](repo:", text).replace("](docs/", "](")
     source[0] = text
+
+
+def to_restructured_text(app: Sphinx, what: str, name: str, obj: object, options: object,
+                         lines: list[str]) -> None:  # fmt: skip
+    """Docstrings are plain text: |x| is no substitution, an indented block after ":" is code."""
+    for place, line in enumerate(lines):
+        lines[place] = line.replace("|", "\\|")
+        after = [*lines[place + 1 : place + 3], "", ""]
+        if line.endswith(":") and not after[0].strip() and after[1].startswith("    "):
+            lines[place] += ":"
 
 
 def inline_math(translator: nodes.NodeVisitor, node: nodes.math) -> None:
@@ -86,4 +107,5 @@ def display_math(translator: nodes.NodeVisitor, node: nodes.math_block) -> None:
 def setup(app: Sphinx) -> None:
     """Registers what is defined above."""
     app.connect("source-read", add_contents)
+    app.connect("autodoc-process-docstring", to_restructured_text, priority=100)
     app.add_html_math_renderer("mathml", (inline_math, None), (display_math, None))

@@ -77,7 +77,8 @@ def comments() -> dict[str, str]:
         if token.type == tokenize.COMMENT
     }
     found = {}
-    for node in ast.walk(ast.parse(source)):
+    statements = (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.stmt))
+    for node in sorted(statements, key=lambda node: node.lineno):
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Attribute):
             path = _chain(node.targets[0])
             if path[0] == "config" and not ast.unparse(node.value).endswith("ConfigDict()"):
@@ -96,30 +97,29 @@ def readers() -> dict[str, list[str]]:
     found: dict[str, list[str]] = {name: [] for name in settings}
     for file in sorted(PACKAGE.rglob("*.py")):
         path = file.relative_to(PACKAGE).as_posix()
-        if path == "config.py":
-            continue
-        chains, words = _names_used(file.read_text(encoding="utf-8"))
+        used = _names_used(file.read_text(encoding="utf-8")) if path != "config.py" else set()
         for name in settings:
             section, _, leaf = name.rpartition(".")
-            at_home = any(path.startswith(room) for room in ROOMS.get(section, ()))
-            if f"{section or 'config'}.{leaf}" in chains or (at_home and leaf in words):
+            as_read = {f"{section or 'config'}.{leaf}"}
+            if any(path.startswith(room) for room in ROOMS.get(section, ())):
+                as_read |= {f"config.{leaf}", f"settings.{leaf}", f"chosen.{leaf}", f"*{leaf}"}
+                as_read |= {leaf} if leaf != "name" else set()
+            if as_read & used:
                 found[name].append(path)
     return found
 
 
-def _names_used(source: str) -> tuple[set[str], set[str]]:
-    """Pairs `a.b` of all dotted names in the code; and attributes, parameters and strings."""
-    chains, words = set(), set()
+def _names_used(source: str) -> set[str]:
+    """The last two words of dotted names, keyword-only parameters as `*name`, and strings."""
+    used = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Attribute):
-            chain = _chain(node)
-            chains.add(".".join(chain[-2:]))
-            words.add(node.attr)
-        elif isinstance(node, ast.arg):
-            words.add(node.arg)
+            used.add(".".join(_chain(node)[-2:]))
+        elif isinstance(node, ast.arguments):
+            used |= {f"*{parameter.arg}" for parameter in node.kwonlyargs}
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            words.add(node.value)
-    return chains, words
+            used.add(node.value)
+    return used
 
 
 def _chain(node: ast.expr) -> list[str]:
@@ -136,7 +136,7 @@ def choices() -> dict[str, list[str]]:
         for piece in vars(module).values():
             if isinstance(piece, Registry):
                 names = found.setdefault(piece.setting, [])
-                names += [name for name in piece.names() if name not in names]
+                names += [name for name in piece._pieces if name not in names]
     for setting, names in config_lib._ONE_OF.items():
         found[setting] = list(names)
     found["model.norm"] = list(classifier.NORMS)
@@ -170,13 +170,14 @@ def settings_page() -> str:
     """`settings.md`."""
     defaults = config_lib.flatten(config_lib.default_config())
     notes, read_by, names = comments(), readers(), choices()
+    order = {name: place for place, name in enumerate(notes)}  # as they stand in config.py
     text = NOTICE.format(source="mhd_jax/config.py") + SETTINGS_INTRODUCTION
     sections = dict.fromkeys(name.rpartition(".")[0] for name in defaults)
     for section in sorted(sections, key=list(SECTIONS).index):
         title = f"{SECTIONS[section]}: `{section}`" if section else SECTIONS[section]
         text += f"\n## {title}\n\n"
-        text += "| setting | default | what it does | accepts | read by |\n| --- | --- | --- | --- | --- |\n"
-        for name, default in defaults.items():
+        text += "| setting | default | what it does | accepts | read by |\n" + 5 * "| --- " + "|\n"
+        for name, default in sorted(defaults.items(), key=lambda item: order[item[0]]):
             if name.rpartition(".")[0] == section:
                 note, stated = _split(notes.get(name, ""))
                 modules_of_it = ", ".join(f"[`{p}`](../mhd_jax/{p})" for p in read_by[name])
@@ -197,8 +198,8 @@ def _split(note: str) -> tuple[str, str]:
 SETTINGS_INTRODUCTION = """
 # Settings
 
-Every setting of a run with its default. Change one on the command line, from Python, or in a file in
-[`configs/`](../configs):
+Every setting of a run with its default. Change one on the command line, from Python, or in a file
+in [`configs/`](../configs):
 
 ```bash
 python -m mhd_jax.main --config=configs/digits.py --config.graph.name=cycle --config.heads.aux=6
@@ -210,9 +211,9 @@ import mhd_jax
 run = mhd_jax.fit({"graph.name": "cycle", "heads.aux": 6})
 ```
 
-A name or a value that is not accepted is refused before any work is done, with the setting, the value
-and what would be accepted. Where a setting takes a name, it also takes the name of a piece that you
-registered: see [Extending](extending.md). The settings of a run are in its `config.json`.
+A name or a value that is not accepted is refused before any work is done, with the setting, the
+value and what would be accepted. Where a setting takes a name, it also takes the name of a piece that
+you registered: see [Extending](extending.md). The settings of a run are in its `config.json`.
 
 What the defaults rest on is told in [Method: defaults](method.md#defaults).
 """
@@ -241,3 +242,12 @@ def write_pages(folder: Path) -> None:
     """Rewrites them in `folder`."""
     for name, text in pages().items():
         (folder / name).write_text(text, encoding="utf-8")
+
+
+def outdated(folder: Path) -> list[str]:
+    """Those that differ in `folder` from what the code says."""
+    return [
+        name
+        for name, text in pages().items()
+        if not (folder / name).exists() or (folder / name).read_text(encoding="utf-8") != text
+    ]
