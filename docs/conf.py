@@ -48,6 +48,7 @@ autodoc_default_options = {
     "ignore-module-all": True,  # a name is documented once, in the module that defines it
     "exclude-members": "set",  # matplotlib adds it to every artist
 }
+smartquotes = False
 default_role = "literal"  # docstrings say `name`, as Markdown does
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
