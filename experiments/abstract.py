@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from experiments.harness.study import Kind, Record
-from experiments.harness.tables import grid, kilobytes
+from experiments.harness.tables import grid, kilobytes, over_seeds
 
 Records = Mapping[str, Record]  # by "study/cell"
 
@@ -46,16 +46,11 @@ def _gain(record: Record, kind: Kind = "shared", head: int = -1) -> Float[np.nda
     return record.gain(kind, head).mean(axis=1)
 
 
-def _number(values: Float[np.ndarray, " R"]) -> str:
-    spread = f" ± {values.std(ddof=1):.3f}" if len(values) > 1 else ""
-    return f"{values.mean():+.3f}{spread}"
-
-
 def _learning(complete: Record) -> Finding:
     gain = _gain(complete)
     lowest = complete.gain()
     return Finding(
-        f"shared accuracy of the last head {_number(gain)} over isolation; of {lowest.size} "
+        f"shared accuracy of the last head {over_seeds(gain)} over isolation; of {lowest.size} "
         f"clients of all seeds {int((lowest > 0).sum())} gain, the least {lowest.min():+.3f}",
         "yes" if gain.min() > 0 else "not in every seed",
     )
@@ -64,7 +59,7 @@ def _learning(complete: Record) -> Finding:
 def _private(skewed: Record) -> Finding:
     kept = _gain(skewed, "private", head=0)
     return Finding(
-        f"private accuracy of the main head {_number(kept)} over isolation at s = 100",
+        f"private accuracy of the main head {over_seeds(kept)} over isolation at s = 100",
         "preserved" if kept.mean() >= -0.01 else "no",
     )
 
@@ -72,7 +67,7 @@ def _private(skewed: Record) -> Finding:
 def _heads(none: Record, one: Record, four: Record) -> Finding:
     gains = [_gain(record) for record in (none, one, four)]
     return Finding(
-        f"gain over isolation with 0, 1 and 4 auxiliary heads: {', '.join(map(_number, gains))}",
+        f"gain over isolation with 0, 1 and 4 auxiliary heads: {', '.join(map(over_seeds, gains))}",
         "one head does; more do not add on a complete graph"
         if gains[2].mean() <= gains[1].mean() + 0.02
         else "yes",
@@ -89,7 +84,7 @@ def _chain(cycle: Record) -> Finding:
 def _topology(complete: Record, star: Record, islands: Record, cycle: Record) -> Finding:
     gains = {"complete": complete, "star": star, "two islands": islands, "directed cycle": cycle}
     means = [_gain(record).mean() for record in gains.values()]
-    shown = ", ".join(f"{name} {_number(_gain(r))}" for name, r in gains.items())
+    shown = ", ".join(f"{name} {over_seeds(_gain(r))}" for name, r in gains.items())
     return Finding(f"gain over isolation: {shown}", "yes" if max(means) == means[0] else "no")
 
 
@@ -100,8 +95,8 @@ def _kinds(together: Record, own_kind: Record) -> Finding:
     large = (shared[0] - shared[1])[:, few:].mean(axis=1)
     clear = sum(kind.mean() > kind.std(ddof=1) for kind in (small, large))  # beyond its spread
     return Finding(
-        f"last head, all together minus each among its own kind: small clients {_number(small)}, "
-        f"large clients {_number(large)}",
+        "last head, all together minus each among its own kind: small clients "
+        f"{over_seeds(small)}, large clients {over_seeds(large)}",
         ("no", "for one kind alone", "yes")[clear],
     )
 
@@ -118,10 +113,10 @@ def _bytes(mhd: Record, fedavg: Record) -> Finding:
 
 
 def _heterogeneity(skewed: Record, iid: Record) -> Finding:
-    gains = _gain(skewed), _gain(iid)
+    far, near = _gain(skewed), _gain(iid)
     return Finding(
-        f"gain over isolation {_number(gains[0])} at s = 100 and {_number(gains[1])} at s = 0",
-        "yes" if gains[0].mean() > gains[1].mean() else "no",
+        f"gain over isolation {over_seeds(far)} at s = 100 and {over_seeds(near)} at s = 0",
+        "yes" if far.mean() > near.mean() else "no",
     )
 
 

@@ -10,11 +10,12 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import Float
 
 from experiments.harness import plots, sweep
 from experiments.harness.presets import Preset
 from experiments.harness.study import Cell, Record, Study
-from experiments.harness.tables import grid
+from experiments.harness.tables import grid, over_seeds
 
 LEAST_GAIN = 0.35
 MOST_LOSS = 0.02
@@ -22,33 +23,22 @@ MOST_LOSS = 0.02
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """A claim, what was measured seed by seed, and whether its mean bears the claim out."""
+    """A claim, what was measured seed by seed, and the least mean that bears the claim out."""
 
     claim: str
-    measured: tuple[float, ...]
+    measured: Float[np.ndarray, " R"]
     least: float
-
-    @property
-    def mean(self) -> float:
-        """Over seeds."""
-        return float(np.mean(self.measured))
-
-    @property
-    def std(self) -> float:
-        """Sample standard deviation over seeds; 0 for a single one."""
-        return float(np.std(self.measured, ddof=1)) if len(self.measured) > 1 else 0.0
 
     @property
     def holds(self) -> bool:
         """Whether the mean is at least what is claimed."""
-        return self.mean >= self.least
+        return bool(self.measured.mean() >= self.least)
 
     def row(self) -> list[str]:
         """A line of a table."""
-        seeds = sum(value >= self.least for value in self.measured)
-        measured = f"{self.mean:+.3f} ± {self.std:.3f}"
+        seen = f"{(self.measured >= self.least).sum()} of {len(self.measured)}"
         passed = "PASS" if self.holds else "FAIL"
-        return [self.claim, measured, f"{seeds} of {len(self.measured)}", passed]
+        return [self.claim, over_seeds(self.measured), seen, passed]
 
 
 def cells(preset: Preset) -> list[Cell]:
@@ -68,7 +58,7 @@ def verdicts(records: Sequence[Record]) -> list[Verdict]:
     found: list[Verdict] = []
 
     def claim(text: str, measured: np.ndarray, least: float = 0.0) -> None:
-        found.append(Verdict(text, tuple(measured.tolist()), least))
+        found.append(Verdict(text, measured, least))
 
     if "complete" in shared:
         complete, last = by_cell["complete"], shared["complete"][:, -1]

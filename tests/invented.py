@@ -71,8 +71,9 @@ def record(
         per_class=per_class,
     )
     return Record(
-        study="example", cell=cell, label=cell, group="", preset="tiny", command="python",
-        changes={}, config=TINY.base().to_dict(), revision="0" * 12, versions={"jax": "0"},
-        device="cpu", hardware="1 core", num_params=[5, 5, 5], seconds_per_step=0.1,
+        study="example", cell=cell, label=cell, group="", column="", preset="tiny",
+        command="python", changes={}, config=TINY.base().to_dict(),
+        revision="0" * 12, versions={"jax": "0"}, device="cpu",
+        hardware="1 core", num_params=[5, 5, 5], seconds_per_step=0.1,
         compile_seconds=1.0, wall_seconds=60.0, found=found,
     )  # fmt: skip

@@ -8,7 +8,7 @@ import pytest
 from experiments import abstract, digits_claims
 from experiments.all import STUDIES
 from experiments.harness.presets import PRESETS, ROOT, preset
-from experiments.harness.sweep import cell_configs
+from experiments.harness.runs import cell_configs
 from mhd_jax.config import validate
 from mhd_jax.errors import ConfigError
 from tests.invented import record

@@ -3,22 +3,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
 import pytest
 
-from experiments.harness import sweep
-from experiments.harness.study import Cell
-from experiments.harness.sweep import Sweep, cell_configs, run_key, yardstick_configs
+from experiments.harness import sweep, workers
+from experiments.harness.study import Cell, Study
+from experiments.harness.sweep import Sweep
 from mhd_jax import train
-from mhd_jax.errors import DivergedError
+from mhd_jax.errors import ConfigError, DivergedError
 from mhd_jax.workdir import to_json
-from tests import small
 from tests.invented import STUDY, TINY, summary
 
 
@@ -52,7 +48,7 @@ def test_a_killed_sweep_goes_on_and_nothing_runs_twice(runs: list[str], tmp_path
     assert len(runs) == 5 and (folder / "mhd.json").read_text() == before
     names = {file.name for file in folder.iterdir()}
     assert names >= {"mhd.json", "cycle.json", "table.md", "table.csv", "figure.png"}
-    assert "finished" in Sweep(TINY, tmp_path, [STUDY]).plan()
+    assert "finished" in Sweep(TINY, tmp_path, [STUDY]).list_runs()
 
 
 def test_only_the_cells_asked_for(runs: list[str], tmp_path: Path) -> None:
@@ -73,50 +69,75 @@ def test_divergence_is_a_result(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     assert "diverged" in (tmp_path / "tiny" / "example" / "table.md").read_text()
 
 
-def test_a_run_is_named_by_what_changes_its_results() -> None:
-    key = run_key(TINY.base())
-    assert run_key(TINY.base({"train.log_every": 7, "data.feed": "resident"})) == key
-    assert run_key(TINY.base({"seed": 1})) != key
-    assert run_key(TINY.base({"graph.drop": 0.5})) != key
-
-
-def test_cells_that_differ_in_exchange_alone_share_their_yardstick() -> None:
-    def key(**changes: Any) -> str:
-        named = {name.replace("__", "."): value for name, value in changes.items()}
-        (config,) = yardstick_configs(TINY, Cell("", "", named))
-        return run_key(config)
-
-    assert key() == key(graph__name="cycle", distill__nu_aux=1.0, heads__aux=1, method="fedmd")
-    assert key() != key(partition__skew=0.0)
-    assert key() != key(model__width=32)
-
-
-def test_isolated_clients_are_the_control_of_the_run_up_to_rounding() -> None:
-    """Why a yardstick may stand in for the control group of every run that shares it."""
-    together, alone = small.build(heads__aux=1), small.build(method="isolated", control=False)
-    state, lonely = (small.run(made, calls=2)[0] for made in (together, alone))
-    for control, client in zip(
-        jax.tree.leaves(state.control[0].params), jax.tree.leaves(lonely.clients[0].params),
-        strict=True,
-    ):  # fmt: skip
-        np.testing.assert_allclose(control, client, rtol=1e-5, atol=1e-8)
-
-
-def test_seeds_one_by_one_or_stacked() -> None:
-    cell = Cell("", "")
-    (stacked,) = cell_configs(TINY, cell)
-    assert (stacked.seed, stacked.replicas, stacked.control) == (0, 2, False)
-    single = cell_configs(dataclasses.replace(TINY, replicas=1), cell)
-    assert [(config.seed, config.replicas) for config in single] == [(0, 1), (1, 1)]
-
-
 def test_command_line_lists_and_tells_mistakes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sweep.main(STUDY, argv=["--preset=smoke", "--list"])
     assert capsys.readouterr().out.split() == ["example/mhd", "example/cycle", "example/fedavg"]
-    sweep.main(STUDY, argv=["--preset=smoke", "--plan", f"--workdir={tmp_path}"])
+    sweep.main(STUDY, argv=["--preset=smoke", "--runs", f"--workdir={tmp_path}"])
     assert "4 runs, 80 steps" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         sweep.main(STUDY, argv=["--preset=digit"])
     assert "ConfigError: preset = 'digit'" in capsys.readouterr().err
+
+
+PAIR = Study(
+    "pair",
+    "Two cells",
+    lambda chosen: [
+        Cell("gossip", "gossip", {"method": "gossip"}),
+        Cell("fedavg", "FedAvg", {"method": "fedavg"}),
+    ],
+)
+
+
+def test_several_jobs_leave_the_same_records(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Three real runs, one after another in this process and two at once in others."""
+    found = []
+    for jobs in (1, 2):
+        folder = tmp_path / str(jobs)
+        Sweep(TINY.quick(), folder, [PAIR], jobs=jobs).run()
+        lines = capsys.readouterr().out.splitlines()
+        assert [line for line in lines if line.startswith("[2/2] pair/")]
+        found.append([json.loads(p.read_text()) for p in sorted(folder.glob("tiny/pair/*.json"))])
+    assert len(found[0]) == 2
+    for one, two in zip(*found, strict=True):
+        for name in ("results", "config", "num_params", "versions"):
+            assert one[name] == two[name]
+    Sweep(TINY.quick(), tmp_path / "2", [PAIR], jobs=2).run()
+    said = capsys.readouterr().out
+    assert "2 cells, 2 of them finished before · 3 of 3 runs done" in said and "[" not in said
+
+
+def test_a_setting_that_cannot_work_is_told_by_a_worker_as_here(tmp_path: Path) -> None:
+    broken = Study("broken", "", lambda chosen: [Cell("a", "", {"graph.name": "cylce"})])
+    with pytest.raises(ConfigError, match="graph.name = 'cylce': .*did you mean 'cycle'"):
+        Sweep(TINY.quick(), tmp_path, [broken], jobs=2).run()
+
+
+def test_cores_are_shared_out() -> None:
+    everything = set.union(*workers.shares(1))
+    for count in (1, 2, 3):
+        parts = workers.shares(count)
+        assert len(parts) == count and all(parts) and set.union(*parts) == everything
+        assert sum(map(len, parts)) == max(len(everything), count)
+
+
+def test_quick_leaves_nothing_and_says_which_data_are_missing(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    study = Study("some", "Some", lambda chosen: [
+        Cell("here", "here"),
+        Cell("elsewhere", "elsewhere", config="configs/cifar10.py:smoke"),
+    ])  # fmt: skip
+    sweep.main(study, argv=["--quick", "--preset=smoke", f"--workdir={tmp_path / 'w'}"])
+    said = capsys.readouterr()
+    assert "some/elsewhere is left out: data." in said.out
+    assert "[1/1] some/here: last head" in said.out and "step" not in said.err
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(SystemExit):
+        sweep.main(study, argv=["--quick", "--preset=smoke", "--cells=else*"])
+    assert "ConfigError: data." in capsys.readouterr().err

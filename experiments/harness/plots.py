@@ -45,7 +45,7 @@ def panels(count: int, height: float) -> tuple[Figure, list[Axes]]:
 def dots(records: Sequence[Record]) -> Figure:
     """A line for every cell: main head, last head and the isolated control, shared and private."""
     figure, axes = panels(2, 1.1 + 0.24 * len(records))
-    names = [f"{r.label} ({r.group})" if r.group else r.label for r in records]
+    names = [_row_name(record) for record in records]
     for axis, kind in zip(axes, ("shared", "private"), strict=True):
         for line, record in enumerate(records):
             *heads, control = rows(record)
@@ -62,6 +62,11 @@ def dots(records: Sequence[Record]) -> Figure:
     return figure
 
 
+def _row_name(record: Record) -> str:
+    more = ", ".join(part for part in (record.group, record.column) if part)
+    return f"{record.label} ({more})" if more else record.label
+
+
 def _dot(axis: Axes, line: int, spread: Spread, colour: str, mark: str, label: str) -> None:
     axis.errorbar(
         spread.mean, line, xerr=spread.std or 0.0, color=colour, marker=mark, linestyle="",
@@ -71,22 +76,23 @@ def _dot(axis: Axes, line: int, spread: Spread, colour: str, mark: str, label: s
 
 def ranks(records: Sequence[Record]) -> Figure:
     """Shared accuracy over the heads' ranks, a line per cell, and how far each rank hears."""
-    far = [record for record in records if record.results.per_class]
-    figure, axes = panels(1 + len(far[:1]), 3.8)
+    heard = [(r.label, kept) for r in records if (kept := r.results.per_class)][:1]
+    figure, axes = panels(1 + len(heard), 3.8)
     deepest = max(record.accuracy("shared").shape[-1] for record in records)
     for record, colour, mark in zip(records, _cycle(COLOURS), _cycle(MARKS), strict=False):
         means = record.accuracy("shared").mean(axis=1)
         if means.shape[1] > 1:
+            spread = means.std(axis=0, ddof=1) if len(means) > 1 else None
             axes[0].errorbar(
-                range(means.shape[1]), means.mean(axis=0), means.std(axis=0, ddof=1),
-                color=colour, marker=mark, ms=4, lw=1.3, elinewidth=0.8, label=record.label,
+                range(means.shape[1]), means.mean(axis=0), spread, color=colour, marker=mark,
+                ms=4, lw=1.3, elinewidth=0.8, label=record.label,
             )  # fmt: skip
     control = records[0].isolated("shared").mean()
     axes[0].axhline(control, color=CONTROL, ls="--", lw=1.2, label="isolated")
     axes[0].set_xticks(range(deepest), head_names(deepest))
     axes[0].set_title("shared accuracy by head", loc="left", fontsize=9)
-    for record in far[:1]:
-        _hops(axes[1], record)
+    for label, kept in heard:
+        _hops(axes[1], label, kept)
     legend(figure, axes[0])
     return figure
 
@@ -106,9 +112,8 @@ def hops(found: PerClass) -> tuple[list[str], list[int], Float[np.ndarray, "R H 
     return heard[0][0], distances, tables
 
 
-def _hops(axis: Axes, record: Record) -> None:
-    assert record.results.per_class is not None
-    names, distances, by_seed = hops(record.results.per_class)
+def _hops(axis: Axes, label: str, kept: PerClass) -> None:
+    names, distances, by_seed = hops(kept)
     table = np.nanmean(by_seed, axis=0)
     axis.grid(False)
     axis.imshow(table, cmap=HEAT, vmin=0, vmax=1, aspect="auto")
@@ -118,7 +123,7 @@ def _hops(axis: Axes, record: Record) -> None:
     axis.set_xticks(range(len(distances)), [hop_name(distance) for distance in distances])
     axis.set_yticks(range(len(names)), names)
     axis.set_xlabel("hops to the nearest client that holds the label")
-    axis.set_title(f"{record.label}: accuracy by distance", loc="left", fontsize=9)
+    axis.set_title(f"{label}: accuracy by distance", loc="left", fontsize=9)
 
 
 def over_bytes(records: Sequence[Record]) -> Figure:

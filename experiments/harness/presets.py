@@ -17,6 +17,15 @@ from mhd_jax.errors import ConfigError, suggest
 ROOT = Path(__file__).resolve().parents[2]
 
 
+# A few steps in which every phase of every method comes, with few samples and narrow networks.
+_QUICK: dict[str, Any] = {
+    "train.steps": 4, "train.steps_per_call": 2, "train.log_every": 2, "train.eval_every": 4,
+    "train.checkpoint_every": 4, "data.batch_size": 4, "data.public_batch_size": 4,
+    "optimizer.warmup_steps": 1, "average.every": 2, "rounds.private_steps": 1,
+    "rounds.public_steps": 1, "model.width": 8, "parallel.client_devices": 1,
+}  # fmt: skip
+
+
 @dataclasses.dataclass(frozen=True)
 class Preset:
     """A dataset and a scale.
@@ -32,6 +41,7 @@ class Preset:
       alphas: of the Dirichlet partition.
       shares: (clients, percentage of the training data) for scaling at fixed data per client.
       public_names: other data sets to take public images from.
+      fixed: settings that no cell can change.
     """
 
     name: str
@@ -44,17 +54,29 @@ class Preset:
     alphas: tuple[float, ...] = (1.0, 0.1)
     shares: tuple[tuple[int, int], ...] = ((2, 25), (4, 50))
     public_names: tuple[str, ...] = ()
+    fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
-    def base(self, changes: Mapping[str, Any] | None = None) -> ml_collections.ConfigDict:
-        """The config of a cell with these changes.
+    def base(
+        self, changes: Mapping[str, Any] | None = None, config: str = ""
+    ) -> ml_collections.ConfigDict:
+        """The config of a cell.
+
+        Args:
+          changes: settings by dotted name.
+          config: a config file with its variant in place of the preset's.
 
         Raises:
           ConfigError: there is no such config file, variant or setting.
         """
-        path, _, variant = self.config.partition(":")
-        config = _load(path, variant)
-        update(config, {**self.changes, **(changes or {}), "replicas": self.replicas})
-        return config
+        path, _, variant = (config or self.config).partition(":")
+        made = _load(path, variant)
+        every = {"replicas": self.replicas, **self.changes}
+        update(made, {**every, **(changes or {}), **self.fixed})
+        return made
+
+    def quick(self) -> Preset:
+        """The same in a size that proves that everything runs; the figures mean nothing."""
+        return dataclasses.replace(self, seeds=2, replicas=2, fixed=_QUICK)
 
 
 def _load(path: str, variant: str) -> ml_collections.ConfigDict:

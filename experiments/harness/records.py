@@ -81,6 +81,7 @@ def record(
     runs: Sequence[Mapping[str, Any]],
     found: Results | str,
     wall_seconds: float,
+    jobs: int = 1,
 ) -> Record:
     """The record of a cell.
 
@@ -92,6 +93,7 @@ def record(
       runs: their summaries, none where one of them diverged.
       found: the results, or how a run diverged.
       wall_seconds: spent on the runs.
+      jobs: runs that were made at once.
     """
     first: Mapping[str, Any] = runs[0] if runs else {}
     speeds = [run["steps_per_second"] for run in runs if run["steps_per_second"]]
@@ -100,6 +102,7 @@ def record(
         cell=cell.name,
         label=cell.label,
         group=cell.group,
+        column=cell.column,
         preset=chosen.name,
         command=command(study.name, chosen.name),
         changes=dict(cell.changes),
@@ -107,7 +110,7 @@ def record(
         revision=revision(),
         versions=first.get("versions", {}),
         device=first.get("device", ""),
-        hardware=hardware(),
+        hardware=hardware(max(1, cores() // jobs)),
         num_params=first.get("num_params", []),
         seconds_per_step=round(float(np.mean([1 / s for s in speeds])), 5) if speeds else None,
         compile_seconds=round(sum(run["compile_seconds"] for run in runs), 1),
@@ -141,15 +144,20 @@ def revision() -> str:
         return "unknown"
 
 
+def hardware(count: int | None = None) -> str:
+    """Processor and number of cores: `count`, or all that this process may use."""
+    count = count or cores()
+    return f"{count} core{'s' if count != 1 else ''} of {_processor()}"
+
+
 @functools.cache
-def hardware() -> str:
-    """Processor and number of cores."""
+def _processor() -> str:
     name = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
         lines = [line for line in info.read_text().splitlines() if line.startswith("model name")]
         name = lines[0].partition(":")[2].strip() if lines else name
-    return f"{cores()} core{'s' if cores() != 1 else ''} of {name}"
+    return name
 
 
 def cores() -> int:

@@ -19,7 +19,7 @@ Kind = Literal["shared", "private"]
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """One row of a table.
+    """One row of a table, or one column of a row.
 
     Attributes:
       name: of the record's file.
@@ -27,6 +27,9 @@ class Cell:
       changes: settings by dotted name.
       group: rows of a group stand together and carry its name.
       per_class: keep the accuracy on every class, which the hop picture needs.
+      column: cells of one group and label stand side by side under the names of their columns.
+      config: a config file with its variant in place of the preset's, such as
+        "configs/cifar10.py:mlp", where rows differ in more than a few settings.
     """
 
     name: str
@@ -34,6 +37,8 @@ class Cell:
     changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     group: str = ""
     per_class: bool = False
+    column: str = ""
+    config: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,6 +141,7 @@ class Record:
       cell: its name.
       label: of its row.
       group: of its row, "" for none.
+      column: in its row, "" for none.
       preset: at which it was run.
       command: that makes the table.
       changes: settings that differ from the preset's.
@@ -156,6 +162,7 @@ class Record:
     cell: str
     label: str
     group: str
+    column: str
     preset: str
     command: str
     changes: Mapping[str, Any]

@@ -16,78 +16,96 @@ under way goes on from its last checkpoint.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import fnmatch
-import hashlib
-import json
+import functools
+import io
 import os
+import signal
 import sys
-import time
-from collections.abc import Iterator, Mapping, Sequence
+import tempfile
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import ml_collections
 
-from experiments.harness import plots, records, tables
+from experiments.harness import plots, records, runs, tables, workers
+from experiments.harness.compiling import compile_quickly
 from experiments.harness.presets import ROOT, Preset, preset
+from experiments.harness.runs import cell_configs, isolated_configs, run_key
 from experiments.harness.study import Cell, Record, Results, Study
-from mhd_jax.config import flatten
+from mhd_jax.data import sources
 from mhd_jax.errors import ConfigError, DivergedError, WorkdirError
-from mhd_jax.workdir import FREE_SETTINGS, to_json
 
-# What a client that exchanges nothing does not depend on.
-_ONLY_FOR_EXCHANGE = ("graph.*", "exchange.*", "distill.*", "average.*", "rounds.*", "heads.aux")
+Ended = tuple[str, DivergedError | None]  # a run's key, and how it diverged if it did
 
 
-# --- Runs -----------------------------------------------------------------------------------------
+@dataclasses.dataclass(frozen=True, eq=False)
+class Task:
+    """A cell with the runs it needs.
 
+    Attributes:
+      study: that it belongs to.
+      cell: as the study has it.
+      configs: its own runs.
+      isolated: the runs of its isolated baseline.
+    """
 
-def run_key(config: ml_collections.ConfigDict) -> str:
-    """The name of the run with these settings; settings that change no result do not count."""
-    flat = {
-        name: value
-        for name, value in flatten(config).items()
-        if not any(fnmatch.fnmatchcase(name, free) for free in FREE_SETTINGS)
-    }
-    return hashlib.sha256(to_json(dict(sorted(flat.items()))).encode()).hexdigest()[:12]
+    study: Study
+    cell: Cell
+    configs: list[ml_collections.ConfigDict]
+    isolated: list[ml_collections.ConfigDict]
 
+    @property
+    def name(self) -> str:
+        """Of study and cell."""
+        return f"{self.study.name}/{self.cell.name}"
 
-def cell_configs(chosen: Preset, cell: Cell) -> list[ml_collections.ConfigDict]:
-    """The runs of a cell, seed by seed or all seeds stacked."""
-    return _seeded(chosen, {"control": False, **cell.changes})
-
-
-def yardstick_configs(chosen: Preset, cell: Cell) -> list[ml_collections.ConfigDict]:
-    """The runs of the same clients in isolation."""
-    changes = {
-        name: value
-        for name, value in cell.changes.items()
-        if not any(fnmatch.fnmatchcase(name, pattern) for pattern in _ONLY_FOR_EXCHANGE)
-    }
-    return _seeded(chosen, {**changes, "method": "isolated", "control": False})
-
-
-def _seeded(chosen: Preset, changes: Mapping[str, Any]) -> list[ml_collections.ConfigDict]:
-    first = range(0, chosen.seeds, chosen.replicas)
-    return [chosen.base({**changes, "seed": seed}) for seed in first]
+    @functools.cached_property
+    def runs(self) -> dict[str, ml_collections.ConfigDict]:
+        """All runs by key, the isolated ones first."""
+        return {run_key(config): config for config in (*self.isolated, *self.configs)}
 
 
 @dataclasses.dataclass
 class Sweep:
-    """The cells of some studies at a preset, and what is on disk of them."""
+    """The cells of some studies at a preset, and what is on disk of them.
+
+    Attributes:
+      chosen: the preset.
+      workdir: for runs and records.
+      studies: whose cells to run.
+      pattern: of the names of the cells to run.
+      jobs: runs to make at once.
+      left_out: cells not to run, "study/cell" each.
+      quiet: without the output of the runs themselves.
+    """
 
     chosen: Preset
     workdir: Path
     studies: Sequence[Study]
     pattern: str = "*"
+    jobs: int = 1
+    left_out: frozenset[str] = frozenset()
+    quiet: bool = False
 
-    def cells(self) -> Iterator[tuple[Study, Cell]]:
-        """The cells to run in the order in which they run: those whose name fits the pattern."""
+    @functools.cached_property
+    def tasks(self) -> list[Task]:
+        """What to run, in this order: the cells whose name fits the pattern."""
+        found = []
         for study in self.studies:
             for cell in study.cells(self.chosen):
                 if fnmatch.fnmatchcase(cell.name, self.pattern):
-                    yield study, cell
+                    configs = cell_configs(self.chosen, cell)
+                    found.append(Task(study, cell, configs, isolated_configs(self.chosen, cell)))
+        return [task for task in found if task.name not in self.left_out]
+
+    @property
+    def made(self) -> runs.Runs:
+        """The runs there are."""
+        return runs.Runs(self.workdir / "runs")
 
     def record_path(self, study: Study, cell: Cell) -> Path:
         """Where the cell's record is, or will be."""
@@ -95,54 +113,64 @@ class Sweep:
 
     def run(self) -> None:
         """Runs what is missing and keeps tables and figures up to date."""
-        cells = list(self.cells())
-        done = [self.record_path(*pair).exists() for pair in cells]
-        print(f"{len(cells)} cells, {sum(done)} of them finished before", flush=True)
-        for number, (study, cell) in enumerate(cells, 1):
-            if not self.record_path(study, cell).exists():
-                print(f"[{number}/{len(cells)}] {study.name}/{cell.name} · {self._outlook()}")
-                self._run_cell(study, cell)
-            if number == len(cells) or cells[number][0] is not study:
-                self.write_up(study)
+        left = [t for t in self.tasks if not self.record_path(t.study, t.cell).exists()]
+        total, before = len(self.tasks), len(self.tasks) - len(left)
+        print(f"{total} cells, {before} of them finished before · {self.outlook()}", flush=True)
+        ended: dict[str, DivergedError | None] = {}
+        with contextlib.closing(self._make_runs(left)) as runs_made:
+            for key, error in runs_made:
+                ended[key] = error
+                for task in [task for task in left if task.runs.keys() <= ended.keys()]:
+                    left.remove(task)
+                    said = tables.in_short(self._finish(task, ended))
+                    place = f"[{total - len(left)}/{total}]"
+                    print(f"{place} {task.name}: {said} · {self.outlook()}", flush=True)
+        for study in self.studies:
+            self.write_up(study)
 
-    def _run_cell(self, study: Study, cell: Cell) -> None:
+    def _make_runs(self, tasks: Sequence[Task]) -> Generator[Ended, None, None]:
+        """Makes what these cells need; says of each run when it has ended."""
+        needed = {key: config for task in tasks for key, config in task.runs.items()}
+        for key in [key for key, config in needed.items() if self.made.finished(config)]:
+            del needed[key]
+            yield key, None
+        wanted = {key: (config, self.made.path(config)) for key, config in needed.items()}
+        yield from self._one_by_one(wanted) if self.jobs == 1 else self._at_once(wanted)
+
+    def _one_by_one(self, wanted: workers.Wanted) -> Generator[Ended, None, None]:
+        for key, (config, folder) in wanted.items():
+            diverged: DivergedError | None = None
+            with _silence() if self.quiet else contextlib.nullcontext():
+                try:
+                    runs.make(config, folder)
+                except DivergedError as error:
+                    diverged = error
+            yield key, diverged
+
+    def _at_once(self, wanted: workers.Wanted) -> Generator[Ended, None, None]:
+        pool = workers.Workers(self.jobs, self.workdir / "logs", _worker_settings(self.workdir))
+        with contextlib.closing(pool), _interrupted_by_sigterm():
+            yield from pool.make(wanted)
+
+    def _finish(self, task: Task, ended: Mapping[str, DivergedError | None]) -> Record:
+        """Writes the record of a cell whose runs have ended."""
+        said = [error for key in task.runs if (error := ended[key])]
+        summaries = [] if said else [self.made.summary(config) for config in task.configs]
         found: Results | str
-        try:
-            alone = [self._summary(config) for config in yardstick_configs(self.chosen, cell)]
-            runs = [self._summary(config) for config in cell_configs(self.chosen, cell)]
-            found = records.results(runs, alone, cell.per_class)
-        except DivergedError as error:
-            runs, found = [], str(error)
-        configs = cell_configs(self.chosen, cell)
-        seconds = sum(self._seconds(config) for config in configs)
-        made = records.record(self.chosen, study, cell, configs[0], runs, found, seconds)
+        if said:
+            found = str(said[0])
+        else:
+            alone = [self.made.summary(config) for config in task.isolated]
+            found = records.results(summaries, alone, task.cell.per_class)
+        seconds = sum(self.made.seconds(config) for config in task.configs)
+        made = records.record(
+            self.chosen, task.study, task.cell, task.configs[0], summaries, found, seconds,
+            self.jobs,
+        )  # fmt: skip
         text = records.to_compact_json(made.to_json())
-        records.write(self.record_path(study, cell), text)
-        self.write_up(study)
-
-    def _summary(self, config: ml_collections.ConfigDict) -> dict[str, Any]:
-        """The summary of the run, which is run or gone on with if need be."""
-        from mhd_jax import train  # after the command line is read, so that --help is quick
-
-        folder = self._folder(config)
-        if (folder / "summary.json").exists():
-            return json.loads((folder / "summary.json").read_text())
-        begin = time.monotonic()
-        try:
-            train.train_and_evaluate(config, folder, with_report=False)
-        finally:
-            if folder.exists():
-                total = self._seconds(config) + time.monotonic() - begin
-                records.write(folder / "seconds.json", json.dumps(total))
-        return json.loads((folder / "summary.json").read_text())
-
-    def _folder(self, config: ml_collections.ConfigDict) -> Path:
-        return self.workdir / "runs" / run_key(config)
-
-    def _seconds(self, config: ml_collections.ConfigDict) -> float:
-        """Wall seconds spent on a run so far; what a killed process spent is not counted."""
-        file = self._folder(config) / "seconds.json"
-        return float(json.loads(file.read_text())) if file.exists() else 0.0
+        records.write(self.record_path(task.study, task.cell), text)
+        self.write_up(task.study)
+        return made
 
     def write_up(self, study: Study) -> None:
         """Tables and figure of the cells that are finished."""
@@ -151,37 +179,39 @@ class Sweep:
 
     # --- The outlook ---
 
-    def runs(self) -> dict[str, tuple[str, ml_collections.ConfigDict]]:
+    def needed(self) -> dict[str, tuple[str, ml_collections.ConfigDict]]:
         """All distinct runs by key, with the cell that first needs them."""
-        needed: dict[str, tuple[str, ml_collections.ConfigDict]] = {}
-        for study, cell in self.cells():
-            both = yardstick_configs(self.chosen, cell) + cell_configs(self.chosen, cell)
-            for config in both:
-                needed.setdefault(run_key(config), (f"{study.name}/{cell.name}", config))
-        return needed
+        found: dict[str, tuple[str, ml_collections.ConfigDict]] = {}
+        for task in self.tasks:
+            for key, config in task.runs.items():
+                found.setdefault(key, (task.name, config))
+        return found
 
-    def _outlook(self) -> str:
+    def outlook(self) -> str:
         """How many runs are done, and how long the rest will take if they take as long."""
-        configs = [config for _, config in self.runs().values()]
-        spent = [self._seconds(config) for config in configs if self._finished(config)]
+        configs = [config for _, config in self.needed().values()]
+        spent = [self.made.seconds(config) for config in configs if self.made.finished(config)]
         text = f"{len(spent)} of {len(configs)} runs done"
         if spent:
             left = (len(configs) - len(spent)) * sum(spent) / len(spent)
-            text += f", ETA {_duration(left)}"
+            text += f", ETA {_duration(left / self.jobs)}"
         return text
 
-    def _finished(self, config: ml_collections.ConfigDict) -> bool:
-        return (self._folder(config) / "summary.json").exists()
-
-    def plan(self) -> str:
+    def list_runs(self) -> str:
         """All runs with what each needs, without running anything."""
         lines = [f"{'run':<14}{'clients':>8}{'seeds':>6}{'steps':>9}  {'state':<9}for"]
-        for key, (cell, config) in self.runs().items():
-            state = "finished" if self._finished(config) else "to do"
+        for key, (cell, config) in self.needed().items():
+            state = "finished" if self.made.finished(config) else "to do"
             numbers = f"{config.clients.num:>8}{config.replicas:>6}{config.train.steps:>9,}"
             lines.append(f"{key:<14}{numbers}  {state:<9}{cell} ({config.method})")
-        steps = sum(config.train.steps for _, config in self.runs().values())
+        steps = sum(config.train.steps for _, config in self.needed().values())
         return "\n".join([*lines, f"{len(lines) - 1} runs, {steps:,} steps"])
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        yield
 
 
 def _duration(seconds: float) -> str:
@@ -210,15 +240,19 @@ def main(*studies: Study, argv: Sequence[str] | None = None) -> None:
     from mhd_jax import train
 
     try:
-        sweep = Sweep(preset(options.preset), options.workdir, studies, options.cells)
+        if options.jobs < 1:
+            raise ConfigError("jobs", options.jobs, "at least 1")
+        sweep = Sweep(preset(options.preset), options.workdir, studies, options.cells, options.jobs)
         if options.list:
-            print("\n".join(f"{study.name}/{cell.name}" for study, cell in sweep.cells()))
-        elif options.plan:
-            print(sweep.plan())
+            print("\n".join(task.name for task in sweep.tasks))
+        elif options.runs:
+            print(sweep.list_runs())
+        elif options.quick:
+            try_out(sweep)
         else:
             _use_compilation_cache(options.workdir)
             sweep.run()
-    except (ConfigError, WorkdirError, train.Interrupted) as error:
+    except (ConfigError, WorkdirError, workers.WorkerError, train.Interrupted) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         sys.exit(143 if isinstance(error, train.Interrupted) else 1)
 
@@ -228,9 +262,46 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--preset", default="digits", help="dataset and scale")
     parser.add_argument("--workdir", default="runs/sweep", type=lambda path: Path(path).resolve())
     parser.add_argument("--cells", default="*", help="only those whose name fits this pattern")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at once, on a share of the cores")
     parser.add_argument("--list", action="store_true", help="name the cells and stop")
-    parser.add_argument("--plan", action="store_true", help="list the runs they need and stop")
+    parser.add_argument("--runs", action="store_true", help="list the runs they need and stop")
+    parser.add_argument(
+        "--quick", action="store_true",
+        help="a few steps of every cell in a folder that is removed; figures mean nothing",
+    )  # fmt: skip
     return parser.parse_args(argv)
+
+
+def try_out(sweep: Sweep) -> None:
+    """Runs every cell in a tiny size and removes what it leaves; says which data are not there.
+
+    Raises:
+      ConfigError: a setting of a cell cannot work, or there are data for none of them.
+    """
+    compile_quickly()
+    sweep = dataclasses.replace(sweep, chosen=sweep.chosen.quick())
+    missing = {t.name: error for t in sweep.tasks if (error := _missing_data(t.configs[0]))}
+    for name, error in missing.items():
+        print(f"{name} is left out: {error}")
+        if len(missing) == len(sweep.tasks):
+            raise error
+    with tempfile.TemporaryDirectory() as folder:
+        _use_compilation_cache(Path(folder))
+        names = frozenset(missing)
+        dataclasses.replace(sweep, workdir=Path(folder), left_out=names, quiet=True).run()
+
+
+def _missing_data(config: ml_collections.ConfigDict) -> ConfigError | None:
+    """Why the data of a run cannot be had on this machine, if so."""
+    try:
+        source = sources.source(config.data)
+        if config.data.public_name:
+            sources.public_split(config.data, source.image_shape)
+    except ConfigError as error:
+        if error.setting in ("data.name", "data.dir", "data.public_name", "data.public_dir"):
+            return error
+        raise
+    return None
 
 
 def _use_compilation_cache(workdir: Path) -> None:
@@ -240,3 +311,28 @@ def _use_compilation_cache(workdir: Path) -> None:
     if not jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
         jax.config.update("jax_compilation_cache_dir", str(workdir / "cache"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+
+def _worker_settings(workdir: Path) -> dict[str, str]:
+    """The same for the processes of a sweep, which also share the memory of an accelerator."""
+    settings = {
+        "JAX_COMPILATION_CACHE_DIR": str(workdir / "cache"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3",
+        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+    }
+    return {name: value for name, value in settings.items() if name not in os.environ}
+
+
+@contextlib.contextmanager
+def _interrupted_by_sigterm() -> Iterator[None]:
+    """Where runs are made elsewhere, SIGTERM is an error here, and they are told in turn."""
+    from mhd_jax.train import Interrupted
+
+    def stop(*_: Any) -> NoReturn:
+        raise Interrupted("SIGTERM: the runs under way have saved their state")
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

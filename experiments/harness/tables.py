@@ -7,6 +7,9 @@ import csv
 import io
 from collections.abc import Iterable, Sequence
 
+import numpy as np
+from jaxtyping import Float
+
 from experiments.harness.study import Record, Study
 from mhd_jax.terminal import HeadRow, Spread, head_names, head_rows
 
@@ -52,6 +55,15 @@ def number(spread: Spread | None, signed: bool = False) -> str:
     return text if spread.std is None else f"{text} ± {spread.std:.3f}"
 
 
+def over_seeds(values: Float[np.ndarray, " R"], signed: bool = True) -> str:
+    """Mean ± standard deviation of one number per seed.
+
+    >>> over_seeds(np.array([0.1, 0.3]))
+    '+0.200 ± 0.141'
+    """
+    return number(Spread.of(values[:, None]), signed)
+
+
 def short(number: float) -> str:
     """Three digits, thousands apart.
 
@@ -72,14 +84,46 @@ def speed(record: Record) -> str:
     return short(record.config["replicas"] / seconds) if seconds else ""
 
 
+def in_short(record: Record) -> str:
+    """What came out, in a few words for a line on the terminal."""
+    if not record.found:
+        return record.diverged
+    gain = Spread.of(record.gain())
+    last = Spread.of(record.accuracy("shared")[..., -1])
+    return f"last head {number(last)}, {number(gain, signed=True)} over isolation"
+
+
 def markdown(study: Study, records: Sequence[Record]) -> str:
     """The table of a study, with the facts that belong to it."""
-    parts = [_table(study, records), _facts(records)]
+    wide = any(record.column for record in records)
+    parts = [side_by_side(records) if wide else _table(study, records), _facts(records)]
     if study.definitions:
         parts.append("What is defined here: " + " ".join(study.definitions))
     if study.extra is not None:
         parts.insert(1, study.extra([record for record in records if record.found]))
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def side_by_side(records: Sequence[Record]) -> str:
+    """A row for every group and label, with a few numbers of each of its columns."""
+    columns = list(dict.fromkeys(record.column for record in records))
+    found = {(record.group, record.label, record.column): record for record in records}
+    header = ["group", "setting"]
+    for column in columns:
+        header += [f"{column}: β_sh last head", "gain", "β_priv gain"]
+    lines = []
+    for group, label in dict.fromkeys((record.group, record.label) for record in records):
+        row = (found.get((group, label, column)) for column in columns)
+        lines.append([group, label, *(part for record in row for part in _gains(record))])
+    return grid(header, lines)
+
+
+def _gains(record: Record | None) -> tuple[str, str, str]:
+    if record is None or not record.found:
+        return ("" if record is None else "diverged"), "", ""
+    gains = (Spread.of(record.gain()), Spread.of(record.gain("private", head=0)))
+    last = Spread.of(record.accuracy("shared")[..., -1])
+    return number(last), number(gains[0], signed=True), number(gains[1], signed=True)
 
 
 def _table(study: Study, records: Sequence[Record]) -> str:
