@@ -69,6 +69,9 @@ _OUTSIDE = re.compile(r"(?<!!)(\[[^][]*\]\()\.\./")
 def add_contents(app: Sphinx, docname: str, source: list[str]) -> None:
     """Appends tables of contents, and marks links that leave `docs/`."""
     text = _OUTSIDE.sub(r"\1repo:", source[0])
+    if "://github.com/" in REPOSITORY:  # notebooks open in Colab
+        colab = FILES.replace("://github.com/", "://colab.research.google.com/github/")
+        text = re.sub(r"repo:(experiments/colab/\w+\.ipynb)", rf"{colab}/\1", text)
     if docname == "index":
         for section in re.split(r"^## ", text, flags=re.MULTILINE)[1:]:
             title, pages = section.partition("\n")[0], "\n".join(_LINK.findall(section))
