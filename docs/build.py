@@ -20,6 +20,10 @@ from pathlib import Path
 FOLDER = Path(__file__).resolve().parent
 sys.path[:0] = [str(FOLDER), str(FOLDER.parent)]
 
+import jax  # noqa: E402
+
+jax.Array.__module__ = "jax"  # what signatures call it, from here on
+
 import generate  # noqa: E402  (a neighbour of this file)
 
 

@@ -39,6 +39,7 @@ REPOSITORY = os.environ.get("MHD_JAX_REPOSITORY", "")
 FILES = f"{REPOSITORY}/blob/main" if REPOSITORY else "../../.."
 myst_url_schemes = {"http": None, "https": None, "repo": f"{FILES}/{{{{path}}}}"}
 
+python_use_unqualified_type_names = True
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
@@ -72,6 +73,7 @@ def add_contents(app: Sphinx, docname: str, source: list[str]) -> None:
     if "://github.com/" in REPOSITORY:  # notebooks open in Colab
         colab = FILES.replace("://github.com/", "://colab.research.google.com/github/")
         text = re.sub(r"repo:(experiments/colab/\w+\.ipynb)", rf"{colab}/\1", text)
+    text = re.sub(r"(?<=\d) (±) (?=\d)", "\u00a0\\1\u00a0", text)  # a number stays on one line
     if docname == "index":
         for section in re.split(r"^## ", text, flags=re.MULTILINE)[1:]:
             title, pages = section.partition("\n")[0], "\n".join(_LINK.findall(section))
@@ -95,6 +97,18 @@ def to_restructured_text(app: Sphinx, what: str, name: str, obj: object, options
             lines[place] += ":"
 
 
+def simplify_signature(app: Sphinx, what: str, name: str, obj: object, options: object,
+                       signature: str, returns: str) -> tuple[str, str] | None:  # fmt: skip
+    """A protocol is not made by calling it."""
+    return ("", "") if what == "class" and getattr(obj, "_is_protocol", False) else None
+
+
+def skip_field_numbers(app: Sphinx, what: str, name: str, obj: object, skip: bool,
+                       options: object) -> bool | None:  # fmt: skip
+    """Fields of named tuples have no docstring of their own but a number."""
+    return True if str(getattr(obj, "__doc__", "")).startswith("Alias for field number") else None
+
+
 def inline_math(translator: nodes.NodeVisitor, node: nodes.math) -> None:
     """A formula within a line as MathML, which browsers draw without a script or a network."""
     translator.body.append(latex2mathml.tex2mathml(node.astext(), as_block=False))
@@ -112,4 +126,6 @@ def setup(app: Sphinx) -> None:
     """Registers what is defined above."""
     app.connect("source-read", add_contents)
     app.connect("autodoc-process-docstring", to_restructured_text, priority=100)
+    app.connect("autodoc-process-signature", simplify_signature)
+    app.connect("autodoc-skip-member", skip_field_numbers)
     app.add_html_math_renderer("mathml", (inline_math, None), (display_math, None))

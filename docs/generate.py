@@ -212,8 +212,8 @@ run = mhd_jax.fit({"graph.name": "cycle", "heads.aux": 6})
 ```
 
 A name or a value that is not accepted is refused before any work is done, with the setting, the
-value and what would be accepted. Where a setting takes a name, it also takes the name of a piece that
-you registered: see [Extending](extending.md). The settings of a run are in its `config.json`.
+value and what would be accepted. Where a setting takes a name, it also takes the name of a piece
+that you registered: see [Extending](extending.md). The settings of a run are in its `config.json`.
 
 What the defaults rest on is told in [Method: defaults](method.md#defaults).
 """
