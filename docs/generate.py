@@ -152,7 +152,7 @@ def accepted(name: str, default: Any, stated: str, names: dict[str, list[str]]) 
     """What a setting may be: as stated in [brackets] in its comment, or as the checks have it."""
     one_of = ", ".join(f"`{choice}`" for choice in names.get(name, ()))
     if one_of or stated:
-        return "; ".join(part for part in (one_of, stated) if part)
+        return "; ".join(part for part in (one_of, stated[:1].lower() + stated[1:]) if part)
     if isinstance(default, bool):
         return "`True`, `False`"
     if name in config_lib._AT_LEAST_ONE:
@@ -170,16 +170,17 @@ def settings_page() -> str:
     """`settings.md`."""
     defaults = config_lib.flatten(config_lib.default_config())
     notes, read_by, names = comments(), readers(), choices()
+    words = {*defaults, *(choice for known in names.values() for choice in known)}
     order = {name: place for place, name in enumerate(notes)}  # as they stand in config.py
     text = NOTICE.format(source="mhd_jax/config.py") + SETTINGS_INTRODUCTION
     sections = dict.fromkeys(name.rpartition(".")[0] for name in defaults)
     for section in sorted(sections, key=list(SECTIONS).index):
         title = f"{SECTIONS[section]}: `{section}`" if section else SECTIONS[section]
         text += f"\n## {title}\n\n"
-        text += "| setting | default | what it does | accepts | read by |\n" + 5 * "| --- " + "|\n"
+        text += "| setting | default | what it does | accepts | used in |\n" + 5 * "| --- " + "|\n"
         for name, default in sorted(defaults.items(), key=lambda item: order[item[0]]):
             if name.rpartition(".")[0] == section:
-                note, stated = _split(notes.get(name, ""))
+                note, stated = (_marked(part, words) for part in _split(notes.get(name, "")))
                 modules_of_it = ", ".join(f"[`{p}`](../mhd_jax/{p})" for p in read_by[name])
                 cells = (f"`{name}`", _default(default), note,
                          accepted(name, default, stated, names), modules_of_it)  # fmt: skip
@@ -191,8 +192,23 @@ def _split(note: str) -> tuple[str, str]:
     """A comment and the accepted values that stand in [brackets] at its end."""
     match = re.fullmatch(r"(.*?)\s*(?:\[(.*)\])?", note)
     assert match is not None
-    meaning = match[1]
-    return meaning[:1].upper() + meaning[1:], match[2] or ""
+    return match[1], match[2] or ""
+
+
+def _marked(text: str, words: set[str]) -> str:
+    """Strings and names in code type; a capital letter where the text starts with neither."""
+
+    def mark(match: re.Match[str]) -> str:
+        word = match[0]
+        named = "." in word or "_" in word
+        before_colon = re.fullmatch(r"(, [a-z_]+)*: .*", match.string[match.end() :])
+        return f"`{word}`" if word in words and (named or before_colon) else word
+
+    text = re.sub(r"\(\(.*?\)\)|\(\"[^)]*\)|\"[^\"]*\"|\(\)", lambda match: f"`{match[0]}`", text)
+    pieces = re.split(r"(`[^`]*`)", text)
+    pieces[::2] = [re.sub(r"(?<![\w.$])[a-z_]+(\.[a-z_]+)*", mark, piece) for piece in pieces[::2]]
+    text = "".join(pieces)
+    return text[:1].upper() + text[1:]
 
 
 SETTINGS_INTRODUCTION = """

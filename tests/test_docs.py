@@ -102,10 +102,10 @@ def test_every_setting_is_read_somewhere(generate: Any) -> None:
 
 def test_a_comment_may_stand_above_or_beside_and_end_with_what_is_accepted(generate: Any) -> None:
     assert generate._split("steps between two averages [at least 1]") == (
-        "Steps between two averages",
+        "steps between two averages",
         "at least 1",
     )
-    assert generate._split("no range") == ("No range", "")
+    assert generate._split("no range") == ("no range", "")
 
 
 def test_generated_pages_are_current() -> None:
@@ -113,6 +113,18 @@ def test_generated_pages_are_current() -> None:
     command = [sys.executable, "docs/build.py", "--check"]
     checked = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert checked.returncode == 0, checked.stderr
+
+
+@pytest.mark.parametrize(
+    ("comment", "shown"),
+    [
+        ('"" = data.dir, not data.other', '`""` = `data.dir`, not data.other'),
+        ("dirichlet, shards: the shards", "`dirichlet`, `shards`: the shards"),
+        ("one of them", "One of them"),
+    ],
+)
+def test_names_in_comments_are_marked(generate: Any, comment: str, shown: str) -> None:
+    assert generate._marked(comment, {"data.dir", "shards", "dirichlet"}) == shown
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page != "CHANGELOG.md"])
