@@ -30,7 +30,7 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     packages=find_packages(include=["mhd_jax", "mhd_jax.*"]),
-    package_data={"mhd_jax": ["py.typed", "templates/*.j2"]},
+    package_data={"mhd_jax": ["py.typed", "reporting/templates/*.j2"]},
     python_requires=">=3.11",
     # Floors only: requirements.txt holds the exact versions that are tested together.
     install_requires=[

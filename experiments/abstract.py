@@ -89,7 +89,7 @@ def _topology(complete: Record, star: Record, islands: Record, cycle: Record) ->
 
 
 def _kinds(together: Record, own_kind: Record) -> Finding:
-    few = together.config["cohorts"][0][1]
+    few = together.config["clients"]["models"][0][1]
     shared = [record.accuracy("shared")[..., -1] for record in (together, own_kind)]
     small = (shared[0] - shared[1])[:, :few].mean(axis=1)
     large = (shared[0] - shared[1])[:, few:].mean(axis=1)

@@ -12,7 +12,7 @@ from experiments.harness import sweep
 from experiments.harness.presets import Preset
 from experiments.harness.study import Cell, Record, Study
 from experiments.harness.tables import grid, number
-from mhd_jax.terminal import Spread
+from mhd_jax.reporting.terminal import Spread
 
 SETTINGS = {
     "together": "together",
@@ -28,7 +28,7 @@ def cells(preset: Preset) -> list[Cell]:
     (small, few), (large, fewer) = preset.cohorts
     everybody = f"{few} {small} and {fewer} {large}"
     own_kind = {"graph.name": "matrix", "graph.matrix": OWN_KIND}
-    mixed = {"cohorts": preset.cohorts}
+    mixed = {"clients.models": preset.cohorts}
     without = {**mixed, "distill.nu_emb": 0.0}
     late = {**mixed, "distill.warmup_steps": preset.base().train.steps // 3}
     return [
@@ -48,7 +48,7 @@ def by_kind(records: Sequence[Record]) -> str:
     lines = []
     for record in records:
         first = 0
-        for name, count in record.config["cohorts"]:
+        for name, count in record.config["clients"]["models"]:
             kind = slice(first, first + count)
             first += count
             shared = record.accuracy("shared")[:, kind]

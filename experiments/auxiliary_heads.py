@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from experiments.harness import plots, sweep
 from experiments.harness.presets import Preset
 from experiments.harness.study import Cell, Kind, Record, Study
-from mhd_jax.figures import CONTROL
+from mhd_jax.reporting.charts import BASELINE
 
 MOST_HEADS = 4
 WEIGHTS = ((3.0, 1.0), (3.0, 0.0), (1.0, 1.0), (1.0, 0.0))  # nu_aux, nu_emb
@@ -50,7 +50,7 @@ def by_number(records: Sequence[Record]) -> Figure:
                 color=colour, marker=mark, ms=4, lw=1.3, elinewidth=0.8, label=group,
             )  # fmt: skip
         alone = records[0].isolated(kind).mean()
-        axis.axhline(alone, color=CONTROL, ls="--", lw=1.2, label="isolated")
+        axis.axhline(alone, color=BASELINE, ls="--", lw=1.2, label="isolated")
         axis.set_xticks(range(MOST_HEADS + 1))
         axis.set_xlabel("auxiliary heads m")
     axes[0].set_title("shared accuracy, last head", loc="left", fontsize=9)

@@ -7,12 +7,20 @@ import difflib
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import ml_collections
 
 from mhd_jax.errors import ConfigError, suggest
+
+RENAMED = {
+    "control": "isolated_baseline",
+    "replicas": "num_seeds",
+    "cohorts": "clients.models",
+    "parallel.conv": "parallel.conv_lowering",
+}
+"""Settings of earlier versions and what they are called now."""
 
 
 def default_config() -> ml_collections.ConfigDict:
@@ -24,8 +32,8 @@ def default_config() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
     config.seed = 0  # all randomness of the run is a function of it
     config.method = "mhd"  # what is distilled and averaged, and when
-    config.control = True  # also train the same clients without peers, to compare with
-    config.replicas = 1  # independent runs with seeds seed, seed + 1, ..., trained in one step
+    config.isolated_baseline = True  # also train the same clients without peers, to compare with
+    config.num_seeds = 1  # independent runs with seeds seed, seed + 1, ..., trained in one step
     config.metrics = ()  # further evaluation metrics [a tuple of names, such as ("worst_class",)]
     _add_data(config)
     _add_clients(config)
@@ -78,7 +86,7 @@ def _add_clients(config: ml_collections.ConfigDict) -> None:
     config.clients.num = 8  # number of clients, K
     # how many clients have which network; () = all have model.name [pairs such as (("mlp_small",
     # 5), ("mlp_large", 3)) that add up to clients.num]
-    config.cohorts = ()
+    config.clients.models = ()
     config.model = ml_collections.ConfigDict()
     config.model.name = "mlp"  # the embedding network
     config.model.width = 0  # features of the first hidden layer; 0 = the network's own
@@ -172,7 +180,7 @@ def _add_training(config: ml_collections.ConfigDict) -> None:
     # devices that share a client's batches; 0 = chosen, more than 1 where devices outnumber clients
     config.parallel.data_devices = 0
     # how the convolutions of stacked clients are compiled; auto = by platform
-    config.parallel.conv = "auto"
+    config.parallel.conv_lowering = "auto"
     # several processes: auto = if JAX finds a cluster, on = an error without one
     config.parallel.distributed = "auto"
 
@@ -209,10 +217,7 @@ def update(config: ml_collections.ConfigDict, settings: Mapping[str, Any]) -> No
       ConfigError: an unknown name (with the nearest known one) or a value of another type.
     """
     for name, value in settings.items():
-        known = list(flatten(config))
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=3, cutoff=0.0)
-            raise ConfigError(name, value, f"a known setting; did you mean {' or '.join(near)}?")
+        check_name(name, value, flatten(config))
         *path, leaf = name.split(".")
         node = config
         for part in path:
@@ -221,6 +226,22 @@ def update(config: ml_collections.ConfigDict, settings: Mapping[str, Any]) -> No
             node[leaf] = value
         except TypeError as error:
             raise ConfigError(name, value, f"a value like {node[leaf]!r}") from error
+
+
+def check_name(name: str, value: object, known: Iterable[str]) -> None:
+    """Raises `ConfigError` unless `name` is one of the `known` settings.
+
+    >>> check_name("replicas", 3, flatten(default_config()))
+    Traceback (most recent call last):
+    mhd_jax.errors.ConfigError: replicas = 3: expected its new name, num_seeds
+    """
+    known = list(known)
+    if name in known:
+        return
+    if name in RENAMED:
+        raise ConfigError(name, value, f"its new name, {RENAMED[name]}")
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.0)
+    raise ConfigError(name, value, f"a known setting; did you mean {' or '.join(near)}?")
 
 
 def from_json(text: str) -> ml_collections.ConfigDict:
@@ -266,7 +287,7 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 # --- Checks ---------------------------------------------------------------------------------------
 
 _AT_LEAST_ONE = (
-    "clients.num", "replicas", "train.steps", "train.log_every", "train.eval_every",
+    "clients.num", "num_seeds", "train.steps", "train.log_every", "train.eval_every",
     "train.checkpoint_every", "train.keep_checkpoints", "data.batch_size", "data.public_batch_size",
     "exchange.pool_size", "exchange.refresh_steps", "average.every", "rounds.private_steps",
     "rounds.public_steps",
@@ -306,8 +327,8 @@ def validate(config: ml_collections.ConfigDict) -> None:
     for name, accepted in _ONE_OF.items():
         if flat[name] not in accepted:
             raise ConfigError(name, flat[name], suggest(str(flat[name]), accepted))
-    if flat["seed"] + flat["replicas"] > 2**32:
-        raise ConfigError("seed", flat["seed"], f"below 2**32 - {flat['replicas']}")
+    if flat["seed"] + flat["num_seeds"] > 2**32:
+        raise ConfigError("seed", flat["seed"], f"below 2**32 - {flat['num_seeds']}")
     if flat["optimizer.learning_rate"] <= 0:
         raise ConfigError("optimizer.learning_rate", flat["optimizer.learning_rate"], "above 0")
     if flat["distill.temperature"] <= 0:
@@ -316,26 +337,26 @@ def validate(config: ml_collections.ConfigDict) -> None:
         raise ConfigError("optimizer.momentum", flat["optimizer.momentum"], "in [0, 1)")
     if not 0 < flat["data.public_fraction"] < 1:
         raise ConfigError("data.public_fraction", flat["data.public_fraction"], "inside (0, 1)")
-    cohorts(config)
+    client_models(config)
 
 
-def cohorts(config: ml_collections.ConfigDict) -> tuple[tuple[str, int], ...]:
-    """The (model name, number of clients) of every cohort, in client order.
+def client_models(config: ml_collections.ConfigDict) -> tuple[tuple[str, int], ...]:
+    """The (model name, number of clients) of every group of clients, in client order.
 
     Raises:
       ConfigError: not pairs of a name and a count >= 1, or counts that do not add up to
         `clients.num`.
     """
-    if not config.cohorts:
+    if not config.clients.models:
         return ((config.model.name, config.clients.num),)
     accepted = 'pairs like (("mlp_small", 5), ("mlp_large", 3)) with counts of at least 1'
-    for pair in config.cohorts:
+    for pair in config.clients.models:
         named = isinstance(pair, tuple | list) and len(pair) == 2 and isinstance(pair[0], str)
         if not named or type(pair[1]) is not int or pair[1] < 1:
-            raise ConfigError("cohorts", config.cohorts, accepted)
-    pairs = tuple((name, count) for name, count in config.cohorts)
+            raise ConfigError("clients.models", config.clients.models, accepted)
+    pairs = tuple((name, count) for name, count in config.clients.models)
     total = sum(count for _, count in pairs)
     if total != config.clients.num:
-        raise ConfigError("cohorts", pairs, f"counts that add up to clients.num = "
+        raise ConfigError("clients.models", pairs, f"counts that add up to clients.num = "
                           f"{config.clients.num}, not {total}")  # fmt: skip
     return pairs

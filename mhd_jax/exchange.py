@@ -44,7 +44,7 @@ class Encoding(Protocol):
         ...
 
 
-class Plain:
+class AllClasses:
     """All C numbers in one floating-point type.
 
     Two-byte floats travel as the integers of their bits: compilers may widen bfloat16
@@ -89,8 +89,8 @@ class TopK:
 
 
 ENCODINGS: Registry = Registry("exchange.encoding")
-ENCODINGS.register("float32")(lambda config: Plain(jnp.float32))
-ENCODINGS.register("bfloat16")(lambda config: Plain(jnp.bfloat16))
+ENCODINGS.register("float32")(lambda config: AllClasses(jnp.float32))
+ENCODINGS.register("bfloat16")(lambda config: AllClasses(jnp.bfloat16))
 ENCODINGS.register("top_k")(lambda config: TopK(config.exchange.top_k))
 
 

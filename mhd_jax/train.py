@@ -19,16 +19,18 @@ from absl import logging
 
 from mhd_jax import config as config_lib
 from mhd_jax import experiment as experiment_lib
-from mhd_jax import graph, processes, terminal
+from mhd_jax import graph
 from mhd_jax import state as state_lib
-from mhd_jax.checkpoints import Checkpoints
 from mhd_jax.errors import DivergedError, WorkdirError
 from mhd_jax.exchange import Stale
 from mhd_jax.experiment import Experiment
-from mhd_jax.metrics import TensorBoard
 from mhd_jax.parallel import InFlight
+from mhd_jax.reporting import terminal
+from mhd_jax.runtime import processes
+from mhd_jax.runtime.checkpoints import Checkpoints
+from mhd_jax.runtime.tensorboard import TensorBoard
+from mhd_jax.runtime.workdir import Workdir
 from mhd_jax.state import State
-from mhd_jax.workdir import Workdir
 
 Summary = dict[str, Any]
 
@@ -68,7 +70,7 @@ def train_and_evaluate(
 
 def _report(directory: Workdir, summary: Summary) -> None:
     """Draws the figures and writes the report; the run is complete without them."""
-    from mhd_jax import report
+    from mhd_jax.reporting import report
 
     try:
         report.write_report(directory.path, summary, directory.read_metrics())
@@ -117,7 +119,7 @@ def _lock(directory: Workdir) -> Iterator[None]:
 
 
 class Stepper:
-    """The compiled step; the plan of the next call is made while the devices work on the last.
+    """The compiled step; the inputs of the next call are made while the devices work on the last.
 
     Args:
       experiment: the run.
@@ -133,7 +135,7 @@ class Stepper:
     def __init__(self, experiment: Experiment, state: State, step: int) -> None:
         begin = time.monotonic()
         self.experiment, self.state = experiment, state
-        self._planned, self._next = step, self._plan(step)
+        self._next_step, self._next = step, self._inputs(step)
         self._in_flight = InFlight()
         count = experiment.layout.put(np.int32(0))
         arguments = (state, experiment.feed.data, self._next, experiment.seed_array, count)
@@ -141,24 +143,24 @@ class Stepper:
         self.compile_seconds = time.monotonic() - begin
 
     def advance(self, start: int, stop: int) -> dict[str, Any]:
-        """Dispatches steps start..stop - 1, at most a window; their metrics, on devices.
+        """Dispatches steps start..stop - 1, at most `steps_per_call`; their metrics, on devices.
 
         Waits until no more than two calls, this one counted, are not done; see `parallel.InFlight`.
         """
         experiment = self.experiment
-        with jax.transfer_guard("disallow"):  # nothing but the plan moves between log points
-            plan = self._next if self._planned == start else self._plan(start)
+        with jax.transfer_guard("disallow"):  # nothing but the inputs moves between log points
+            inputs = self._next if self._next_step == start else self._inputs(start)
             count = experiment.layout.put(np.int32(stop - start))
             self.state, metrics = self.compiled(
-                self.state, experiment.feed.data, plan, experiment.seed_array, count
+                self.state, experiment.feed.data, inputs, experiment.seed_array, count
             )
             self._in_flight.add(metrics)
             if stop < experiment.config.train.steps:
-                self._planned, self._next = stop, self._plan(stop)
+                self._next_step, self._next = stop, self._inputs(stop)
         return metrics
 
-    def _plan(self, step: int) -> Any:
-        return self.experiment.schedule.plan(step, step + self.experiment.system.window)
+    def _inputs(self, step: int) -> Any:
+        return self.experiment.schedule.inputs(step, step + self.experiment.parts.steps_per_call)
 
 
 class Run:
@@ -237,8 +239,8 @@ class Run:
         """Dispatches steps up to the next event; returns the step reached."""
         train, begin = self.config.train, time.monotonic()
         events = (train.log_every, train.eval_every, train.checkpoint_every)
-        window = self.experiment.system.window
-        stop = min(step + window, train.steps, *((step // e + 1) * e for e in events))
+        most = self.experiment.parts.steps_per_call
+        stop = min(step + most, train.steps, *((step // e + 1) * e for e in events))
         metrics = stepper.advance(step, stop)
         self.state = stepper.state
         self._pending.append((step, stop - step, metrics))
@@ -276,13 +278,13 @@ class Run:
     def _evaluate(self, step: int) -> None:
         """Writes the accuracies of the first replica and shows the means of all."""
         evaluator = self.experiment.evaluator
-        correct, control = evaluator.correct(self.state)
+        correct, baseline_correct = evaluator.correct(self.state)
         shared, private = evaluator.accuracies(correct)
         values = {"shared_accuracy": shared[0], "private_accuracy": private[0]}
-        if control is not None:
-            yardstick = evaluator.accuracies(control)
-            values["control_shared_accuracy"] = yardstick[0][0]
-            values["control_private_accuracy"] = yardstick[1][0]
+        if baseline_correct is not None:
+            baseline = evaluator.accuracies(baseline_correct)
+            values["control_shared_accuracy"] = baseline[0][0]
+            values["control_private_accuracy"] = baseline[1][0]
         for name, value in evaluator.metrics(correct).items():
             values[f"metrics/{name}"] = value[0]
         self._write(step, values)
@@ -310,8 +312,8 @@ class Run:
 
 
 def _check_finite(values: Mapping[str, np.ndarray], start: int, checkpoints: Checkpoints) -> None:
-    """Raises `DivergedError` for the first loss [n, R, K], the control's too, not finite."""
-    for name, group in (("loss", "client"), ("control_loss", "the control group's client")):
+    """Raises `DivergedError` for the first loss [n, R, K], the baseline's too, not finite."""
+    for name, group in (("loss", "client"), ("control_loss", "the isolated baseline's client")):
         if name in values and not np.isfinite(values[name]).all():
             _stop_diverged(values[name], group, start, checkpoints)
 
@@ -354,17 +356,19 @@ def describe(experiment: Experiment) -> str:
 def summarize(experiment: Experiment, current: State, speed: dict[str, float]) -> Summary:
     """The contents of `summary.json`; top-level arrays are the first replica's."""
     evaluator, source = experiment.evaluator, experiment.federations[0].source
-    correct, control = evaluator.correct(current)
+    correct, baseline_correct = evaluator.correct(current)
     accuracies, metrics = evaluator.accuracies(correct), evaluator.metrics(correct)
-    control_accuracies = None if control is None else evaluator.accuracies(control)
+    baseline_accuracies = (
+        None if baseline_correct is None else evaluator.accuracies(baseline_correct)
+    )
     replicas = []
     for index, (seed, fed) in enumerate(zip(experiment.seeds, experiment.federations, strict=True)):
         shared, private = (values[index] for values in accuracies)
-        yardstick = None
-        if control_accuracies is not None:
+        baseline = None
+        if baseline_accuracies is not None:
             names = ("shared_accuracy", "private_accuracy")
-            yardstick = {
-                n: values[index] for n, values in zip(names, control_accuracies, strict=True)
+            baseline = {
+                n: values[index] for n, values in zip(names, baseline_accuracies, strict=True)
             }
         replicas.append(
             {
@@ -372,7 +376,7 @@ def summarize(experiment: Experiment, current: State, speed: dict[str, float]) -
                 "partition_hash": fed.partition.hash(),
                 "shared_accuracy": shared,
                 "private_accuracy": private,
-                "control": yardstick,
+                "isolated_baseline": baseline,
                 "metrics": {name: value[index] for name, value in metrics.items()},
                 "class_accuracy": correct[index] / np.maximum(evaluator.count, 1),
                 "label_histogram": evaluator.histograms[index],
@@ -417,6 +421,6 @@ def device() -> str:
 def _num_params(experiment: Experiment) -> list[int]:
     return [
         experiment_lib.count_params(model, experiment.image_shape)
-        for size, model in zip(experiment.layout.cohorts, experiment.system.models, strict=True)
+        for size, model in zip(experiment.layout.groups, experiment.parts.models, strict=True)
         for _ in range(size)
     ]

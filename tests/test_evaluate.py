@@ -47,7 +47,7 @@ def test_each_test_sample_counts_once(chunk, devices, monkeypatch):
         np.float32(source.std)
     )
     logits = [
-        experiment.system.models[0].apply(
+        experiment.parts.models[0].apply(
             {"params": jax.tree.map(lambda x, c=client: x[0, c], state.clients[0].params["model"])},
             images,
             train=False,

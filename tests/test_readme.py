@@ -19,6 +19,7 @@ import pytest
 
 import mhd_jax
 from mhd_jax import api, config
+from mhd_jax import experiment as experiment_lib
 from tests import small
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -97,10 +98,10 @@ def test_the_snippets_about_extending_run() -> None:
         distill__rule="softmax_of_confidence", graph__name="leader", data__name="noise",
         partition__name="by_turns", exchange__encoding="float16", metrics=("best_class",),
     )  # fmt: skip
-    experiment = api.experiment_lib.build(made)
+    experiment = experiment_lib.build(made)
     assert experiment.schedule.topologies[0].at(0).sum() == 3
     made.method = "only_embeddings"
-    assert api.experiment_lib.build(made).system.method.distillation.nu_pred == 0
+    assert experiment_lib.build(made).parts.method.distillation.nu_pred == 0
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -134,7 +135,7 @@ def test_the_output_in_the_readme_is_of_this_version() -> None:
     shown = re.search(r"<!-- output: job -->\n```text\n(.*?)```", text, re.DOTALL)
     assert shown is not None
     made = config.default_config()
-    experiment = api.experiment_lib.build(made)
+    experiment = experiment_lib.build(made)
     assert experiment.federations[0].partition.hash()[:12] in shown[1]
-    for row in ("main", "aux 4", "control"):
+    for row in ("main", "aux 4", "isolated"):
         assert re.search(rf"^{row} +0\.\d+", shown[1], re.MULTILINE)

@@ -14,7 +14,7 @@ from experiments.harness.study import Cell, Study
 from experiments.harness.sweep import Sweep
 from mhd_jax import train
 from mhd_jax.errors import ConfigError, DivergedError
-from mhd_jax.workdir import to_json
+from mhd_jax.runtime.workdir import to_json
 from tests.invented import STUDY, TINY, summary
 
 

@@ -18,18 +18,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mhd_jax.errors import WorkdirError
-from mhd_jax.workdir import FREE_SETTINGS, Workdir, to_json
+from mhd_jax.runtime.workdir import FREE_SETTINGS, Workdir, to_json
 
 
 def config(**changed: object) -> ml_collections.ConfigDict:
     made = ml_collections.ConfigDict(
         {
             "seed": 0,
-            "cohorts": (("mlp_small", 5), ("mlp_large", 3)),
+            "clients": {"models": (("mlp_small", 5), ("mlp_large", 3))},
             "graph": {"name": "complete", "degree": 2},
             "partition": {"skew": float("inf")},
             "train": {"steps": 100, "log_every": 10, "checkpoint_every": 50},
-            "parallel": {"client_devices": 0, "conv": "auto"},
+            "parallel": {"client_devices": 0, "conv_lowering": "auto"},
         }
     )
     made.update_from_flattened_dict({name.replace("__", "."): v for name, v in changed.items()})
@@ -85,7 +85,7 @@ def test_the_same_config_claims_again(tmp_path: Path) -> None:
     before = (tmp_path / "config.json").read_text()
     Workdir(tmp_path).claim(config())
     assert (tmp_path / "config.json").read_text() == before
-    assert json.loads(before)["cohorts"] == [["mlp_small", 5], ["mlp_large", 3]]
+    assert json.loads(before)["clients"]["models"] == [["mlp_small", 5], ["mlp_large", 3]]
 
 
 def test_another_config_is_refused_naming_every_difference(tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_files_of_an_unknown_run_are_not_taken_over(tmp_path: Path) -> None:
 
 HOLDER = """
 import sys, time
-from mhd_jax.workdir import Workdir
+from mhd_jax.runtime.workdir import Workdir
 with Workdir(sys.argv[1]).lock():
     print("locked", flush=True)
     time.sleep(60)

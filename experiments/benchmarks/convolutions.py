@@ -4,8 +4,9 @@
     pip install -c requirements.txt -e ".[bench]"
     python -m experiments.benchmarks.convolutions --out=experiments/results/benchmarks
 
-The whole step of ResNet-8 clients on 32x32 images with each value of `parallel.conv`, and the same
-clients one after another in PyTorch. What "auto" stands for on a platform is decided by this table.
+The whole step of ResNet-8 clients on 32x32 images with each value of `parallel.conv_lowering`, and
+the same clients one after another in PyTorch. What "auto" stands for on a platform is decided by
+this table.
 """
 
 from __future__ import annotations
@@ -41,9 +42,10 @@ def measure(settings: Mapping[str, Any], effort: Effort) -> dict[str, Any]:
     images = ours.photographs(200, 8) if effort.quick else ours.photographs()
     one = {**settings, "parallel.client_devices": 1}
     steppers = {
-        lowering: ours.build({**one, "parallel.conv": lowering}, images) for lowering in LOWERINGS
+        lowering: ours.build({**one, "parallel.conv_lowering": lowering}, images)
+        for lowering in LOWERINGS
     }
-    steppers[SPREAD] = ours.build({**settings, "parallel.conv": "unrolled"}, images)
+    steppers[SPREAD] = ours.build({**settings, "parallel.conv_lowering": "unrolled"}, images)
     torch = Sequential(steppers[LOWERINGS[0]].experiment)
     losses = {TORCH: np.array([torch.step().tolist() for _ in range(2)])}
     for name, stepper in steppers.items():

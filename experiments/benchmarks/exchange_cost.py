@@ -39,12 +39,12 @@ def settings() -> dict[str, dict[str, Any]]:
 
 def measure(effort: Effort) -> dict[str, Any]:
     """Seconds a step of every contender, round by round, with memory and bytes."""
-    common = {"control": False, **(_TINY if effort.quick else {})}
+    common = {"isolated_baseline": False, **(_TINY if effort.quick else {})}
     base = PRESETS["smoke" if effort.quick else "digits"]
     steppers = {}
     for name, changes in settings().items():
         config = base.base({**common, **changes})
-        config.replicas = 1
+        config.num_seeds = 1
         steppers[name] = Stepper(config)
     contenders = [
         Contender(name, stepper.run, stepper.compile_seconds, stepper.unit)

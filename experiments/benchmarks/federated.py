@@ -52,7 +52,7 @@ def _batches(stepper: Stepper) -> list[tuple[np.ndarray, np.ndarray]]:
     """Normalised images [LOCAL, B, ...] and labels [LOCAL, B] of the first round, by client."""
     experiment = stepper.experiment
     fed = experiment.federations[0]
-    positions = experiment.schedule.host_plan(0, LOCAL).private[0][:, 0]
+    positions = experiment.schedule.host_inputs(0, LOCAL).private[0][:, 0]
     found = []
     for client, owned in enumerate(fed.partition.indices):
         index = owned[positions[:, client]]
@@ -70,7 +70,7 @@ def fedjax_rounds(stepper: Stepper) -> Rounds:
     """fedjax's client loop; returns the server's parameters in our form."""
     from fedjax.core import for_each_client
 
-    config, model = stepper.experiment.config, stepper.experiment.system.models[0]
+    config, model = stepper.experiment.config, stepper.experiment.parts.models[0]
     optimizer = optax.sgd(config.optimizer.learning_rate)
 
     def loss(params: PyTree, batch: Mapping[str, jax.Array]) -> jax.Array:

@@ -77,10 +77,10 @@ def together(name: str, effort: Effort) -> dict[str, Any]:
     base = dict(_TINY) if effort.quick else {}
     replicas = 2 if effort.quick else 5
     if name == "control":
-        joint = ours.build({**base, "control": True})
+        joint = ours.build({**base, "isolated_baseline": True})
         apart = [ours.build(base), ours.build({**base, "method": "isolated"})]
     else:
-        joint = ours.build({**base, "replicas": replicas})
+        joint = ours.build({**base, "num_seeds": replicas})
         apart = [ours.build({**base, "seed": seed}) for seed in range(replicas)]
 
     def one_after_another(steps: int) -> None:

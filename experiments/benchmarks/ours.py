@@ -46,7 +46,7 @@ def build(settings: Mapping[str, Any], source: sources.Source | None = None) -> 
     """
     config = default_config()
     every = {f"train.{name}": ENDLESS for name in ("steps", "eval_every", "checkpoint_every")}
-    update(config, {"control": False, "partition.name": "iid", **every, **settings})
+    update(config, {"isolated_baseline": False, "partition.name": "iid", **every, **settings})
     if source is None:
         source = digits(config.clients.num) if config.model.name == "mlp" else photographs()
     return Stepper(config, (source, None))

@@ -30,7 +30,7 @@ def measure(clients: int, devices: int, steps: int) -> tuple[dict[str, Any], Par
     more of them than clients.
     """
     config = default_config()
-    update(config, {"clients.num": clients, "control": False, "train.steps": steps,
+    update(config, {"clients.num": clients, "isolated_baseline": False, "train.steps": steps,
                     "train.steps_per_call": 1, "optimizer.warmup_steps": 0})  # fmt: skip
     shape = experiment_lib.parallel.make_layout(
         [clients], batch_sizes=(config.data.batch_size, config.data.public_batch_size),
@@ -61,8 +61,8 @@ def train(experiment: experiment_lib.Experiment, step: jax.stages.Compiled, n: i
     """All parameters of all clients after `n` steps; inert rows left out."""
     state, one = experiment.init_state(), experiment.layout.put(np.int32(1))
     for start in range(n):
-        plan = experiment.schedule.plan(start, start + 1)
-        state, _ = step(state, experiment.feed.data, plan, experiment.seed_array, one)
+        inputs = experiment.schedule.inputs(start, start + 1)
+        state, _ = step(state, experiment.feed.data, inputs, experiment.seed_array, one)
     (cohort,) = state.clients
     return [np.asarray(x)[:, : experiment.layout.num_clients] for x in jax.tree.leaves(cohort)]
 

@@ -30,7 +30,8 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = {
     "clients.num": 4, "model.width": 16, "heads.aux": 2, "data.batch_size": 8,
-    "data.public_batch_size": 8, "control": False, "train.steps": 400, "train.log_every": 10,
+    "data.public_batch_size": 8, "isolated_baseline": False, "train.steps": 400,
+    "train.log_every": 10,
     "train.checkpoint_every": 10, "train.eval_every": 200, "train.steps_per_call": 1,
 }  # fmt: skip
 

@@ -41,27 +41,27 @@ def measure(skew: float, steps: int, seeds: int, at: list[int]) -> dict[str, Any
       "steps" and, per step, means over seeds and clients; by seed under "by_seed".
     """
     config = default_config()
-    update(config, {"partition.skew": skew, "train.steps": steps, "replicas": seeds,
-                    "control": False, "train.log_every": 50, "train.checkpoint_every": 50,
+    update(config, {"partition.skew": skew, "train.steps": steps, "num_seeds": seeds,
+                    "isolated_baseline": False, "train.log_every": 50, "train.checkpoint_every": 50,
                     "train.eval_every": 50})  # fmt: skip
     experiment = experiment_lib.build(config)
     state, guesses = experiment.init_state(), []
-    for step in range(0, steps, experiment.system.window):
+    for step in range(0, steps, experiment.parts.steps_per_call):
         state = _advance(experiment, state, step)
-        if step + experiment.system.window in at:
+        if step + experiment.parts.steps_per_call in at:
             guesses.append(guess(experiment, state))
     return _compare(experiment, np.stack(guesses), at)
 
 
 def _advance(experiment: Experiment, state: State, step: int) -> State:
-    plan = experiment.schedule.plan(step, step + experiment.system.window)
-    count = experiment.layout.put(np.int32(experiment.system.window))
-    return experiment.step(state, experiment.feed.data, plan, experiment.seed_array, count)[0]
+    inputs = experiment.schedule.inputs(step, step + experiment.parts.steps_per_call)
+    count = experiment.layout.put(np.int32(experiment.parts.steps_per_call))
+    return experiment.step(state, experiment.feed.data, inputs, experiment.seed_array, count)[0]
 
 
 def guess(experiment: Experiment, state: State) -> np.ndarray:
     """Mean probabilities of the published main head on the public set, [R, K, C]."""
-    source, model = experiment.federations[0].source, experiment.system.models[0]
+    source, model = experiment.federations[0].source, experiment.parts.models[0]
     images = augment.normalize(experiment.feed.data["public"], source.mean, source.std)
 
     def of_client(snapshot: Any, images: jax.Array) -> jax.Array:

@@ -1,5 +1,5 @@
 # Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
-"""Figures from the records of a study, in the colours of `mhd_jax.figures`."""
+"""Figures from the records of a study, in the colours of `mhd_jax.reporting.charts`."""
 
 from __future__ import annotations
 
@@ -14,8 +14,19 @@ from matplotlib.figure import Figure
 
 from experiments.harness.study import PerClass, Record
 from experiments.harness.tables import rows
-from mhd_jax.figures import AUX, CONTROL, GRID, HEAT, INK, MAIN, MUTED, WIDTH, hop_name, hop_table
-from mhd_jax.terminal import Spread, head_names
+from mhd_jax.reporting.charts import (
+    AUX,
+    BASELINE,
+    GRID,
+    HEAT,
+    INK,
+    MAIN,
+    MUTED,
+    WIDTH,
+    hop_name,
+    hop_table,
+)
+from mhd_jax.reporting.terminal import Spread, head_names
 
 DPI = 110  # enough for a screen, small enough for a repository
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7d858e", "#000000")
@@ -49,7 +60,7 @@ def dots(records: Sequence[Record]) -> Figure:
     for axis, kind in zip(axes, ("shared", "private"), strict=True):
         for line, record in enumerate(records):
             *heads, control = rows(record)
-            spreads = [(control, CONTROL, "|", "isolated"), (heads[0], MAIN, "o", "main head")]
+            spreads = [(control, BASELINE, "|", "isolated"), (heads[0], MAIN, "o", "main head")]
             if len(heads) > 1 and kind == "shared":
                 spreads.append((heads[-1], AUX, "D", "last auxiliary head"))
             for row, colour, mark, label in spreads:
@@ -88,7 +99,7 @@ def ranks(records: Sequence[Record]) -> Figure:
                 ms=4, lw=1.3, elinewidth=0.8, label=record.label,
             )  # fmt: skip
     control = records[0].isolated("shared").mean()
-    axes[0].axhline(control, color=CONTROL, ls="--", lw=1.2, label="isolated")
+    axes[0].axhline(control, color=BASELINE, ls="--", lw=1.2, label="isolated")
     axes[0].set_xticks(range(deepest), head_names(deepest))
     axes[0].set_title("shared accuracy by head", loc="left", fontsize=9)
     for label, kept in heard:
@@ -138,7 +149,7 @@ def over_bytes(records: Sequence[Record]) -> Figure:
                 sent / 1000, last.mean, last.std or 0.0, color=colour, marker=mark, ms=6,
                 linestyle="", label=record.label,
             )  # fmt: skip
-    axis.axhline(rows(records[0])[-1].shared.mean, color=CONTROL, ls="--", label="isolated")
+    axis.axhline(rows(records[0])[-1].shared.mean, color=BASELINE, ls="--", label="isolated")
     axis.set_xscale("log")
     axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axis.xaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "25" else "")

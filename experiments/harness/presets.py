@@ -70,7 +70,7 @@ class Preset:
         """
         path, _, variant = (config or self.config).partition(":")
         made = _load(path, variant)
-        every = {"replicas": self.replicas, **self.changes}
+        every = {"num_seeds": self.replicas, **self.changes}
         update(made, {**every, **(changes or {}), **self.fixed})
         return made
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from experiments.harness.presets import ROOT, Preset
 from experiments.harness.study import Cell, PerClass, Record, Results, Study
-from mhd_jax.workdir import to_json
+from mhd_jax.runtime.workdir import to_json
 
 _DIGITS = 4  # of the accuracies in a record
 

@@ -18,7 +18,7 @@ from experiments.harness import records
 from experiments.harness.presets import Preset
 from experiments.harness.study import Cell
 from mhd_jax.config import default_config, flatten, update
-from mhd_jax.workdir import FREE_SETTINGS, to_json
+from mhd_jax.runtime.workdir import FREE_SETTINGS, to_json
 
 # What a client that exchanges nothing does not depend on.
 _ONLY_FOR_EXCHANGE = ("graph.*", "exchange.*", "distill.*", "average.*", "rounds.*", "heads.aux")
@@ -49,8 +49,8 @@ def cell_configs(
     """
     found = []
     for first in range(0, chosen.seeds, chosen.replicas):
-        stacked = {"seed": first, "replicas": min(chosen.replicas, chosen.seeds - first)}
-        settings = {"control": False, **cell.changes, **(changes or {}), **stacked}
+        stacked = {"seed": first, "num_seeds": min(chosen.replicas, chosen.seeds - first)}
+        settings = {"isolated_baseline": False, **cell.changes, **(changes or {}), **stacked}
         config = chosen.base(settings, cell.config)
         if config.method == "isolated":
             update(config, _exchange_defaults())

@@ -202,7 +202,7 @@ class Sweep:
         lines = [f"{'run':<14}{'clients':>8}{'seeds':>6}{'steps':>9}  {'state':<9}for"]
         for key, (cell, config) in self.needed().items():
             state = "finished" if self.made.finished(config) else "to do"
-            numbers = f"{config.clients.num:>8}{config.replicas:>6}{config.train.steps:>9,}"
+            numbers = f"{config.clients.num:>8}{config.num_seeds:>6}{config.train.steps:>9,}"
             lines.append(f"{key:<14}{numbers}  {state:<9}{cell} ({config.method})")
         steps = sum(config.train.steps for _, config in self.needed().values())
         return "\n".join([*lines, f"{len(lines) - 1} runs, {steps:,} steps"])

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from experiments.harness.study import Record, Study
-from mhd_jax.terminal import HeadRow, Spread, head_names, head_rows
+from mhd_jax.reporting.terminal import HeadRow, Spread, head_names, head_rows
 
 
 def grid(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
@@ -33,7 +33,7 @@ def rows(record: Record) -> list[HeadRow]:
         {
             "shared_accuracy": found.shared_accuracy[r],
             "private_accuracy": found.private_accuracy[r],
-            "control": {
+            "isolated_baseline": {
                 "shared_accuracy": found.control_shared_accuracy[r],
                 "private_accuracy": found.control_private_accuracy[r],
             },
@@ -81,7 +81,7 @@ def kilobytes(record: Record) -> str:
 def speed(record: Record) -> str:
     """Steps a second of one system, all seeds of the cell counted."""
     seconds = record.seconds_per_step
-    return short(record.config["replicas"] / seconds) if seconds else ""
+    return short(record.config["num_seeds"] / seconds) if seconds else ""
 
 
 def in_short(record: Record) -> str:

@@ -28,7 +28,7 @@ from experiments.harness import runs
 from experiments.harness.presets import ROOT
 from mhd_jax import errors
 from mhd_jax.config import from_json
-from mhd_jax.workdir import to_json
+from mhd_jax.runtime.workdir import to_json
 
 Wanted = Mapping[str, tuple[ml_collections.ConfigDict, Path]]  # config and folder by run key
 

@@ -58,7 +58,7 @@ class Spread:
 
 @dataclasses.dataclass(frozen=True)
 class HeadRow:
-    """One line of the results: a head's accuracies, and its gain over the control's main head."""
+    """One line of the results: a head's accuracies, and its gain over the baseline's main head."""
 
     name: str
     shared: Spread
@@ -77,43 +77,47 @@ def head_names(num_heads: int) -> list[str]:
 
 
 def head_rows(summary: Mapping[str, Any]) -> list[HeadRow]:
-    """The results of a run, a row per head and one for the control where the run had one.
+    """The results of a run, a row per head and one for the baseline where the run had one.
 
-    Gains are taken client by client against the control, which has the same data, the same
+    Gains are taken client by client against the baseline, which has the same data, the same
     initial parameters and one head; with `replicas` everything is over all of them.
 
     Args:
       summary: What a run leaves in ``summary.json``.
 
     Returns:
-      Rows in the order of the ranks, the control last.
+      Rows in the order of the ranks, the baseline last.
     """
     runs = summary.get("replicas") or [summary]
     shared = np.array([run["shared_accuracy"] for run in runs], dtype=float)
     private = np.array([run["private_accuracy"] for run in runs], dtype=float)
     names = head_names(shared.shape[-1])
-    if not all(run.get("control") for run in runs):
+    if not all(run.get("isolated_baseline") for run in runs):
         return [
             HeadRow(name, Spread.of(shared[..., h]), Spread.of(private[..., h]))
             for h, name in enumerate(names)
         ]
-    control_shared = np.array([run["control"]["shared_accuracy"] for run in runs])[..., 0]
-    control_private = np.array([run["control"]["private_accuracy"] for run in runs])[..., 0]
+    baseline_shared = np.array([run["isolated_baseline"]["shared_accuracy"] for run in runs])[
+        ..., 0
+    ]
+    baseline_private = np.array([run["isolated_baseline"]["private_accuracy"] for run in runs])[
+        ..., 0
+    ]
     rows = [
         HeadRow(
             name,
             Spread.of(shared[..., h]),
             Spread.of(private[..., h]),
-            Spread.of(shared[..., h] - control_shared),
-            Spread.of(private[..., h] - control_private),
+            Spread.of(shared[..., h] - baseline_shared),
+            Spread.of(private[..., h] - baseline_private),
         )
         for h, name in enumerate(names)
     ]
-    return [*rows, HeadRow("control", Spread.of(control_shared), Spread.of(control_private))]
+    return [*rows, HeadRow("isolated", Spread.of(baseline_shared), Spread.of(baseline_private))]
 
 
 def final_table(summary: Mapping[str, Any]) -> str:
-    """The results as a plain text table: a row per head, then the control.
+    """The results as a plain text table: a row per head, then the baseline.
 
     Args:
       summary: What a run leaves in ``summary.json``.
@@ -140,7 +144,7 @@ def _legend(summary: Mapping[str, Any], gains: bool) -> str:
     lines = f"mean, min and max over {clients} client{'s' if clients != 1 else ''}"
     if summary.get("replicas"):
         lines += f" and {len(summary['replicas'])} replicas (± std of the replicas' means)"
-    return lines + ("; gain over the isolated control" if gains else "")
+    return lines + ("; gain over the isolated baseline" if gains else "")
 
 
 def _cells(spread: Spread, gain: Spread | None, with_gain: bool) -> list[str]:
@@ -225,8 +229,8 @@ def _range(values: Sequence[int] | np.ndarray) -> str:
 
 
 def _architectures(config: Mapping[str, Any]) -> str:
-    cohorts = [f"{count} x {name}" for name, count in config["cohorts"]]
-    return ", ".join(cohorts) or config["model"]["name"]
+    groups = [f"{count} x {name}" for name, count in config["clients"]["models"]]
+    return ", ".join(groups) or config["model"]["name"]
 
 
 def _count(number: int, thing: str) -> str:

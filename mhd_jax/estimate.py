@@ -1,9 +1,9 @@
 # Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
 """What a run would need, from shapes alone: nothing is read, computed or compiled.
 
-    python -m mhd_jax.main --config=configs/imagenet.py --plan --plan_devices=8
+    python -m mhd_jax.main --config=configs/imagenet.py --estimate --estimate_devices=8
 
-A plan for n devices is made on n virtual CPU devices, so any run can be planned on a laptop.
+An estimate for n devices is made on n virtual CPU devices, so a laptop will do for any run.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def data_sets(config: ml_collections.ConfigDict) -> experiment_lib.DataSets | No
     if not all(shape):
         raise ConfigError("data.image_size", side, "a size in pixels, as stored images differ")
     exact = np.float32 if config.data.name == "digits" and not side else np.uint8
-    kept = len(range(train)[sources._part(config.data.split, train)])
+    kept = len(range(train)[sources.part(config.data.split, train)])
     source = sources.Source(
         name=config.data.name,
         class_names=tuple(map(str, range(num_classes))),
@@ -104,7 +104,7 @@ class Estimate:
       layout: clients and devices in words.
       feed: which feed and why.
       parameters: of each client, [K].
-      state: bytes a device, parameters and optimiser of clients, control and snapshots.
+      state: bytes a device, parameters and optimiser of clients, isolated baseline and snapshots.
       gradients: bytes a device.
       data: bytes a device, images that stay or that come for the steps on their way.
       activations: bytes a device, what forward passes keep for the backward pass; a bound from
@@ -112,7 +112,7 @@ class Estimate:
       published: bytes a device, predictions and embeddings of all clients.
       flops: floating-point operations a step and device, of the program before optimisation.
       sent: bytes a step that all clients together send.
-      memory: bytes of one device, what the plan is for.
+      memory: bytes of one device, what the estimate is for.
     """
 
     layout: str
@@ -138,7 +138,7 @@ class Estimate:
         return self.total <= self.memory
 
     def describe(self) -> str:
-        """The lines that ``--plan`` prints."""
+        """The lines that ``--estimate`` prints."""
         sizes = sorted(set(self.parameters))
         parts = ("state", "gradients", "data", "activations", "published")
         lines = [
@@ -162,7 +162,7 @@ def on_devices(config: ml_collections.ConfigDict, devices: int, memory_gib: floa
 
 
 def estimate(config: ml_collections.ConfigDict, memory: int) -> Estimate:
-    """Plans a run on all devices of this process.
+    """What a run needs on all devices of this process.
 
     Args:
       config: see `mhd_jax.config.default_config`; data sets that are not in `KNOWN` are looked at.
@@ -171,11 +171,11 @@ def estimate(config: ml_collections.ConfigDict, memory: int) -> Estimate:
     Raises:
       ConfigError: a setting that cannot work, as when the run is started.
     """
-    planned = config.copy_and_resolve_references()
+    changed = config.copy_and_resolve_references()
     # One step, convolutions in the form that is quickest to trace: the operations are the same.
-    config_lib.update(planned, {"train.steps_per_call": 1, "parallel.conv": "grouped"})
-    experiment = experiment_lib.build(planned, data_sets(planned), memory)
-    layout, system = experiment.layout, experiment.system
+    config_lib.update(changed, {"train.steps_per_call": 1, "parallel.conv_lowering": "grouped"})
+    experiment = experiment_lib.build(changed, data_sets(changed), memory)
+    layout, parts = experiment.layout, experiment.parts
     state = experiment.init_state(abstract=True)
     rows = layout.client_devices
     return Estimate(
@@ -183,11 +183,11 @@ def estimate(config: ml_collections.ConfigDict, memory: int) -> Estimate:
         feed=experiment.feed.why,
         parameters=tuple(
             experiment_lib.count_params(model, experiment.image_shape)
-            for size, model in zip(layout.cohorts, system.models, strict=True)
+            for size, model in zip(layout.groups, parts.models, strict=True)
             for _ in range(size)
         ),
         state=tree_bytes(state) // rows,
-        gradients=sum(tree_bytes(c.params) for c in (*state.clients, *state.control)) // rows,
+        gradients=sum(tree_bytes(c.params) for c in (*state.clients, *state.baseline)) // rows,
         data=_data_bytes(experiment),
         activations=_activations(experiment),
         published=int(experiment.ledger.predictions.sum()),
@@ -207,24 +207,24 @@ def _data_bytes(experiment: Experiment) -> int:
     feed, layout = experiment.feed, experiment.layout
     if isinstance(feed, Resident):
         return resident_bytes(feed, layout)
-    private, public = feed.plan_shapes(1)
+    private, public = feed.input_shapes(1)
     share = tree_bytes(private) // layout.client_devices + tree_bytes(public)
     return (IN_FLIGHT + 1) * share // layout.data_devices
 
 
 def _activations(experiment: Experiment) -> int:
-    """What the private, the public and the control's forward pass keep, all local clients."""
-    config, layout, system = experiment.config, experiment.layout, experiment.system
+    """What the private, the public and the baseline's forward pass keep, all local clients."""
+    config, layout, parts = experiment.config, experiment.layout, experiment.parts
     shape, total = experiment.image_shape, 0
     private = config.data.batch_size // layout.data_devices
     public = config.data.public_batch_size // layout.data_devices
-    for rows, model in zip(layout.rows, system.models, strict=True):
+    for rows, model in zip(layout.rows, parts.models, strict=True):
         one = saved_bytes(model, shape, private)
-        one += saved_bytes(model, shape, public) if system.method.distillation else 0
+        one += saved_bytes(model, shape, public) if parts.method.distillation else 0
         total += one * rows
-    for rows, model in zip(layout.rows, system.control_models, strict=bool(system.control_models)):
+    for rows, model in zip(layout.rows, parts.baseline_models, strict=bool(parts.baseline_models)):
         total += saved_bytes(model, shape, private) * rows
-    return total * system.replicas // layout.client_devices
+    return total * parts.replicas // layout.client_devices
 
 
 def saved_bytes(model: nn.Module, image_shape: Sequence[int], batch_size: int) -> int:
@@ -251,7 +251,7 @@ def _kept_bytes(model: nn.Module, image_shape: Sequence[int], batch_size: int) -
 
 
 class _Shapes:
-    """A feed whose plans are shapes.
+    """A feed that gives shapes.
 
     Args:
       feed: the feed that would be used.
@@ -260,9 +260,9 @@ class _Shapes:
     def __init__(self, feed: Feed) -> None:
         self._feed = feed
 
-    def plan(self, start: int, stop: int) -> tuple[tuple[PyTree, ...], PyTree]:
-        """See `Feed.plan`."""
-        return self._feed.plan_shapes(stop - start)
+    def inputs(self, start: int, stop: int) -> tuple[tuple[PyTree, ...], PyTree]:
+        """See `Feed.inputs`."""
+        return self._feed.input_shapes(stop - start)
 
 
 def _flops(experiment: Experiment, state: PyTree) -> float:
@@ -272,7 +272,7 @@ def _flops(experiment: Experiment, state: PyTree) -> float:
     lowered = experiment.step.lower(
         state,
         feed.data_shapes(),
-        dataclasses.replace(experiment.schedule, feed=shapes).host_plan(0, 1),
+        dataclasses.replace(experiment.schedule, feed=shapes).host_inputs(0, 1),
         jax.ShapeDtypeStruct((len(experiment.seeds),), np.uint32),
         jax.ShapeDtypeStruct((), np.int32),
     )

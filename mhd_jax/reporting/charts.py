@@ -3,7 +3,7 @@
 
 Every function returns a `matplotlib.figure.Figure` made without pyplot, so nothing needs a
 display and nothing is left open. One language of colours holds throughout: the main head is
-orange, the auxiliary heads go from light to dark blue with their rank, the isolated control is
+orange, the auxiliary heads go from light to dark blue with their rank, the isolated baseline is
 grey and dashed; in maps of clients and classes a client's primary labels are orange, all other
 labels blue. Orange and blue stay apart in every common form of colour blindness, and whatever
 has an order differs in lightness.
@@ -27,7 +27,7 @@ from matplotlib.colors import LinearSegmentedColormap, LogNorm, Normalize
 from matplotlib.figure import Figure
 
 from mhd_jax import graph
-from mhd_jax.terminal import head_names
+from mhd_jax.reporting.terminal import head_names
 
 Summary = Mapping[str, Any]
 History = Sequence[Mapping[str, Any]]
@@ -37,7 +37,7 @@ MUTED = "#6e7781"
 GRID = "#e6e8eb"
 MAIN = "#d55e00"
 AUX = "#0072b2"
-CONTROL = "#7d858e"
+BASELINE = "#7d858e"
 RANKS = LinearSegmentedColormap.from_list("ranks", ["#7cbcec", "#0072b2", "#08315c"])
 HEAT = LinearSegmentedColormap.from_list("heat", ["#f5f8fb", "#a9cfec", "#3b8bc4", "#0a4478"])
 OWN = LinearSegmentedColormap.from_list("own", ["#fdebdc", "#f5b98a", "#e0741f", "#9c3d00"])
@@ -96,10 +96,10 @@ def accuracy_over_steps(history: History) -> Figure:
             _say(axis, "no evaluation recorded")
             continue
         steps = [line["step"] for line in lines]
-        control = f"control_{kind}_accuracy"
-        if lines[-1].get(control):
-            values = np.array([line[control] for line in lines], dtype=float)[..., 0]
-            _band(axis, steps, values, CONTROL, "isolated control", dashes=(4, 2))
+        baseline = f"control_{kind}_accuracy"
+        if lines[-1].get(baseline):
+            values = np.array([line[baseline] for line in lines], dtype=float)[..., 0]
+            _band(axis, steps, values, BASELINE, "isolated baseline", dashes=(4, 2))
         values = np.array([line[f"{kind}_accuracy"] for line in lines], dtype=float)
         for (name, colour), head in zip(_heads(values.shape[-1]), values.T, strict=True):
             _band(axis, steps, head.T, colour, name, alpha=_pale(values.shape[-1]))
@@ -157,7 +157,9 @@ def accuracy_over_bytes(history: History) -> Figure:
     name, colour = _heads(np.shape(lines[0]["shared_accuracy"])[-1])[-1]
     if lines[-1].get("control_shared_accuracy"):
         final = float(np.mean(lines[-1]["control_shared_accuracy"]))
-        axis.axhline(final, color=CONTROL, dashes=(4, 2), lw=1.4, label="isolated control, at end")
+        axis.axhline(
+            final, color=BASELINE, dashes=(4, 2), lw=1.4, label="isolated baseline, at end"
+        )
     _band(axis, sent[sent > 0], values, colour, name)
     axis.set_ylim(0, _top(values))
     axis.set_xscale("log")

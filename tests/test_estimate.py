@@ -10,8 +10,8 @@ from pathlib import Path
 import jax
 import pytest
 
+from mhd_jax import estimate
 from mhd_jax import experiment as experiment_lib
-from mhd_jax import plan
 from mhd_jax.errors import ConfigError
 from mhd_jax.state import embedding_width
 from tests import small
@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 @pytest.fixture(scope="module", params=[1, 2])
 def planned(request):
     config = small.config(parallel__client_devices=request.param)
-    return plan.estimate(config, 2**30), small.build(parallel__client_devices=request.param)
+    return estimate.estimate(config, 2**30), small.build(parallel__client_devices=request.param)
 
 
 def test_state_is_that_of_the_run(planned):
@@ -51,8 +51,8 @@ def test_operations_are_those_of_the_matrix_products(planned):
 
 
 def test_activations_grow_with_the_batch():
-    model = small.build().system.models[0]
-    small_batch, large_batch = (plan.saved_bytes(model, (8, 8, 1), size) for size in (8, 16))
+    model = small.build().parts.models[0]
+    small_batch, large_batch = (estimate.saved_bytes(model, (8, 8, 1), size) for size in (8, 16))
     assert large_batch == 2 * small_batch
     kept_at_least = 8 * 4 * (16 + embedding_width(model, (8, 8, 1)))
     assert small_batch > kept_at_least
@@ -65,25 +65,27 @@ def test_what_is_sent_is_the_ledger(planned):
 
 def test_streamed_images_are_those_of_two_steps_on_their_way_and_the_next():
     config = small.config(data__feed="streaming")
-    images = experiment_lib.build(config).feed.plan(0, 1)
-    assert plan.estimate(config, 2**30).data == 3 * sum(x.nbytes for x in jax.tree.leaves(images))
+    images = experiment_lib.build(config).feed.inputs(0, 1)
+    assert estimate.estimate(config, 2**30).data == 3 * sum(
+        x.nbytes for x in jax.tree.leaves(images)
+    )
 
 
 def test_fits_is_about_the_total():
     config = small.config(data__feed="resident")
-    total = plan.estimate(config, 2**30).total
-    assert plan.estimate(config, total).fits and not plan.estimate(config, total - 1).fits
+    total = estimate.estimate(config, 2**30).total
+    assert estimate.estimate(config, total).fits and not estimate.estimate(config, total - 1).fits
 
 
 def test_a_plan_names_bad_settings_too():
     with pytest.raises(ConfigError, match="graph.name"):
-        plan.estimate(small.config(graph__name="cylce"), 2**30)
+        estimate.estimate(small.config(graph__name="cylce"), 2**30)
 
 
 def test_imagenet_is_planned_without_its_data(tmp_path):
     done = subprocess.run(
-        [sys.executable, "-m", "mhd_jax.main", "--config=configs/imagenet.py", "--plan",
-         "--plan_devices=8", "--plan_memory_gib=80", "--config.model.name=resnet8",
+        [sys.executable, "-m", "mhd_jax.main", "--config=configs/imagenet.py", "--estimate",
+         "--estimate_devices=8", "--estimate_memory_gib=80", "--config.model.name=resnet8",
          "--config.data.image_size=32", "--config.model.stem=cifar"],
         cwd=ROOT, capture_output=True, text=True, timeout=300,
     )  # fmt: skip

@@ -17,19 +17,20 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.patches import FancyArrowPatch
 
-from mhd_jax import figures, graph
+from mhd_jax import graph
 from mhd_jax.config import default_config, update
+from mhd_jax.reporting import charts
 
 COMPLETE = ~np.eye(3, dtype=bool)
 STAR = np.array([[0, 1, 1, 1], [1, 0, 0, 0], [1, 0, 0, 0], [1, 0, 0, 0]], dtype=bool)
 
 ON_SUMMARY = [
-    figures.accuracy_per_class,
-    figures.label_distribution,
-    figures.communication_graph,
-    figures.hop_picture,
+    charts.accuracy_per_class,
+    charts.label_distribution,
+    charts.communication_graph,
+    charts.hop_picture,
 ]
-ON_HISTORY = [figures.accuracy_over_steps, figures.losses, figures.accuracy_over_bytes]
+ON_HISTORY = [charts.accuracy_over_steps, charts.losses, charts.accuracy_over_bytes]
 
 
 def cycle(num_clients: int) -> np.ndarray:
@@ -42,22 +43,22 @@ def synthetic_run(
     num_classes: int = 10,
     aux: int = 4,
     adjacency: np.ndarray | None = None,
-    control: bool = True,
+    isolated_baseline: bool = True,
     replicas: int = 1,
     seed: int = 0,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """A made-up summary and history with the shapes and the manners of a real run's."""
     rng = np.random.default_rng(seed)
     adjacency = cycle(num_clients) if adjacency is None else adjacency
-    summary = _summary(rng, num_clients, num_classes, aux, adjacency, control)
+    summary = _summary(rng, num_clients, num_classes, aux, adjacency, isolated_baseline)
     history = _history(rng, summary)
     if replicas > 1:
         others = [
-            _summary(rng, num_clients, num_classes, aux, adjacency, control)
+            _summary(rng, num_clients, num_classes, aux, adjacency, isolated_baseline)
             for _ in range(replicas - 1)
         ]
         fields = (
-            "seed", "partition_hash", "shared_accuracy", "private_accuracy", "control",
+            "seed", "partition_hash", "shared_accuracy", "private_accuracy", "isolated_baseline",
             "class_accuracy", "label_histogram", "primary_labels",
         )  # fmt: skip
         summary["replicas"] = [
@@ -74,7 +75,7 @@ def _summary(
     classes: int,
     aux: int,
     adjacency: np.ndarray,
-    control: bool,
+    isolated_baseline: bool,
 ) -> dict[str, Any]:
     owned = max(1, round(2 * classes / clients))
     primary = np.zeros((clients, classes), dtype=bool)
@@ -92,7 +93,7 @@ def _summary(
     return {
         "method": "mhd",
         "seed": 0,
-        "config": _config(clients, aux, control),
+        "config": _config(clients, aux, isolated_baseline),
         "versions": {"python": "3.11.7", "mhd_jax": "0.1.0", "jax": "0.10.2", "flax": "0.12.8"},
         "device": "cpu (4 devices)",
         "num_params": [18_123] * clients,
@@ -102,11 +103,11 @@ def _summary(
         "partition_hash": "3f2a9c0d7be14c55a1e0",
         "shared_accuracy": accuracy.mean(axis=-1).tolist(),
         "private_accuracy": (accuracy * mix[:, None]).sum(axis=-1).tolist(),
-        "control": {
+        "isolated_baseline": {
             "shared_accuracy": alone.mean(axis=-1, keepdims=True).tolist(),
             "private_accuracy": (alone * mix).sum(axis=-1, keepdims=True).tolist(),
         }
-        if control
+        if isolated_baseline
         else None,
         "class_accuracy": accuracy.tolist(),
         "label_histogram": counts.tolist(),
@@ -120,9 +121,10 @@ def _summary(
     }
 
 
-def _config(clients: int, aux: int, control: bool) -> dict[str, Any]:
+def _config(clients: int, aux: int, isolated_baseline: bool) -> dict[str, Any]:
     config = default_config()
-    changes = {"clients.num": clients, "heads.aux": aux, "control": control, "graph.name": "cycle"}
+    changes = {"clients.num": clients, "heads.aux": aux, "graph.name": "cycle"}
+    changes["isolated_baseline"] = isolated_baseline
     update(config, changes)
     return config.to_dict()
 
@@ -155,7 +157,7 @@ def _history(rng: np.random.Generator, summary: dict[str, Any]) -> list[dict[str
 
 def _evaluation(rng: np.random.Generator, summary: dict[str, Any], step: int) -> dict[str, Any]:
     values: dict[str, Any] = {}
-    groups = [("", summary), ("control_", summary["control"])]
+    groups = [("", summary), ("control_", summary["isolated_baseline"])]
     for prefix, run in [(prefix, run) for prefix, run in groups if run]:
         for kind in ("shared_accuracy", "private_accuracy"):
             final = np.array(run[kind])
@@ -168,8 +170,8 @@ def _evaluation(rng: np.random.Generator, summary: dict[str, Any], step: int) ->
 
 RUNS: dict[str, dict[str, Any]] = {
     "quickstart": {},
-    "one client, one head, no control": {"num_clients": 1, "aux": 0, "control": False},
-    "isolated": {"aux": 0, "adjacency": np.zeros((8, 8), bool), "control": False},
+    "one client, one head, no baseline": {"num_clients": 1, "aux": 0, "isolated_baseline": False},
+    "isolated": {"aux": 0, "adjacency": np.zeros((8, 8), bool), "isolated_baseline": False},
     "two islands": {"adjacency": np.kron(np.eye(2), COMPLETE).astype(bool), "num_clients": 6},
     "a star": {"adjacency": STAR, "num_clients": 4, "aux": 1},
     "many clients": {"num_clients": 40, "num_classes": 25, "aux": 1},
@@ -208,13 +210,13 @@ def test_a_run_without_records_says_so(trace: Any, history: list[dict[str, Any]]
 
 def test_heads_keep_their_colours_and_the_control_is_dashed() -> None:
     _, history = synthetic_run(aux=3)
-    lines = {line.get_label(): line for line in figures.accuracy_over_steps(history).axes[0].lines}
-    assert list(lines) == ["isolated control", "main", "aux 1", "aux 2", "aux 3"]
-    assert lines["main"].get_color() == figures.MAIN
-    assert lines["isolated control"].get_color() == figures.CONTROL
-    assert lines["isolated control"].is_dashed()
+    lines = {line.get_label(): line for line in charts.accuracy_over_steps(history).axes[0].lines}
+    assert list(lines) == ["isolated baseline", "main", "aux 1", "aux 2", "aux 3"]
+    assert lines["main"].get_color() == charts.MAIN
+    assert lines["isolated baseline"].get_color() == charts.BASELINE
+    assert lines["isolated baseline"].is_dashed()
     assert not lines["main"].is_dashed()
-    hop_lines = figures.hop_picture(synthetic_run(aux=3)[0]).axes[0].lines
+    hop_lines = charts.hop_picture(synthetic_run(aux=3)[0]).axes[0].lines
     for line in hop_lines:
         assert to_hex(line.get_color()) == to_hex(lines[line.get_label()].get_color())
 
@@ -222,7 +224,7 @@ def test_heads_keep_their_colours_and_the_control_is_dashed() -> None:
 def test_lines_are_means_and_bands_reach_from_min_to_max() -> None:
     _, history = synthetic_run(num_clients=3, aux=1)
     evaluations = [line for line in history if "shared_accuracy" in line]
-    axis = figures.accuracy_over_steps(history).axes[0]
+    axis = charts.accuracy_over_steps(history).axes[0]
     values = np.array([line["shared_accuracy"] for line in evaluations])[..., 1]
     np.testing.assert_allclose(np.asarray(axis.lines[-1].get_ydata()), values.mean(axis=1))
     band = np.asarray(axis.collections[-1].get_paths()[0].vertices)[:, 1]
@@ -231,11 +233,11 @@ def test_lines_are_means_and_bands_reach_from_min_to_max() -> None:
 
 
 def test_losses_leave_out_what_is_zero() -> None:
-    _, history = synthetic_run(aux=0, control=False)
+    _, history = synthetic_run(aux=0, isolated_baseline=False)
     for line in history:
         if "loss" in line:
             line["embedding_loss"] = [0.0] * 8
-    titles = [axis.get_title("left") for axis in figures.losses(history).axes]
+    titles = [axis.get_title("left") for axis in charts.losses(history).axes]
     assert titles == ["total loss", "private loss (cross-entropy)"]
 
 
@@ -244,7 +246,7 @@ def test_a_distilled_main_head_is_called_so() -> None:
     for line in history:
         if "loss" in line:
             line["head_losses"] = [[1.0]] * 8
-    axis = figures.losses(history).axes[-1]
+    axis = charts.losses(history).axes[-1]
     assert [line.get_label() for line in axis.lines] == ["main"]
 
 
@@ -256,7 +258,7 @@ def test_bytes_are_those_sent_until_the_evaluation() -> None:
         {"step": 20, "bytes_sent": 2000},
         {"step": 20, "shared_accuracy": [[0.2, 0.5]]},
     ]
-    (line,) = figures.accuracy_over_bytes(history).axes[0].lines
+    (line,) = charts.accuracy_over_bytes(history).axes[0].lines
     np.testing.assert_allclose(
         np.asarray(line.get_xdata()), [1500, 2000]
     )  # nothing was sent at step 0
@@ -269,13 +271,13 @@ def test_bytes_are_those_sent_until_the_evaluation() -> None:
     [(0, "0 B"), (999, "999 B"), (999.9, "1 kB"), (29_160, "29.2 kB"), (3e12, "3 TB")],
 )
 def test_format_bytes(count: float, text: str) -> None:
-    assert figures.format_bytes(count) == text
+    assert charts.format_bytes(count) == text
 
 
 def test_arrows_point_from_teacher_to_student() -> None:
     summary, _ = synthetic_run(num_clients=3, aux=0)
     summary["adjacency"] = [[False, True, False], [False, False, False], [False, True, False]]
-    figure = figures.communication_graph(summary)
+    figure = charts.communication_graph(summary)
     figure.canvas.draw()
     axis = figure.axes[0]
     places = {int(text.get_text()): np.array(text.get_position()) for text in axis.texts}
@@ -292,14 +294,14 @@ def test_arrows_point_from_teacher_to_student() -> None:
 
 def test_too_many_edges_become_lines_and_say_so() -> None:
     summary, _ = synthetic_run(num_clients=40, adjacency=~np.eye(40, dtype=bool))
-    axis = figures.communication_graph(summary).axes[0]
+    axis = charts.communication_graph(summary).axes[0]
     assert not [patch for patch in axis.patches if isinstance(patch, FancyArrowPatch)]
     assert "780 edges, all of them mutual" in [text.get_text() for text in axis.texts]
 
 
 def test_cells_carry_the_numbers_of_their_client_and_class() -> None:
     summary, _ = synthetic_run(num_clients=3, num_classes=4, aux=1)
-    figure = figures.accuracy_per_class(summary)
+    figure = charts.accuracy_per_class(summary)
     for axis, head in zip(figure.axes, (0, 1), strict=False):
         assert len(axis.texts) == 12
         for text in axis.texts:
@@ -308,7 +310,7 @@ def test_cells_carry_the_numbers_of_their_client_and_class() -> None:
             assert float(text.get_text()) == pytest.approx(accuracy, abs=0.0051)
 
 
-@pytest.mark.parametrize("draw", [figures.accuracy_per_class, figures.label_distribution])
+@pytest.mark.parametrize("draw", [charts.accuracy_per_class, charts.label_distribution])
 def test_only_primary_labels_are_orange(draw: Any) -> None:
     summary, _ = synthetic_run(num_clients=4, num_classes=30)
     primary = np.array(summary["primary_labels"])
@@ -323,7 +325,7 @@ def test_only_primary_labels_are_orange(draw: Any) -> None:
 def test_many_classes_are_sorted_by_primary_client_and_not_numbered() -> None:
     summary, _ = synthetic_run(num_clients=4, num_classes=30)
     primary = np.array(summary["primary_labels"])
-    axis = figures.label_distribution(summary).axes[0]
+    axis = charts.label_distribution(summary).axes[0]
     image = next(a for a in axis.get_children() if isinstance(a, AxesImage))
     colours = np.asarray(image.get_array())
     own = colours[0, :, 0] > colours[0, :, 2]
@@ -335,9 +337,9 @@ def test_many_classes_are_sorted_by_primary_client_and_not_numbered() -> None:
 def test_a_pooled_model_stands_for_every_client() -> None:
     summary, _ = synthetic_run(num_clients=4, aux=0)
     summary["class_accuracy"] = summary["class_accuracy"][:1]
-    image = figures.accuracy_per_class(summary).axes[0].images[0]
+    image = charts.accuracy_per_class(summary).axes[0].images[0]
     assert np.asarray(image.get_array()).shape[:2] == (4, 10)
-    assert figures.hop_table(summary)[2].shape[0] == 1
+    assert charts.hop_table(summary)[2].shape[0] == 1
 
 
 # ----------------------------------------------------------------------------- the hop table
@@ -354,7 +356,7 @@ def test_hop_table_by_hand() -> None:
             [[0.2, 0.6, 1.0, 0.7]],
         ],
     }
-    ranks, distances, table = figures.hop_table(summary)
+    ranks, distances, table = charts.hop_table(summary)
     assert (ranks, distances) == (["main"], [0, 1, 2, -1])
     # own labels; (0, 1) and (1, 2); (0, 2); label 0 for clients 1 and 2
     np.testing.assert_allclose(
@@ -377,7 +379,7 @@ def test_hop_table_equals_a_search_by_loops(
                 distance = _search(adjacency, primary[:, label], client)
                 found.setdefault(distance, []).append(accuracy[client, :, label])
     summary = {"adjacency": adjacency, "primary_labels": primary, "class_accuracy": accuracy}
-    _, distances, table = figures.hop_table(summary)
+    _, distances, table = charts.hop_table(summary)
     assert distances == sorted(found, key=lambda d: d if d >= 0 else 99)
     for column, distance in enumerate(distances):
         np.testing.assert_allclose(table[:, column], np.mean(found[distance], axis=0))
@@ -396,7 +398,7 @@ def _search(adjacency: np.ndarray, owners: np.ndarray, client: int) -> int:
 def test_a_partition_without_primary_labels_has_no_hop_table() -> None:
     summary, _ = synthetic_run()
     summary["primary_labels"] = np.zeros((8, 10), bool).tolist()
-    ranks, distances, table = figures.hop_table(summary)
+    ranks, distances, table = charts.hop_table(summary)
     assert distances == [] and table.shape == (5, 0)
     for draw in ON_SUMMARY:
         _render(draw(summary))
@@ -406,10 +408,10 @@ def test_a_partition_without_primary_labels_has_no_hop_table() -> None:
 
 
 def test_save_all_writes_every_figure(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(figures, "DPI", 40)  # to be quick
+    monkeypatch.setattr(charts, "DPI", 40)  # to be quick
     summary, history = synthetic_run(num_clients=2, num_classes=3, aux=1)
     before = copy.deepcopy((summary, history))
-    paths = figures.save_all(summary, history, tmp_path / "run" / "figures")
+    paths = charts.save_all(summary, history, tmp_path / "run" / "figures")
     assert {path.name for path in paths} == {f"{f.__name__}.png" for f in ON_SUMMARY + ON_HISTORY}
     for path in paths:
         assert path.read_bytes().startswith(b"\x89PNG")

@@ -15,10 +15,10 @@ import jinja2
 import numpy as np
 from etils import epath
 
-from mhd_jax import figures
 from mhd_jax.config import default_config, flatten
-from mhd_jax.figures import History, Summary, format_bytes
-from mhd_jax.terminal import Spread, head_rows
+from mhd_jax.reporting import charts
+from mhd_jax.reporting.charts import History, Summary, format_bytes
+from mhd_jax.reporting.terminal import Spread, head_rows
 
 MOST_LABELS = 8  # primary labels of a client that are listed; more are counted
 
@@ -35,7 +35,7 @@ def write_report(workdir: epath.PathLike, summary: Summary, history: History) ->
       The path of the report.
     """
     folder = epath.Path(workdir)
-    paths = figures.save_all(summary, history, folder / "figures")
+    paths = charts.save_all(summary, history, folder / "figures")
     images = {path.stem: path.read_bytes() for path in paths}
     report = folder / "report.html"
     unfinished = folder / ".report.html"
@@ -49,11 +49,11 @@ def render(summary: Summary, images: Mapping[str, bytes]) -> str:
 
     Args:
       summary: What a run leaves in ``summary.json``.
-      images: PNG files by the name of the function in `mhd_jax.figures` that drew them; a
+      images: PNG files by the name of the function in `mhd_jax.reporting.charts` that drew them; a
         figure that is missing here is left out of the report.
     """
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("mhd_jax"),
+        loader=jinja2.PackageLoader("mhd_jax.reporting"),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -62,14 +62,14 @@ def render(summary: Summary, images: Mapping[str, bytes]) -> str:
     environment.filters |= {"number": number, "signed": signed, "bytes": format_bytes}
     environment.globals |= {"number": number, "signed": signed}
     rows = head_rows(summary)
-    heads = [row for row in rows if row.name != "control"]
+    heads = [row for row in rows if row.name != "isolated"]
     return environment.get_template("report.html.j2").render(
         summary=summary,
         settings=flatten(summary["config"]),
         rows=rows,
         main=heads[0],
         last=heads[-1],
-        control=rows[-1] if rows[-1].name == "control" else None,
+        baseline=rows[-1] if rows[-1].name == "isolated" else None,
         clients=client_rows(summary),
         replicas=replica_rows(summary),
         hops=_hops(summary),
@@ -82,7 +82,7 @@ def render(summary: Summary, images: Mapping[str, bytes]) -> str:
 def _embedded(png: bytes) -> dict[str, Any]:
     """The data and the width, in percent of the page, at which text is equally large in all."""
     pixels = int.from_bytes(png[16:20], "big")  # the first field of a PNG's header
-    width = min(100, round(100 * pixels / (figures.WIDTH * figures.DPI)))
+    width = min(100, round(100 * pixels / (charts.WIDTH * charts.DPI)))
     return {"data": base64.b64encode(png).decode(), "width": width}
 
 
@@ -118,11 +118,11 @@ def client_rows(summary: Summary) -> list[dict[str, Any]]:
     samples = np.array(summary["label_histogram"]).sum(axis=1)
     # One pooled model stands for all clients.
     params = np.broadcast_to(summary["num_params"], len(shared))
-    control = summary.get("control")
+    baseline = summary.get("isolated_baseline")
     rows = []
     for client in range(len(shared)):
         alone = [
-            float(control[f"{kind}_accuracy"][client][0]) if control else None
+            float(baseline[f"{kind}_accuracy"][client][0]) if baseline else None
             for kind in ("shared", "private")
         ]
         rows.append(
@@ -134,9 +134,9 @@ def client_rows(summary: Summary) -> list[dict[str, Any]]:
                 "params": int(params[client]),
                 "shared_main": shared[client, 0],
                 "shared_last": shared[client, -1],
-                "shared_control": alone[0],
+                "shared_baseline": alone[0],
                 "private_main": private[client, 0],
-                "private_control": alone[1],
+                "private_baseline": alone[1],
             }
         )
     return rows
@@ -157,10 +157,10 @@ def replica_rows(summary: Summary) -> list[dict[str, Any]]:
 
 
 def _hops(summary: Summary) -> dict[str, Any]:
-    ranks, distances, table = figures.hop_table(summary)
-    hops = figures.label_hops(summary)
+    ranks, distances, table = charts.hop_table(summary)
+    hops = charts.label_hops(summary)
     return {
-        "distances": [figures.hop_name(distance) for distance in distances],
+        "distances": [charts.hop_name(distance) for distance in distances],
         "pairs": [int((hops == distance).sum()) for distance in distances],
         "rows": list(zip(ranks, table.tolist(), strict=True)),
     }

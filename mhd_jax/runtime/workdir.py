@@ -24,8 +24,9 @@ import numpy as np
 from absl import logging
 from etils import epath
 
-from mhd_jax.config import flatten
+from mhd_jax.config import RENAMED, flatten
 from mhd_jax.errors import WorkdirError
+from mhd_jax.files import absolute, is_remote
 
 # What may differ when a run is resumed, because the trained clients do not depend on it.
 FREE_SETTINGS = (
@@ -59,7 +60,7 @@ class Workdir:
 
     Attributes:
       path: the directory, absolute.
-      checkpoints: where `mhd_jax.checkpoints.Checkpoints` keeps its steps.
+      checkpoints: where `mhd_jax.runtime.checkpoints.Checkpoints` keeps its steps.
       figures: where the figures go.
       report: the report's file.
     """
@@ -98,6 +99,7 @@ class Workdir:
             self._write(self._config, to_json(wanted, indent=2) + "\n")
             return
         there, here = flatten(self._read(self._config)), flatten(wanted)
+        self._refuse_renamed(there)
         differing = {
             name: f"{name} is {_shown(there, name)} there and {_shown(here, name)} here"
             for name in sorted(there.keys() | here.keys())
@@ -203,6 +205,14 @@ class Workdir:
             return False
         return True
 
+    def _refuse_renamed(self, settings: Mapping[str, Any]) -> None:
+        """A run of an earlier version is refused rather than taken for one with other settings."""
+        for old in settings.keys() & RENAMED.keys():
+            raise WorkdirError(
+                f"{self.path}: holds a run of an earlier version: its setting {old} is now called "
+                f"{RENAMED[old]}. Use another workdir"
+            )
+
     def _check_unclaimed(self) -> None:
         left = [path.name for path in (self._metrics, self._summary) if path.exists()]
         if self.checkpoints.exists() and any(self.checkpoints.iterdir()):
@@ -265,27 +275,6 @@ def to_json(value: Any, indent: int | None = None) -> str:
     '{"loss": [0.10000000149011612, 2.0]}'
     """
     return json.dumps(value, default=_plain, indent=indent)
-
-
-def absolute(path: epath.PathLike) -> epath.Path:
-    """`path` as an absolute epath; a URL is one already."""
-    made = epath.Path(path)
-    # `resolve` would put the current directory in front of a URL.
-    return made if is_remote(made) else made.expanduser().resolve()
-
-
-def is_remote(path: epath.PathLike) -> bool:
-    """Whether `path` is a URL such as ``gs://bucket/run`` rather than a local path."""
-    return "://" in os.fspath(path)
-
-
-def files_below(directory: epath.Path) -> Iterator[epath.Path]:
-    """All files in a directory and the directories in it; `rglob` does not work for URLs."""
-    for path in directory.iterdir():
-        if path.is_dir():
-            yield from files_below(path)
-        else:
-            yield path
 
 
 def _plain(value: Any) -> Any:

@@ -31,8 +31,8 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
 from mhd_jax.errors import ConfigError, WorkdirError
-from mhd_jax.processes import anywhere
-from mhd_jax.workdir import absolute, files_below, is_remote
+from mhd_jax.files import absolute, files_below, is_remote
+from mhd_jax.runtime.processes import anywhere
 
 MANIFEST = "manifest.json"
 UNREADABLE = ".unreadable"
