@@ -11,7 +11,7 @@ https://arxiv.org/abs/2211.15774.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -706,6 +706,47 @@ def _taught_mean(
     """
     losses = loss(jnp.where(taught[..., None], student, 0.0), target)
     return jnp.where(taught, losses, 0.0).mean(axis=1)
+
+
+# --- Gradients: distillation must not undo the private task -----------------------------------------
+
+
+class TrunkGradients(NamedTuple):
+    """What the two gradients do to one client's embedding network.
+
+    Attributes:
+      private_gradient: norm of the private loss's gradient.
+      distillation_gradient: norm of the distillation losses' gradient, before any projection.
+      gradient_cosine: of the angle between them; below 0 they pull against each other.
+    """
+
+    private_gradient: Float[Array, ""]
+    distillation_gradient: Float[Array, ""]
+    gradient_cosine: Float[Array, ""]
+
+
+def without_conflict(private: Any, lesson: Any) -> tuple[Any, TrunkGradients]:
+    """The distillation gradient less its part against the private gradient.
+
+    g_d <- g_d - min(0, <g_d, g_p>) / |g_p|^2 g_p: to first order a step along it no longer raises
+    the private loss of this batch. Source: A-GEM, A. Chaudhry et al., 2019, equation 11,
+    https://arxiv.org/abs/1812.00420 (there for the loss on a memory of earlier tasks); both ways
+    round it is PCGrad, T. Yu et al., 2020, https://arxiv.org/abs/2001.06782.
+
+    Args:
+      private: one client's gradient, a tree.
+      lesson: likewise, the same tree.
+
+    >>> import jax.numpy as jnp
+    >>> kept, found = without_conflict(jnp.array([1.0, 0.0]), jnp.array([-3.0, 4.0]))
+    >>> kept, round(float(found.gradient_cosine), 2)
+    (Array([0., 4.], dtype=float32), -0.6)
+    """
+    inner = optax.tree.vdot(private, lesson)
+    ours, theirs = optax.tree.norm(private), optax.tree.norm(lesson)
+    against = jnp.minimum(inner, 0.0) / jnp.maximum(ours**2, 1e-12)
+    kept = jax.tree.map(lambda x, y: x - against * y, lesson, private)
+    return kept, TrunkGradients(ours, theirs, inner / jnp.maximum(ours * theirs, 1e-12))
 
 
 def normalize(embeddings: Float[Array, "*shape D"]) -> Float[Array, "*shape D"]:
