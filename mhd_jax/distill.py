@@ -462,7 +462,7 @@ def _shares(candidates: Candidates, weights: Float[Array, "N B m"]) -> Float[Arr
 def _mixed(
     candidates: Candidates, share: Float[Array, "k N"], values: Float[Array, "K B H C"]
 ) -> Float[Array, "k B m C"]:
-    """sum_j share_ij values_j for every student; no array has both students and candidates and C."""
+    """sum_j share_ij values_j for every student; nothing of size k N C is built."""
     return jnp.einsum("kn,nbmc->kbmc", share, candidates.by_rank(values))
 
 
@@ -708,7 +708,7 @@ def _taught_mean(
     return jnp.where(taught, losses, 0.0).mean(axis=1)
 
 
-# --- Gradients: distillation must not undo the private task -----------------------------------------
+# --- Gradients: distillation must not undo the private task --------------------------------------
 
 
 class TrunkGradients(NamedTuple):

@@ -80,6 +80,7 @@ class Experiment:
             self.parts.optimizer,
             self.image_shape,
             pool_slots=self.schedule.readers[0].pool_slots,
+            marginals=_marginals(self.parts, self.schedule.readers[0].pool_slots),
             same_start=self.parts.method.same_start,
             abstract=abstract,
         )
@@ -186,6 +187,7 @@ def build(
     built = _models(config, source.num_classes, method.num_heads(config.heads.aux))
     baseline = _models(config, source.num_classes, 1) if _wants_baseline(config, method) else ()
     encoding = exchange.make_encoding(config, method, source.num_classes)
+    _check_alignment(config, method, source.num_classes, readers[0].pool_slots)
     parts = StepParts(
         layout=layout,
         method=method,
@@ -202,7 +204,9 @@ def build(
         config=config,
         seeds=seeds,
         federations=federations,
-        schedule=Schedule(layout, method, topologies, readers, feed),
+        schedule=Schedule(
+            layout, method, topologies, readers, feed, _label_shares(config, federations)
+        ),
         parts=parts,
         feed=feed,
         ledger=_ledger(config, parts, readers[0], source.image_shape),
@@ -217,12 +221,71 @@ def _check_pieces(
     if chosen is not None:
         distill.check_pieces(
             rule=chosen.rule, confidence=chosen.confidence, loss=chosen.loss,
-            num_classes=num_classes,
+            num_classes=num_classes, label_shares=config.distill.publish_label_shares,
         )  # fmt: skip
     for name in evaluate.chosen_metrics(config.metrics):
         shape = (config.clients.num, method.num_heads(config.heads.aux), num_classes)
         owned = np.zeros((shape[0], num_classes))
         evaluate.measure(name, np.zeros(shape), np.ones(num_classes, int), owned)
+
+
+def _check_alignment(
+    config: ml_collections.ConfigDict, method: methods.Method, num_classes: int, pool_slots: int
+) -> None:
+    """Refuses what alignment cannot do and warns of what weakens it.
+
+    Raises:
+      ConfigError: a moving average over snapshots that change, or frequencies that are not those
+        of the classes.
+    """
+    chosen = method.distillation
+    if chosen is None or not chosen.alignment or not chosen.nu_pred:
+        return
+    if chosen.alignment_momentum and pool_slots:
+        raise ConfigError(
+            "distill.alignment_momentum", chosen.alignment_momentum,
+            "0 where teachers are snapshots: each would need an average of its own",
+        )  # fmt: skip
+    frequencies = np.asarray(chosen.class_frequencies, float)
+    if frequencies.size and (frequencies.shape != (num_classes,) or frequencies.min() < 0):
+        raise ConfigError(
+            "distill.class_frequencies", chosen.class_frequencies,
+            f"one number of at least 0 for each of {num_classes} classes",
+        )  # fmt: skip
+    if config.exchange.encoding == "top_k":
+        logging.warning(
+            "distill.alignment = %g with exchange.encoding = top_k: the encoding has lost the "
+            "small probabilities that alignment compares; much of its effect is lost",
+            chosen.alignment,
+        )
+    if config.distill.fade_in == 1:
+        logging.warning(
+            "distill.fade_in = 1: distillation reaches its full weight at the last step only"
+        )
+
+
+def _marginals(parts: StepParts, pool_slots: int) -> tuple[int, ...]:
+    """Shape (K, H, C) of the moving average that alignment keeps; () for none."""
+    chosen = parts.method.distillation
+    if chosen is None or not (chosen.alignment and chosen.alignment_momentum and chosen.nu_pred):
+        return ()
+    heads = parts.models[0].num_heads if chosen.wiring == "chain" else 1
+    return (parts.layout.num_clients, heads, parts.num_classes)
+
+
+def _label_shares(
+    config: ml_collections.ConfigDict, federations: Sequence[Federation]
+) -> Float[np.ndarray, "R K C"] | None:
+    """Every client's label distribution, if clients publish it."""
+    if not config.distill.publish_label_shares:
+        return None
+    counts = np.stack(
+        [
+            fed.partition.histogram(fed.source.train.labels, fed.source.num_classes)
+            for fed in federations
+        ]
+    )
+    return counts / np.maximum(counts.sum(axis=-1, keepdims=True), 1)
 
 
 # --- Data -----------------------------------------------------------------------------------------
@@ -427,7 +490,7 @@ def _ledger(
             heads = parts.method.num_heads(config.heads.aux)
             shape = (rows, heads if chosen.nu_pred else 0, parts.num_classes)
             width = state.embedding_width(model, image_shape) if chosen.nu_emb else 0
-            sent = exchange.message_bytes(parts.encoding, shape, width)
+            sent = exchange.message_bytes(parts.encoding, shape, width, chosen.publishes_energy)
         predictions += [float(sent)] * size
     return exchange.Ledger(
         predictions=np.asarray(predictions),
@@ -435,6 +498,7 @@ def _ledger(
         fedavg=np.asarray(parameters) / config.average.every,
         method=parts.method,
         average_every=config.average.every,
+        once=4.0 * parts.num_classes if config.distill.publish_label_shares else 0.0,
     )
 
 

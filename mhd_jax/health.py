@@ -72,9 +72,7 @@ def taught_shares(
     return chosen.reshape(len(chosen), -1, num_clients).sum(axis=1)
 
 
-def teacher_accuracy(
-    target: distill.Target, labels: Int[Array, " B"]
-) -> Float[Array, "k m"]:
+def teacher_accuracy(target: distill.Target, labels: Int[Array, " B"]) -> Float[Array, "k m"]:
     """How often the target's likeliest class is right, over the taught samples; NaN for none."""
     right = (jnp.argmax(target.scores, axis=-1) == labels[None, :, None]) & target.taught
     return right.sum(axis=1) / target.taught.sum(axis=1)

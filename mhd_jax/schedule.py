@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from jax.sharding import PartitionSpec as P
+from jaxtyping import Float
 
 from mhd_jax import graph
 from mhd_jax.data.feed import Feed
@@ -31,6 +32,7 @@ class Schedule:
       topologies: one per replica.
       readers: one per replica.
       feed: gives the batch entries.
+      label_shares: label distributions [R, K, C], where clients publish them.
     """
 
     layout: Layout
@@ -38,6 +40,7 @@ class Schedule:
     topologies: Sequence[Topology]
     readers: Sequence[Reader]
     feed: Feed
+    label_shares: Float[np.ndarray, "R K C"] | None = None
 
     def host_inputs(self, start: int, stop: int) -> StepInputs:
         """The inputs of steps start..stop - 1 as host arrays."""
@@ -54,6 +57,7 @@ class Schedule:
             weights=self.method.when(steps),
             average=averaging.due(steps) if averaging else np.zeros(len(steps), bool),
             mixing=self._mixing(steps),
+            label_shares=self._shares(len(steps)),
         )
 
     def inputs(self, start: int, stop: int) -> StepInputs:
@@ -61,6 +65,13 @@ class Schedule:
         return self.layout.put_tree(
             self.host_inputs(start, stop), input_specs(self.layout, self.feed)
         )
+
+    def _shares(self, count: int) -> np.ndarray:
+        """Label distributions for `count` steps; empty where clients keep them to themselves."""
+        if self.label_shares is None:
+            return np.zeros((count, len(self.topologies), 0, 0), np.float32)
+        shares = self.label_shares.astype(np.float32)
+        return np.broadcast_to(shares, (count, *shares.shape))
 
     def _mixing(self, steps: np.ndarray) -> np.ndarray:
         """Averaging matrices [n, R, K, K] in padded rows; empty without averaging."""
@@ -88,4 +99,5 @@ def input_specs(layout: Layout, feed: Feed) -> StepInputs:
     return StepInputs(
         private=private, public=public, reads=(rows,) * len(layout.groups),
         versions=P(), write=P(), weights=P(), average=P(), mixing=rows,
+        label_shares=P(),
     )  # fmt: skip

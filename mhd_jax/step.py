@@ -261,9 +261,7 @@ def _join_gradients(
         joined.append(jax.tree.map(jnp.add, ours, theirs))
         metrics.append(norms)
     names = ("private_gradient", "distillation_gradient", "gradient_cosine")
-    return tuple(joined), {
-        name: tuple(getattr(norms, name) for norms in metrics) for name in names
-    }
+    return tuple(joined), {name: tuple(getattr(norms, name) for norms in metrics) for name in names}
 
 
 def _private_losses(
