@@ -52,6 +52,7 @@ def _add_data(config: ml_collections.ConfigDict) -> None:
     # the part of the training set to use [train, or a slice such as "train[:2000]"]
     config.data.split = "train"
     config.data.image_size = 0  # side in pixels that images are resized to; 0 = as stored
+    config.data.num_classes = 0  # the first so many classes only; 0 = all
     # share of the training set that becomes public, without labels [above 0, below 1]
     config.data.public_fraction = 0.1
     # data set that public images come from; "" = a fraction of the training set [as data.name]
@@ -307,8 +308,8 @@ _AT_LEAST_ONE = (
     "rounds.public_steps",
 )  # fmt: skip
 _NOT_NEGATIVE = (
-    "seed", "heads.aux", "model.width", "data.image_size", "data.workers", "distill.nu_emb",
-    "distill.nu_aux", "distill.nu_main",
+    "seed", "heads.aux", "model.width", "data.image_size", "data.num_classes", "data.workers",
+    "distill.nu_emb", "distill.nu_aux", "distill.nu_main",
     "optimizer.warmup_steps", "optimizer.momentum",
     "optimizer.weight_decay", "optimizer.clip_norm", "train.steps_per_call",
     "parallel.client_devices", "parallel.data_devices",

@@ -113,7 +113,7 @@ class Evaluator:
             evaluate.make_counter,
             parts.layout,
             num_classes=source.num_classes,
-            prepare=_preparation(experiment.config, source).test,
+            prepare=preparation(experiment.config, experiment.federations).test_all,
         )
         self._count = make(models=parts.models)
         self._count_baseline = make(models=parts.baseline_models)
@@ -322,16 +322,22 @@ def _federation(
             "a batch holds some of them more than once",
             config.data.public_batch_size, len(indices),
         )  # fmt: skip
-    return Federation(seed, source, parts, split, indices)
+    mean, std = source.mean, source.std
+    if not mean:
+        mean, std = sources.measured_statistics(split, indices)
+    return Federation(seed, source, parts, split, indices, mean, std)
 
 
-def _preparation(config: ml_collections.ConfigDict, source: sources.Source) -> Preparation:
+def preparation(
+    config: ml_collections.ConfigDict, federations: Sequence[Federation]
+) -> Preparation:
     """What happens to images on the device; an augmentation of the host leaves nothing to it."""
     name = config.data.augment
     on_host = name in streaming.HOST_AUGMENTS.names()
     if not on_host:
         augment.AUGMENTS.get(name)
-    return Preparation("none" if on_host else name, source.mean, source.std)
+    statistics = np.array([(fed.mean, fed.std) for fed in federations], np.float32)
+    return Preparation("none" if on_host else name, statistics)
 
 
 def _feed(
@@ -348,15 +354,15 @@ def _feed(
     order = SampleOrder(
         tuple(federations), layout, config.data.batch_size, config.data.public_batch_size
     )
-    preparation = _preparation(config, federations[0].source)
-    resident = Resident(order, preparation)
+    prepared = preparation(config, federations)
+    resident = Resident(order, prepared)
     name = config.data.augment
     on_host = name if name in streaming.HOST_AUGMENTS.names() else ""
     needed = resident_bytes(resident, layout)
     streamed, why = streams(config.data.feed, needed, memory, on_host)
     feed: Resident | streaming.Streaming = resident
     if streamed:
-        feed = streaming.Streaming(order, preparation, on_host, config.data.workers)
+        feed = streaming.Streaming(order, prepared, on_host, config.data.workers)
     feed.why = why
     return feed
 

@@ -54,22 +54,37 @@ def agreement(log_probs: Float[Array, "K B H C"]) -> Float[Array, " H"]:
 
 
 def taught_shares(
-    choice: distill.Choice, num_candidates: int, num_clients: int
+    choice: distill.Choice,
+    candidates: distill.Candidates,
+    num_clients: int,
+    ids: Int[Array, " k"],
+    in_front: int = 0,
 ) -> Float[Array, "k K"]:
     """How each student's lessons are divided among clients, over samples and ranks.
 
+    Candidates are one or more versions of every client, those of a client together; students'
+    own present states may stand in front.
+
     Args:
       choice: what a teacher rule returned; a `Target` has no single teachers and gives zeros.
-      num_candidates: N, blocks of `num_clients`.
-      num_clients: K, or candidates per block.
+      candidates: that it chose from.
+      num_clients: K.
+      ids: which clients the students are.
+      in_front: how many of the candidates are the students themselves: k where teachers are
+        snapshots and oneself may teach, else 0.
     """
     if isinstance(choice, distill.Target):
-        return jnp.zeros((choice.taught.shape[0], num_clients))
+        return jnp.zeros((len(ids), num_clients))
+    num = candidates.allowed.shape[1]
     if jnp.issubdtype(choice.dtype, jnp.integer):
-        chosen = jax.nn.one_hot(choice, num_candidates).mean(axis=(1, 2))
+        chosen = jax.nn.one_hot(choice, num).mean(axis=(1, 2))
     else:
         chosen = choice.mean(axis=(2, 3))
-    return chosen.reshape(len(chosen), -1, num_clients).sum(axis=1)
+    per_block = candidates.published.shape[0]
+    chosen = chosen.reshape(len(ids), -1, per_block).sum(axis=1)
+    shares = chosen[:, in_front:].reshape(len(ids), num_clients, -1).sum(axis=2)
+    own = chosen[:, :in_front].sum(axis=1)
+    return shares + own[:, None] * jax.nn.one_hot(ids, num_clients)
 
 
 def teacher_accuracy(target: distill.Target, labels: Int[Array, " B"]) -> Float[Array, "k m"]:
@@ -91,11 +106,9 @@ class Watch:
     """Remembers what has been said, so that each kind of trouble is told once in a run.
 
     Attributes:
-      class_names: names of the classes.
       patience: steps before anything is said: until then heads know too little to be judged.
     """
 
-    class_names: Sequence[str]
     patience: int = 0
     _told: set[str] = dataclasses.field(default_factory=set)
 

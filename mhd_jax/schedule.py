@@ -44,13 +44,17 @@ class Schedule:
 
     def host_inputs(self, start: int, stop: int) -> StepInputs:
         """The inputs of steps start..stop - 1 as host arrays."""
+        private, public = self.feed.inputs(start, stop)
+        return self.host_exchange(start, stop)._replace(private=private, public=public)
+
+    def host_exchange(self, start: int, stop: int) -> StepInputs:
+        """The same less the batches: who reads whom, the weights, the averages."""
         steps = np.arange(start, stop)
         readings = [reader(start, stop) for reader in self.readers]
-        private, public = self.feed.inputs(start, stop)
         averaging = self.method.averaging
         return StepInputs(
-            private=private,
-            public=public,
+            private=(),
+            public=(),
             reads=self.layout.split(np.stack([r.reads for r in readings], axis=1), axis=2),
             versions=np.stack([r.versions for r in readings], axis=1),
             write=readings[0].write,
@@ -65,6 +69,11 @@ class Schedule:
         return self.layout.put_tree(
             self.host_inputs(start, stop), input_specs(self.layout, self.feed)
         )
+
+    def exchange(self, step: int) -> StepInputs:
+        """`host_exchange` of one step, on the devices."""
+        made = self.host_exchange(step, step + 1)
+        return self.layout.put_tree(made, exchange_specs(self.layout))
 
     def _shares(self, count: int) -> np.ndarray:
         """Label distributions for `count` steps; empty where clients keep them to themselves."""
@@ -95,9 +104,13 @@ class Schedule:
 def input_specs(layout: Layout, feed: Feed) -> StepInputs:
     """How every entry lies on the mesh; matches `Schedule.inputs`."""
     private, public = feed.input_specs()
+    return exchange_specs(layout)._replace(private=private, public=public)
+
+
+def exchange_specs(layout: Layout) -> StepInputs:
+    """The same for inputs without batches; matches `Schedule.exchange`."""
     rows = P(None, None, CLIENTS)
     return StepInputs(
-        private=private, public=public, reads=(rows,) * len(layout.groups),
-        versions=P(), write=P(), weights=P(), average=P(), mixing=rows,
-        label_shares=P(),
+        private=(), public=(), reads=(rows,) * len(layout.groups), versions=P(), write=P(),
+        weights=P(), average=P(), mixing=rows, label_shares=P(),
     )  # fmt: skip

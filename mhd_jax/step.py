@@ -226,7 +226,7 @@ def _distillation_gradients(
     """Gradients of weight * (nu_emb L_emb + nu_aux sum_r L_aux,r) of the local clients."""
     chosen = parts.method.distillation
     assert chosen is not None
-    pooled = _pool_predictions(parts, state.pool, inputs.versions, public)
+    pooled = pool_predictions(parts, state.pool, inputs.versions, public)
 
     def objective(params: tuple[PyTree, ...]) -> tuple[Array, Any]:
         embedding, heads, marginals = _distillation(
@@ -408,7 +408,7 @@ def candidates_of(
     reads, num_rows = inputs.reads[group], student.scores.shape[0]
     scores, energy = published.scores, published.energy
     below, same = reads, reads if chosen.same_rank else None
-    ids = _client_ids(parts, group, num_rows)
+    ids = client_ids(parts, group, num_rows)
     shares = inputs.label_shares if inputs.label_shares.size else None
     if shares is not None:
         shares = jnp.repeat(shares, len(scores) // len(shares), axis=0)
@@ -499,7 +499,7 @@ def publish(
     )
 
 
-def _pool_predictions(
+def pool_predictions(
     parts: StepParts, pool: tuple[PyTree, ...], versions: Int[Array, " V"], public: Array
 ) -> tuple[Predictions, ...]:
     """What the snapshots in the given slots predict, [k, V, B, ...]; () where there is no pool."""
@@ -593,7 +593,7 @@ def _zero_floats(x: Array, where: Bool[Array, ""]) -> Array:
 # --- Small helpers --------------------------------------------------------------------------------
 
 
-def _client_ids(parts: StepParts, group: int, num_rows: int) -> Int[Array, " k"]:
+def client_ids(parts: StepParts, group: int, num_rows: int) -> Int[Array, " k"]:
     """Index among all clients of each local row of a group."""
     first = parts.layout.offsets[group] + jax.lax.axis_index(CLIENTS) * num_rows
     return first + jnp.arange(num_rows)
@@ -604,7 +604,7 @@ def student_keys(
 ) -> Array:
     """Keys [k, B] for teacher rules that draw; the same however clients and batches are split."""
     base = rng.stream(seed, "teachers", step)
-    ids = _client_ids(parts, group, num_rows)
+    ids = client_ids(parts, group, num_rows)
     keys = jax.vmap(lambda client: jax.random.fold_in(base, client))(ids)
     first = jax.lax.axis_index(DATA) * num_samples
     return distill.sample_keys(keys, first + jnp.arange(num_samples))

@@ -8,7 +8,7 @@ import functools
 import os
 import platform
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from typing import Any, NoReturn
 
@@ -24,6 +24,7 @@ from mhd_jax import state as state_lib
 from mhd_jax.errors import DivergedError, WorkdirError
 from mhd_jax.exchange import Stale
 from mhd_jax.experiment import Experiment
+from mhd_jax.monitor import Monitor
 from mhd_jax.parallel import InFlight
 from mhd_jax.reporting import terminal
 from mhd_jax.runtime import processes
@@ -182,6 +183,7 @@ class Run:
         self._scored = -1  # the step that scores belong to
         self._started = time.monotonic()
         self._tensorboard = TensorBoard(directory.path, enabled=self.leader)
+        self.monitor = Monitor(experiment)
 
     def finish(self) -> Summary:
         """Runs all steps that are left and returns the summary, written."""
@@ -272,8 +274,10 @@ class Run:
         }
         speed = (step - self.first_step) / max(self.seconds_training, 1e-9)
         sent = self.experiment.ledger.sent(step)
-        self._write(step, {"steps_per_second": speed, **means, "bytes_sent": sent})
+        vitals, lines = self.monitor.look(self.state, step)
+        self._write(step, {"steps_per_second": speed, **means, **vitals, "bytes_sent": sent})
         self.progress.update(step)
+        self._say(lines)
 
     def _evaluate(self, step: int) -> None:
         """Writes the accuracies of the first replica and shows the means of all."""
@@ -295,6 +299,12 @@ class Run:
             shown[f"β_sh aux {len(heads) - 1}"] = heads[-1]
         shown["β_priv main"] = private[..., 0].mean()
         self.progress.update(step, {name: float(value) for name, value in shown.items()})
+        if baseline_correct is not None:
+            self._say(self.monitor.compare(step, private[0], baseline[1][0]))
+
+    def _say(self, lines: Sequence[str]) -> None:
+        for line in lines:
+            self.progress.message(f"warning: {line}")
 
     def _save(self, step: int) -> None:
         self.checkpoints.save(step, self.state, self._scores if self._scored == step else None)

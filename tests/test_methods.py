@@ -106,8 +106,8 @@ def test_federated_average_leaves_all_clients_equal():
 def _public_logits(experiment, state, step):
     fed = experiment.federations[0]
     at = experiment.feed.inputs(step, step + 1)[1][0, 0]
-    images = (fed.public.images(fed.public_indices[at]) - np.float32(fed.source.mean)) / np.float32(
-        fed.source.std
+    images = (fed.public.images(fed.public_indices[at]) - np.float32(fed.mean)) / np.float32(
+        fed.std
     )
     model, params = experiment.parts.models[0], state.clients[0].params["model"]
     return np.stack(

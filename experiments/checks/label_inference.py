@@ -61,8 +61,8 @@ def _advance(experiment: Experiment, state: State, step: int) -> State:
 
 def guess(experiment: Experiment, state: State) -> np.ndarray:
     """Mean probabilities of the published main head on the public set, [R, K, C]."""
-    source, model = experiment.federations[0].source, experiment.parts.models[0]
-    images = augment.normalize(experiment.feed.data["public"], source.mean, source.std)
+    fed, model = experiment.federations[0], experiment.parts.models[0]
+    images = augment.normalize(experiment.feed.data["public"], fed.mean, fed.std)
 
     def of_client(snapshot: Any, images: jax.Array) -> jax.Array:
         logits, _ = model.apply(snapshot, images, train=False)
