@@ -12,7 +12,7 @@ from experiments import sweep
 from experiments.presets import Preset
 from experiments.sweep import Cell, Record, Study
 from experiments.tables import accuracy, number
-from mhd_jax.reporting.terminal import Spread
+from mhd_jax.results import Spread
 
 METHODS = {
     "mhd": "MHD",

@@ -14,19 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.tables import accuracy, rows
-from mhd_jax.reporting.charts import (
-    AUX,
-    BASELINE,
-    GRID,
-    HEAT,
-    INK,
-    MAIN,
-    MUTED,
-    WIDTH,
-    hop_name,
-    hop_table,
-)
-from mhd_jax.reporting.terminal import Spread, head_names
+from mhd_jax.reporting.charts import AUX, BASELINE, GRID, HEAT, INK, MAIN, MUTED, WIDTH
+from mhd_jax.results import Spread, accuracy_by_hops, head_names, hop_name, label_hops
 
 Record = Mapping[str, Any]
 
@@ -108,16 +97,16 @@ def hops(record: Record) -> tuple[list[str], list[int], Float[np.ndarray, "R H D
     """The hop table of every seed: heads, distances, accuracies; NaN where a seed lacks one."""
     found = record["results"]
     heard = [
-        hop_table({"class_accuracy": c, "primary_labels": p, "adjacency": a})
+        accuracy_by_hops(np.array(c), label_hops(p, a))
         for c, p, a in zip(
             found["class_accuracy"], found["primary_labels"], found["adjacency"], strict=True
         )
     ]
-    distances = sorted(set.union(*(set(d) for _, d, _ in heard)), key=lambda d: (d < 0, d))
-    tables = np.full((len(heard), len(heard[0][0]), len(distances)), np.nan)
-    for seed, (_, occurring, table) in enumerate(heard):
-        tables[seed][:, [distances.index(distance) for distance in occurring]] = table
-    return heard[0][0], distances, tables
+    distances = sorted({d for table in heard for d in table.distances}, key=lambda d: (d < 0, d))
+    tables = np.full((len(heard), len(heard[0].heads), len(distances)), np.nan)
+    for seed, table in enumerate(heard):
+        tables[seed][:, [distances.index(d) for d in table.distances]] = table.accuracy
+    return heard[0].heads, distances, tables
 
 
 def _hops(axis: Axes, record: Record) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
-from mhd_jax.reporting.terminal import HeadRow, Spread, head_names, head_rows
+from mhd_jax.results import HeadRow, Spread, accuracy_rows, head_names
 
 if TYPE_CHECKING:
     from experiments.sweep import Study
@@ -36,15 +36,7 @@ def rows(record: Record) -> list[HeadRow]:
     """A row per head, then the control; of a pooled model, the same for all clients."""
     shared, private = accuracy(record, "shared"), accuracy(record, "private")
     alone = accuracy(record, "control_shared"), accuracy(record, "control_private")
-    replicas = [
-        {
-            "shared_accuracy": shared[r],
-            "private_accuracy": private[r],
-            "isolated_baseline": {"shared_accuracy": alone[0][r], "private_accuracy": alone[1][r]},
-        }
-        for r in range(len(shared))
-    ]
-    return head_rows({"replicas": replicas})
+    return accuracy_rows(shared, private, *alone)
 
 
 def number(spread: Spread | None, signed: bool = False) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 from experiments import plots, sweep
 from experiments.presets import Preset
 from experiments.sweep import Cell, Record, Study
-from mhd_jax.reporting.charts import hop_name
+from mhd_jax.results import hop_name
 
 
 def cells(preset: Preset) -> list[Cell]:
