@@ -1,7 +1,7 @@
 # Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
 """Runs that are killed at random moments, and whether they end with the uninterrupted run's bits.
 
-    python -m experiments.kill_loop --runs=20
+    python -m experiments.checks.kill_loop --runs=20
 
 Every run is killed by SIGKILL or SIGTERM at a random moment, one time in four anywhere from the
 start of the program on, else soon after a new checkpoint (there is one every few steps, so many of
@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = {
     "clients.num": 4, "model.width": 16, "heads.aux": 2, "data.batch_size": 8,
     "data.public_batch_size": 8, "isolated_baseline": False, "train.steps": 400,

@@ -1,7 +1,7 @@
 # Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
 """What published predictions tell about private labels: one leak that MHD has, measured.
 
-    python -m experiments.label_inference --out=experiments/results/digits/label_inference
+    python -m experiments.checks.label_inference --out=experiments/results/digits/label_inference
 
 Whoever reads a client's predictions on the public set can average them: the mean probability of
 each class over public samples is a guess at the client's private label distribution. Told against

@@ -4,20 +4,27 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.tables import accuracy, rows
-from mhd_jax.reporting.charts import AUX, BASELINE, GRID, HEAT, INK, MAIN, MUTED, WIDTH
+from experiments.harness.study import PerClass, Record
+from experiments.harness.tables import rows
+from mhd_jax.reporting.charts import (
+    AUX,
+    BASELINE,
+    GRID,
+    HEAT,
+    INK,
+    MAIN,
+    MUTED,
+    WIDTH,
+)
 from mhd_jax.results import Spread, accuracy_by_hops, head_names, hop_name, label_hops
-
-Record = Mapping[str, Any]
 
 DPI = 110  # enough for a screen, small enough for a repository
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7d858e", "#000000")
@@ -45,13 +52,13 @@ def panels(count: int, height: float) -> tuple[Figure, list[Axes]]:
 
 
 def dots(records: Sequence[Record]) -> Figure:
-    """A line for every cell: main head, last head and the isolated control, shared and private."""
+    """A line for every cell: main head, last head and isolated baseline, shared and private."""
     figure, axes = panels(2, 1.1 + 0.24 * len(records))
-    names = [f"{r['label']} ({r['group']})" if r["group"] else r["label"] for r in records]
+    names = [_row_name(record) for record in records]
     for axis, kind in zip(axes, ("shared", "private"), strict=True):
         for line, record in enumerate(records):
-            *heads, control = rows(record)
-            spreads = [(control, BASELINE, "|", "isolated"), (heads[0], MAIN, "o", "main head")]
+            *heads, baseline = rows(record)
+            spreads = [(baseline, BASELINE, "|", "isolated"), (heads[0], MAIN, "o", "main head")]
             if len(heads) > 1 and kind == "shared":
                 spreads.append((heads[-1], AUX, "D", "last auxiliary head"))
             for row, colour, mark, label in spreads:
@@ -64,6 +71,11 @@ def dots(records: Sequence[Record]) -> Figure:
     return figure
 
 
+def _row_name(record: Record) -> str:
+    more = ", ".join(part for part in (record.group, record.column) if part)
+    return f"{record.label} ({more})" if more else record.label
+
+
 def _dot(axis: Axes, line: int, spread: Spread, colour: str, mark: str, label: str) -> None:
     axis.errorbar(
         spread.mean, line, xerr=spread.std or 0.0, color=colour, marker=mark, linestyle="",
@@ -73,33 +85,33 @@ def _dot(axis: Axes, line: int, spread: Spread, colour: str, mark: str, label: s
 
 def ranks(records: Sequence[Record]) -> Figure:
     """Shared accuracy over the heads' ranks, a line per cell, and how far each rank hears."""
-    far = [record for record in records if "class_accuracy" in record["results"]]
-    figure, axes = panels(1 + len(far[:1]), 3.8)
-    deepest = max(accuracy(record, "shared").shape[-1] for record in records)
+    heard = [(r.label, kept) for r in records if (kept := r.results.per_class)][:1]
+    figure, axes = panels(1 + len(heard), 3.8)
+    deepest = max(record.accuracy("shared").shape[-1] for record in records)
     for record, colour, mark in zip(records, _cycle(COLOURS), _cycle(MARKS), strict=False):
-        means = accuracy(record, "shared").mean(axis=1)
+        means = record.accuracy("shared").mean(axis=1)
         if means.shape[1] > 1:
+            spread = means.std(axis=0, ddof=1) if len(means) > 1 else None
             axes[0].errorbar(
-                range(means.shape[1]), means.mean(axis=0), means.std(axis=0, ddof=1),
-                color=colour, marker=mark, ms=4, lw=1.3, elinewidth=0.8, label=record["label"],
+                range(means.shape[1]), means.mean(axis=0), spread, color=colour, marker=mark,
+                ms=4, lw=1.3, elinewidth=0.8, label=record.label,
             )  # fmt: skip
-    control = accuracy(records[0], "control_shared").mean()
-    axes[0].axhline(control, color=BASELINE, ls="--", lw=1.2, label="isolated")
+    baseline = records[0].isolated("shared").mean()
+    axes[0].axhline(baseline, color=BASELINE, ls="--", lw=1.2, label="isolated")
     axes[0].set_xticks(range(deepest), head_names(deepest))
     axes[0].set_title("shared accuracy by head", loc="left", fontsize=9)
-    for record in far[:1]:
-        _hops(axes[1], record)
+    for label, kept in heard:
+        _hops(axes[1], label, kept)
     legend(figure, axes[0])
     return figure
 
 
-def hops(record: Record) -> tuple[list[str], list[int], Float[np.ndarray, "R H D"]]:
+def hops(found: PerClass) -> tuple[list[str], list[int], Float[np.ndarray, "R H D"]]:
     """The hop table of every seed: heads, distances, accuracies; NaN where a seed lacks one."""
-    found = record["results"]
     heard = [
-        accuracy_by_hops(np.array(c), label_hops(p, a))
-        for c, p, a in zip(
-            found["class_accuracy"], found["primary_labels"], found["adjacency"], strict=True
+        accuracy_by_hops(np.array(accuracy), label_hops(np.array(primary), np.array(adjacency)))
+        for accuracy, primary, adjacency in zip(
+            found.class_accuracy, found.primary_labels, found.adjacency, strict=True
         )
     ]
     distances = sorted({d for table in heard for d in table.distances}, key=lambda d: (d < 0, d))
@@ -109,8 +121,8 @@ def hops(record: Record) -> tuple[list[str], list[int], Float[np.ndarray, "R H D
     return heard[0].heads, distances, tables
 
 
-def _hops(axis: Axes, record: Record) -> None:
-    names, distances, by_seed = hops(record)
+def _hops(axis: Axes, label: str, kept: PerClass) -> None:
+    names, distances, by_seed = hops(kept)
     table = np.nanmean(by_seed, axis=0)
     axis.grid(False)
     axis.imshow(table, cmap=HEAT, vmin=0, vmax=1, aspect="auto")
@@ -120,7 +132,7 @@ def _hops(axis: Axes, record: Record) -> None:
     axis.set_xticks(range(len(distances)), [hop_name(distance) for distance in distances])
     axis.set_yticks(range(len(names)), names)
     axis.set_xlabel("hops to the nearest client that holds the label")
-    axis.set_title(f"{record['label']}: accuracy by distance", loc="left", fontsize=9)
+    axis.set_title(f"{label}: accuracy by distance", loc="left", fontsize=9)
 
 
 def over_bytes(records: Sequence[Record]) -> Figure:
@@ -129,11 +141,11 @@ def over_bytes(records: Sequence[Record]) -> Figure:
     (axis,) = axes
     for record, colour, mark in zip(records, _cycle(COLOURS), _cycle(MARKS), strict=False):
         last = rows(record)[-2].shared
-        sent = record["results"]["bytes_per_client_and_step"]
+        sent = record.results.bytes_per_client_and_step
         if sent:
             axis.errorbar(
                 sent / 1000, last.mean, last.std or 0.0, color=colour, marker=mark, ms=6,
-                linestyle="", label=record["label"],
+                linestyle="", label=record.label,
             )  # fmt: skip
     axis.axhline(rows(records[0])[-1].shared.mean, color=BASELINE, ls="--", label="isolated")
     axis.set_xscale("log")

@@ -1,7 +1,7 @@
 # Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
 """Work and memory per device as devices grow, read from the compiled steps; nothing is timed.
 
-    python -m experiments.scaling_devices --out=experiments/results/digits/scaling_devices.json
+    python -m experiments.checks.devices --out=experiments/results/digits/scaling_devices.json
 
 The compiled steps are run as well, to see that the number of devices makes no difference.
 """
@@ -26,8 +26,8 @@ Parameters = list[np.ndarray]
 def measure(clients: int, devices: int, steps: int) -> tuple[dict[str, Any], Parameters]:
     """One row, and the parameters after `steps` steps, for the first `devices` devices.
 
-    Without a control group, one step per call; batches are shared between devices where there are
-    more of them than clients.
+    Without an isolated baseline, one step per call; batches are shared between devices where there
+    are more of them than clients.
     """
     config = default_config()
     update(config, {"clients.num": clients, "isolated_baseline": False, "train.steps": steps,
