@@ -78,7 +78,7 @@ def test_the_summary_is_the_file(run: mhd_jax.Run) -> None:
     assert run.summary == json.loads((run.workdir / "summary.json").read_text())
     assert np.shape(run.summary["shared_accuracy"]) == (K, H)
     assert np.shape(run.summary["metrics"]["worst_class"]) == (K, H)
-    assert run.summary["adjacency"] == RING.tolist()
+    assert run.summary["adjacency"].tolist() == RING.tolist()
     assert run.head_names == ["main", "aux 1", "aux 2"]
     assert "shared accuracy" in repr(run)
 
@@ -123,9 +123,9 @@ def test_clients(run: mhd_jax.Run, images: np.ndarray) -> None:
         i = client.index
         assert client.peers == np.flatnonzero(RING[i]).tolist()
         assert client.labels == np.flatnonzero(run.summary["primary_labels"][i]).tolist()
-        assert client.samples.tolist() == run.summary["label_histogram"][i]
-        assert client.shared_accuracy.tolist() == run.summary["shared_accuracy"][i]
-        assert client.private_accuracy.tolist() == run.summary["private_accuracy"][i]
+        assert client.samples.tolist() == run.summary["label_histogram"][i].tolist()
+        assert client.shared_accuracy.tolist() == run.summary["shared_accuracy"][i].tolist()
+        assert client.private_accuracy.tolist() == run.summary["private_accuracy"][i].tolist()
         logits, _ = client.model.apply(client.params, jnp.asarray(images), train=False)
         np.testing.assert_allclose(jax.nn.softmax(logits), client.predict(images), atol=1e-5)
     assert "Client(3: labels" in repr(run.clients[3])
@@ -216,6 +216,30 @@ def test_pieces_of_this_package_keep_their_names() -> None:
         mhd_jax.register("head.name", "mine", ScaledHead)
     mhd_jax.register("heads.name", "mine", ScaledHead)
     mhd_jax.register("heads.name", "mine", type("Newer", (ScaledHead,), {}))  # a cell run again
+
+
+@pytest.mark.usefixtures("pieces")
+def test_a_cell_run_twice_may_bring_other_data_and_another_network(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(train, "train_and_evaluate", lambda config, workdir: None)
+
+    class Flat(nn.Module):
+        width: int = 5
+
+        @nn.compact
+        def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+            return nn.Dense(self.width)(x.reshape(len(x), -1))
+
+    for size in (4, 6):
+        array = (np.zeros((90, size, size), np.uint8), np.arange(90) % 3)
+        mine = mhd_jax.from_arrays("mine", array, array)
+        run = mhd_jax.fit(small.config(), source=mine, model=Flat(size))
+        experiment = experiment_lib.build(run.config)
+        assert experiment.image_shape == (size, size, 1)
+        assert experiment.parts.models[0].network.width == size
+    with pytest.raises(ConfigError, match="a name that no piece of mhd_jax has"):
+        mhd_jax.fit(small.config(), source=mhd_jax.from_arrays("digits", array, array))
 
 
 @pytest.mark.usefixtures("pieces")
