@@ -28,7 +28,6 @@ FORMER: Settings = {
     "distill.split_nu_aux": False,
     "distill.fade_in": 0.0,
     "distill.alignment": 0.0,
-    "distill.protect_private": False,
 }
 """The defaults of version 0.1."""
 
@@ -41,6 +40,7 @@ LEFT_OUT: dict[str, Settings] = {
     "no fade-in": {"distill.fade_in": 0.0},
     "SGD 0.01": {"optimizer.name": "sgd", "optimizer.learning_rate": 0.01},
     "every head nu_aux": {"distill.split_nu_aux": False},
+    "mean of the batch": {"distill.alignment_momentum": 0.0},
 }
 
 DATA: dict[str, Settings] = {
@@ -51,8 +51,9 @@ DATA: dict[str, Settings] = {
         "data.name": "tiny_imagenet32", "data.image_size": 16, "data.num_classes": 20,
     },
 }  # fmt: skip
-CNN: Settings = {"model.name": "cnn", "model.width": 8}
-RESNET: Settings = {"model.name": "resnet8", "model.width": 8}
+# Convolutions of stacked seeds take longer to compile than they save.
+CNN: Settings = {"model.name": "cnn", "model.width": 8, "num_seeds": 1}
+RESNET: Settings = {"model.name": "resnet8", "model.width": 8, "num_seeds": 1}
 IID: Settings = {"partition.skew": 0.0}
 DIRICHLET: Settings = {"partition.name": "dirichlet", "partition.alpha": 0.1}
 CYCLE: Settings = {"graph.name": "cycle"}
@@ -62,31 +63,30 @@ ROWS: tuple[tuple[str, str, Settings], ...] = (
     ("digits", "mlp, s = 0", IID),
     ("digits", "mlp, Dirichlet 0.1", DIRICHLET),
     ("digits", "mlp, s = 100, directed cycle", CYCLE),
+    ("digits", "mlp, s = 100, 4 clients", {"clients.num": 4}),
     ("digits", "mlp, s = 100, 16 clients", {"clients.num": 16}),
-    ("digits", "cnn, s = 100", CNN),
-    ("digits", "resnet8, s = 100", RESNET),
+    ("digits", "mlp, s = 100, 1 head", {"heads.aux": 1}),
     ("digits at 28 px", "mlp, s = 100", {}),
     ("CIFAR-10", "mlp, s = 100", {}),
-    ("CIFAR-10", "mlp, s = 0", IID),
     ("CIFAR-10", "mlp, Dirichlet 0.1", DIRICHLET),
+    ("CIFAR-10", "mlp, s = 0", IID),
     ("CIFAR-10", "mlp, s = 100, directed cycle", CYCLE),
-    ("CIFAR-10", "mlp, s = 100, 4 clients", {"clients.num": 4}),
-    ("CIFAR-10", "mlp, s = 100, 1 head", {"heads.aux": 1}),
-    ("CIFAR-10", "cnn, s = 100", CNN),
     ("Tiny ImageNet", "mlp, s = 100", {}),
-    ("Tiny ImageNet", "mlp, s = 0", IID),
     ("Tiny ImageNet", "mlp, Dirichlet 0.1", DIRICHLET),
+    ("Tiny ImageNet", "mlp, s = 0", IID),
     ("Tiny ImageNet", "mlp, s = 100, directed cycle", CYCLE),
+    ("digits", "cnn, s = 100", CNN),
+    ("digits", "resnet8, s = 100", RESNET),
+    ("CIFAR-10", "cnn, s = 100", CNN),
 )
 """Data, what is tried on it, and the settings of that."""
 
 DECISIVE = (
     ("digits", "mlp, s = 100"),
-    ("digits", "cnn, s = 100"),
     ("CIFAR-10", "mlp, s = 100"),
     ("CIFAR-10", "mlp, Dirichlet 0.1"),
     ("Tiny ImageNet", "mlp, s = 100"),
-    ("Tiny ImageNet", "mlp, s = 100, directed cycle"),
+    ("digits", "cnn, s = 100"),
 )
 """Rows on which each ingredient is left out, one at a time."""
 

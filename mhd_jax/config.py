@@ -143,13 +143,11 @@ def _add_exchange(config: ml_collections.ConfigDict) -> None:
     config.distill.nu_main = 1.0
     # fraction of the run over which the weight of distillation rises to its full value [0 to 1]
     config.distill.fade_in = 0.3
-    # mhd: the trunk follows distillation only as far as that does not oppose the private gradient
-    config.distill.protect_private = True
     # tau: teachers' predictions are divided by their own mean to this power; 0 is the paper,
     # -1 the method's own: 1 for mhd, 0 for the others [0 or more, or -1]
     config.distill.alignment = -1.0
     # of the moving average of that mean over steps; 0 takes each batch's own [0 or more, below 1]
-    config.distill.alignment_momentum = 0.0
+    config.distill.alignment_momentum = 0.9
     config.distill.class_frequencies = ()  # of the public set where they are known; () = equal
     # how sure a prediction is; the surest candidate teaches [or "energy", which is published too]
     config.distill.confidence = "max_prob"

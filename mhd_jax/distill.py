@@ -708,7 +708,7 @@ def _taught_mean(
     return jnp.where(taught, losses, 0.0).mean(axis=1)
 
 
-# --- Gradients: distillation must not undo the private task --------------------------------------
+# --- Gradients: how much distillation weighs on the trunk -----------------------------------------
 
 
 class TrunkGradients(NamedTuple):
@@ -716,7 +716,7 @@ class TrunkGradients(NamedTuple):
 
     Attributes:
       private_gradient: norm of the private loss's gradient.
-      distillation_gradient: norm of the distillation losses' gradient, before any projection.
+      distillation_gradient: norm of the distillation losses' gradient.
       gradient_cosine: of the angle between them; below 0 they pull against each other.
     """
 
@@ -725,28 +725,16 @@ class TrunkGradients(NamedTuple):
     gradient_cosine: Float[Array, ""]
 
 
-def without_conflict(private: Any, lesson: Any) -> tuple[Any, TrunkGradients]:
-    """The distillation gradient less its part against the private gradient.
+def trunk_gradients(private: Any, lesson: Any) -> TrunkGradients:
+    """Compares two gradients of one network, trees of the same shape.
 
-    g_d <- g_d - min(0, <g_d, g_p>) / |g_p|^2 g_p: to first order a step along it no longer raises
-    the private loss of this batch. Source: A-GEM, A. Chaudhry et al., 2019, equation 11,
-    https://arxiv.org/abs/1812.00420 (there for the loss on a memory of earlier tasks); both ways
-    round it is PCGrad, T. Yu et al., 2020, https://arxiv.org/abs/2001.06782.
-
-    Args:
-      private: one client's gradient, a tree.
-      lesson: likewise, the same tree.
-
-    >>> import jax.numpy as jnp
-    >>> kept, found = without_conflict(jnp.array([1.0, 0.0]), jnp.array([-3.0, 4.0]))
-    >>> kept, round(float(found.gradient_cosine), 2)
-    (Array([0., 4.], dtype=float32), -0.6)
+    >>> found = trunk_gradients(jnp.array([1.0, 0.0]), jnp.array([-3.0, 4.0]))
+    >>> float(found.distillation_gradient), round(float(found.gradient_cosine), 2)
+    (5.0, -0.6)
     """
-    inner = optax.tree.vdot(private, lesson)
     ours, theirs = optax.tree.norm(private), optax.tree.norm(lesson)
-    against = jnp.minimum(inner, 0.0) / jnp.maximum(ours**2, 1e-12)
-    kept = jax.tree.map(lambda x, y: x - against * y, lesson, private)
-    return kept, TrunkGradients(ours, theirs, inner / jnp.maximum(ours * theirs, 1e-12))
+    inner = optax.tree.vdot(private, lesson)
+    return TrunkGradients(ours, theirs, inner / jnp.maximum(ours * theirs, 1e-12))
 
 
 def normalize(embeddings: Float[Array, "*shape D"]) -> Float[Array, "*shape D"]:

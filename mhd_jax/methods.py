@@ -37,8 +37,6 @@ class Distillation:
       alignment: tau, how far published predictions are divided by their own mean; 0 is the paper.
       alignment_momentum: of the moving average of that mean; 0 takes this batch's alone.
       class_frequencies: of the public set, where they are known; () takes them as equal.
-      protect_private: the trunk follows the distillation gradient only as far as that does not
-        oppose the private one.
     """
 
     wiring: Literal["chain", "main"] = "chain"
@@ -53,7 +51,6 @@ class Distillation:
     alignment: float = 0.0
     alignment_momentum: float = 0.0
     class_frequencies: tuple[float, ...] = ()
-    protect_private: bool = False
 
     def __post_init__(self) -> None:
         """Raises `ConfigError` for a name that is not known."""
@@ -189,8 +186,8 @@ def build(config: ml_collections.ConfigDict) -> Method:
 def mhd(config: ml_collections.ConfigDict) -> Method:
     """Multi-headed distillation: head chain, most confident teacher, in every step.
 
-    Source: https://arxiv.org/abs/2211.15774. Alignment and the protection of the private task are
-    this project's: `distill.alignment = 0` and `distill.protect_private = False` take them out.
+    Source: https://arxiv.org/abs/2211.15774. Aligned teachers are this project's addition;
+    `distill.alignment = 0` takes them out.
     """
     chosen, heads = config.distill, config.heads.aux
     nu_pred = chosen.nu_aux if heads else 0.0
@@ -206,7 +203,6 @@ def mhd(config: ml_collections.ConfigDict) -> Method:
         include_self=chosen.include_self,
         same_rank=chosen.same_rank,
         temperature=chosen.temperature,
-        protect_private=chosen.protect_private,
         **_alignment(config, own=1.0),
     )
     return Method(distillation, when=_fading_in(config))

@@ -152,8 +152,9 @@ def _one_system(
     if parts.method.distillation is not None:
         lessons = _distillation_gradients(parts, state, batch.public, inputs, seed)
         marginals = lessons.marginals
-        grads, norms = _join_gradients(parts.method.distillation, grads, lessons.grads)
-        metrics |= {"embedding_loss": lessons.embedding, "head_losses": lessons.heads, **norms}
+        metrics |= _trunk_metrics(grads, lessons.grads)
+        grads = jax.tree.map(jnp.add, grads, lessons.grads)
+        metrics |= {"embedding_loss": lessons.embedding, "head_losses": lessons.heads}
         metrics["loss"] = jax.tree.map(jnp.add, private.losses, lessons.losses)
     clients = _update(parts, state.clients, grads, private.stats)
     pool = _write_pool(state.pool, clients, inputs.write)
@@ -244,24 +245,14 @@ def _distillation_gradients(
     return Lessons(_mean_over_data(parts, grads), *aux)
 
 
-def _join_gradients(
-    chosen: Distillation, private: tuple[PyTree, ...], lessons: tuple[PyTree, ...]
-) -> tuple[tuple[PyTree, ...], Metrics]:
-    """The sum of both, with what they do to the trunk (the embedding network) as metrics [k].
-
-    With `chosen.protect_private` the distillation gradient on the trunk first loses its part
-    against the private one, see `distill.without_conflict`. Heads share no parameters.
-    """
-    joined, metrics = [], []
-    for ours, theirs in zip(private, lessons, strict=True):
-        trunk, lesson = ours["model"]["network"], theirs["model"]["network"]
-        kept, norms = jax.vmap(distill.without_conflict)(trunk, lesson)
-        if chosen.protect_private:
-            theirs = {**theirs, "model": {**theirs["model"], "network": kept}}
-        joined.append(jax.tree.map(jnp.add, ours, theirs))
-        metrics.append(norms)
-    names = ("private_gradient", "distillation_gradient", "gradient_cosine")
-    return tuple(joined), {name: tuple(getattr(norms, name) for norms in metrics) for name in names}
+def _trunk_metrics(private: tuple[PyTree, ...], lessons: tuple[PyTree, ...]) -> Metrics:
+    """What both gradients do to the trunk, the embedding network, of every client, [k] each."""
+    found = [
+        jax.vmap(distill.trunk_gradients)(ours["model"]["network"], theirs["model"]["network"])
+        for ours, theirs in zip(private, lessons, strict=True)
+    ]
+    names = distill.TrunkGradients._fields
+    return {name: tuple(getattr(norms, name) for norms in found) for name in names}
 
 
 def _private_losses(

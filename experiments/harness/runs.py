@@ -48,8 +48,9 @@ def cell_configs(
       changes: settings that replace the cell's.
     """
     found = []
-    for first in range(0, chosen.seeds, chosen.num_seeds):
-        stacked = {"seed": first, "num_seeds": min(chosen.num_seeds, chosen.seeds - first)}
+    together = cell.changes.get("num_seeds", chosen.num_seeds)
+    for first in range(0, chosen.seeds, together):
+        stacked = {"seed": first, "num_seeds": min(together, chosen.seeds - first)}
         settings = {"isolated_baseline": False, **cell.changes, **(changes or {}), **stacked}
         config = chosen.base(settings, cell.config)
         if config.method == "isolated":
