@@ -146,7 +146,8 @@ def _add_exchange(config: ml_collections.ConfigDict) -> None:
     # tau: teachers' predictions are divided by their own mean to this power; 0 is the paper,
     # -1 the method's own: 1 for mhd, 0 for the others [0 or more, or -1]
     config.distill.alignment = -1.0
-    # of the moving average of that mean over steps; 0 takes each batch's own [0 or more, below 1]
+    # of the moving average of that mean over steps; 0 takes each batch's own, as stale teachers
+    # always do [0 or more, below 1]
     config.distill.alignment_momentum = 0.9
     config.distill.class_frequencies = ()  # of the public set where they are known; () = equal
     # how sure a prediction is; the surest candidate teaches [or "energy", which is published too]

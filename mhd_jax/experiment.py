@@ -145,7 +145,7 @@ def build(
     built = _models(config, source.num_classes, method.num_heads(config.heads.aux))
     baseline = _models(config, source.num_classes, 1) if _wants_baseline(config, method) else ()
     encoding = exchange.make_encoding(config, method, source.num_classes)
-    _check_alignment(config, method, source.num_classes, readers[0].pool_slots)
+    _check_alignment(config, method, source.num_classes)
     parts = StepParts(
         layout=layout,
         method=method,
@@ -188,22 +188,16 @@ def _check_pieces(
 
 
 def _check_alignment(
-    config: ml_collections.ConfigDict, method: methods.Method, num_classes: int, pool_slots: int
+    config: ml_collections.ConfigDict, method: methods.Method, num_classes: int
 ) -> None:
     """Refuses what alignment cannot do and warns of what weakens it.
 
     Raises:
-      ConfigError: a moving average over snapshots that change, or frequencies that are not those
-        of the classes.
+      ConfigError: frequencies that are not those of the classes.
     """
     chosen = method.distillation
     if chosen is None or not chosen.alignment or not chosen.nu_pred:
         return
-    if chosen.alignment_momentum and pool_slots:
-        raise ConfigError(
-            "distill.alignment_momentum", chosen.alignment_momentum,
-            "0 where teachers are snapshots: each would need an average of its own",
-        )  # fmt: skip
     frequencies = np.asarray(chosen.class_frequencies, float)
     if frequencies.size and (frequencies.shape != (num_classes,) or frequencies.min() < 0):
         raise ConfigError(
@@ -223,9 +217,16 @@ def _check_alignment(
 
 
 def _marginals(parts: StepParts, pool_slots: int) -> tuple[int, ...]:
-    """Shape (K, H, C) of the moving average that alignment keeps; () for none."""
+    """Shape (K, H, C) of the moving average that alignment keeps; () for none.
+
+    Snapshots are aligned with the batch's own mean: each would need an average of its own.
+    """
     chosen = parts.method.distillation
-    if chosen is None or not (chosen.alignment and chosen.alignment_momentum and chosen.nu_pred):
+    if (
+        pool_slots
+        or chosen is None
+        or not (chosen.alignment and chosen.alignment_momentum and chosen.nu_pred)
+    ):
         return ()
     heads = parts.models[0].num_heads if chosen.wiring == "chain" else 1
     return (parts.layout.num_clients, heads, parts.num_classes)

@@ -198,8 +198,14 @@ def local_objective(
     measure: str = "max_prob",
     include_self: bool = True,
     same_rank: bool = False,
+    weight: float = 1.0,
+    alignment: float = 0.0,
+    momentum: float = 0.0,
 ) -> NDArray[np.float64]:
-    """L_i = CE(y, h_i^0(x)) + ν_emb L_emb,i + ν_aux Σ_{r=1..m} L_aux,i,r for every client, [K].
+    """L_i = CE(y, h_i^0(x)) + w (ν_emb L_emb,i + ν_aux Σ_{r=1..m} L_aux,i,r) of every client, [K].
+
+    w fades in over a run. Teachers are aligned with τ = `alignment`, in the first step of a moving
+    average that starts uniform: p̄ = momentum / C + (1 - momentum) mean over the batch.
 
     Args:
       private_log_probs: [K, B, H, C] on each client's private batch, labels [K, B]: only the main
@@ -208,13 +214,16 @@ def local_objective(
       adjacency: bool [K, K], row distils from column.
     """
     below, same = wiring(adjacency, include_self, same_rank)
-    client, head = select_teachers(log_probs, below, same, measure)
-    aux = prediction_loss(log_probs, log_probs, client, head)
+    marginal = np.exp(np.asarray(log_probs, np.float64)).mean(axis=1)
+    marginal = momentum / log_probs.shape[-1] + (1 - momentum) * marginal
+    published = align(log_probs, alignment, marginal=marginal)
+    client, head = select_teachers(published, below, same, measure)
+    aux = prediction_loss(log_probs, published, client, head)
     emb = embedding_loss(embeddings, embeddings, adjacency)
     total = np.zeros(len(adjacency))
     for i in range(len(adjacency)):
         private = cross_entropy(private_log_probs[i, :, 0], labels[i])
-        total[i] = private + nu_emb * emb[i] + nu_aux * sum(aux[i])
+        total[i] = private + weight * (nu_emb * emb[i] + nu_aux * sum(aux[i]))
     return total
 
 
@@ -284,12 +293,15 @@ def class_thresholds(log_probs: Floats) -> NDArray[np.float64]:
 
 
 def align(
-    log_probs: Floats, strength: float, frequencies: Floats | None = None
+    log_probs: Floats,
+    strength: float,
+    frequencies: Floats | None = None,
+    marginal: Floats | None = None,
 ) -> NDArray[np.float64]:
     """log p~ with p~_jh(c|x) proportional to p_jh(c|x) (π(c) / max(p̄_jh(c), 1e-6))^τ.
 
-    p̄_jh is the mean over the batch of the same client's and head's predictions. `log_probs`
-    [K, B, H, C]; τ = 0 changes nothing. The idea is D. Berthelot et al., ReMixMatch, arXiv
+    p̄_jh is the mean over the batch of the same client's and head's predictions, or `marginal`
+    [K, H, C]. `log_probs` [K, B, H, C]; τ = 0 changes nothing. The idea is D. Berthelot et al., ReMixMatch, arXiv
     1911.09785; a marginal for every teacher is this project's.
     """
     num_clients, num_samples, num_heads, num_classes = log_probs.shape
@@ -300,7 +312,8 @@ def align(
             for b in range(num_samples):
                 values = []
                 for c in range(num_classes):
-                    mean = max(sum(probs[:, c]) / num_samples, 1e-6)
+                    mean = sum(probs[:, c]) / num_samples
+                    mean = max(mean if marginal is None else float(marginal[j, h, c]), 1e-6)
                     prior = 1.0 if frequencies is None else float(frequencies[c])
                     values.append(probs[b, c] * (prior / mean) ** strength)
                 aligned[j, b, h] = np.log(np.array(values) / sum(values))
