@@ -30,7 +30,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             raise KeyboardInterrupt
         made.append(config.method)
         workdir.mkdir(parents=True)
-        (workdir / "summary.json").write_text(to_json(summary(config)))
+        (workdir / "summary.json").write_text(to_json(summary(config).to_json()))
 
     monkeypatch.setattr(train, "train_and_evaluate", fake)
     return made
