@@ -23,8 +23,8 @@ import numpy as np
 import optax
 
 from experiments.benchmarks import ours, timing
-from experiments.benchmarks.stepping import Stepper
 from experiments.benchmarks.timing import Benchmark, Case, Contender, Effort, Record
+from experiments.harness.stepping import Stepper
 from mhd_jax.data.augment import normalize
 
 OURS = "ours"

@@ -40,7 +40,7 @@ def measure(settings: Mapping[str, Any], effort: Effort) -> dict[str, Any]:
     square, long = jnp.ones((side, side)), jnp.ones(length)
     stepper = ours.build(settings)
     contenders = [
-        stepper.contender(STEP),
+        ours.contender(STEP, stepper),
         _repeated(PRODUCT, jnp.matmul, square, square),
         _repeated(MEMORY, jnp.add, long, long),
     ]

@@ -10,7 +10,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.benchmarks.stepping import Stepper
+from experiments.benchmarks.timing import Contender
+from experiments.harness.stepping import Stepper
 from mhd_jax.config import default_config, update
 from mhd_jax.data import sources
 from mhd_jax.experiment import Experiment
@@ -52,6 +53,11 @@ def build(settings: Mapping[str, Any], source: sources.Source | None = None) -> 
     if source is None:
         source = digits(config.clients.num) if config.model.name == "mlp" else photographs()
     return Stepper(config, (source, None))
+
+
+def contender(name: str, stepper: Stepper) -> Contender:
+    """For `timing.alternate`."""
+    return Contender(name, stepper.run, stepper.compile_seconds, stepper.unit)
 
 
 def host_params(experiment: Experiment) -> list[Any]:
