@@ -25,10 +25,10 @@ OWN_KIND = "experiments/graphs/own_kind.txt"  # clients 0 to 4 and 5 to 7, compl
 
 
 def cells(preset: Preset) -> list[Cell]:
-    (small, few), (large, fewer) = preset.cohorts
+    (small, few), (large, fewer) = preset.models
     everybody = f"{few} {small} and {fewer} {large}"
     own_kind = {"graph.name": "matrix", "graph.matrix": OWN_KIND}
-    mixed = {"clients.models": preset.cohorts}
+    mixed = {"clients.models": preset.models}
     without = {**mixed, "distill.nu_emb": 0.0}
     late = {**mixed, "distill.warmup_steps": preset.base().train.steps // 3}
     return [
@@ -43,7 +43,7 @@ def cells(preset: Preset) -> list[Cell]:
 
 
 def by_kind(records: Sequence[Record]) -> str:
-    """Shared accuracy of small and of large clients: together, among their own kind, alone."""
+    """Shared accuracy of small and of large clients: together, among their own kind, isolated."""
     header = ("clients", "setting", "β_sh main", "β_sh last head", "β_sh isolated")
     lines = []
     for record in records:
@@ -52,8 +52,8 @@ def by_kind(records: Sequence[Record]) -> str:
             kind = slice(first, first + count)
             first += count
             shared = record.accuracy("shared")[:, kind]
-            alone = record.isolated("shared")[:, kind]
-            values = (shared[..., 0], shared[..., -1], alone)
+            isolated = record.isolated("shared")[:, kind]
+            values = (shared[..., 0], shared[..., -1], isolated)
             spreads = [number(Spread.of(value)) for value in values]
             lines.append((f"{count} {name}", SETTINGS[record.cell], *spreads))
     return grid(header, lines)

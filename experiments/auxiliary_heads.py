@@ -49,8 +49,8 @@ def by_number(records: Sequence[Record]) -> Figure:
                 [value.std(ddof=1) if len(value) > 1 else 0.0 for value in values],
                 color=colour, marker=mark, ms=4, lw=1.3, elinewidth=0.8, label=group,
             )  # fmt: skip
-        alone = records[0].isolated(kind).mean()
-        axis.axhline(alone, color=BASELINE, ls="--", lw=1.2, label="isolated")
+        isolated = records[0].isolated(kind).mean()
+        axis.axhline(isolated, color=BASELINE, ls="--", lw=1.2, label="isolated")
         axis.set_xticks(range(MOST_HEADS + 1))
         axis.set_xlabel("auxiliary heads m")
     axes[0].set_title("shared accuracy, last head", loc="left", fontsize=9)

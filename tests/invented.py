@@ -10,7 +10,7 @@ import numpy as np
 from experiments.harness.presets import Preset
 from experiments.harness.study import Cell, PerClass, Record, Results, Study
 
-TINY = Preset("tiny", "configs/digits.py:smoke", seeds=2, replicas=2, changes={"clients.num": 4})
+TINY = Preset("tiny", "configs/digits.py:smoke", seeds=2, num_seeds=2, changes={"clients.num": 4})
 STUDY = Study(
     "example",
     "Example",
@@ -26,7 +26,7 @@ def summary(config: Any) -> dict[str, Any]:
     """What a run leaves, with invented accuracies."""
     heads = config.heads.aux + 1 if config.method == "mhd" else 1
     draw = np.random.default_rng(len(config.method))
-    replicas = [
+    by_seed = [
         {
             "seed": config.seed + r,
             "partition_hash": f"hash {config.seed + r}",
@@ -37,11 +37,11 @@ def summary(config: Any) -> dict[str, Any]:
             "primary_labels": np.eye(4, 10, dtype=bool),
             "adjacency": np.roll(np.eye(4, dtype=bool), -1, axis=1),
         }
-        for r in range(config.replicas)
+        for r in range(config.num_seeds)
     ]
     return {
-        **replicas[0],
-        "replicas": replicas,
+        **by_seed[0],
+        "replicas": by_seed,
         "config": config.to_dict(),
         "steps": config.train.steps,
         "steps_per_second": 10.0,
@@ -64,8 +64,8 @@ def record(
         partition_hash=["hash 0", "hash 1"],
         shared_accuracy=values,
         private_accuracy=np.full(values.shape, private),
-        control_shared_accuracy=np.full((2, 3, 1), 0.4),
-        control_private_accuracy=np.full((2, 3, 1), 0.9),
+        isolated_shared_accuracy=np.full((2, 3, 1), 0.4),
+        isolated_private_accuracy=np.full((2, 3, 1), 0.9),
         bytes_per_client_and_step=100.0,
         bytes_per_step={"predictions": 100.0},
         per_class=per_class,

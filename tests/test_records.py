@@ -14,8 +14,10 @@ from tests.invented import STUDY, TINY, summary
 
 
 def made(cell: Cell) -> Record:
-    run, alone = (summary(TINY.base(changes)) for changes in (cell.changes, {"method": "isolated"}))
-    found = records.results([run], [alone], cell.per_class)
+    run, isolated = (
+        summary(TINY.base(changes)) for changes in (cell.changes, {"method": "isolated"})
+    )
+    found = records.results([run], [isolated], cell.per_class)
     return records.record(TINY, STUDY, cell, TINY.base(cell.changes), [run], found, 12.0)
 
 

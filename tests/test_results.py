@@ -54,7 +54,7 @@ def test_arrays_are_complete(file: Path) -> None:
     assert shape[:2] == (len(found["seeds"]), config["clients"]["num"])
     assert np.shape(found["private_accuracy"]) == shape
     for kind in ("shared", "private"):
-        values = np.array(found[f"control_{kind}_accuracy"])
+        values = np.array(found[f"isolated_{kind}_accuracy"])
         assert values.shape == (*shape[:2], 1)
         assert ((values >= 0) & (values <= 1)).all()
     assert len(set(found["partition_hash"])) == len(found["seeds"])

@@ -42,7 +42,7 @@ def test_a_killed_sweep_goes_on_and_nothing_runs_twice(runs: list[str], tmp_path
     folder = tmp_path / "tiny" / "example"
     assert [file.name for file in folder.glob("*.json")] == ["mhd.json"]
     Sweep(TINY, tmp_path, [STUDY]).run()
-    assert runs == ["isolated", "mhd", "killed", "mhd", "fedavg"]  # one yardstick for all
+    assert runs == ["isolated", "mhd", "killed", "mhd", "fedavg"]  # one isolated baseline for all
     before = (folder / "mhd.json").read_text()
     Sweep(TINY, tmp_path, [STUDY]).run()
     assert len(runs) == 5 and (folder / "mhd.json").read_text() == before

@@ -81,15 +81,13 @@ def table(records: Sequence[Record]) -> str:
     header = ("clients", *LOWERINGS, f"unrolled, {SPREAD}", "PyTorch", "unrolled over PyTorch",
               "the same, a device a core", "compile, s")  # fmt: skip
     lines = [_row(record["results"]) for record in records]
-    first = records[0]
-    facts = (
+    said = (
         "Milliseconds of one step of ResNet-8 clients of width 16 with one auxiliary head, batches "
         f"of 32 + 32 images of 32×32×3; medians over {timing.rounds(records)} in turn, "
         "smallest and largest ratio in brackets; compile time is that of `unrolled` and of "
-        f"`looped`. {first['hardware']}, PyTorch {first['versions']['torch']}. "
-        f"`{first['command']}`"
+        "`looped`."
     )
-    return timing.markdown(header, lines, facts)
+    return timing.markdown(header, lines, said, records, [TORCH])
 
 
 def _row(results: Mapping[str, Any]) -> tuple[str, ...]:

@@ -212,14 +212,12 @@ def table(records: Sequence[Record]) -> str:
             *(f"over {name}" for name in NAMES.values()))  # fmt: skip
     lines = [_row(record["results"]) for record in records]
     apart = max(max(record["results"]["largest_difference"].values()) for record in records)
-    versions = records[0]["versions"]
-    facts = (
+    said = (
         f"Medians over {timing.rounds(records)}, smallest and largest ratio in "
         f"brackets; rounds of {LOCAL} local steps on 64 digits, parameters agree to {apart:.0e} "
-        f"after the first. fedjax {versions['fedjax']}, pfl {versions['pfl']}; "
-        f"{records[0]['hardware']}. {NOT_RUN} `{records[0]['command']}`"
+        f"after the first. {NOT_RUN}"
     )
-    return timing.markdown(head, lines, facts)
+    return timing.markdown(head, lines, said, records, list(NAMES))
 
 
 def _row(results: Mapping[str, Any]) -> tuple[str, ...]:

@@ -66,12 +66,11 @@ def table(records: Sequence[Record]) -> str:
     head = ("clients", "network", "GFLOP a step", "GFLOP/s", "of a matrix product's",
             "GB/s", "of memory's")  # fmt: skip
     lines = [_row(record["results"]) for record in records]
-    facts = (
-        f"Medians over {timing.rounds(records)}; {records[0]['hardware']}. Bytes "
-        f"count every operand, cached or not, so their share may pass 100 %. "
-        f"`{records[0]['command']}`"
+    said = (
+        f"Medians over {timing.rounds(records)}. Bytes count every operand, cached or not, so "
+        "their share may pass 100 %."
     )
-    return timing.markdown(head, lines, facts)
+    return timing.markdown(head, lines, said, records)
 
 
 def _row(results: Mapping[str, Any]) -> tuple[str, ...]:

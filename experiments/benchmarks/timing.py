@@ -27,7 +27,8 @@ from experiments.harness import tables
 
 Record = Mapping[str, Any]
 
-_ALSO = ("torch", "fedjax", "pfl")  # versions of contenders, where they are installed
+# Contenders whose versions are kept, where they are installed, by distribution.
+PACKAGES = {"torch": "PyTorch", "fedjax": "fedjax", "pfl": "pfl-research"}
 
 
 # --- Timing ---------------------------------------------------------------------------------------
@@ -147,9 +148,27 @@ def factor(found: Mapping[str, float]) -> str:
     return f"{found['median']:.1f}× ({found['min']:.1f}–{found['max']:.1f})"
 
 
-def markdown(header: Sequence[str], lines: Sequence[Sequence[str]], facts: str) -> str:
-    """A table and what belongs to it."""
-    return f"{tables.grid(header, lines)}\n\n{facts}\n"
+def markdown(
+    header: Sequence[str],
+    lines: Sequence[Sequence[str]],
+    said: str,
+    records: Sequence[Record],
+    packages: Sequence[str] = (),
+) -> str:
+    """A table, if it has lines, and below it what to know about it.
+
+    Args:
+      header: of the columns.
+      lines: of the table.
+      said: what was measured, a sentence or two.
+      records: from which the machine, the versions and the command are taken.
+      packages: other people's whose versions matter.
+    """
+    first = records[0]
+    versions = (f"{PACKAGES[name]} {first['versions'][name]}" for name in packages)
+    made = f"{', '.join([first['hardware'], *versions])}. `{first['command']}`"
+    table = [tables.grid(header, lines)] if lines else []
+    return "\n\n".join([*table, f"{said} {made}"]) + "\n"
 
 
 # --- Benchmarks -----------------------------------------------------------------------------------
@@ -168,6 +187,13 @@ class Case:
     name: str
     run: Callable[[Effort], Mapping[str, Any]]
     needs: tuple[str, ...] = ()
+
+
+def one_case(
+    name: str, run: Callable[[Effort], Mapping[str, Any]]
+) -> Callable[[bool], Sequence[Case]]:
+    """The cases of a benchmark that has only one."""
+    return lambda quick: [Case(name, run)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -225,7 +251,7 @@ def provenance() -> dict[str, Any]:
     from mhd_jax import train
 
     versions = train.versions()
-    for name in _ALSO:
+    for name in PACKAGES:
         try:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

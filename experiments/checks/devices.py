@@ -26,8 +26,8 @@ Parameters = list[np.ndarray]
 def measure(clients: int, devices: int, steps: int) -> tuple[dict[str, Any], Parameters]:
     """One row, and the parameters after `steps` steps, for the first `devices` devices.
 
-    Without a control group, one step per call; batches are shared between devices where there are
-    more of them than clients.
+    Without an isolated baseline, one step per call; batches are shared between devices where there
+    are more of them than clients.
     """
     config = default_config()
     update(config, {"clients.num": clients, "isolated_baseline": False, "train.steps": steps,

@@ -54,13 +54,13 @@ def panels(count: int, height: float) -> tuple[Figure, list[Axes]]:
 
 
 def dots(records: Sequence[Record]) -> Figure:
-    """A line for every cell: main head, last head and the isolated control, shared and private."""
+    """A line for every cell: main head, last head and isolated baseline, shared and private."""
     figure, axes = panels(2, 1.1 + 0.24 * len(records))
     names = [_row_name(record) for record in records]
     for axis, kind in zip(axes, ("shared", "private"), strict=True):
         for line, record in enumerate(records):
-            *heads, control = rows(record)
-            spreads = [(control, BASELINE, "|", "isolated"), (heads[0], MAIN, "o", "main head")]
+            *heads, baseline = rows(record)
+            spreads = [(baseline, BASELINE, "|", "isolated"), (heads[0], MAIN, "o", "main head")]
             if len(heads) > 1 and kind == "shared":
                 spreads.append((heads[-1], AUX, "D", "last auxiliary head"))
             for row, colour, mark, label in spreads:
@@ -98,8 +98,8 @@ def ranks(records: Sequence[Record]) -> Figure:
                 range(means.shape[1]), means.mean(axis=0), spread, color=colour, marker=mark,
                 ms=4, lw=1.3, elinewidth=0.8, label=record.label,
             )  # fmt: skip
-    control = records[0].isolated("shared").mean()
-    axes[0].axhline(control, color=BASELINE, ls="--", lw=1.2, label="isolated")
+    baseline = records[0].isolated("shared").mean()
+    axes[0].axhline(baseline, color=BASELINE, ls="--", lw=1.2, label="isolated")
     axes[0].set_xticks(range(deepest), head_names(deepest))
     axes[0].set_title("shared accuracy by head", loc="left", fontsize=9)
     for label, kept in heard:

@@ -34,9 +34,9 @@ class Preset:
       name: what `--preset` says.
       config: a file in `configs/`, with a variant after a colon.
       seeds: seeds 0, 1, ... of every cell.
-      replicas: how many of them are trained in one stacked run.
+      num_seeds: how many of them are trained in one run.
       changes: settings that differ from the config in every cell.
-      cohorts: the small and large clients of the study of architectures.
+      models: the small and large clients of the study of architectures.
       clients: the numbers of clients of the study of scaling.
       alphas: of the Dirichlet partition.
       shares: (clients, percentage of the training data) for scaling at fixed data per client.
@@ -47,9 +47,9 @@ class Preset:
     name: str
     config: str
     seeds: int = 5
-    replicas: int = 1
+    num_seeds: int = 1
     changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    cohorts: tuple[tuple[str, int], tuple[str, int]] = (("resnet18", 5), ("resnet34", 3))
+    models: tuple[tuple[str, int], tuple[str, int]] = (("resnet18", 5), ("resnet34", 3))
     clients: tuple[int, ...] = (2, 4, 16, 32, 64)
     alphas: tuple[float, ...] = (1.0, 0.1)
     shares: tuple[tuple[int, int], ...] = ((2, 25), (4, 50))
@@ -70,13 +70,13 @@ class Preset:
         """
         path, _, variant = (config or self.config).partition(":")
         made = _load(path, variant)
-        every = {"num_seeds": self.replicas, **self.changes}
+        every = {"num_seeds": self.num_seeds, **self.changes}
         update(made, {**every, **(changes or {}), **self.fixed})
         return made
 
     def quick(self) -> Preset:
         """The same in a size that proves that everything runs; the figures mean nothing."""
-        return dataclasses.replace(self, seeds=2, replicas=2, fixed=_QUICK)
+        return dataclasses.replace(self, seeds=2, num_seeds=2, fixed=_QUICK)
 
 
 def _load(path: str, variant: str) -> ml_collections.ConfigDict:
@@ -101,30 +101,30 @@ PRESETS = {
         Preset(
             "digits",
             "configs/digits.py",
-            replicas=5,
+            num_seeds=5,
             changes=_QUIET,
-            cohorts=_MLPS,
+            models=_MLPS,
             public_names=("photos",),
         ),
-        Preset("smoke", "configs/digits.py:smoke", seeds=2, replicas=2, cohorts=_MLPS),
+        Preset("smoke", "configs/digits.py:smoke", seeds=2, num_seeds=2, models=_MLPS),
         Preset("cifar10", "configs/cifar10.py", seeds=3, public_names=("tiny_imagenet32",)),
         Preset(
             "cifar10_cpu",
             "configs/cifar10.py:mlp",
             seeds=3,
-            replicas=3,
+            num_seeds=3,
             changes=_QUIET,
-            cohorts=_MLPS,
+            models=_MLPS,
             clients=(4,),
         ),
-        Preset("cifar10_cnn", "configs/cifar10.py:cpu", seeds=3, clients=(4,), cohorts=_SMALL),
+        Preset("cifar10_cnn", "configs/cifar10.py:cpu", seeds=3, clients=(4,), models=_SMALL),
         Preset("tiny_imagenet", "configs/tiny_imagenet.py", seeds=3, public_names=("cifar10",)),
         Preset(
             "tiny_imagenet_cpu",
             "configs/tiny_imagenet.py:cpu",
             seeds=1,
             clients=(4,),
-            cohorts=_SMALL,
+            models=_SMALL,
         ),
         Preset("imagenet", "configs/imagenet.py", seeds=3),
     )

@@ -27,46 +27,47 @@ _DIGITS = 4  # of the accuracies in a record
 
 
 def results(
-    runs: Sequence[Mapping[str, Any]], alone: Sequence[Mapping[str, Any]], per_class: bool
+    runs: Sequence[Mapping[str, Any]], isolated: Sequence[Mapping[str, Any]], per_class: bool
 ) -> Results:
     """The results of a cell from the summaries of its runs and of the isolated baseline's.
 
     Raises:
       ValueError: clients and their isolated baseline have different data.
     """
-    replicas, yardsticks = _replicas(runs), _replicas(alone)
-    hashes = [replica["partition_hash"] for replica in replicas]
-    if hashes != [replica["partition_hash"] for replica in yardsticks]:
+    seeds, baselines = _by_seed(runs), _by_seed(isolated)
+    hashes = [one["partition_hash"] for one in seeds]
+    if hashes != [one["partition_hash"] for one in baselines]:
         raise ValueError("the isolated baseline was trained on other data than its cell")
     first = runs[0]
-    clients = len(replicas[0]["label_histogram"])
+    clients = len(seeds[0]["label_histogram"])
     return Results(
-        seeds=[replica["seed"] for replica in replicas],
+        seeds=[one["seed"] for one in seeds],
         partition_hash=hashes,
-        shared_accuracy=_rounded(r["shared_accuracy"] for r in replicas),
-        private_accuracy=_rounded(r["private_accuracy"] for r in replicas),
-        control_shared_accuracy=_rounded(r["shared_accuracy"] for r in yardsticks),
-        control_private_accuracy=_rounded(r["private_accuracy"] for r in yardsticks),
+        shared_accuracy=_rounded(r["shared_accuracy"] for r in seeds),
+        private_accuracy=_rounded(r["private_accuracy"] for r in seeds),
+        isolated_shared_accuracy=_rounded(r["shared_accuracy"] for r in baselines),
+        isolated_private_accuracy=_rounded(r["private_accuracy"] for r in baselines),
         bytes_per_client_and_step=first["bytes_sent"] / (clients * first["steps"]),
         bytes_per_step={n: float(np.mean(values)) for n, values in first["bytes_per_step"].items()},
-        per_class=_per_class(replicas) if per_class else None,
+        per_class=_per_class(seeds) if per_class else None,
     )
 
 
-def _per_class(replicas: Sequence[Mapping[str, Any]]) -> PerClass:
+def _per_class(seeds: Sequence[Mapping[str, Any]]) -> PerClass:
     return PerClass(
-        class_accuracy=_rounded((r["class_accuracy"] for r in replicas), 3),
-        primary_labels=np.array([r["primary_labels"] for r in replicas], bool),
-        adjacency=np.array([r["adjacency"] for r in replicas], bool),
+        class_accuracy=_rounded((r["class_accuracy"] for r in seeds), 3),
+        primary_labels=np.array([r["primary_labels"] for r in seeds], bool),
+        adjacency=np.array([r["adjacency"] for r in seeds], bool),
     )
 
 
-def _replicas(runs: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    return [replica for run in runs for replica in (run.get("replicas") or [_alone(run)])]
-
-
-def _alone(run: Mapping[str, Any]) -> dict[str, Any]:
-    return {**run, "seed": run["config"]["seed"]}
+def _by_seed(runs: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Of runs of one seed each the run itself, of others what they hold of every seed."""
+    return [
+        one
+        for run in runs
+        for one in (run.get("replicas") or [{**run, "seed": run["config"]["seed"]}])
+    ]
 
 
 def _rounded(arrays: Iterable[Any], digits: int = _DIGITS) -> np.ndarray:

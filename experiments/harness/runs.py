@@ -48,8 +48,8 @@ def cell_configs(
       changes: settings that replace the cell's.
     """
     found = []
-    for first in range(0, chosen.seeds, chosen.replicas):
-        stacked = {"seed": first, "num_seeds": min(chosen.replicas, chosen.seeds - first)}
+    for first in range(0, chosen.seeds, chosen.num_seeds):
+        stacked = {"seed": first, "num_seeds": min(chosen.num_seeds, chosen.seeds - first)}
         settings = {"isolated_baseline": False, **cell.changes, **(changes or {}), **stacked}
         config = chosen.base(settings, cell.config)
         if config.method == "isolated":

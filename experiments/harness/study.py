@@ -91,8 +91,8 @@ class Results:
       partition_hash: of each seed's partition.
       shared_accuracy: of the clients' heads on all classes alike.
       private_accuracy: of the clients' heads, weighted like the client's own labels.
-      control_shared_accuracy: of the isolated baseline, which has one head.
-      control_private_accuracy: likewise.
+      isolated_shared_accuracy: of the isolated baseline, which has one head.
+      isolated_private_accuracy: likewise.
       bytes_per_client_and_step: mean over the run, averages of parameters included.
       bytes_per_step: mean over clients, by what is sent.
       per_class: what the hop picture needs, where the cell keeps it.
@@ -102,8 +102,8 @@ class Results:
     partition_hash: list[str]
     shared_accuracy: Float[np.ndarray, "R K H"]
     private_accuracy: Float[np.ndarray, "R K H"]
-    control_shared_accuracy: Float[np.ndarray, "R K 1"]
-    control_private_accuracy: Float[np.ndarray, "R K 1"]
+    isolated_shared_accuracy: Float[np.ndarray, "R K 1"]
+    isolated_private_accuracy: Float[np.ndarray, "R K 1"]
     bytes_per_client_and_step: float
     bytes_per_step: Mapping[str, float]
     per_class: PerClass | None = None
@@ -211,7 +211,7 @@ class Record:
 
     def isolated(self, kind: Kind) -> Float[np.ndarray, "R K"]:
         """Accuracy of the isolated baseline by seed and client."""
-        return getattr(self.results, f"control_{kind}_accuracy")[..., 0]
+        return getattr(self.results, f"isolated_{kind}_accuracy")[..., 0]
 
     def gain(self, kind: Kind = "shared", head: int = -1) -> Float[np.ndarray, "R K"]:
         """What a head has over the isolated baseline, by seed and client."""

@@ -1,16 +1,17 @@
 # Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
-"""Runs the cells of a table one after another, each once, and writes down what came out.
+"""Makes the runs that the cells of a table need, each once, and writes down what came out.
 
 A study is a list of cells; a cell is a name and the settings in which it differs from the preset.
 Every cell is a run of `mhd_jax.train.train_and_evaluate` for all its seeds. Beside it stands its
-yardstick, the same clients in isolation (same data, same initial parameters), which cells share:
-runs are filed under their settings, so what two cells or two studies have in common is run once.
+isolated baseline: the same clients, data and initial parameters without peers. Runs are filed under
+their settings, so that cells share them, isolated baselines above all.
 
     <workdir>/runs/<key>/             a run: checkpoints, metrics.jsonl, summary.json
     <workdir>/<preset>/<study>/       <cell>.json, table.md, table.csv, figure.png
+    <workdir>/logs/                   what the runs print where several are made at once
 
-A killed sweep goes on where it stopped: finished cells are left as they are, and the run that was
-under way goes on from its last checkpoint.
+The same command goes on with a sweep that was stopped: finished cells are left as they are, and a
+run that was under way goes on from its last checkpoint.
 """
 
 from __future__ import annotations
@@ -160,8 +161,8 @@ class Sweep:
         if said:
             found = str(said[0])
         else:
-            alone = [self.made.summary(config) for config in task.isolated]
-            found = records.results(summaries, alone, task.cell.per_class)
+            isolated = [self.made.summary(config) for config in task.isolated]
+            found = records.results(summaries, isolated, task.cell.per_class)
         seconds = sum(self.made.seconds(config) for config in task.configs)
         made = records.record(
             self.chosen, task.study, task.cell, task.configs[0], summaries, found, seconds,

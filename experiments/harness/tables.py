@@ -34,8 +34,8 @@ def rows(record: Record) -> list[HeadRow]:
             "shared_accuracy": found.shared_accuracy[r],
             "private_accuracy": found.private_accuracy[r],
             "isolated_baseline": {
-                "shared_accuracy": found.control_shared_accuracy[r],
-                "private_accuracy": found.control_private_accuracy[r],
+                "shared_accuracy": found.isolated_shared_accuracy[r],
+                "private_accuracy": found.isolated_private_accuracy[r],
             },
         }
         for r in range(len(found.seeds))
@@ -148,17 +148,17 @@ def _table(study: Study, records: Sequence[Record]) -> str:
 def _cells(record: Record, ranks: int, width: int) -> list[str]:
     if not record.found:
         return ["diverged", *[""] * (width - 1)]
-    *heads, control = rows(record)
+    *heads, baseline = rows(record)
     main, last, aux = heads[0], heads[-1], heads[1:]
     shown = [last] if ranks == 1 else [*aux, *[None] * (ranks - len(aux))]
     return [
         number(main.shared),
         *(number(head.shared) if head and len(heads) > 1 else "–" for head in shown),
         f"{last.shared.min:.3f}",
-        number(control.shared),
+        number(baseline.shared),
         number(last.shared_gain, signed=True),
         number(main.private),
-        number(control.private),
+        number(baseline.private),
         kilobytes(record),
         speed(record),
     ]
@@ -186,7 +186,7 @@ def _facts(records: Sequence[Record]) -> str:
 
 
 def csv_text(records: Sequence[Record]) -> str:
-    """A line for every cell and head, the control included."""
+    """A line for every cell and head, the isolated baseline included."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(
