@@ -12,7 +12,7 @@ from experiments.harness import sweep
 from experiments.harness.presets import Preset
 from experiments.harness.study import Cell, Record, Study
 from experiments.harness.tables import grid, number
-from mhd_jax.reporting.terminal import Spread
+from mhd_jax.results import Spread
 
 METHODS = {
     "mhd": "MHD",

@@ -14,7 +14,7 @@ from experiments.harness import plots, sweep
 from experiments.harness.presets import Preset
 from experiments.harness.study import Cell, PerClass, Record, Study
 from experiments.harness.tables import grid, over_seeds
-from mhd_jax.reporting.charts import hop_name
+from mhd_jax.results import hop_name
 
 
 def cells(preset: Preset) -> list[Cell]:

@@ -343,10 +343,10 @@ class Ledger:
             total += parameters * int(self.method.averaging.due(steps).sum())
         return total
 
-    def record(self) -> dict[str, list[float]]:
+    def record(self) -> dict[str, Float[np.ndarray, " K"]]:
         """Bytes per step and client for the run's record."""
         return {
-            "predictions": self.predictions.tolist(),
-            "snapshots": self.snapshots.tolist(),
-            "fedavg": self.fedavg.tolist(),
+            "predictions": self.predictions,
+            "snapshots": self.snapshots,
+            "fedavg": self.fedavg,
         }

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from absl import logging
-from jaxtyping import Float
 
 from mhd_jax import config as config_lib
 from mhd_jax import distill, evaluate, exchange, graph, methods, models, parallel, state
@@ -30,12 +29,11 @@ from mhd_jax.data.feed import (
 )
 from mhd_jax.data.partition import partition, pooled, split_public
 from mhd_jax.errors import ConfigError
-from mhd_jax.parallel import DATA, Layout
+from mhd_jax.evaluator import Evaluator
+from mhd_jax.parallel import Layout
 from mhd_jax.schedule import Schedule, input_specs
 from mhd_jax.state import State
 from mhd_jax.step import StepParts, make_step
-
-TEST_CHUNK = 500  # test samples per forward pass
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,66 +89,26 @@ class Experiment:
 
     @functools.cached_property
     def evaluator(self) -> Evaluator:
-        """Counts correct test predictions."""
-        return Evaluator(self)
+        """Measures clients on the test set."""
+        parts, source = self.parts, self.federations[0].source
+        return Evaluator(
+            parts.layout,
+            models=parts.models,
+            baseline_models=parts.baseline_models,
+            source=source,
+            histograms=[
+                fed.partition.histogram(fed.source.train.labels, source.num_classes)
+                for fed in self.federations
+            ],
+            metrics=self.config.metrics,
+            prepare=_preparation(self.config, source).test,
+            keep=isinstance(self.feed, Resident),
+        )
 
     @functools.cached_property
     def seed_array(self) -> jax.Array:
         """Seeds [R] on every device."""
         return self.layout.put(np.asarray(self.seeds, np.uint32))
-
-
-class Evaluator:
-    """The test set on the devices, and the two accuracies of all clients and heads on it."""
-
-    def __init__(self, experiment: Experiment) -> None:
-        parts, source = experiment.parts, experiment.federations[0].source
-        self._experiment = experiment
-        keep = isinstance(experiment.feed, Resident)
-        self._chunks = TestChunks(source, parts.layout, keep)
-        make = functools.partial(
-            evaluate.make_counter,
-            parts.layout,
-            num_classes=source.num_classes,
-            prepare=_preparation(experiment.config, source).test,
-        )
-        self._count = make(models=parts.models)
-        self._count_baseline = make(models=parts.baseline_models)
-        self.count = np.bincount(source.test.labels, minlength=source.num_classes)
-        self.histograms = [
-            fed.partition.histogram(fed.source.train.labels, source.num_classes)
-            for fed in experiment.federations
-        ]
-
-    def correct(
-        self, current: State
-    ) -> tuple[Float[np.ndarray, "R K H C"], Float[np.ndarray, "R K 1 C"] | None]:
-        """Correct test predictions by replica, client, head and class; baseline likewise."""
-        layout = self._experiment.layout
-        clients = evaluate.count_all(self._count, layout, current.clients, self._chunks)
-        if not current.baseline:
-            return clients, None
-        baseline = evaluate.count_all(self._count_baseline, layout, current.baseline, self._chunks)
-        return clients, baseline
-
-    def accuracies(self, correct: Float[np.ndarray, "R K H C"]) -> tuple[np.ndarray, np.ndarray]:
-        """Shared and private accuracy, [R, K, H] each."""
-        pairs = []
-        for found, owned in zip(correct, self.histograms, strict=True):
-            everyone = np.broadcast_to(found, (len(owned), *found.shape[1:]))  # pooled: one for all
-            pairs.append(evaluate.shared_and_private(everyone, self.count, owned))
-        return np.stack([p[0] for p in pairs]), np.stack([p[1] for p in pairs])
-
-    def metrics(self, correct: Float[np.ndarray, "R K H C"]) -> dict[str, np.ndarray]:
-        """The metrics of the setting `metrics` by name, [R, K, H] each."""
-        values = {}
-        for name in self._experiment.config.metrics:
-            runs = []
-            for found, owned in zip(correct, self.histograms, strict=True):
-                everyone = np.broadcast_to(found, (len(owned), *found.shape[1:]))
-                runs.append(evaluate.measure(name, everyone, self.count, owned))
-            values[name] = np.stack(runs)
-        return values
 
 
 DataSets = tuple[sources.Source, sources.Split | None]
@@ -296,46 +254,6 @@ def _feed(
         feed = streaming.Streaming(order, preparation, on_host, config.data.workers)
     feed.why = why
     return feed
-
-
-class TestChunks:
-    """The test set in equal chunks on the devices, the last padded with labels of -1.
-
-    Args:
-      source: with the test split.
-      layout: the devices.
-      keep: whether chunks stay on the devices after the first passage or are read every time.
-    """
-
-    __test__ = False  # pytest: this is no test
-
-    def __init__(self, source: sources.Source, layout: Layout, keep: bool) -> None:
-        self._split = source.test
-        self._layout = layout
-        self._keep = keep
-        self._kept: list[evaluate.Chunk] = []
-        self._size = min(TEST_CHUNK, len(source.test))
-        self._size += -self._size % layout.data_devices
-
-    def __iter__(self) -> Iterator[evaluate.Chunk]:
-        if self._kept:
-            yield from self._kept
-            return
-        chunks = []
-        for start in range(0, len(self._split), self._size):
-            chunk = self._chunk(np.arange(start, min(start + self._size, len(self._split))))
-            if self._keep:
-                chunks.append(chunk)
-            yield chunk
-        self._kept = chunks
-
-    def _chunk(self, index: np.ndarray) -> evaluate.Chunk:
-        missing = self._size - len(index)
-        images = self._split.images(index)
-        images = np.pad(images, [(0, missing)] + [(0, 0)] * (images.ndim - 1))
-        labels = self._split.labels[index].astype(np.int32)
-        labels = np.pad(labels, (0, missing), constant_values=-1)
-        return self._layout.put(images, DATA), self._layout.put(labels, DATA)
 
 
 # --- Clients --------------------------------------------------------------------------------------

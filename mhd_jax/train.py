@@ -22,17 +22,19 @@ from mhd_jax import experiment as experiment_lib
 from mhd_jax import graph
 from mhd_jax import state as state_lib
 from mhd_jax.errors import DivergedError, WorkdirError
+from mhd_jax.evaluator import Evaluation
 from mhd_jax.exchange import Stale
 from mhd_jax.experiment import Experiment
 from mhd_jax.parallel import InFlight
 from mhd_jax.reporting import terminal
+from mhd_jax.results import Accuracies, SeedResult, Summary
 from mhd_jax.runtime import processes
 from mhd_jax.runtime.checkpoints import Checkpoints
 from mhd_jax.runtime.tensorboard import TensorBoard
 from mhd_jax.runtime.workdir import Workdir
 from mhd_jax.state import State
 
-Summary = dict[str, Any]
+TURNS_LOOKED_AT = 100  # graphs of a changing sequence that warnings at the start are about
 
 
 class Interrupted(RuntimeError):
@@ -83,12 +85,13 @@ def _report(directory: Workdir, summary: Summary) -> None:
 
 def _summary(config: ml_collections.ConfigDict, directory: Workdir) -> tuple[Summary, bool]:
     """The summary of the run, which is run or gone on with if need be; whether it has a report."""
-    experiment = experiment_lib.build(config)
-    directory.claim(config)
     if processes.anywhere(directory.finished()):
+        directory.claim(config)
         if jax.process_index() == 0:
             print(f"{directory.path}: this run is finished; nothing to do")
         return directory.read_summary(), directory.report.exists()
+    experiment = experiment_lib.build(config)  # before the claim: what cannot work claims nothing
+    directory.claim(config)
     strip = functools.partial(state_lib.strip, layout=experiment.layout)
     with (
         Checkpoints(
@@ -178,8 +181,8 @@ class Run:
         self.seconds_training = 0.0
         self._pending: list[tuple[int, int, dict[str, Any]]] = []  # still on the devices
         self._collected: list[dict[str, np.ndarray]] = []  # since the last log, on the host
-        self._scores: dict[str, float] = {}
-        self._scored = -1  # the step that scores belong to
+        self._evaluation: Evaluation | None = None
+        self._evaluated = -1  # the step of the last evaluation
         self._started = time.monotonic()
         self._tensorboard = TensorBoard(directory.path, enabled=self.leader)
 
@@ -214,7 +217,9 @@ class Run:
                 if stop and step < train.steps:
                     self.checkpoints.wait()
                     raise Interrupted(f"SIGTERM: saved step {step}; the same command goes on")
-            summary = summarize(self.experiment, self.state, self._speed(stepper))
+            if self._evaluation is None or self._evaluated != step:  # nothing was left to do
+                self._evaluation = self.experiment.evaluator.evaluate(self.state)
+            summary = summarize(self.experiment, self._evaluation, self._speed(stepper))
         self.checkpoints.wait()  # a run with a summary is finished: its last state must be there
         if self.leader:
             self.directory.write_summary(summary)
@@ -277,27 +282,24 @@ class Run:
 
     def _evaluate(self, step: int) -> None:
         """Writes the accuracies of the first replica and shows the means of all."""
-        evaluator = self.experiment.evaluator
-        correct, baseline_correct = evaluator.correct(self.state)
-        shared, private = evaluator.accuracies(correct)
-        values = {"shared_accuracy": shared[0], "private_accuracy": private[0]}
-        if baseline_correct is not None:
-            baseline = evaluator.accuracies(baseline_correct)
-            values["control_shared_accuracy"] = baseline[0][0]
-            values["control_private_accuracy"] = baseline[1][0]
-        for name, value in evaluator.metrics(correct).items():
+        found = self.experiment.evaluator.evaluate(self.state)
+        self._evaluation, self._evaluated = found, step
+        values = {"shared_accuracy": found.shared[0], "private_accuracy": found.private[0]}
+        if found.baseline is not None:
+            values["control_shared_accuracy"] = found.baseline[0][0]
+            values["control_private_accuracy"] = found.baseline[1][0]
+        for name, value in found.metrics.items():
             values[f"metrics/{name}"] = value[0]
         self._write(step, values)
-        heads = shared.mean(axis=(0, 1))
-        self._scores, self._scored = {"shared_accuracy": float(heads[-1])}, step
+        heads = found.shared.mean(axis=(0, 1))
         shown = {"β_sh main": heads[0]}
         if len(heads) > 1:
             shown[f"β_sh aux {len(heads) - 1}"] = heads[-1]
-        shown["β_priv main"] = private[..., 0].mean()
+        shown["β_priv main"] = found.private[..., 0].mean()
         self.progress.update(step, {name: float(value) for name, value in shown.items()})
 
     def _save(self, step: int) -> None:
-        self.checkpoints.save(step, self.state, self._scores if self._scored == step else None)
+        self.checkpoints.save(step, self.state)
 
     def _write(self, step: int, values: dict[str, Any]) -> None:
         if self.leader:
@@ -335,7 +337,7 @@ def describe(experiment: Experiment) -> str:
     """The lines printed before the first step."""
     first, config = experiment.federations[0], experiment.config
     topology = experiment.schedule.topologies[0]
-    graph.warn_unreachable(topology.ever(config.train.steps))
+    graph.warn_unreachable(topology.ever(config.train.steps, most=TURNS_LOOKED_AT))
     reader = experiment.schedule.readers[0]
     pool_slots = reader.pool_slots if isinstance(reader, Stale) else 0
     graph.warn_without_effect(topology, pool_slots)
@@ -353,52 +355,56 @@ def describe(experiment: Experiment) -> str:
     )
 
 
-def summarize(experiment: Experiment, current: State, speed: dict[str, float]) -> Summary:
-    """The contents of `summary.json`; top-level arrays are the first replica's."""
-    evaluator, source = experiment.evaluator, experiment.federations[0].source
-    correct, baseline_correct = evaluator.correct(current)
-    accuracies, metrics = evaluator.accuracies(correct), evaluator.metrics(correct)
-    baseline_accuracies = (
-        None if baseline_correct is None else evaluator.accuracies(baseline_correct)
-    )
-    replicas = []
-    for index, (seed, fed) in enumerate(zip(experiment.seeds, experiment.federations, strict=True)):
-        shared, private = (values[index] for values in accuracies)
-        baseline = None
-        if baseline_accuracies is not None:
-            names = ("shared_accuracy", "private_accuracy")
-            baseline = {
-                n: values[index] for n, values in zip(names, baseline_accuracies, strict=True)
-            }
-        replicas.append(
-            {
-                "seed": seed,
-                "partition_hash": fed.partition.hash(),
-                "shared_accuracy": shared,
-                "private_accuracy": private,
-                "isolated_baseline": baseline,
-                "metrics": {name: value[index] for name, value in metrics.items()},
-                "class_accuracy": correct[index] / np.maximum(evaluator.count, 1),
-                "label_histogram": evaluator.histograms[index],
-                "primary_labels": fed.partition.primary,
-                "adjacency": experiment.schedule.topologies[index].at(0),
-            }
-        )
+def summarize(
+    experiment: Experiment, evaluation: Evaluation, speed: Mapping[str, float]
+) -> Summary:
+    """The contents of `summary.json`.
+
+    Args:
+      experiment: the run.
+      evaluation: of its last state.
+      speed: `steps_per_second` and `compile_seconds`.
+    """
     config = experiment.config
+    seeds = [_seed_values(experiment, evaluation, index) for index in range(config.num_seeds)]
+    return Summary(
+        method=config.method,
+        config=config.to_dict(),
+        versions=versions(),
+        device=device(),
+        mesh=experiment.layout.describe(),
+        num_params=_num_params(experiment),
+        num_classes=experiment.federations[0].source.num_classes,
+        steps=config.train.steps,
+        steps_per_second=speed["steps_per_second"],
+        compile_seconds=speed["compile_seconds"],
+        **seeds[0],
+        bytes_per_step=experiment.ledger.record(),
+        bytes_sent=experiment.ledger.sent(config.train.steps),
+        replicas=tuple(SeedResult(**values) for values in seeds) if len(seeds) > 1 else (),
+    )
+
+
+def _seed_values(experiment: Experiment, found: Evaluation, index: int) -> dict[str, Any]:
+    """The fields of a `SeedResult`."""
+    baseline = None
+    if found.baseline is not None:
+        shared, private = (values[index] for values in found.baseline)
+        baseline = Accuracies(shared_accuracy=shared, private_accuracy=private)
+    partition = experiment.federations[index].partition
+    topology = experiment.schedule.topologies[index]
     return {
-        "method": config.method,
-        "config": config.to_dict(),
-        "versions": versions(),
-        "device": device(),
-        "mesh": experiment.layout.describe(),
-        "num_params": _num_params(experiment),
-        "num_classes": source.num_classes,
-        "steps": config.train.steps,
-        **speed,
-        **replicas[0],
-        "bytes_per_step": experiment.ledger.record(),
-        "bytes_sent": experiment.ledger.sent(config.train.steps),
-        **({"replicas": replicas} if len(replicas) > 1 else {}),
+        "seed": experiment.seeds[index],
+        "partition_hash": partition.hash(),
+        "shared_accuracy": found.shared[index],
+        "private_accuracy": found.private[index],
+        "isolated_baseline": baseline,
+        "metrics": {name: value[index] for name, value in found.metrics.items()},
+        "class_accuracy": found.correct[index] / np.maximum(experiment.evaluator.count, 1),
+        "label_histogram": experiment.evaluator.histograms[index],
+        "primary_labels": partition.primary,
+        "adjacency": topology.at(0),
+        "adjacency_union": topology.ever(experiment.config.train.steps),
     }
 
 

@@ -78,7 +78,7 @@ def test_the_summary_is_the_file(run: mhd_jax.Run) -> None:
     assert run.summary == json.loads((run.workdir / "summary.json").read_text())
     assert np.shape(run.summary["shared_accuracy"]) == (K, H)
     assert np.shape(run.summary["metrics"]["worst_class"]) == (K, H)
-    assert run.summary["adjacency"] == RING.tolist()
+    assert run.summary["adjacency"].tolist() == RING.tolist()
     assert run.head_names == ["main", "aux 1", "aux 2"]
     assert "shared accuracy" in repr(run)
 
@@ -123,9 +123,9 @@ def test_clients(run: mhd_jax.Run, images: np.ndarray) -> None:
         i = client.index
         assert client.peers == np.flatnonzero(RING[i]).tolist()
         assert client.labels == np.flatnonzero(run.summary["primary_labels"][i]).tolist()
-        assert client.samples.tolist() == run.summary["label_histogram"][i]
-        assert client.shared_accuracy.tolist() == run.summary["shared_accuracy"][i]
-        assert client.private_accuracy.tolist() == run.summary["private_accuracy"][i]
+        assert client.samples.tolist() == run.summary["label_histogram"][i].tolist()
+        assert client.shared_accuracy.tolist() == run.summary["shared_accuracy"][i].tolist()
+        assert client.private_accuracy.tolist() == run.summary["private_accuracy"][i].tolist()
         logits, _ = client.model.apply(client.params, jnp.asarray(images), train=False)
         np.testing.assert_allclose(jax.nn.softmax(logits), client.predict(images), atol=1e-5)
     assert "Client(3: labels" in repr(run.clients[3])

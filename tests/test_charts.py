@@ -1,25 +1,22 @@
 # Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
-"""Tests of the figures, on runs made up by `synthetic_run`."""
+"""Tests of the figures, on made-up runs."""
 
 from __future__ import annotations
 
 import copy
-import json
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from matplotlib import pyplot
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.patches import FancyArrowPatch
 
-from mhd_jax import graph
-from mhd_jax.config import default_config, update
+from mhd_jax import results
 from mhd_jax.reporting import charts
+from tests.synthetic import changed, synthetic_run
 
 COMPLETE = ~np.eye(3, dtype=bool)
 STAR = np.array([[0, 1, 1, 1], [1, 0, 0, 0], [1, 0, 0, 0], [1, 0, 0, 0]], dtype=bool)
@@ -31,141 +28,6 @@ ON_SUMMARY = [
     charts.hop_picture,
 ]
 ON_HISTORY = [charts.accuracy_over_steps, charts.losses, charts.accuracy_over_bytes]
-
-
-def cycle(num_clients: int) -> np.ndarray:
-    """Every client learns from the next one."""
-    return np.roll(np.eye(num_clients, dtype=bool), 1, axis=1) & ~np.eye(num_clients, dtype=bool)
-
-
-def synthetic_run(
-    num_clients: int = 8,
-    num_classes: int = 10,
-    aux: int = 4,
-    adjacency: np.ndarray | None = None,
-    isolated_baseline: bool = True,
-    replicas: int = 1,
-    seed: int = 0,
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """A made-up summary and history with the shapes and the manners of a real run's."""
-    rng = np.random.default_rng(seed)
-    adjacency = cycle(num_clients) if adjacency is None else adjacency
-    summary = _summary(rng, num_clients, num_classes, aux, adjacency, isolated_baseline)
-    history = _history(rng, summary)
-    if replicas > 1:
-        others = [
-            _summary(rng, num_clients, num_classes, aux, adjacency, isolated_baseline)
-            for _ in range(replicas - 1)
-        ]
-        fields = (
-            "seed", "partition_hash", "shared_accuracy", "private_accuracy", "isolated_baseline",
-            "class_accuracy", "label_histogram", "primary_labels",
-        )  # fmt: skip
-        summary["replicas"] = [
-            {key: run[key] for key in fields} | {"seed": index, "partition_hash": f"{index}" * 20}
-            for index, run in enumerate([copy.deepcopy(summary), *others])
-        ]
-    # Through JSON, as everybody meets them.
-    return json.loads(json.dumps(summary)), json.loads(json.dumps(history))
-
-
-def _summary(
-    rng: np.random.Generator,
-    clients: int,
-    classes: int,
-    aux: int,
-    adjacency: np.ndarray,
-    isolated_baseline: bool,
-) -> dict[str, Any]:
-    owned = max(1, round(2 * classes / clients))
-    primary = np.zeros((clients, classes), dtype=bool)
-    for row in primary:
-        row[rng.choice(classes, min(owned, classes), replace=False)] = True
-    counts = rng.binomial(12, 0.02, primary.shape) + primary * rng.integers(30, 70, primary.shape)
-    counts[:, 0] += 1
-    hops = np.where(graph.hop_distances(adjacency) < 0, 99, graph.hop_distances(adjacency))
-    nearest = np.where(primary[None], hops[:, :, None], 99).min(axis=1)
-    rank = np.arange(aux + 1)[None, :, None]
-    known = np.exp(-np.maximum(0, nearest[:, None] - rank)) * (0.97 - 0.03 * rank)
-    accuracy = np.clip(known - np.abs(rng.normal(0, 0.04, known.shape)), 0, 1)
-    mix = counts / counts.sum(axis=1, keepdims=True)
-    alone = np.clip(0.97 * primary + 0.02 - np.abs(rng.normal(0, 0.02, primary.shape)), 0, 1)
-    return {
-        "method": "mhd",
-        "seed": 0,
-        "config": _config(clients, aux, isolated_baseline),
-        "versions": {"python": "3.11.7", "mhd_jax": "0.1.0", "jax": "0.10.2", "flax": "0.12.8"},
-        "device": "cpu (4 devices)",
-        "num_params": [18_123] * clients,
-        "steps": 1500,
-        "steps_per_second": 341.2,
-        "compile_seconds": 6.4,
-        "partition_hash": "3f2a9c0d7be14c55a1e0",
-        "shared_accuracy": accuracy.mean(axis=-1).tolist(),
-        "private_accuracy": (accuracy * mix[:, None]).sum(axis=-1).tolist(),
-        "isolated_baseline": {
-            "shared_accuracy": alone.mean(axis=-1, keepdims=True).tolist(),
-            "private_accuracy": (alone * mix).sum(axis=-1, keepdims=True).tolist(),
-        }
-        if isolated_baseline
-        else None,
-        "class_accuracy": accuracy.tolist(),
-        "label_histogram": counts.tolist(),
-        "primary_labels": primary.tolist(),
-        "adjacency": adjacency.tolist(),
-        "bytes_per_step": {
-            "predictions": [64 * ((aux + 1) * classes + 64) * 4] * clients,
-            "snapshots": [18_123 * 4 / 200] * clients,
-            "fedavg": [18_123 * 4 / 200 * 2] * clients,
-        },
-    }
-
-
-def _config(clients: int, aux: int, isolated_baseline: bool) -> dict[str, Any]:
-    config = default_config()
-    changes = {"clients.num": clients, "heads.aux": aux, "graph.name": "cycle"}
-    changes["isolated_baseline"] = isolated_baseline
-    update(config, changes)
-    return config.to_dict()
-
-
-def _history(rng: np.random.Generator, summary: dict[str, Any]) -> list[dict[str, Any]]:
-    clients, heads = np.shape(summary["shared_accuracy"])
-    per_step = sum(summary["bytes_per_step"]["predictions"])
-    lines: list[dict[str, Any]] = []
-    for step in range(50, 1501, 50):
-        decay = np.exp(-step / 300)
-        noise = np.abs(rng.normal(1, 0.1, (clients, heads + 2)))
-        parts = noise[:, 3:] * (0.5 + 1.8 * decay)
-        private, embedding = (0.02 + 2 * decay) * noise[:, 0], (0.1 + 0.8 * decay) * noise[:, 1]
-        lines.append(
-            {
-                "step": step,
-                "seconds": step / 341,
-                "steps_per_second": 341.2,
-                "loss": (private + embedding + 3 * parts.sum(axis=1)).tolist(),
-                "private_loss": private.tolist(),
-                "embedding_loss": embedding.tolist(),
-                "head_losses": parts.tolist(),
-                "bytes_sent": per_step * step,
-            }
-        )
-        if step % 100 == 0:
-            lines.append({"step": step, "seconds": step / 341} | _evaluation(rng, summary, step))
-    return lines
-
-
-def _evaluation(rng: np.random.Generator, summary: dict[str, Any], step: int) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    groups = [("", summary), ("control_", summary["isolated_baseline"])]
-    for prefix, run in [(prefix, run) for prefix, run in groups if run]:
-        for kind in ("shared_accuracy", "private_accuracy"):
-            final = np.array(run[kind])
-            delay = 150 + 120 * np.arange(final.shape[-1])
-            grown = 0.1 + (final - 0.1) * (1 - np.exp(-step / delay))
-            noisy = grown + rng.normal(0, 0.01, final.shape)
-            values[prefix + kind] = np.clip(noisy, 0, 1).tolist()
-    return values
 
 
 RUNS: dict[str, dict[str, Any]] = {
@@ -276,7 +138,8 @@ def test_format_bytes(count: float, text: str) -> None:
 
 def test_arrows_point_from_teacher_to_student() -> None:
     summary, _ = synthetic_run(num_clients=3, aux=0)
-    summary["adjacency"] = [[False, True, False], [False, False, False], [False, True, False]]
+    adjacency = [[False, True, False], [False, False, False], [False, True, False]]
+    summary = changed(summary, adjacency=adjacency)
     figure = charts.communication_graph(summary)
     figure.canvas.draw()
     axis = figure.axes[0]
@@ -336,72 +199,25 @@ def test_many_classes_are_sorted_by_primary_client_and_not_numbered() -> None:
 
 def test_a_pooled_model_stands_for_every_client() -> None:
     summary, _ = synthetic_run(num_clients=4, aux=0)
-    summary["class_accuracy"] = summary["class_accuracy"][:1]
+    summary = changed(summary, class_accuracy=summary.class_accuracy[:1])
     image = charts.accuracy_per_class(summary).axes[0].images[0]
     assert np.asarray(image.get_array()).shape[:2] == (4, 10)
-    assert charts.hop_table(summary)[2].shape[0] == 1
+    assert results.hop_table(summary).accuracy.shape[0] == 1
 
 
-# ----------------------------------------------------------------------------- the hop table
-
-
-def test_hop_table_by_hand() -> None:
-    summary = {
-        # 0 learns from 1, 1 learns from 2; nobody is primary for label 3.
-        "adjacency": [[0, 1, 0], [0, 0, 1], [0, 0, 0]],
-        "primary_labels": [[1, 0, 0, 0], [0, 1, 0, 0], [0, 1, 1, 0]],
-        "class_accuracy": [
-            [[0.9, 0.5, 0.1, 0.7]],
-            [[0.0, 0.8, 0.3, 0.7]],
-            [[0.2, 0.6, 1.0, 0.7]],
-        ],
-    }
-    ranks, distances, table = charts.hop_table(summary)
-    assert (ranks, distances) == (["main"], [0, 1, 2, -1])
-    # own labels; (0, 1) and (1, 2); (0, 2); label 0 for clients 1 and 2
-    np.testing.assert_allclose(
-        table, [[(0.9 + 0.8 + 0.6 + 1.0) / 4, (0.5 + 0.3) / 2, 0.1, (0.0 + 0.2) / 2]]
-    )
-
-
-@given(st.integers(1, 6), st.integers(1, 7), st.integers(1, 3), st.integers(0, 2**32 - 1))
-def test_hop_table_equals_a_search_by_loops(
-    clients: int, classes: int, heads: int, seed: int
-) -> None:
-    rng = np.random.default_rng(seed)
-    adjacency = (rng.random((clients, clients)) < 0.3) & ~np.eye(clients, dtype=bool)
-    primary = rng.random((clients, classes)) < 0.3
-    accuracy = rng.random((clients, heads, classes))
-    found: dict[int, list[np.ndarray]] = {}
-    for label in range(classes):
-        for client in range(clients):
-            if primary[:, label].any():
-                distance = _search(adjacency, primary[:, label], client)
-                found.setdefault(distance, []).append(accuracy[client, :, label])
-    summary = {"adjacency": adjacency, "primary_labels": primary, "class_accuracy": accuracy}
-    _, distances, table = charts.hop_table(summary)
-    assert distances == sorted(found, key=lambda d: d if d >= 0 else 99)
-    for column, distance in enumerate(distances):
-        np.testing.assert_allclose(table[:, column], np.mean(found[distance], axis=0))
-
-
-def _search(adjacency: np.ndarray, owners: np.ndarray, client: int) -> int:
-    """Hops from `client` to the nearest owner, -1 for none, going outwards step by step."""
-    heard = {client}
-    for distance in range(len(owners)):
-        if any(owners[j] for j in heard):
-            return distance
-        heard |= {j for i in heard for j in range(len(owners)) if adjacency[i, j]}
-    return -1
-
-
-def test_a_partition_without_primary_labels_has_no_hop_table() -> None:
+def test_without_primary_labels_every_figure_draws() -> None:
     summary, _ = synthetic_run()
-    summary["primary_labels"] = np.zeros((8, 10), bool).tolist()
-    ranks, distances, table = charts.hop_table(summary)
-    assert distances == [] and table.shape == (5, 0)
+    summary = changed(summary, primary_labels=np.zeros((8, 10), bool))
     for draw in ON_SUMMARY:
         _render(draw(summary))
+
+
+def test_the_hop_picture_of_a_changing_graph_says_so() -> None:
+    summary, _ = synthetic_run()
+    union = summary.adjacency | summary.adjacency.T
+    picture = charts.hop_picture(changed(summary, adjacency_union=union))
+    assert "all graphs of the run" in picture.axes[0].get_xlabel()
+    assert "all graphs" not in charts.hop_picture(summary).axes[0].get_xlabel()
 
 
 # ----------------------------------------------------------------------------- files

@@ -90,10 +90,8 @@ def test_supervised_is_one_client_with_everything():
     assert experiment.layout.groups == (1,)
     ((images, _),) = experiment.feed.data["private"]
     assert images.shape[2] == experiment.federations[0].partition.sizes.sum()
-    shared, private = experiment.evaluator.accuracies(
-        experiment.evaluator.correct(experiment.init_state())[0]
-    )
-    assert shared.shape == private.shape == (1, 4, 1)
+    found = experiment.evaluator.evaluate(experiment.init_state())
+    assert found.shared.shape == found.private.shape == (1, 4, 1)
 
 
 def test_federated_average_leaves_all_clients_equal():

@@ -14,18 +14,21 @@ import pytest
 from mhd_jax import graph
 from mhd_jax.config import default_config, update
 from mhd_jax.reporting import terminal
+from mhd_jax.results import Summary
+from tests.synthetic import changed, synthetic_run
 
 
-def make_summary(**changes: Any) -> dict[str, Any]:
-    """Two clients with two heads each, and their control."""
-    return {
+def make_summary(**changes: Any) -> Summary:
+    """Two clients with two heads each, and their isolated baseline."""
+    values = {
         "shared_accuracy": [[0.4, 0.8], [0.5, 0.9]],
         "private_accuracy": [[0.9, 0.7], [1.0, 0.8]],
         "isolated_baseline": {
             "shared_accuracy": [[0.3], [0.5]],
             "private_accuracy": [[0.95], [0.97]],
         },
-    } | changes
+    }
+    return changed(synthetic_run(num_clients=2, aux=1)[0], **(values | changes))
 
 
 def test_final_table() -> None:
@@ -56,28 +59,12 @@ def test_final_table_of_one_client_with_one_head() -> None:
 
 def test_final_table_of_replicas() -> None:
     other = make_summary(shared_accuracy=[[0.5, 0.7], [0.6, 0.8]])
-    table = terminal.final_table(make_summary(replicas=[make_summary(), other])).splitlines()
+    both = make_summary(replicas=[make_summary().to_json(), other.to_json()])
+    table = terminal.final_table(both).splitlines()
     # Means 0.45 and 0.55: sample standard deviation 0.1 / sqrt(2).
     assert table[3].split()[:6] == ["main", "0.500", "±0.071", "0.400", "0.600", "+0.100"]
     assert len({len(line) for line in table[:5]} - {len(table[3])}) == 0
-    assert "2 clients and 2 replicas (± std of the replicas' means)" in table[-1]
-
-
-def test_head_rows_accept_arrays_as_well_as_lists() -> None:
-    summary = make_summary()
-    arrays: dict[str, Any] = {
-        k: np.array(v) for k, v in summary.items() if k != "isolated_baseline"
-    }
-    arrays["isolated_baseline"] = {k: np.array(v) for k, v in summary["isolated_baseline"].items()}
-    assert terminal.head_rows(arrays) == terminal.head_rows(summary)
-
-
-def test_gains_are_taken_client_by_client() -> None:
-    main, _, isolated = terminal.head_rows(make_summary())
-    assert main.shared_gain is not None and main.private_gain is not None
-    assert (main.shared_gain.min, main.shared_gain.max) == pytest.approx((0.0, 0.1))
-    assert (main.private_gain.min, main.private_gain.max) == pytest.approx((-0.05, 0.03))
-    assert isolated.name == "isolated" and isolated.shared_gain is None
+    assert "2 clients and 2 seeds (± std of the seeds' means)" in table[-1]
 
 
 # ----------------------------------------------------------------------------- progress

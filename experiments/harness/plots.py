@@ -23,10 +23,8 @@ from mhd_jax.reporting.charts import (
     MAIN,
     MUTED,
     WIDTH,
-    hop_name,
-    hop_table,
 )
-from mhd_jax.reporting.terminal import Spread, head_names
+from mhd_jax.results import Spread, accuracy_by_hops, head_names, hop_name, label_hops
 
 DPI = 110  # enough for a screen, small enough for a repository
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7d858e", "#000000")
@@ -111,16 +109,16 @@ def ranks(records: Sequence[Record]) -> Figure:
 def hops(found: PerClass) -> tuple[list[str], list[int], Float[np.ndarray, "R H D"]]:
     """The hop table of every seed: heads, distances, accuracies; NaN where a seed lacks one."""
     heard = [
-        hop_table({"class_accuracy": accuracy, "primary_labels": primary, "adjacency": adjacency})
+        accuracy_by_hops(np.array(accuracy), label_hops(np.array(primary), np.array(adjacency)))
         for accuracy, primary, adjacency in zip(
             found.class_accuracy, found.primary_labels, found.adjacency, strict=True
         )
     ]
-    distances = sorted(set.union(*(set(d) for _, d, _ in heard)), key=lambda d: (d < 0, d))
-    tables = np.full((len(heard), len(heard[0][0]), len(distances)), np.nan)
-    for seed, (_, occurring, table) in enumerate(heard):
-        tables[seed][:, [distances.index(distance) for distance in occurring]] = table
-    return heard[0][0], distances, tables
+    distances = sorted({d for table in heard for d in table.distances}, key=lambda d: (d < 0, d))
+    tables = np.full((len(heard), len(heard[0].heads), len(distances)), np.nan)
+    for seed, table in enumerate(heard):
+        tables[seed][:, [distances.index(d) for d in table.distances]] = table.accuracy
+    return heard[0].heads, distances, tables
 
 
 def _hops(axis: Axes, label: str, kept: PerClass) -> None:

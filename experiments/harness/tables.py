@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from experiments.harness.study import Record, Study
-from mhd_jax.reporting.terminal import HeadRow, Spread, head_names, head_rows
+from mhd_jax.results import HeadRow, Spread, accuracy_rows, head_names
 
 
 def grid(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
@@ -29,18 +29,12 @@ def grid(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
 def rows(record: Record) -> list[HeadRow]:
     """A row per head, then the isolated baseline; of a pooled model, the same for all clients."""
     found = record.results
-    runs = [
-        {
-            "shared_accuracy": found.shared_accuracy[r],
-            "private_accuracy": found.private_accuracy[r],
-            "isolated_baseline": {
-                "shared_accuracy": found.isolated_shared_accuracy[r],
-                "private_accuracy": found.isolated_private_accuracy[r],
-            },
-        }
-        for r in range(len(found.seeds))
-    ]
-    return head_rows({"replicas": runs})
+    return accuracy_rows(
+        np.asarray(found.shared_accuracy),
+        np.asarray(found.private_accuracy),
+        np.asarray(found.isolated_shared_accuracy),
+        np.asarray(found.isolated_private_accuracy),
+    )
 
 
 def number(spread: Spread | None, signed: bool = False) -> str:

@@ -24,7 +24,8 @@ from mhd_jax.data.feed import Preparation
 from mhd_jax.errors import ConfigError, WorkdirError, suggest
 from mhd_jax.experiment import Experiment
 from mhd_jax.reporting import charts
-from mhd_jax.reporting.terminal import final_table, head_names
+from mhd_jax.reporting.terminal import final_table
+from mhd_jax.results import Line, Summary, head_names
 from mhd_jax.runtime import tensorboard
 from mhd_jax.runtime.checkpoints import Checkpoints
 from mhd_jax.runtime.workdir import Workdir
@@ -78,12 +79,16 @@ class Run:
         return f"Run({str(self.workdir)!r}{'' if done else ', not finished'}){rows}"
 
     @functools.cached_property
-    def summary(self) -> dict[str, Any]:
-        """The contents of `summary.json`; raises `WorkdirError` while the run is not finished."""
+    def summary(self) -> Summary:
+        """The contents of `summary.json`, by attribute or by key.
+
+        Raises:
+          WorkdirError: the run is not finished.
+        """
         return self._directory.read_summary()
 
     @property
-    def records(self) -> list[dict[str, Any]]:
+    def records(self) -> list[Line]:
         """The lines of `metrics.jsonl`, every number of every client."""
         return self._directory.read_metrics()
 
@@ -110,12 +115,12 @@ class Run:
     @property
     def head_names(self) -> list[str]:
         """Names of the heads in the order of their ranks."""
-        return head_names(np.shape(self.summary["shared_accuracy"])[-1])
+        return head_names(self.summary.shared_accuracy.shape[-1])
 
     @property
     def clients(self) -> list[Client]:
         """All clients, in order (of the first replica where there are several)."""
-        return [Client(self, index) for index in range(len(self.summary["shared_accuracy"]))]
+        return [Client(self, index) for index in range(len(self.summary.shared_accuracy))]
 
     def predict(
         self, images: Float[np.ndarray, "N ..."], *, replica: int = 0
@@ -187,28 +192,28 @@ class Client:
     @property
     def labels(self) -> list[int]:
         """Its primary labels; the labels it has samples of where a partition names none."""
-        primary = np.array(self._run.summary["primary_labels"][self.index])
+        primary = self._run.summary.primary_labels[self.index]
         return np.flatnonzero(primary if primary.any() else self.samples).tolist()
 
     @property
     def samples(self) -> Int[np.ndarray, " C"]:
         """Private samples of each class."""
-        return np.array(self._run.summary["label_histogram"][self.index])
+        return self._run.summary.label_histogram[self.index]
 
     @property
     def peers(self) -> list[int]:
         """The clients it learns from (at the first step, where the graph changes)."""
-        return np.flatnonzero(self._run.summary["adjacency"][self.index]).tolist()
+        return np.flatnonzero(self._run.summary.adjacency[self.index]).tolist()
 
     @property
     def shared_accuracy(self) -> Float[np.ndarray, " H"]:
         """Accuracy of each head on the global distribution."""
-        return np.array(self._run.summary["shared_accuracy"][self.index])
+        return self._run.summary.shared_accuracy[self.index]
 
     @property
     def private_accuracy(self) -> Float[np.ndarray, " H"]:
         """Accuracy of each head on the distribution of its own labels."""
-        return np.array(self._run.summary["private_accuracy"][self.index])
+        return self._run.summary.private_accuracy[self.index]
 
     @property
     def model(self) -> nn.Module:

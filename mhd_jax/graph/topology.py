@@ -43,9 +43,6 @@ DEFAULTS: Mapping[str, Any] = MappingProxyType(
 # Graphs of earlier periods kept at hand, for readers that look back (a pool of old snapshots).
 PERIODS_CACHED = 32
 
-# Graphs of a changing sequence that the warnings at the start of a run are about.
-TURNS_LOOKED_AT = 100
-
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Topology:
@@ -86,11 +83,22 @@ class Topology:
             return graph
         return graph(period * self.every if self.every else step)
 
-    def ever(self, steps: int) -> Adjacency:
-        """Who reads whom at any time in a run of so many steps, as far as its first graphs tell."""
-        most = TURNS_LOOKED_AT if self.changes else 1
-        turns = range(0, steps, self.every or 1)[:most]
-        return np.logical_or.reduce([self.at(step) for step in turns])
+    def ever(self, steps: int, most: int | None = None) -> Adjacency:
+        """Who reads whom at any time in a run of `steps` steps: the union of its graphs.
+
+        Args:
+          steps: of the run.
+          most: look at so many graphs only, the first ones.
+        """
+        turns = range(0, steps, self.every or 1)[: most if self.changes else 1]
+        if all(isinstance(graph, np.ndarray) for graph in self.graphs):
+            turns = turns[: len(self.graphs)]
+        union = np.zeros((self.num_clients, self.num_clients), bool)
+        for step in turns:
+            union |= self.at(step)
+            if union.sum() == self.num_clients * (self.num_clients - 1):
+                break
+        return union
 
     def reads(self, start: int, stop: int) -> Bool[np.ndarray, "n K K"]:
         """Who really reads whom in the n steps start..stop - 1; read-only if `static`.

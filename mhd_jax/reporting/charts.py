@@ -26,11 +26,14 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, LogNorm, Normalize
 from matplotlib.figure import Figure
 
-from mhd_jax import graph
-from mhd_jax.reporting.terminal import head_names
-
-Summary = Mapping[str, Any]
-History = Sequence[Mapping[str, Any]]
+from mhd_jax.results import (
+    History,
+    Line,
+    Summary,
+    for_every_client,
+    head_names,
+    hop_table,
+)
 
 INK = "#24292f"
 MUTED = "#6e7781"
@@ -51,8 +54,6 @@ MOST_SMALL = 24  # nodes of a graph that fit on a small figure
 MOST_NAMED = 100  # nodes of a graph that still carry their number
 MOST_PLACED = 150  # nodes of a graph whose best places take no longer than a moment to find
 MOST_ARROWS = 300  # edges that still get arrow heads
-
-_NO_PRIMARY = -2  # the distance to a label that is nobody's primary label
 
 _STYLE: dict[Any, Any] = {
     "font.size": 8.5,
@@ -193,8 +194,8 @@ def accuracy_per_class(summary: Summary) -> Figure:
     More than 20 classes are sorted by their primary clients, so that a client's own labels
     stand together.
     """
-    accuracy = _class_accuracy(summary)
-    primary = np.array(summary["primary_labels"], dtype=bool)
+    primary = summary.primary_labels
+    accuracy = for_every_client(summary.class_accuracy, len(primary))
     order = _class_order(primary)
     names = head_names(accuracy.shape[1])
     titles = {0: "main head", len(names) - 1: f"last head ({names[-1]})"}
@@ -215,8 +216,7 @@ def label_distribution(summary: Summary) -> Figure:
 
     The classes stand in the same order as in `accuracy_per_class`.
     """
-    counts = np.array(summary["label_histogram"])
-    primary = np.array(summary["primary_labels"], dtype=bool)
+    counts, primary = summary.label_histogram, summary.primary_labels
     clients, classes = counts.shape
     figure = Picture(figsize=(WIDTH, _heat_height(clients)), layout="constrained")
     axis, bars = figure.subplots(1, 2, sharey=True, width_ratios=[7, 1])
@@ -245,9 +245,8 @@ def communication_graph(summary: Summary) -> Figure:
 
     A node's colour is the shared accuracy of that client's last head.
     """
-    adjacency = np.array(summary["adjacency"], dtype=bool)
-    accuracy = np.array(summary["shared_accuracy"], dtype=float)[:, -1]
-    flows = nx.from_numpy_array(adjacency.T, create_using=nx.DiGraph)
+    accuracy = summary.shared_accuracy[:, -1]
+    flows = nx.from_numpy_array(summary.adjacency.T, create_using=nx.DiGraph)
     scale = 1.0 if len(flows) <= MOST_SMALL else 1.5
     figure, (axis,) = _figure(3.4 * scale, 1, 1, width=0.6 * scale * WIDTH)
     axis.set_axis_off()
@@ -263,60 +262,18 @@ def communication_graph(summary: Summary) -> Figure:
     return figure
 
 
-def hop_table(summary: Summary) -> tuple[list[str], list[int], Float[np.ndarray, "H D"]]:
-    """Accuracy on labels by how far away, in hops, their nearest primary client is.
-
-    A client is 0 hops from its own primary labels, 1 hop from those of the clients it learns
-    from, and so on. A label with several primary clients counts with the nearest. The mean is
-    over all pairs of a client and a label at that distance.
-
-    Args:
-      summary: What a run leaves, read are class_accuracy [K, H, C], primary_labels [K, C] and
-        adjacency [K, K].
-
-    Returns:
-      The heads' names, the distances that occur in ascending order with -1 (nobody who holds
-      the label can be heard) last, and the mean accuracy for each pair of them. Labels without
-      a primary client are left out, so there may be no distance at all.
-    """
-    accuracy = _class_accuracy(summary)
-    hops = label_hops(summary)
-    distances = sorted({int(d) for d in np.unique(hops)} - {_NO_PRIMARY})
-    distances.sort(key=lambda d: (d == -1, d))
-    table = np.empty((accuracy.shape[1], len(distances)))
-    for column, distance in enumerate(distances):
-        client, label = np.nonzero(hops == distance)
-        table[:, column] = np.nanmean(accuracy[client, :, label], axis=0)
-    return head_names(accuracy.shape[1]), distances, table
-
-
-def label_hops(summary: Summary) -> Int[np.ndarray, "K C"]:
-    """Hops from every client to the nearest primary client of every label.
-
-    Returns:
-      [K, C], -1 where no primary client can be heard and -2 for labels that have none.
-    """
-    primary = np.array(summary["primary_labels"], dtype=bool)
-    hops = np.asarray(graph.hop_distances(np.array(summary["adjacency"], dtype=bool)))
-    far = len(hops) + 1
-    reach = np.where(hops < 0, far, hops)
-    # Label by label: [K, K, C] at once would be large for many clients and classes.
-    nearest = np.stack([reach[:, own].min(axis=1, initial=far) for own in primary.T], axis=1)
-    nearest = np.where(nearest == far, -1, nearest)
-    return np.where(primary.any(axis=0), nearest, _NO_PRIMARY)
-
-
-def hop_name(distance: int) -> str:
-    """How a distance of the hop table is written: -1 is 'none', nobody who knows is heard."""
-    return "none" if distance < 0 else str(distance)
-
-
 @mpl.rc_context(_STYLE)
 def hop_picture(summary: Summary) -> Figure:
-    """The hop table as curves and as a map: rank r should know what happens r hops away."""
-    ranks, distances, table = hop_table(summary)
+    """The hop table as curves and as a map: rank r should know what happens r hops away.
+
+    Hops of a graph that changes are counted along all its graphs at once, which the axis says.
+    """
+    found = hop_table(summary)
+    ranks, distances, table = found.heads, found.distances, found.accuracy
     figure, (curves, cells) = _figure(2.9, 1, 2)
     label = "hops to the nearest primary client"
+    if not np.array_equal(summary.adjacency, summary.adjacency_union):
+        label += "\n(along the edges of all graphs of the run)"
     _title(curves, "accuracy by hop distance", label)
     _title(cells, "the same numbers as a map", label)
     if not distances:
@@ -335,7 +292,7 @@ def hop_picture(summary: Summary) -> Figure:
     if len(reached) < len(distances):
         ticks = [t for t in ticks if len(reached) - t > len(distances) / 12] + [len(reached)]
     for axis in (curves, cells):
-        axis.set_xticks(ticks, [hop_name(distances[t]) for t in ticks])
+        axis.set_xticks(ticks, [found.names[t] for t in ticks])
     cells.set_yticks(range(len(ranks)), ranks)
     _colour_bars(figure, [cells], Normalize(0, 1), "")
     _legend(figure, curves)
@@ -349,7 +306,7 @@ def save_all(summary: Summary, history: History, directory: epath.PathLike) -> l
     """Writes every figure as a PNG.
 
     Args:
-      summary: What a run leaves in ``summary.json``.
+      summary: what a run leaves in ``summary.json``.
       history: The objects of ``metrics.jsonl``.
       directory: Where to; made if it is not there. May be on a remote file system.
 
@@ -450,7 +407,7 @@ def _pale(bands: int) -> float:
     return min(0.11, 0.55 / bands)
 
 
-def _lines(history: History, key: str) -> list[Mapping[str, Any]]:
+def _lines(history: History, key: str) -> list[Line]:
     return [line for line in history if line.get(key) is not None]
 
 
@@ -482,12 +439,6 @@ def _thin(count: int, most: int) -> list[int]:
 def _class_order(primary: Bool[np.ndarray, "K C"]) -> Int[np.ndarray, " C"]:
     classes = primary.shape[1]
     return np.lexsort(~primary[::-1]) if classes > MOST_CLASSES else np.arange(classes)
-
-
-def _class_accuracy(summary: Summary) -> Float[np.ndarray, "K H C"]:
-    """The accuracies, for every client the same where one pooled model stands for all."""
-    accuracy = np.array(summary["class_accuracy"], dtype=float)
-    return np.broadcast_to(accuracy, (len(summary["primary_labels"]), *accuracy.shape[1:]))
 
 
 def _heat_height(clients: int) -> float:

@@ -17,8 +17,15 @@ from etils import epath
 
 from mhd_jax.config import default_config, flatten
 from mhd_jax.reporting import charts
-from mhd_jax.reporting.charts import History, Summary, format_bytes
-from mhd_jax.reporting.terminal import Spread, head_rows
+from mhd_jax.reporting.charts import format_bytes
+from mhd_jax.results import (
+    ISOLATED,
+    History,
+    Spread,
+    Summary,
+    head_rows,
+    hop_table,
+)
 
 MOST_LABELS = 8  # primary labels of a client that are listed; more are counted
 
@@ -28,7 +35,7 @@ def write_report(workdir: epath.PathLike, summary: Summary, history: History) ->
 
     Args:
       workdir: Directory of the run; may be on a remote file system.
-      summary: What a run leaves in ``summary.json``.
+      summary: what a run leaves in ``summary.json``.
       history: The objects of ``metrics.jsonl``.
 
     Returns:
@@ -48,7 +55,7 @@ def render(summary: Summary, images: Mapping[str, bytes]) -> str:
     """The report as HTML.
 
     Args:
-      summary: What a run leaves in ``summary.json``.
+      summary: what a run leaves in ``summary.json``.
       images: PNG files by the name of the function in `mhd_jax.reporting.charts` that drew them; a
         figure that is missing here is left out of the report.
     """
@@ -62,19 +69,20 @@ def render(summary: Summary, images: Mapping[str, bytes]) -> str:
     environment.filters |= {"number": number, "signed": signed, "bytes": format_bytes}
     environment.globals |= {"number": number, "signed": signed}
     rows = head_rows(summary)
-    heads = [row for row in rows if row.name != "isolated"]
+    heads = [row for row in rows if row.name != ISOLATED]
     return environment.get_template("report.html.j2").render(
         summary=summary,
-        settings=flatten(summary["config"]),
+        settings=flatten(summary.config),
         rows=rows,
         main=heads[0],
         last=heads[-1],
-        baseline=rows[-1] if rows[-1].name == "isolated" else None,
+        baseline=rows[-1] if rows[-1].name == ISOLATED else None,
         clients=client_rows(summary),
         replicas=replica_rows(summary),
         hops=_hops(summary),
+        changes=not np.array_equal(summary.adjacency, summary.adjacency_union),
         traffic=byte_rows(summary),
-        sections=_sections(summary["config"]),
+        sections=_sections(summary.config),
         images={name: _embedded(png) for name, png in images.items()},
     )
 
@@ -110,33 +118,26 @@ def signed(value: float | Spread) -> str:
 
 
 def client_rows(summary: Summary) -> list[dict[str, Any]]:
-    """What the report says of every client (of the first replica where there are several)."""
-    shared = np.array(summary["shared_accuracy"], dtype=float)
-    private = np.array(summary["private_accuracy"], dtype=float)
-    primary = np.array(summary["primary_labels"], dtype=bool)
-    peers = np.array(summary["adjacency"], dtype=bool).sum(axis=1)
-    samples = np.array(summary["label_histogram"]).sum(axis=1)
+    """What the report says of every client (of the first seed where there are several)."""
+    shared, private = summary.shared_accuracy, summary.private_accuracy
+    peers, samples = summary.adjacency.sum(axis=1), summary.label_histogram.sum(axis=1)
     # One pooled model stands for all clients.
-    params = np.broadcast_to(summary["num_params"], len(shared))
-    baseline = summary.get("isolated_baseline")
+    params = np.broadcast_to(summary.num_params, len(shared))
+    baseline = summary.isolated_baseline
     rows = []
     for client in range(len(shared)):
-        alone = [
-            float(baseline[f"{kind}_accuracy"][client][0]) if baseline else None
-            for kind in ("shared", "private")
-        ]
         rows.append(
             {
                 "client": client,
                 "samples": int(samples[client]),
-                "labels": _listed(np.flatnonzero(primary[client])),
+                "labels": _listed(np.flatnonzero(summary.primary_labels[client])),
                 "peers": int(peers[client]),
                 "params": int(params[client]),
                 "shared_main": shared[client, 0],
                 "shared_last": shared[client, -1],
-                "shared_baseline": alone[0],
+                "shared_baseline": baseline and baseline.shared_accuracy[client, 0],
                 "private_main": private[client, 0],
-                "private_baseline": alone[1],
+                "private_baseline": baseline and baseline.private_accuracy[client, 0],
             }
         )
     return rows
@@ -149,40 +150,39 @@ def _listed(labels: np.ndarray) -> str:
 
 
 def replica_rows(summary: Summary) -> list[dict[str, Any]]:
-    """Means over clients of every replica; empty for a run of one."""
+    """Means over clients of every seed; empty for a run of one."""
     return [
-        {"seed": run["seed"], "hash": run["partition_hash"], "rows": head_rows(run)}
-        for run in summary.get("replicas") or []
+        {"seed": run.seed, "hash": run.partition_hash, "rows": head_rows(run)}
+        for run in summary.replicas
     ]
 
 
 def _hops(summary: Summary) -> dict[str, Any]:
-    ranks, distances, table = charts.hop_table(summary)
-    hops = charts.label_hops(summary)
+    found = hop_table(summary)
     return {
-        "distances": [charts.hop_name(distance) for distance in distances],
-        "pairs": [int((hops == distance).sum()) for distance in distances],
-        "rows": list(zip(ranks, table.tolist(), strict=True)),
+        "distances": found.names,
+        "pairs": found.pairs,
+        "rows": list(zip(found.heads, found.accuracy.tolist(), strict=True)),
     }
 
 
 def byte_rows(summary: Summary) -> list[dict[str, Any]]:
     """Both accountings of communication and FedAvg's, per client and step and for the run."""
-    settings = flatten(summary["config"])
+    settings = flatten(summary.config)
     refresh, average = settings["exchange.refresh_steps"], settings["average.every"]
     what = {
         "predictions": ("Predictions published", "in every step of distillation"),
         "snapshots": ("Snapshots shipped instead", f"one every {refresh:,} steps"),
         "fedavg": ("FedAvg", f"all parameters every {average:,} steps"),
     }
-    per_step = {key: np.array(summary["bytes_per_step"][key], dtype=float) for key in what}
+    per_step = {key: summary.bytes_per_step[key] for key in what}
     fedavg = per_step["fedavg"].sum()
     return [
         {
             "name": name,
             "when": when,
             "client": Spread.of(per_step[key][None]),
-            "run": per_step[key].sum() * summary["steps"],
+            "run": per_step[key].sum() * summary.steps,
             "ratio": per_step[key].sum() / fedavg if fedavg else None,
         }
         for key, (name, when) in what.items()

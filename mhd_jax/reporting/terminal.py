@@ -1,13 +1,8 @@
 # Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
-"""What a run says on the terminal: a header, a progress bar and the final table.
-
-The numbers of that table (`head_rows`) are also the ones in the report, so that the two can
-never disagree.
-"""
+"""What a run says on the terminal: a header, a progress bar and the final table."""
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
 import shutil
 import sys
@@ -16,8 +11,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from tqdm.auto import tqdm
+
+from mhd_jax.results import Spread, Summary, head_rows
 
 # Without a terminal nobody watches a bar: one plain line whenever there are new values, and
 # otherwise this often, so that a log file shows that the run is alive.
@@ -28,99 +25,11 @@ _BAR = "{percentage:3.0f}%|{bar:12}| " + _TEXT
 _COLUMNS_FOR_BAR = 100  # with fewer the text alone fills the line
 
 
-@dataclasses.dataclass(frozen=True)
-class Spread:
-    """A number per client, summarised.
-
-    Attributes:
-      mean: over clients (and over replicas where there are several).
-      min: the lowest client's, of all replicas.
-      max: the highest client's, of all replicas.
-      std: sample standard deviation of the replicas' means; None for a single replica.
-    """
-
-    mean: float
-    min: float
-    max: float
-    std: float | None = None
-
-    @classmethod
-    def of(cls, values: Float[np.ndarray, "R K"]) -> Spread:
-        """Summarises one number per replica and client.
-
-        >>> Spread.of(np.array([[0.0, 1.0]]))
-        Spread(mean=0.5, min=0.0, max=1.0, std=None)
-        """
-        means = values.mean(axis=1)
-        std = float(means.std(ddof=1)) if len(means) > 1 else None
-        return cls(float(means.mean()), float(values.min()), float(values.max()), std)
-
-
-@dataclasses.dataclass(frozen=True)
-class HeadRow:
-    """One line of the results: a head's accuracies, and its gain over the baseline's main head."""
-
-    name: str
-    shared: Spread
-    private: Spread
-    shared_gain: Spread | None = None
-    private_gain: Spread | None = None
-
-
-def head_names(num_heads: int) -> list[str]:
-    """The heads' names in the order of their ranks.
-
-    >>> head_names(3)
-    ['main', 'aux 1', 'aux 2']
-    """
-    return ["main", *(f"aux {rank}" for rank in range(1, num_heads))]
-
-
-def head_rows(summary: Mapping[str, Any]) -> list[HeadRow]:
-    """The results of a run, a row per head and one for the baseline where the run had one.
-
-    Gains are taken client by client against the baseline, which has the same data, the same
-    initial parameters and one head; with `replicas` everything is over all of them.
+def final_table(summary: Summary) -> str:
+    """The results as a plain text table: a row per head, then the isolated baseline.
 
     Args:
-      summary: What a run leaves in ``summary.json``.
-
-    Returns:
-      Rows in the order of the ranks, the baseline last.
-    """
-    runs = summary.get("replicas") or [summary]
-    shared = np.array([run["shared_accuracy"] for run in runs], dtype=float)
-    private = np.array([run["private_accuracy"] for run in runs], dtype=float)
-    names = head_names(shared.shape[-1])
-    if not all(run.get("isolated_baseline") for run in runs):
-        return [
-            HeadRow(name, Spread.of(shared[..., h]), Spread.of(private[..., h]))
-            for h, name in enumerate(names)
-        ]
-    baseline_shared = np.array([run["isolated_baseline"]["shared_accuracy"] for run in runs])[
-        ..., 0
-    ]
-    baseline_private = np.array([run["isolated_baseline"]["private_accuracy"] for run in runs])[
-        ..., 0
-    ]
-    rows = [
-        HeadRow(
-            name,
-            Spread.of(shared[..., h]),
-            Spread.of(private[..., h]),
-            Spread.of(shared[..., h] - baseline_shared),
-            Spread.of(private[..., h] - baseline_private),
-        )
-        for h, name in enumerate(names)
-    ]
-    return [*rows, HeadRow("isolated", Spread.of(baseline_shared), Spread.of(baseline_private))]
-
-
-def final_table(summary: Mapping[str, Any]) -> str:
-    """The results as a plain text table: a row per head, then the baseline.
-
-    Args:
-      summary: What a run leaves in ``summary.json``.
+      summary: what a run leaves in ``summary.json``.
 
     Returns:
       Several lines without a trailing newline.
@@ -139,11 +48,11 @@ def final_table(summary: Mapping[str, Any]) -> str:
     return "\n".join([*_layout(["head", *labels, *labels], cells), "", _legend(summary, gains)])
 
 
-def _legend(summary: Mapping[str, Any], gains: bool) -> str:
-    clients = len(summary["shared_accuracy"])
+def _legend(summary: Summary, gains: bool) -> str:
+    clients = len(summary.shared_accuracy)
     lines = f"mean, min and max over {clients} client{'s' if clients != 1 else ''}"
-    if summary.get("replicas"):
-        lines += f" and {len(summary['replicas'])} replicas (± std of the replicas' means)"
+    if len(summary.seeds) > 1:
+        lines += f" and {len(summary.seeds)} seeds (± std of the seeds' means)"
     return lines + ("; gain over the isolated baseline" if gains else "")
 
 

@@ -27,6 +27,7 @@ from etils import epath
 from mhd_jax.config import RENAMED, flatten
 from mhd_jax.errors import WorkdirError
 from mhd_jax.files import absolute, is_remote
+from mhd_jax.results import Line, Summary
 
 # What may differ when a run is resumed, because the trained clients do not depend on it.
 FREE_SETTINGS = (
@@ -139,7 +140,7 @@ class Workdir:
             file.flush()
             yield
 
-    def append_metrics(self, metrics: Mapping[str, Any]) -> None:
+    def append_metrics(self, metrics: Line) -> None:
         """Adds one line to `metrics.jsonl`, handed to the operating system on return.
 
         Args:
@@ -178,7 +179,7 @@ class Workdir:
             logging.info("%s: dropped %d lines after step %d", self._metrics, dropped, step)
             self._write(self._metrics, shorter)
 
-    def read_metrics(self) -> list[dict[str, Any]]:
+    def read_metrics(self) -> list[Line]:
         """The lines of `metrics.jsonl`, without a last one that is still being written."""
         if not self._metrics.exists():
             return []
@@ -186,13 +187,15 @@ class Workdir:
             text = self._metrics.read_bytes().decode(errors="replace")
         return [metrics for _, metrics in _parse(text) if metrics]
 
-    def write_summary(self, summary: Mapping[str, Any]) -> None:
+    def write_summary(self, summary: Summary) -> None:
         """Writes `summary.json`, all or nothing; arrays become lists, floats keep every digit."""
-        self._write(self._summary, to_json(summary, indent=1) + "\n")
+        self._write(self._summary, to_json(summary.to_json(), indent=1) + "\n")
 
-    def read_summary(self) -> dict[str, Any]:
+    def read_summary(self) -> Summary:
         """The contents of `summary.json`; raises `WorkdirError` when there is none to read."""
-        return self._read(self._summary)
+        values = self._read(self._summary)
+        with self._explained("cannot read summary.json"):
+            return Summary.from_json(values)
 
     def finished(self) -> bool:
         """Whether the run has come to its end, which is when its summary is written."""
