@@ -21,6 +21,7 @@ from typing import Any
 
 import mhd_jax
 from mhd_jax import config as config_lib
+from mhd_jax import results
 from mhd_jax.models import classifier
 from mhd_jax.registry import Registry
 
@@ -235,6 +236,62 @@ What the defaults rest on is told in [Method: defaults](method.md#defaults).
 """
 
 
+# --- Outputs --------------------------------------------------------------------------------------
+
+
+def outputs_page() -> str:
+    """`outputs.md`."""
+    text = NOTICE.format(source="mhd_jax/results.py") + OUTPUTS_INTRODUCTION
+    for file, keys in results.describe_fields().items():
+        text += f"\n## {file}\n\n{ABOUT_FILES.get(file, '')}\n"
+        text += "| key | shape | unit | meaning |\n" + 4 * "| --- " + "|\n"
+        for key in keys:
+            cells = (f"`{key.key}`", key.shape, "" if key.unit in "1–" else key.unit, key.about)
+            text += "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
+    return text
+
+
+OUTPUTS_INTRODUCTION = """
+# Outputs
+
+What a run leaves in its `--workdir`, and what every key means.
+
+| file | what it holds |
+| --- | --- |
+| `config.json` | all settings of the run; the same command resumes it, other settings are refused |
+| [`summary.json`](#summaryjson) | the result: accuracies of all clients and heads, data, graph |
+| [`metrics.jsonl`](#metricsjsonl) | losses and accuracies over steps, one JSON object a line |
+| `report.html` | tables and figures in one file that opens offline |
+| `figures/*.png` | the figures of the report |
+| `checkpoints/` | the latest states, from which the run resumes |
+
+With the extra `[tensorboard]`, TensorBoard shows what `metrics.jsonl` has, as means over clients.
+
+From Python, `Run.load` reads all of it:
+
+```python
+import mhd_jax
+
+run = mhd_jax.Run.load("runs/digits")
+run.summary["shared_accuracy"]  # [K, H]: one row per client, one column per head
+run.history  # metrics.jsonl as a pandas frame, means over clients
+```
+
+Shapes: K clients, H = m + 1 heads (the main head, then the auxiliary heads by rank), C classes. A
+number without a unit has no dimension; accuracies are fractions from 0 to 1.
+"""
+
+ABOUT_FILES = {
+    "summary.json": """Written at the end of a run. If `num_seeds` is more than 1, results are those
+of the first seed, and `replicas` has those of every seed.
+""",
+    "metrics.jsonl": """Every line has `step` and `seconds`. Lines with losses are written every
+`train.log_every` steps, lines with accuracies every `train.eval_every`. With several seeds, values
+are those of the first.
+""",
+}
+
+
 # --- Reference ------------------------------------------------------------------------------------
 
 
@@ -251,7 +308,7 @@ def write_reference(folder: Path) -> None:
 
 def pages() -> dict[str, str]:
     """All committed pages that are written from the code, by file name."""
-    return {"settings.md": settings_page()}
+    return {"settings.md": settings_page(), "outputs.md": outputs_page()}
 
 
 def write_pages(folder: Path) -> None:
