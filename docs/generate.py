@@ -57,6 +57,9 @@ ROOMS = {
     "parallel": ("models/",),
 }
 
+# Sections whose settings are also read by their last name as a string.
+BY_KEY = ("graph", "model", "partition")
+
 
 def modules() -> Iterator[ModuleType]:
     """The package and all modules in it, in alphabetical order."""
@@ -104,14 +107,14 @@ def readers() -> dict[str, list[str]]:
             as_read = {f"{section or 'config'}.{leaf}"}
             if any(path.startswith(room) for room in ROOMS.get(section, ())):
                 as_read |= {f"config.{leaf}", f"settings.{leaf}", f"chosen.{leaf}", f"*{leaf}"}
-                as_read |= {leaf} if leaf != "name" else set()
+                as_read |= {f"'{leaf}'", f"'{name}'"} if section in BY_KEY else set()
             if as_read & used:
                 found[name].append(path)
     return found
 
 
 def _names_used(source: str) -> set[str]:
-    """The last two words of dotted names, keyword-only parameters as `*name`, and strings."""
+    """The last two words of dotted names, keyword-only parameters as `*x`, and strings as `'x'`."""
     used = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Attribute):
@@ -119,7 +122,7 @@ def _names_used(source: str) -> set[str]:
         elif isinstance(node, ast.arguments):
             used |= {f"*{parameter.arg}" for parameter in node.kwonlyargs}
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            used.add(node.value)
+            used.add(f"'{node.value}'")
     return used
 
 
