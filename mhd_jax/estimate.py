@@ -172,8 +172,8 @@ def estimate(config: ml_collections.ConfigDict, memory: int) -> Estimate:
       ConfigError: a setting that cannot work, as when the run is started.
     """
     changed = config.copy_and_resolve_references()
-    # One step, convolutions in the form that is quickest to trace: the operations are the same.
-    config_lib.update(changed, {"train.steps_per_call": 1, "parallel.conv_lowering": "grouped"})
+    # Convolutions in the form that is quickest to trace: the operations are the same.
+    config_lib.update(changed, {"parallel.conv_lowering": "grouped"})
     experiment = experiment_lib.build(changed, data_sets(changed), memory)
     layout, parts = experiment.layout, experiment.parts
     state = experiment.init_state(abstract=True)
@@ -203,11 +203,11 @@ def tree_bytes(tree: PyTree) -> int:
 
 
 def _data_bytes(experiment: Experiment) -> int:
-    """Images on the fullest device: all of them, or those of steps dispatched and of the next."""
+    """Images on the fullest device: all of them, or those of calls dispatched and of the next."""
     feed, layout = experiment.feed, experiment.layout
     if isinstance(feed, Resident):
         return resident_bytes(feed, layout)
-    private, public = feed.input_shapes(1)
+    private, public = feed.input_shapes(experiment.parts.steps_per_call)
     share = tree_bytes(private) // layout.client_devices + tree_bytes(public)
     return (IN_FLIGHT + 1) * share // layout.data_devices
 
@@ -269,7 +269,9 @@ def _flops(experiment: Experiment, state: PyTree) -> float:
     """Floating-point operations of one step on one device, from the traced program."""
     feed = experiment.feed
     shapes: Any = _Shapes(feed)
-    lowered = experiment.step.lower(
+    # Without a loop, whose operations are counted once however often it runs.
+    one_step = dataclasses.replace(experiment.parts, steps_per_call=1)
+    lowered = dataclasses.replace(experiment, parts=one_step).step.lower(
         state,
         feed.data_shapes(),
         dataclasses.replace(experiment.schedule, feed=shapes).host_inputs(0, 1),

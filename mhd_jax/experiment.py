@@ -28,7 +28,7 @@ from mhd_jax.data.feed import (
     streams,
 )
 from mhd_jax.data.partition import partition, pooled, split_public
-from mhd_jax.errors import ConfigError
+from mhd_jax.errors import ConfigError, suggest
 from mhd_jax.evaluator import Evaluator
 from mhd_jax.parallel import Layout
 from mhd_jax.schedule import Schedule, input_specs
@@ -222,11 +222,11 @@ def _federation(
 
 def _preparation(config: ml_collections.ConfigDict, source: sources.Source) -> Preparation:
     """What happens to images on the device; an augmentation of the host leaves nothing to it."""
-    name = config.data.augment
-    on_host = name in streaming.HOST_AUGMENTS.names()
-    if not on_host:
-        augment.AUGMENTS.get(name)
-    return Preparation("none" if on_host else name, source.mean, source.std)
+    name, on_host = config.data.augment, streaming.HOST_AUGMENTS.names()
+    known = [*augment.AUGMENTS, *on_host]
+    if name not in known:
+        raise ConfigError("data.augment", name, suggest(name, known))
+    return Preparation("none" if name in on_host else name, source.mean, source.std)
 
 
 def _feed(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from absl import app, flags, logging
@@ -20,7 +21,9 @@ _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "File with get_config(); without one the defaults: digits, 8 clients.",
     lock_config=True,
 )  # fmt: skip
-_WORKDIR = flags.DEFINE_string("workdir", "runs/digits", "Directory of the run.")
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Directory of the run; by default runs/ and the name of the config."
+)
 _ESTIMATE = flags.DEFINE_bool("estimate", False, "Only say what the run needs; reads no data.")
 _DEVICES = flags.DEFINE_integer("estimate_devices", 1, "Number of devices.", lower_bound=1)
 _MEMORY = flags.DEFINE_float("estimate_memory_gib", 16.0, "Memory of each device.")
@@ -39,9 +42,26 @@ def main(argv: Sequence[str]) -> None:
         if _ESTIMATE.value:
             print(estimate.on_devices(config, _DEVICES.value, _MEMORY.value).describe())
             return
-        train.train_and_evaluate(config, _WORKDIR.value)
+        train.train_and_evaluate(config, _WORKDIR.value or default_workdir(_config_file()))
     except (ConfigError, WorkdirError, DivergedError, train.Interrupted) as error:
         _end(error, 143 if isinstance(error, train.Interrupted) else 1)
+
+
+def default_workdir(config_file: str) -> str:
+    """Where a run goes that is not told.
+
+    >>> default_workdir("configs/cifar10.py:cpu"), default_workdir("")
+    ('runs/cifar10_cpu', 'runs/digits')
+    """
+    path, _, variant = config_file.partition(":")
+    name = Path(path).stem or "digits"
+    return f"runs/{name}_{variant}" if variant else f"runs/{name}"
+
+
+def _config_file() -> str:
+    """What `--config` said."""
+    given = flags.FLAGS["config"]
+    return config_flags.get_config_filename(given) if _CONFIG.value else ""
 
 
 def parse_flags(argv: list[str]) -> list[str]:

@@ -16,7 +16,8 @@ class Registry(Generic[T]):
     """A dictionary of pieces of one kind, filled by decorators and by installed packages.
 
     A package outside this one adds a piece without importing us first by declaring an entry
-    point in the group ``mhd_jax.<setting>``, for example ``mhd_jax.graph.name``.
+    point in the group ``mhd_jax.<setting>``, for example ``mhd_jax.graph.name``. Where pieces of
+    two kinds answer to one setting, each kind has a group of its own.
 
     >>> shapes = Registry("shape.name")
     >>> @shapes.register("square")
@@ -26,8 +27,9 @@ class Registry(Generic[T]):
     4
     """
 
-    def __init__(self, setting: str) -> None:
+    def __init__(self, setting: str, *, group: str = "") -> None:
         self.setting = setting
+        self._group = f"mhd_jax.{group or setting}"
         self._pieces: dict[str, T] = {}
 
     def register(self, name: str) -> Callable[[T], T]:
@@ -58,4 +60,4 @@ class Registry(Generic[T]):
         return iter(self.names())
 
     def _entry_points(self) -> metadata.EntryPoints:
-        return metadata.entry_points(group=f"mhd_jax.{self.setting}")
+        return metadata.entry_points(group=self._group)

@@ -350,6 +350,7 @@ def describe(experiment: Experiment) -> str:
         partition_hash=first.partition.hash(),
         graph={**graph.describe(topology.at(0)), "changes": topology.changes},
         num_params=_num_params(experiment),
+        num_heads=experiment.parts.models[0].num_heads,
         device=f"{device()}; {experiment.layout.describe()}",
         feed=experiment.feed.why,
     )

@@ -219,6 +219,30 @@ def test_pieces_of_this_package_keep_their_names() -> None:
 
 
 @pytest.mark.usefixtures("pieces")
+def test_a_cell_run_twice_may_bring_other_data_and_another_network(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(train, "train_and_evaluate", lambda config, workdir: None)
+
+    class Flat(nn.Module):
+        width: int = 5
+
+        @nn.compact
+        def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+            return nn.Dense(self.width)(x.reshape(len(x), -1))
+
+    for size in (4, 6):
+        array = (np.zeros((90, size, size), np.uint8), np.arange(90) % 3)
+        mine = mhd_jax.from_arrays("mine", array, array)
+        run = mhd_jax.fit(small.config(), source=mine, model=Flat(size))
+        experiment = experiment_lib.build(run.config)
+        assert experiment.image_shape == (size, size, 1)
+        assert experiment.parts.models[0].network.width == size
+    with pytest.raises(ConfigError, match="a name that no piece of mhd_jax has"):
+        mhd_jax.fit(small.config(), source=mhd_jax.from_arrays("digits", array, array))
+
+
+@pytest.mark.usefixtures("pieces")
 def test_objects_become_names(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(train, "train_and_evaluate", lambda config, workdir: None)
 

@@ -28,7 +28,9 @@ from mhd_jax import api, distill, evaluate, exchange, graph, methods, models
 from mhd_jax import experiment as experiment_lib
 from mhd_jax.config import default_config, update
 from mhd_jax.data import sources
+from mhd_jax.data.feed import Resident
 from mhd_jax.data.partition import PARTITIONS, Owners, partition
+from mhd_jax.data.streaming import Streaming
 from mhd_jax.distill import CONFIDENCES, LOGIT_LOSSES, RULES, Candidates
 from mhd_jax.errors import ConfigError
 from mhd_jax.models import HEADS, MODELS
@@ -436,6 +438,12 @@ def mirror(num_clients, rng, **_):
     """Client i learns from client K - 1 - i."""
     return np.fliplr(np.eye(num_clients)) * (1 - np.eye(num_clients))
 
+def darker(key, image):
+    return image // 2
+
+def noisy(draw, image, shape):
+    return np.minimum(image, draw.integers(128, 255, image.shape, np.uint8))
+
 def stripes(directory, split, shape):
     labels = np.arange(400) % 4
     images = np.zeros((400, 8, 8, 1), np.uint8)
@@ -452,6 +460,10 @@ first_allowed = outside_pieces:first_allowed
 mirror = outside_pieces:mirror
 [mhd_jax.data.name]
 stripes = outside_pieces:stripes
+[mhd_jax.data.augment]
+darker = outside_pieces:darker
+[mhd_jax.data.augment.host]
+noisy = outside_pieces:noisy
 """
 OUTSIDE = {
     "heads.name": "halves",
@@ -487,6 +499,25 @@ def test_an_installed_package_is_used_by_name_from_a_config(
     assert experiment.parts.method.distillation.rule == "first_allowed"
     assert experiment.schedule.topologies[0].at(0).sum() == 4
     assert experiment.federations[0].source.name == "stripes"
+    sys.modules.pop("outside_pieces", None)
+
+
+@pytest.mark.usefixtures("registries")
+def test_augmentations_of_device_and_host_are_told_apart(
+    site: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(site)
+    invalidate_caches()
+    config = small.config()
+    update(config, {"data.name": "stripes", "data.augment": "darker"})
+    device = experiment_lib.build(config).feed
+    assert isinstance(device, Resident) and device._preparation.augment == "darker"
+    update(config, {"data.augment": "noisy"})
+    host = experiment_lib.build(config).feed
+    assert isinstance(host, Streaming) and host._preparation.augment == "none"
+    update(config, {"data.augment": "noizy"})
+    with pytest.raises(ConfigError, match="random_resized_crop, noisy; did you mean 'noisy'"):
+        experiment_lib.build(config)
     sys.modules.pop("outside_pieces", None)
 
 

@@ -71,6 +71,14 @@ def test_streamed_images_are_those_of_two_steps_on_their_way_and_the_next():
     )
 
 
+def test_streamed_images_are_those_of_every_step_of_a_call():
+    one = small.config(data__feed="streaming", train__steps_per_call=1)
+    three = small.config(data__feed="streaming", train__steps_per_call=3)
+    single, several = estimate.estimate(one, 2**30), estimate.estimate(three, 2**30)
+    assert several.data == 3 * single.data
+    assert several.flops == single.flops  # a step and device, however many a call has
+
+
 def test_fits_is_about_the_total():
     config = small.config(data__feed="resident")
     total = estimate.estimate(config, 2**30).total

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from mhd_jax import main
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -19,11 +21,52 @@ def _run(*arguments: str) -> subprocess.CompletedProcess:
     )  # fmt: skip
 
 
-def test_a_mistyped_setting_is_refused_with_a_suggestion(tmp_path):
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--config.distill.nu_aus=3", "distill.nu_aus = '3': expected a known setting; did you "),
+        ("--config.replicas=3", "replicas = '3': expected its new name, num_seeds"),
+        ("--config=configs/digits.py:smok", "digits.py = 'smok': expected no variant or one of"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # how absl loads a config
+def test_a_mistyped_setting_ends_in_one_line(argument, message, capsys):
+    with pytest.raises(SystemExit):
+        main.parse_flags(["main", "--config=configs/digits.py", argument])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"ConfigError: {message}")
+
+
+def test_a_mistyped_setting_is_refused_before_any_work(tmp_path):
     done = _run("--config=configs/digits.py", "--config.distill.nu_au=1", f"--workdir={tmp_path}/x")
-    assert done.returncode != 0
-    assert "nu_aux" in done.stderr + done.stdout
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
+    assert "did you mean distill.nu_aux" in done.stderr
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("config", "workdir"),
+    [
+        ("configs/cifar10.py", "runs/cifar10"),
+        ("configs/cifar10.py:cpu", "runs/cifar10_cpu"),
+        ("", "runs/digits"),
+    ],
+)
+def test_the_workdir_is_named_by_the_config(config, workdir):
+    assert main.default_workdir(config) == workdir
+
+
+def test_a_run_without_a_workdir_goes_where_its_config_says(tmp_path, monkeypatch):
+    shown = [sys.executable, "-c", _SHOW_WORKDIR, f"--config={ROOT}/configs/cifar10.py:cpu"]
+    done = subprocess.run(shown, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.stdout.strip() == "runs/cifar10_cpu", done.stderr
+
+
+_SHOW_WORKDIR = """
+from mhd_jax import main, train
+train.train_and_evaluate = lambda config, workdir: print(workdir)
+main.run()
+"""
 
 
 def test_a_bad_value_ends_in_one_line(tmp_path):

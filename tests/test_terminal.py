@@ -13,6 +13,7 @@ import pytest
 
 from mhd_jax import graph
 from mhd_jax.config import default_config, update
+from mhd_jax.methods import METHODS
 from mhd_jax.reporting import terminal
 from mhd_jax.results import Summary
 from tests.synthetic import changed, synthetic_run
@@ -184,6 +185,7 @@ def describe(adjacency: np.ndarray, **changes: Any) -> list[str]:
         partition_hash="33ee8a01f78d55aa",
         graph=graph.describe(adjacency) | {"changes": bool(config.graph.every)},
         num_params=[20_210] * len(adjacency),
+        num_heads=METHODS.get(config.method)(config).num_heads(config.heads.aux),
         device="1 x cpu",
         feed="resident",
     ).splitlines()
@@ -225,6 +227,18 @@ def test_header_says_that_a_graph_changes() -> None:
     ring = np.roll(np.eye(5, dtype=bool), 1, axis=1)
     lines = describe(ring, **{"graph.sequence": ("cycle", "star"), "graph.every": 10})
     assert "graph      cycle, star: changes; at first 5 edges, 1 peer a client" in lines[3]
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({}, "main head and 4 auxiliary heads"),
+        ({"heads.aux": 1}, "main head and 1 auxiliary head"),
+        ({"method": "fedavg"}, "one head"),
+    ],
+)
+def test_header_counts_the_heads_that_there_are(changes: dict[str, Any], text: str) -> None:
+    assert describe(~np.eye(3, dtype=bool), **changes)[4].endswith(f"a client, {text}")
 
 
 def test_header_names_the_architectures() -> None:

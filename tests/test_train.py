@@ -23,6 +23,7 @@ from mhd_jax import experiment as experiment_lib
 from mhd_jax import state as state_lib
 from mhd_jax import train
 from mhd_jax.errors import DivergedError, WorkdirError
+from mhd_jax.evaluator import Evaluator
 from mhd_jax.parallel import IN_FLIGHT
 from mhd_jax.reporting import report
 from mhd_jax.runtime.checkpoints import Checkpoints
@@ -81,6 +82,22 @@ def test_the_same_command_again_does_nothing(finished, capsys):
     assert "finished" in capsys.readouterr().out
     assert again == summary
     assert before == {path: path.stat().st_mtime_ns for path in before}
+
+
+def test_a_finished_run_is_noticed_before_anything_is_built(finished, monkeypatch):
+    workdir, config, summary = finished
+    monkeypatch.setattr(experiment_lib, "build", mock.Mock(side_effect=AssertionError))
+    assert train.train_and_evaluate(config, workdir) == summary
+    with pytest.raises(WorkdirError, match="seed is 0 there and 1 here"):
+        train.train_and_evaluate(small.config(seed=1), workdir)
+
+
+def test_the_summary_is_the_last_evaluation(tmp_path, monkeypatch):
+    evaluate = mock.Mock(wraps=Evaluator.evaluate)
+    monkeypatch.setattr(Evaluator, "evaluate", lambda *arguments: evaluate(*arguments))
+    config = small.config(train__steps=2, train__log_every=2, train__eval_every=2)
+    train.train_and_evaluate(config, tmp_path, with_report=False)
+    assert evaluate.call_count == 2  # before the first step and after the last
 
 
 def test_a_full_disk_ends_in_words_and_the_report_is_made_up_for(tmp_path, monkeypatch, capsys):

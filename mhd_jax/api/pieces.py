@@ -62,9 +62,17 @@ def register(setting: str, name: str, piece: Any) -> Any:
     if setting not in registries:
         raise ConfigError("setting", setting, suggest(setting, registries))
     registry = registries[setting]
-    if name in registry.names() and _is_ours(registry.get(name)) and registry.get(name) != piece:
-        raise ConfigError(setting, name, "a name that no piece of mhd_jax has")
+    ours = (setting, name) not in _YOURS and name in registry.names()
+    if ours and _is_ours(registry.get(name)):
+        if registry.get(name) != piece:
+            raise ConfigError(setting, name, "a name that no piece of mhd_jax has")
+        return piece
+    _YOURS.add((setting, name))
     return registry.register(name)(piece)
+
+
+_YOURS: set[tuple[str, str]] = set()
+"""Settings and names under which users have registered pieces: theirs to use again."""
 
 
 def _is_ours(piece: Any) -> bool:

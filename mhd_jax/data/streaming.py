@@ -46,7 +46,7 @@ HostAugment = Callable[
 ]
 """``(draws of the sample, image at its stored size, shape to deliver) -> image``."""
 
-HOST_AUGMENTS: Registry[HostAugment] = Registry("data.augment")
+HOST_AUGMENTS: Registry[HostAugment] = Registry("data.augment", group="data.augment.host")
 
 
 @HOST_AUGMENTS.register("random_resized_crop")

@@ -96,6 +96,7 @@ def describe_run(
     partition_hash: str,
     graph: Mapping[str, Any],
     num_params: Sequence[int],
+    num_heads: int,
     device: str,
     feed: str,
 ) -> str:
@@ -111,6 +112,7 @@ def describe_run(
       graph: Statistics of the communication graph, from `mhd_jax.graph.describe`, of the first
         one where it "changes".
       num_params: Parameters of every client.
+      num_heads: Heads of every client.
       device: The accelerator, in words.
       feed: How images get there, in words.
     """
@@ -124,7 +126,7 @@ def describe_run(
         + f" a client (hash {partition_hash[:12]})",
         "graph": f"{_graph_name(config)}: {_describe_graph(graph)}",
         "model": f"{_architectures(config)}: {_range(num_params)} parameters a client, "
-        f"main head and {config['heads']['aux']} auxiliary heads",
+        + _describe_heads(num_heads),
         "device": device,
         "images": feed,
     }
@@ -144,6 +146,12 @@ def _architectures(config: Mapping[str, Any]) -> str:
 
 def _count(number: int, thing: str) -> str:
     return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
+def _describe_heads(num_heads: int) -> str:
+    if num_heads == 1:
+        return "one head"
+    return f"main head and {_count(num_heads - 1, 'auxiliary head')}"
 
 
 def _graph_name(config: Mapping[str, Any]) -> str:
