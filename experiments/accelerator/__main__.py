@@ -83,7 +83,7 @@ def environment(name: str, options: argparse.Namespace) -> dict[str, str]:
 
 def summary(out: Path, names: Sequence[str]) -> str:
     """A table of all records, Markdown."""
-    lines, device = ["| | |", "| --- | --- |"], ""
+    lines, device, quick = ["| | |", "| --- | --- |"], "", False
     for name in names:
         records, piece = pieces.read(out, name), load(name)
         lines.append(f"| **{piece.title}** | |")
@@ -92,7 +92,11 @@ def summary(out: Path, names: Sequence[str]) -> str:
                   for case, record in records.items() if "failed" in record]  # fmt: skip
         lines += [] if records else ["| nothing yet | |"]
         device = device or next((r["device"] for r in records.values() if "device" in r), "")
-    return "\n".join(lines) + f"\n\nOn {device or 'no device yet'}.\n"
+        quick = quick or any(record.get("quick") for record in records.values())
+    where = f"On {device or 'no device yet'}."
+    if quick:
+        where += " Tiny sizes (--quick): that every piece works is what this shows, no figure is."
+    return "\n".join(lines) + f"\n\n{where}\n"
 
 
 def main(argv: Sequence[str] | None = None) -> None:

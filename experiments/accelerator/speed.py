@@ -76,6 +76,8 @@ def measure(changes: Mapping[str, Any], context: Context) -> dict[str, Any]:
     contenders = [stepper.contender(OURS)]
     losses = {OURS: step._first_losses(stepper)}
     others, left_out = _torch(experiment, context)
+    for line in left_out:
+        print(f"speed: left out: {line}", flush=True)
     for name, other in others.items():
         losses[name] = [other.step().tolist() for _ in range(step.COMPARED)]
         contenders.append(other.on_device(name))

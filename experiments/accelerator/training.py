@@ -21,6 +21,7 @@ from mhd_jax.errors import ConfigError
 
 SECONDS = 480.0  # of one run, calibration and evaluation included
 CALIBRATION = 20.0  # seconds of stepping that say how many steps there will be
+CHANCE = 1.05  # times 1 / C: an accuracy up to this is no better than guessing
 SHARE = 0.8  # of the time that is left, for steps
 ROUND = 100  # steps are whole multiples of it
 
@@ -60,6 +61,9 @@ def run(name: str, context: Context) -> dict[str, Any]:
         "steps_per_second": summary["steps_per_second"],
         "shared_accuracy": accuracy.mean(axis=0).tolist(),
         "private_accuracy": np.asarray(summary["private_accuracy"], float).mean(axis=0).tolist(),
+        # Distilled heads can collapse early on, after which every image gets the same class.
+        "at_chance": int((accuracy[:, -1] <= CHANCE / summary["num_classes"]).sum()),
+        "clients": len(accuracy),
         "least_and_most": [float(accuracy[:, -1].min()), float(accuracy[:, -1].max())],
         "seconds": time.monotonic() - begin,
     }
@@ -113,11 +117,13 @@ def rows(records: Records) -> list[tuple[str, str]]:
     for name, record in records.items():
         if results := record.get("results"):
             least, most = results["least_and_most"]
-            found.append((
-                name,
+            text = (
                 f"shared accuracy {results['shared_accuracy'][-1]:.3f} ({least:.3f} to {most:.3f}) "
-                f"after {results['steps']:,} steps, {results['steps_per_second']:.3g} a second",
-            ))  # fmt: skip
+                f"after {results['steps']:,} steps, {results['steps_per_second']:.3g} a second"
+            )
+            if lost := results["at_chance"]:
+                text += f"; COLLAPSED: {lost} of {results['clients']} clients at chance"
+            found.append((name, text))
     return found
 
 
