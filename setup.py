@@ -30,7 +30,7 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     packages=find_packages(include=["mhd_jax", "mhd_jax.*"]),
-    package_data={"mhd_jax": ["py.typed", "templates/*.j2"]},
+    package_data={"mhd_jax": ["py.typed", "reporting/templates/*.j2"]},
     python_requires=">=3.11",
     # Floors only: requirements.txt holds the exact versions that are tested together.
     install_requires=[
@@ -67,12 +67,11 @@ setup(
             "mypy>=1.18",
             "nbclient>=0.10",
             "pandas>=2.2",
-            "pdoc>=15",
             "pytest>=8.4",
             "pytest-xdist>=3.6",
             "ruff>=0.14",
         ],
-        "docs": ["pdoc>=15"],
+        "docs": ["furo>=2025.9", "myst-parser>=5", "sphinx>=8.2"],
         "notebook": ["ipywidgets>=8.1", "jupyterlab>=4", "pandas>=2.2"],
         "bench": ["torch>=2.6"],
     },

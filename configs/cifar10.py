@@ -18,7 +18,7 @@ Measured, shared accuracy over 3 seeds of the last head and of the same clients 
 
 - `:mlp`, one to two minutes on two cores: 0.368 ± 0.005 and 0.216 ± 0.018
   (``python -m experiments.main_comparison --preset=cifar10_cpu``);
-- `:cpu`, seven minutes on one core without the control group: 0.329 ± 0.006 and 0.237 ± 0.016
+- `:cpu`, seven minutes on one core without the isolated baseline: 0.329 ± 0.006 and 0.237 ± 0.016
   (``python -m experiments.main_comparison --preset=cifar10_cnn --cells=mhd_s100``).
 
 Other variants: not measured.

@@ -1,32 +1,63 @@
 # Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
-"""Builds the API reference from the docstrings: ``python docs/build.py`` writes docs/api."""
+"""Builds the documentation: `python docs/build.py` writes docs/_build/html/index.html.
+
+    pip install -c requirements.txt -e ".[docs]"
+    python docs/build.py                # warnings, dead links among them, are errors
+    python docs/build.py --pages        # only rewrites the generated pages settings.md, outputs.md
+    python docs/build.py --check        # only says whether these are current
+
+`--repository=https://...` says where the project lives, for links from the site to its files.
+"""
 
 from __future__ import annotations
 
-import pkgutil
+import argparse
+import os
+import shutil
 import sys
-import warnings
 from pathlib import Path
 
-import pdoc
+FOLDER = Path(__file__).resolve().parent
+sys.path[:0] = [str(FOLDER), str(FOLDER.parent)]
 
-import mhd_jax
-from mhd_jax import models
+import jax  # noqa: E402
+
+jax.Array.__module__ = "jax"  # what signatures call it, from here on
+
+import generate  # noqa: E402  (a neighbour of this file)
 
 
-def build(folder: Path) -> None:
-    """Writes a page for every module, and an index that searches them."""
-    for name in mhd_jax.__all__:  # imported on first use, which pdoc does not wait for
-        vars(mhd_jax)[name] = getattr(mhd_jax, name)
-    for package in (mhd_jax, models):
-        modules = [module.name for module in pkgutil.iter_modules(package.__path__)]
-        package.__all__ = [*package.__all__, *modules]  # pdoc follows no others
-    pdoc.render.configure(docformat="google")
-    with warnings.catch_warnings():
-        # Array types of generated constructors, which it then shows as they are written.
-        warnings.filterwarnings("ignore", message="Error parsing type annotation")
-        pdoc.pdoc("mhd_jax", output_directory=folder)
+def build(repository: str) -> int:
+    """Runs Sphinx; returns its exit status."""
+    from sphinx.cmd import build as sphinx
+
+    os.environ["MHD_JAX_REPOSITORY"] = repository.rstrip("/")
+    output = FOLDER / "_build"
+    shutil.rmtree(output, ignore_errors=True)
+    strict = ["--fail-on-warning", "--keep-going", "--nitpicky", "--quiet"]
+    status = sphinx.build_main(
+        [*strict, "-d", str(output / "cache"), str(FOLDER), str(output / "html")]
+    )
+    if status == 0:
+        print(f"written: {output / 'html' / 'index.html'}")
+    return status
+
+
+def main() -> None:
+    """Reads the flags."""
+    parser = argparse.ArgumentParser(description="Builds the documentation.")
+    parser.add_argument("--pages", action="store_true", help="only rewrite the generated pages")
+    parser.add_argument("--check", action="store_true", help="only say whether they are current")
+    parser.add_argument("--repository", default="", help="address of the project's repository")
+    options = parser.parse_args()
+    if options.check:
+        outdated = generate.outdated(FOLDER)
+        sys.exit(f"run python docs/build.py --pages: {outdated} differ" if outdated else None)
+    generate.write_pages(FOLDER)
+    if not options.pages:
+        generate.write_reference(FOLDER / "api")
+        sys.exit(build(options.repository))
 
 
 if __name__ == "__main__":
-    build(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent / "api")
+    main()

@@ -5,14 +5,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
-from experiments.tables import accuracy, kilobytes
+from experiments.harness.study import Kind, Record
+from experiments.harness.tables import grid, kilobytes, over_seeds
 
-Record = Mapping[str, Any]
 Records = Mapping[str, Record]  # by "study/cell"
 
 
@@ -32,48 +31,35 @@ class Claim:
     needs: tuple[str, ...]
     decide: Callable[..., Finding]
 
-    def row(self, records: Records) -> str:
-        """A line of a Markdown table."""
+    def row(self, records: Records) -> tuple[str, ...]:
+        """A line of a table."""
         if any(name not in records for name in self.needs):
             found = Finding("not measured yet", "–")
         else:
             found = self.decide(*(records[name] for name in self.needs))
         studies = ", ".join(sorted({f"`{name.partition('/')[0]}`" for name in self.needs}))
-        return f"| {self.sentence} | {found.measured} | {studies} | {found.holds} |"
+        return self.sentence, found.measured, studies, found.holds
 
 
-def _means(record: Record, kind: str, head: int) -> Float[np.ndarray, " R"]:
-    """Mean over clients of one head, seed by seed."""
-    return accuracy(record, kind)[..., head].mean(axis=1)
-
-
-def _gain(record: Record, head: int = -1) -> Float[np.ndarray, " R"]:
-    return _means(record, "shared", head) - _means(record, "control_shared", 0)
-
-
-def _kept(record: Record) -> Float[np.ndarray, " R"]:
-    return _means(record, "private", 0) - _means(record, "control_private", 0)
-
-
-def _number(values: Float[np.ndarray, " R"]) -> str:
-    spread = f" ± {values.std(ddof=1):.3f}" if len(values) > 1 else ""
-    return f"{values.mean():+.3f}{spread}"
+def _gain(record: Record, kind: Kind = "shared", head: int = -1) -> Float[np.ndarray, " R"]:
+    """Mean over clients of a head's gain over isolation, seed by seed."""
+    return record.gain(kind, head).mean(axis=1)
 
 
 def _learning(complete: Record) -> Finding:
     gain = _gain(complete)
-    lowest = accuracy(complete, "shared")[..., -1] - accuracy(complete, "control_shared")[..., 0]
+    lowest = complete.gain()
     return Finding(
-        f"shared accuracy of the last head {_number(gain)} over isolation; of {lowest.size} "
+        f"shared accuracy of the last head {over_seeds(gain)} over isolation; of {lowest.size} "
         f"clients of all seeds {int((lowest > 0).sum())} gain, the least {lowest.min():+.3f}",
         "yes" if gain.min() > 0 else "not in every seed",
     )
 
 
 def _private(skewed: Record) -> Finding:
-    kept = _kept(skewed)
+    kept = _gain(skewed, "private", head=0)
     return Finding(
-        f"private accuracy of the main head {_number(kept)} over isolation at s = 100",
+        f"private accuracy of the main head {over_seeds(kept)} over isolation at s = 100",
         "preserved" if kept.mean() >= -0.01 else "no",
     )
 
@@ -81,7 +67,7 @@ def _private(skewed: Record) -> Finding:
 def _heads(none: Record, one: Record, four: Record) -> Finding:
     gains = [_gain(record) for record in (none, one, four)]
     return Finding(
-        f"gain over isolation with 0, 1 and 4 auxiliary heads: {', '.join(map(_number, gains))}",
+        f"gain over isolation with 0, 1 and 4 auxiliary heads: {', '.join(map(over_seeds, gains))}",
         "one head does; more do not add on a complete graph"
         if gains[2].mean() <= gains[1].mean() + 0.02
         else "yes",
@@ -89,7 +75,7 @@ def _heads(none: Record, one: Record, four: Record) -> Finding:
 
 
 def _chain(cycle: Record) -> Finding:
-    ranks = accuracy(cycle, "shared").mean(axis=(0, 1))[1:]
+    ranks = cycle.accuracy("shared").mean(axis=(0, 1))[1:]
     grows = bool((np.diff(ranks) > 0).all())
     shown = ", ".join(f"{value:.3f}" for value in ranks)
     return Finding(f"on a directed cycle, by rank: {shown}", "yes" if grows else "no")
@@ -98,39 +84,39 @@ def _chain(cycle: Record) -> Finding:
 def _topology(complete: Record, star: Record, islands: Record, cycle: Record) -> Finding:
     gains = {"complete": complete, "star": star, "two islands": islands, "directed cycle": cycle}
     means = [_gain(record).mean() for record in gains.values()]
-    shown = ", ".join(f"{name} {_number(_gain(r))}" for name, r in gains.items())
+    shown = ", ".join(f"{name} {over_seeds(_gain(r))}" for name, r in gains.items())
     return Finding(f"gain over isolation: {shown}", "yes" if max(means) == means[0] else "no")
 
 
 def _kinds(together: Record, own_kind: Record) -> Finding:
-    few = together["config"]["cohorts"][0][1]
-    shared = [accuracy(record, "shared")[..., -1] for record in (together, own_kind)]
+    few = together.config["clients"]["models"][0][1]
+    shared = [record.accuracy("shared")[..., -1] for record in (together, own_kind)]
     small = (shared[0] - shared[1])[:, :few].mean(axis=1)
     large = (shared[0] - shared[1])[:, few:].mean(axis=1)
     clear = sum(kind.mean() > kind.std(ddof=1) for kind in (small, large))  # beyond its spread
     return Finding(
-        f"last head, all together minus each among its own kind: small clients {_number(small)}, "
-        f"large clients {_number(large)}",
+        "last head, all together minus each among its own kind: small clients "
+        f"{over_seeds(small)}, large clients {over_seeds(large)}",
         ("no", "for one kind alone", "yes")[clear],
     )
 
 
 def _bytes(mhd: Record, fedavg: Record) -> Finding:
-    sent = [record["results"]["bytes_per_client_and_step"] for record in (mhd, fedavg)]
-    every = fedavg["config"]["average"]["every"]
+    sent = [record.results.bytes_per_client_and_step for record in (mhd, fedavg)]
+    every = fedavg.config["average"]["every"]
     less = sent[0] < sent[1]
     return Finding(
         f"a client publishes {kilobytes(mhd)} kB per step; FedAvg every {every} steps ships "
-        f"{kilobytes(fedavg)} kB per step of a model of {fedavg['num_params'][0]:,} parameters",
+        f"{kilobytes(fedavg)} kB per step of a model of {fedavg.num_params[0]:,} parameters",
         "yes" if less else "not for a model this small",
     )
 
 
 def _heterogeneity(skewed: Record, iid: Record) -> Finding:
-    gains = _gain(skewed), _gain(iid)
+    far, near = _gain(skewed), _gain(iid)
     return Finding(
-        f"gain over isolation {_number(gains[0])} at s = 100 and {_number(gains[1])} at s = 0",
-        "yes" if gains[0].mean() > gains[1].mean() else "no",
+        f"gain over isolation {over_seeds(far)} at s = 100 and {over_seeds(near)} at s = 0",
+        "yes" if far.mean() > near.mean() else "no",
     )
 
 
@@ -155,5 +141,5 @@ CLAIMS = (
 
 def table(records: Records) -> str:
     """Every claim with its measured value and verdict, as a Markdown table."""
-    head = ["| claim | measured here | table | holds here? |", "| --- " * 4 + "|"]
-    return "\n".join([*head, *(claim.row(records) for claim in CLAIMS)])
+    header = ("claim", "measured here", "table", "holds here?")
+    return grid(header, [claim.row(records) for claim in CLAIMS])

@@ -13,10 +13,10 @@ from experiments import (
     public_data,
     scaling,
     staleness,
-    sweep,
     teachers,
     topology,
 )
+from experiments.harness import sweep
 
 STUDIES = (
     digits_claims.STUDY,

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from experiments import sweep
-from experiments.presets import Preset
-from experiments.sweep import Cell, Record, Study
-from experiments.tables import accuracy, number
-from mhd_jax.terminal import Spread
+from experiments.harness import sweep
+from experiments.harness.presets import Preset
+from experiments.harness.study import Cell, Record, Study
+from experiments.harness.tables import grid, number
+from mhd_jax.results import Spread
 
 SETTINGS = {
     "together": "together",
@@ -25,10 +25,10 @@ OWN_KIND = "experiments/graphs/own_kind.txt"  # clients 0 to 4 and 5 to 7, compl
 
 
 def cells(preset: Preset) -> list[Cell]:
-    (small, few), (large, fewer) = preset.cohorts
+    (small, few), (large, fewer) = preset.models
     everybody = f"{few} {small} and {fewer} {large}"
     own_kind = {"graph.name": "matrix", "graph.matrix": OWN_KIND}
-    mixed = {"cohorts": preset.cohorts}
+    mixed = {"clients.models": preset.models}
     without = {**mixed, "distill.nu_emb": 0.0}
     late = {**mixed, "distill.warmup_steps": preset.base().train.steps // 3}
     return [
@@ -43,22 +43,20 @@ def cells(preset: Preset) -> list[Cell]:
 
 
 def by_kind(records: Sequence[Record]) -> str:
-    """Shared accuracy of small and of large clients: together, among their own kind, alone."""
-    lines = [
-        "| clients | setting | β_sh main | β_sh last head | β_sh isolated |",
-        "| --- " * 5 + "|",
-    ]
+    """Shared accuracy of small and of large clients: together, among their own kind, isolated."""
+    header = ("clients", "setting", "β_sh main", "β_sh last head", "β_sh isolated")
+    lines = []
     for record in records:
         first = 0
-        for name, count in record["config"]["cohorts"]:
+        for name, count in record.config["clients"]["models"]:
             kind = slice(first, first + count)
             first += count
-            shared = accuracy(record, "shared")[:, kind]
-            alone = accuracy(record, "control_shared")[:, kind, 0]
-            values = (shared[..., 0], shared[..., -1], alone)
-            cells_ = " | ".join(number(Spread.of(value)) for value in values)
-            lines.append(f"| {count} {name} | {SETTINGS[record['cell']]} | {cells_} |")
-    return "\n".join(lines)
+            shared = record.accuracy("shared")[:, kind]
+            isolated = record.isolated("shared")[:, kind]
+            values = (shared[..., 0], shared[..., -1], isolated)
+            spreads = [number(Spread.of(value)) for value in values]
+            lines.append((f"{count} {name}", SETTINGS[record.cell], *spreads))
+    return grid(header, lines)
 
 
 STUDY = Study(

@@ -10,11 +10,10 @@ from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
-from experiments import plots, sweep
-from experiments.presets import Preset
-from experiments.sweep import Cell, Record, Study
-from experiments.tables import accuracy
-from mhd_jax.figures import CONTROL
+from experiments.harness import plots, sweep
+from experiments.harness.presets import Preset
+from experiments.harness.study import Cell, Kind, Record, Study
+from mhd_jax.reporting.charts import BASELINE
 
 MOST_HEADS = 4
 WEIGHTS = ((3.0, 1.0), (3.0, 0.0), (1.0, 1.0), (1.0, 0.0))  # nu_aux, nu_emb
@@ -38,19 +37,20 @@ def cells(preset: Preset) -> list[Cell]:
 def by_number(records: Sequence[Record]) -> Figure:
     """Shared accuracy of the last head and private accuracy of the main head over m."""
     figure, axes = plots.panels(2, 3.6)
-    for axis, kind, head in zip(axes, ("shared", "private"), (-1, 0), strict=True):
-        groups = dict.fromkeys(record["group"] for record in records)
+    chosen_heads: tuple[tuple[Kind, int], ...] = (("shared", -1), ("private", 0))
+    for axis, (kind, head) in zip(axes, chosen_heads, strict=True):
+        groups = dict.fromkeys(record.group for record in records)
         for group, colour, mark in zip(groups, plots.COLOURS, plots.MARKS, strict=False):
-            chosen = [record for record in records if record["group"] == group]
-            values = [accuracy(record, kind)[..., head].mean(axis=1) for record in chosen]
+            chosen = [record for record in records if record.group == group]
+            values = [record.accuracy(kind)[..., head].mean(axis=1) for record in chosen]
             axis.errorbar(
-                [record["config"]["heads"]["aux"] for record in chosen],
+                [record.config["heads"]["aux"] for record in chosen],
                 [value.mean() for value in values],
                 [value.std(ddof=1) if len(value) > 1 else 0.0 for value in values],
                 color=colour, marker=mark, ms=4, lw=1.3, elinewidth=0.8, label=group,
             )  # fmt: skip
-        alone = accuracy(records[0], f"control_{kind}").mean()
-        axis.axhline(alone, color=CONTROL, ls="--", lw=1.2, label="isolated")
+        isolated = records[0].isolated(kind).mean()
+        axis.axhline(isolated, color=BASELINE, ls="--", lw=1.2, label="isolated")
         axis.set_xticks(range(MOST_HEADS + 1))
         axis.set_xlabel("auxiliary heads m")
     axes[0].set_title("shared accuracy, last head", loc="left", fontsize=9)

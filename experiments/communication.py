@@ -6,9 +6,9 @@ python -m experiments.communication --preset=digits --workdir=runs/digits
 
 from __future__ import annotations
 
-from experiments import plots, sweep
-from experiments.presets import Preset
-from experiments.sweep import Cell, Study
+from experiments.harness import plots, sweep
+from experiments.harness.presets import Preset
+from experiments.harness.study import Cell, Study
 
 
 def cells(preset: Preset) -> list[Cell]:

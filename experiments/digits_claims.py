@@ -10,11 +10,12 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import Float
 
-from experiments import plots, sweep
-from experiments.presets import Preset
-from experiments.sweep import Cell, Record, Study
-from experiments.tables import accuracy
+from experiments.harness import plots, sweep
+from experiments.harness.presets import Preset
+from experiments.harness.study import Cell, Record, Study
+from experiments.harness.tables import grid, over_seeds
 
 LEAST_GAIN = 0.35
 MOST_LOSS = 0.02
@@ -22,33 +23,22 @@ MOST_LOSS = 0.02
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """A claim, what was measured seed by seed, and whether its mean bears the claim out."""
+    """A claim, what was measured seed by seed, and the least mean that bears the claim out."""
 
     claim: str
-    measured: tuple[float, ...]
+    measured: Float[np.ndarray, " R"]
     least: float
-
-    @property
-    def mean(self) -> float:
-        """Over seeds."""
-        return float(np.mean(self.measured))
-
-    @property
-    def std(self) -> float:
-        """Sample standard deviation over seeds; 0 for a single one."""
-        return float(np.std(self.measured, ddof=1)) if len(self.measured) > 1 else 0.0
 
     @property
     def holds(self) -> bool:
         """Whether the mean is at least what is claimed."""
-        return self.mean >= self.least
+        return bool(self.measured.mean() >= self.least)
 
-    def row(self) -> str:
-        """A line of a Markdown table."""
-        seeds = sum(value >= self.least for value in self.measured)
+    def row(self) -> list[str]:
+        """A line of a table."""
+        seen = f"{(self.measured >= self.least).sum()} of {len(self.measured)}"
         passed = "PASS" if self.holds else "FAIL"
-        measured = f"{self.mean:+.3f} ± {self.std:.3f}"
-        return f"| {self.claim} | {measured} | {seeds} of {len(self.measured)} | {passed} |"
+        return [self.claim, over_seeds(self.measured), seen, passed]
 
 
 def cells(preset: Preset) -> list[Cell]:
@@ -63,25 +53,22 @@ def cells(preset: Preset) -> list[Cell]:
 
 def verdicts(records: Sequence[Record]) -> list[Verdict]:
     """The claims that the finished cells can decide."""
-    by_cell = {record["cell"]: record for record in records}
-    shared = {name: accuracy(r, "shared").mean(axis=1) for name, r in by_cell.items()}
+    by_cell = {record.cell: record for record in records}
+    shared = {name: r.accuracy("shared").mean(axis=1) for name, r in by_cell.items()}
     found: list[Verdict] = []
 
     def claim(text: str, measured: np.ndarray, least: float = 0.0) -> None:
-        found.append(Verdict(text, tuple(measured.tolist()), least))
+        found.append(Verdict(text, measured, least))
 
     if "complete" in shared:
-        alone = accuracy(by_cell["complete"], "control_shared").mean(axis=1)[:, 0]
-        private = accuracy(by_cell["complete"], "private").mean(axis=1)[:, 0]
-        private_alone = accuracy(by_cell["complete"], "control_private").mean(axis=1)[:, 0]
-        last = shared["complete"][:, -1]
+        complete, last = by_cell["complete"], shared["complete"][:, -1]
         claim(
             f"shared accuracy, last auxiliary head minus isolated: at least {LEAST_GAIN}",
-            last - alone, LEAST_GAIN,
+            complete.gain().mean(axis=1), LEAST_GAIN,
         )  # fmt: skip
         claim(
             f"private accuracy, main head minus isolated: at least -{MOST_LOSS}",
-            private - private_alone, -MOST_LOSS,
+            complete.gain("private", head=0).mean(axis=1), -MOST_LOSS,
         )  # fmt: skip
         if "islands" in shared:
             claim("complete minus two islands, last head: above 0", last - shared["islands"][:, -1])
@@ -97,8 +84,8 @@ def verdicts(records: Sequence[Record]) -> list[Verdict]:
 
 def verdict_table(records: Sequence[Record]) -> str:
     """The verdicts as a Markdown table."""
-    head = "| claim | measured, mean ± std over seeds | seeds that show it | verdict |\n"
-    return head + "\n".join(["| --- " * 4 + "|", *(v.row() for v in verdicts(records))])
+    header = ("claim", "measured, mean ± std over seeds", "seeds that show it", "verdict")
+    return grid(header, [verdict.row() for verdict in verdicts(records)])
 
 
 STUDY = Study(

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from experiments import sweep
-from experiments.presets import Preset
-from experiments.sweep import Cell, Record, Study
-from experiments.tables import accuracy, number
-from mhd_jax.terminal import Spread
+from experiments.harness import sweep
+from experiments.harness.presets import Preset
+from experiments.harness.study import Cell, Record, Study
+from experiments.harness.tables import grid, number
+from mhd_jax.results import Spread
 
 METHODS = {
     "mhd": "MHD",
@@ -42,25 +42,24 @@ def cells(preset: Preset) -> list[Cell]:
 
 def against(records: Sequence[Record]) -> str:
     """MHD's last head minus the last head of each other method there is, seed by seed."""
-    found = {(record["cell"].partition("_")[0], record["group"]): record for record in records}
+    found = {(record.cell.partition("_")[0], record.group): record for record in records}
     groups = sorted({group for method, group in found if method == "mhd"}, key=len, reverse=True)
-    titles = [f"β_sh at {group} | in seeds" for group in groups]
+    titles = [title for group in groups for title in (f"β_sh at {group}", "in seeds")]
     lines = []
     for method, label in METHODS.items():
-        row = [_difference(found, method, group) for group in groups]
-        if method != "mhd" and any(cell != "| " for cell in row):
-            lines.append(f"| {label} | {' | '.join(row)} |")
-    head = f"| MHD's last head minus | {' | '.join(titles)} |"
-    return "\n".join([head, "| --- " * (1 + 2 * len(groups)) + "|", *lines]) if lines else ""
+        cells = [cell for group in groups for cell in _difference(found, method, group)]
+        if method != "mhd" and any(cells):
+            lines.append([label, *cells])
+    return grid(["MHD's last head minus", *titles], lines) if lines else ""
 
 
-def _difference(found: dict[tuple[str, str], Record], method: str, group: str) -> str:
+def _difference(found: dict[tuple[str, str], Record], method: str, group: str) -> tuple[str, str]:
     if (method, group) not in found or ("mhd", group) not in found:
-        return "| "
-    ours, theirs = (accuracy(found[m, group], "shared")[..., -1] for m in ("mhd", method))
+        return "", ""
+    ours, theirs = (found[m, group].accuracy("shared")[..., -1] for m in ("mhd", method))
     difference = ours - theirs
     ahead = int((difference.mean(axis=1) > 0).sum())
-    return f"{number(Spread.of(difference), signed=True)} | {ahead} of {len(difference)}"
+    return number(Spread.of(difference), signed=True), f"{ahead} of {len(difference)}"
 
 
 STUDY = Study(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from experiments import plots
+from experiments.harness import plots
 from mhd_jax.api import Run
 
 FOLDER = Path(__file__).parent / "figures"

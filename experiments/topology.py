@@ -10,10 +10,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from experiments import plots, sweep
-from experiments.presets import Preset
-from experiments.sweep import Cell, Record, Study
-from mhd_jax.figures import hop_name
+from experiments.harness import plots, sweep
+from experiments.harness.presets import Preset
+from experiments.harness.study import Cell, PerClass, Record, Study
+from experiments.harness.tables import grid, over_seeds
+from mhd_jax.results import hop_name
 
 
 def cells(preset: Preset) -> list[Cell]:
@@ -34,25 +35,24 @@ def cells(preset: Preset) -> list[Cell]:
 
 def hop_picture(records: Sequence[Record]) -> str:
     """Accuracy by hop distance and head, mean ± std over seeds, of the cells that have it."""
-    return "\n\n".join(_hops(record) for record in records if "adjacency" in record["results"])
+    kept = ((record.label, record.results.per_class) for record in records)
+    return "\n\n".join(_hops(label, found) for label, found in kept if found)
 
 
-def _hops(record: Record) -> str:
-    names, distances, tables = plots.hops(record)
+def _hops(label: str, found: PerClass) -> str:
+    names, distances, tables = plots.hops(found)
     columns = [hop_name(distance) for distance in distances]
-    lines = [[f"{record['label']}: hops", *columns], ["---"] * (1 + len(columns))]
-    mean = np.nanmean(tables, axis=0)
-    for name, row, seeds in zip(names, mean, tables.swapaxes(0, 1), strict=True):
-        lines.append([name, *map(_cell, row, seeds.T)])
+    by_head = zip(names, tables.swapaxes(0, 1), strict=True)
+    lines = [[name, *map(_cell, seeds.T)] for name, seeds in by_head]
     occurs = np.isfinite(tables[:, 0]).sum(axis=0)
     lines.append(["seeds with such a label", *map(str, occurs)])
     said = "Accuracy on labels by how many hops away their nearest primary client is:"
-    return f"{said}\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return f"{said}\n\n{grid([f'{label}: hops', *columns], lines)}"
 
 
-def _cell(mean: float, seeds: np.ndarray) -> str:
-    known = seeds[np.isfinite(seeds)]
-    return f"{mean:.3f}" + (f" ± {known.std(ddof=1):.3f}" if len(known) > 1 else "")
+def _cell(seeds: np.ndarray) -> str:
+    """Over the seeds in which there is such a label."""
+    return over_seeds(seeds[np.isfinite(seeds)], signed=False)
 
 
 STUDY = Study(

@@ -177,11 +177,11 @@ def compiled_text(experiment: Experiment) -> str:
 
 
 def abstract_arguments(experiment: Experiment) -> tuple[PyTree, ...]:
-    """Shapes and shardings of what the step takes: state, data, plan, seeds, count."""
+    """Shapes and shardings of what the step takes: state, data, inputs, seeds, count."""
     layout = experiment.layout
     state = experiment.init_state(abstract=True)
-    plan = experiment.schedule.plan(0, experiment.system.window)
-    rest = (experiment.feed.data, plan, experiment.seed_array, layout.put(np.int32(1)))
+    inputs = experiment.schedule.inputs(0, experiment.parts.steps_per_call)
+    rest = (experiment.feed.data, inputs, experiment.seed_array, layout.put(np.int32(1)))
     here = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)  # noqa: E731
     return (state, *jax.tree.map(here, rest))
 
@@ -260,22 +260,22 @@ def explain(experiment: Experiment, found: Iterable[Collective]) -> Audit:
 
 def _published(experiment: Experiment) -> Iterator[tuple[str, str, int]]:
     """What the method publishes in a step: (kind, type, elements) of every gathered array."""
-    system, config = experiment.system, experiment.config
-    chosen = system.method.distillation
+    parts, config = experiment.parts, experiment.config
+    chosen = parts.method.distillation
     if chosen is None:
         return
     versions = max(experiment.schedule.readers[0](0, 1).versions.shape[1], 1)
-    samples = config.data.public_batch_size // system.layout.data_devices * versions
-    for rows, model in zip(system.layout.rows, system.models, strict=True):
-        lead = (system.replicas, rows, samples)
+    samples = config.data.public_batch_size // parts.layout.data_devices * versions
+    for rows, model in zip(parts.layout.rows, parts.models, strict=True):
+        lead = (parts.replicas, rows, samples)
         if chosen.nu_pred:
-            heads = 1 if chosen.wiring == "main" else system.method.num_heads(config.heads.aux)
-            scores = jax.ShapeDtypeStruct((*lead, heads, system.num_classes), np.float32)
-            for part in jax.eval_shape(system.encoding.encode, scores):
+            heads = 1 if chosen.wiring == "main" else parts.method.num_heads(config.heads.aux)
+            scores = jax.ShapeDtypeStruct((*lead, heads, parts.num_classes), np.float32)
+            for part in jax.eval_shape(parts.encoding.encode, scores):
                 yield PREDICTIONS, _dtype(part), part.size
         if chosen.nu_emb:
             width = state_lib.embedding_width(model, experiment.image_shape)
-            travels = np.dtype(system.encoding.embedding_type)
+            travels = np.dtype(parts.encoding.embedding_type)
             dtype = "u16" if travels.itemsize == 2 else _dtype(travels)
             yield EMBEDDINGS, dtype, math.prod(lead) * width
 
@@ -287,12 +287,12 @@ def _holdings(experiment: Experiment, gathered: bool) -> dict[tuple[str, int], s
     """
     parts = 1 if gathered else experiment.layout.client_devices
     state = experiment.init_state(abstract=True)
-    learners = (*state.clients, *state.control)
+    learners = (*state.clients, *state.baseline)
     named: list[tuple[str, PyTree]] = [
         (METRICS, _metric_shapes(experiment)),
-        (OPTIMIZER, [cohort.opt_state for cohort in learners]),
-        (STATISTICS, [cohort.stats for cohort in learners]),
-        (PARAMETERS, [cohort.params for cohort in learners]),
+        (OPTIMIZER, [group.opt_state for group in learners]),
+        (STATISTICS, [group.stats for group in learners]),
+        (PARAMETERS, [group.params for group in learners]),
         (PARAMETERS, state.pool),
         (PRIVATE, _private_shapes(experiment)),
     ]
@@ -309,7 +309,7 @@ def _metric_shapes(experiment: Experiment) -> PyTree:
     """Losses of all clients [R, K] and of all their taught heads [R, K, m]."""
     layout, aux = experiment.layout, max(experiment.config.heads.aux, 1)
     make = functools.partial(jax.ShapeDtypeStruct, dtype=np.float32)
-    lead = [(experiment.system.replicas, rows) for rows in layout.rows]
+    lead = [(experiment.parts.replicas, rows) for rows in layout.rows]
     return [(make(shape), make((*shape, aux))) for shape in lead]
 
 
@@ -321,7 +321,7 @@ def _private_shapes(experiment: Experiment) -> PyTree:
     shapes = []
     for rows in experiment.layout.rows:
         for count in (longest, config.data.batch_size // experiment.layout.data_devices):
-            lead = (experiment.system.replicas, rows, count)
+            lead = (experiment.parts.replicas, rows, count)
             shapes.append(jax.ShapeDtypeStruct(lead, np.int32))
             for dtype in (stored, np.float32):
                 shapes.append(jax.ShapeDtypeStruct((*lead, *source.image_shape), dtype))

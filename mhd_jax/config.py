@@ -7,12 +7,20 @@ import difflib
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import ml_collections
 
 from mhd_jax.errors import ConfigError, suggest
+
+RENAMED = {
+    "control": "isolated_baseline",
+    "replicas": "num_seeds",
+    "cohorts": "clients.models",
+    "parallel.conv": "parallel.conv_lowering",
+}
+"""Settings of earlier versions and what they are called now."""
 
 
 def default_config() -> ml_collections.ConfigDict:
@@ -22,11 +30,11 @@ def default_config() -> ml_collections.ConfigDict:
     family of experiments; each starts from this and changes what differs.
     """
     config = ml_collections.ConfigDict()
-    config.seed = 0
-    config.method = "mhd"
-    config.control = True  # also train the same clients without peers, as the yardstick
-    config.replicas = 1  # systems with seeds seed, seed + 1, ... trained in one step
-    config.metrics = ()  # names of further evaluation metrics, such as ("worst_class",)
+    config.seed = 0  # all randomness of the run is a function of it
+    config.method = "mhd"  # what is distilled and averaged, and when
+    config.isolated_baseline = True  # also train the same clients without peers, to compare with
+    config.num_seeds = 1  # independent runs with seeds seed, seed + 1, ..., trained in one step
+    config.metrics = ()  # further evaluation metrics [a tuple of names, such as ("worst_class",)]
     _add_data(config)
     _add_clients(config)
     _add_exchange(config)
@@ -36,107 +44,144 @@ def default_config() -> ml_collections.ConfigDict:
 
 def _add_data(config: ml_collections.ConfigDict) -> None:
     config.data = ml_collections.ConfigDict()
+    # the data set [or the name of a TensorFlow data set, such as cifar10]
     config.data.name = "digits"
-    config.data.dir = ""  # "" = $TFDS_DATA_DIR, else TFDS' own default
+    # where it is; "" = $TFDS_DATA_DIR, else the default of TFDS [a path, gs:// too]
+    config.data.dir = ""
+    # the part of the training set to use [train, or a slice such as "train[:2000]"]
     config.data.split = "train"
-    config.data.image_size = 0  # 0 = as stored
+    config.data.image_size = 0  # side in pixels that images are resized to; 0 = as stored
+    # share of the training set that becomes public, without labels [above 0, below 1]
     config.data.public_fraction = 0.1
-    config.data.public_name = ""  # "" = a fraction of the training set, else another data set
-    config.data.public_dir = ""  # where that one is; "" = data.dir
+    # data set that public images come from; "" = a fraction of the training set [as data.name]
+    config.data.public_name = ""
+    config.data.public_dir = ""  # where that one is; "" = data.dir [a path]
     config.data.batch_size = 64  # private samples per client and step
     config.data.public_batch_size = 64  # public samples per step, the same for all clients
+    # random changes to images; random_resized_crop needs feed = streaming
     config.data.augment = "none"
-    config.data.feed = "auto"  # resident | streaming | auto
+    # images kept on the devices, or streamed from the host; auto = resident if they fit
+    config.data.feed = "auto"
     config.data.workers = 0  # streaming: processes that read images; 0 = threads of this one
 
     config.partition = ml_collections.ConfigDict()
-    config.partition.name = "primary_labels"
+    config.partition.name = "primary_labels"  # how private samples are divided among clients
+    # primary_labels: a label's primary clients get 1 + skew times the others' share; 0 = iid, inf =
+    # disjoint [0 or more, inf too]
     config.partition.skew = 100.0
-    config.partition.primary_labels = 0  # 0 = two primary clients per label on average
+    # primary_labels: labels per client; 0 = two primary clients per label on average [0 to the
+    # number of classes]
+    config.partition.primary_labels = 0
+    # dirichlet, quantity: concentration; smaller is more unequal [above 0]
     config.partition.alpha = 0.5
-    config.partition.min_size = 1
-    config.partition.shards_per_client = 2
+    config.partition.min_size = 1  # dirichlet, quantity: fewest samples of a client [at least 1]
+    config.partition.shards_per_client = 2  # shards: shards that each client gets [at least 1]
+    # classes_per_client: labels that each client holds [from classes / clients.num to the number of
+    # classes]
     config.partition.classes_per_client = 2
 
 
 def _add_clients(config: ml_collections.ConfigDict) -> None:
     config.clients = ml_collections.ConfigDict()
-    config.clients.num = 8
-    config.cohorts = ()  # (("mlp_small", 5), ("mlp_large", 3)); () = clients.num of model.name
+    config.clients.num = 8  # number of clients, K
+    # how many clients have which network; () = all have model.name [pairs such as (("mlp_small",
+    # 5), ("mlp_large", 3)) that add up to clients.num]
+    config.clients.models = ()
     config.model = ml_collections.ConfigDict()
-    config.model.name = "mlp"
-    config.model.width = 0  # 0 = the model's own
-    config.model.depth = 0  # likewise
-    config.model.norm = "default"  # layer | group | batch | none; default = the model's own
-    config.model.stem = "default"  # cifar | imagenet; residual networks only
-    config.model.signed_embedding = True  # no ReLU on the embedding
-    config.model.dtype = "float32"
+    config.model.name = "mlp"  # the embedding network
+    config.model.width = 0  # features of the first hidden layer; 0 = the network's own
+    config.model.depth = 0  # hidden layers (mlp) or stages (cnn); 0 = the network's own [0 or more]
+    config.model.norm = "default"  # normalisation; default = the network's own
+    # first layers of a residual network: 3x3 for small images, 7x7 and a pool for large ones
+    config.model.stem = "default"
+    # residual networks: no ReLU on the embedding, which would make training diverge
+    config.model.signed_embedding = True
+    config.model.dtype = "float32"  # type of activations and arithmetic; parameters are float32
     config.heads = ml_collections.ConfigDict()
-    config.heads.name = "linear"
-    config.heads.aux = 4
+    config.heads.name = "linear"  # the classifier on top of the embedding
+    config.heads.aux = 4  # auxiliary heads per client, m; rank r hears from up to r hops away
 
 
 def _add_exchange(config: ml_collections.ConfigDict) -> None:
     config.graph = ml_collections.ConfigDict()
-    config.graph.name = "complete"
+    config.graph.name = "complete"  # who learns from whom
+    # random_regular, small_world: peers of a client [0 or more, below clients.num; even for
+    # small_world]
     config.graph.degree = 2
-    config.graph.islands = 2
+    config.graph.islands = 2  # islands: number of complete graphs [a divisor of clients.num]
+    # islands: edges from each island to the next [0 to the clients of an island]
     config.graph.bridges = 0
-    config.graph.probability = 0.3
-    config.graph.matrix = ""  # path of a matrix or edge list, for name = "matrix"
-    config.graph.peers_per_step = 0  # 0 = all peers
-    config.graph.every = 0  # 0 = one graph for the run; n = the next graph every n steps
-    config.graph.sequence = ()
-    config.graph.drop = 0.0  # probability that an edge is silent in a step
+    config.graph.probability = 0.3  # erdos_renyi: of an edge; small_world: of rewiring one [0 to 1]
+    # matrix: file with the adjacency [a path: .npy, .csv, .txt, .json or .edges]
+    config.graph.matrix = ""
+    # peers that a client reads in a step, drawn at random; 0 = all [0 or more]
+    config.graph.peers_per_step = 0
+    # steps until the graph is drawn anew, or the next in sequence takes over; 0 = one for the run
+    # [0 or more]
+    config.graph.every = 0
+    config.graph.sequence = ()  # graphs that take turns [a tuple of names as in graph.name]
+    config.graph.drop = 0.0  # probability that an edge is silent in a step [0 to 1]
 
     config.exchange = ml_collections.ConfigDict()
+    # teachers are predictions of this step, or those of a pool of earlier states
     config.exchange.mode = "fresh"
-    config.exchange.pool_size = 1
+    config.exchange.pool_size = 1  # stale: earlier states of random peers that a client learns from
+    # stale: steps until one of them is replaced by a current one
     config.exchange.refresh_steps = 200
-    config.exchange.encoding = "float32"
+    config.exchange.encoding = "float32"  # the form in which predictions travel
+    # top_k: largest probabilities that are sent [1 to the number of classes]
     config.exchange.top_k = 3
 
     config.distill = ml_collections.ConfigDict()
-    config.distill.nu_emb = 1.0
-    config.distill.nu_aux = 3.0
-    config.distill.nu_main = 1.0  # fedmd, feddf, codistillation: weight of the main head's loss
-    config.distill.confidence = "max_prob"
-    config.distill.include_self = True
-    config.distill.same_rank = False
-    config.distill.rule = "most_confident"
+    config.distill.nu_emb = 1.0  # weight of embedding distillation; 0 publishes no embeddings
+    config.distill.nu_aux = 3.0  # weight of prediction distillation in the head chain
+    # fedmd, feddf, codistillation: weight of the main head's distillation
+    config.distill.nu_main = 1.0
+    config.distill.confidence = "max_prob"  # how sure a prediction is; the surest candidate teaches
+    config.distill.include_self = True  # a client's own head of the rank below may be its teacher
+    config.distill.same_rank = False  # peers' heads of the same rank may be teachers too
+    config.distill.rule = "most_confident"  # how teachers are chosen or weighted, sample by sample
+    # targets are raised to the power 1 / temperature; below 1 sharpens [above 0]
     config.distill.temperature = 1.0
-    config.distill.loss = "mae"  # FedMD only: how far logits are from the consensus
-    config.distill.warmup_steps = 0  # steps over which the distillation weight rises to its value
+    config.distill.loss = "mae"  # fedmd: distance of logits from the consensus
+    # steps over which the weight of distillation rises to its full value
+    config.distill.warmup_steps = 0
 
     config.average = ml_collections.ConfigDict()
-    config.average.every = 200  # fedavg, gossip, feddf: steps between two averages
+    config.average.every = 200  # fedavg, gossip: steps between two averages of parameters
     config.rounds = ml_collections.ConfigDict()
-    config.rounds.private_steps = 40  # fedmd, feddf: steps on private data in a round ...
-    config.rounds.public_steps = 10  # ... and on public data
+    config.rounds.private_steps = 40  # fedmd, feddf: steps on private data in a round
+    config.rounds.public_steps = 10  # fedmd, feddf: steps on public data that follow them
 
 
 def _add_training(config: ml_collections.ConfigDict) -> None:
     config.optimizer = ml_collections.ConfigDict()
-    config.optimizer.name = "sgd"
-    config.optimizer.learning_rate = 0.01
-    config.optimizer.warmup_steps = 50
+    config.optimizer.name = "sgd"  # the optimiser; each client has its own state
+    config.optimizer.learning_rate = 0.01  # highest learning rate [above 0]
+    config.optimizer.warmup_steps = 50  # steps over which the learning rate rises to it
+    # momentum of sgd, first decay rate of adamw [0 or more, below 1]
     config.optimizer.momentum = 0.9
-    config.optimizer.weight_decay = 0.0
-    config.optimizer.clip_norm = 1.0  # global norm per client; 0 = no clipping
+    config.optimizer.weight_decay = 0.0  # added to the gradient in sgd, decoupled in adamw
+    # global norm that each client's gradient is clipped to; 0 = no clipping
+    config.optimizer.clip_norm = 1.0
+    # how the learning rate falls after the warm-up, to 0 unless constant
     config.optimizer.schedule = "cosine"
 
     config.train = ml_collections.ConfigDict()
-    config.train.steps = 1500
-    config.train.log_every = 50
-    config.train.eval_every = 250
-    config.train.checkpoint_every = 500
-    config.train.keep_checkpoints = 3
-    config.train.steps_per_call = 0  # 0 = auto
+    config.train.steps = 1500  # length of the run
+    config.train.log_every = 50  # steps between two lines of losses in metrics.jsonl
+    config.train.eval_every = 250  # steps between two evaluations on the test set
+    config.train.checkpoint_every = 500  # steps between two checkpoints
+    config.train.keep_checkpoints = 3  # latest checkpoints that are kept
+    config.train.steps_per_call = 0  # steps per call of the compiled program; 0 = chosen
 
     config.parallel = ml_collections.ConfigDict()
-    config.parallel.client_devices = 0  # 0 = auto
-    config.parallel.data_devices = 0  # 0 = auto: more than 1 where devices outnumber clients
-    config.parallel.conv = "auto"
+    config.parallel.client_devices = 0  # devices that clients are spread over; 0 = chosen
+    # devices that share a client's batches; 0 = chosen, more than 1 where devices outnumber clients
+    config.parallel.data_devices = 0
+    # how the convolutions of stacked clients are compiled; auto = by platform
+    config.parallel.conv_lowering = "auto"
+    # several processes: auto = if JAX finds a cluster, on = an error without one
     config.parallel.distributed = "auto"
 
 
@@ -172,10 +217,7 @@ def update(config: ml_collections.ConfigDict, settings: Mapping[str, Any]) -> No
       ConfigError: an unknown name (with the nearest known one) or a value of another type.
     """
     for name, value in settings.items():
-        known = list(flatten(config))
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=3, cutoff=0.0)
-            raise ConfigError(name, value, f"a known setting; did you mean {' or '.join(near)}?")
+        check_name(name, value, flatten(config))
         *path, leaf = name.split(".")
         node = config
         for part in path:
@@ -184,6 +226,22 @@ def update(config: ml_collections.ConfigDict, settings: Mapping[str, Any]) -> No
             node[leaf] = value
         except TypeError as error:
             raise ConfigError(name, value, f"a value like {node[leaf]!r}") from error
+
+
+def check_name(name: str, value: object, known: Iterable[str]) -> None:
+    """Raises `ConfigError` unless `name` is one of the `known` settings.
+
+    >>> check_name("replicas", 3, flatten(default_config()))
+    Traceback (most recent call last):
+    mhd_jax.errors.ConfigError: replicas = 3: expected its new name, num_seeds
+    """
+    known = list(known)
+    if name in known:
+        return
+    if name in RENAMED:
+        raise ConfigError(name, value, f"its new name, {RENAMED[name]}")
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.0)
+    raise ConfigError(name, value, f"a known setting; did you mean {' or '.join(near)}?")
 
 
 def from_json(text: str) -> ml_collections.ConfigDict:
@@ -200,6 +258,7 @@ def from_json(text: str) -> ml_collections.ConfigDict:
     matrix = flat.get("graph.matrix", "")
     if not isinstance(matrix, str):  # rows instead of a file's name
         with config.graph.ignore_type():
+            # matrix: file with the adjacency [a path: .npy, .csv, .txt, .json or .edges]
             config.graph.matrix = flat.pop("graph.matrix")
     update(config, flat)
     return config
@@ -228,7 +287,7 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 # --- Checks ---------------------------------------------------------------------------------------
 
 _AT_LEAST_ONE = (
-    "clients.num", "replicas", "train.steps", "train.log_every", "train.eval_every",
+    "clients.num", "num_seeds", "train.steps", "train.log_every", "train.eval_every",
     "train.checkpoint_every", "train.keep_checkpoints", "data.batch_size", "data.public_batch_size",
     "exchange.pool_size", "exchange.refresh_steps", "average.every", "rounds.private_steps",
     "rounds.public_steps",
@@ -268,8 +327,8 @@ def validate(config: ml_collections.ConfigDict) -> None:
     for name, accepted in _ONE_OF.items():
         if flat[name] not in accepted:
             raise ConfigError(name, flat[name], suggest(str(flat[name]), accepted))
-    if flat["seed"] + flat["replicas"] > 2**32:
-        raise ConfigError("seed", flat["seed"], f"below 2**32 - {flat['replicas']}")
+    if flat["seed"] + flat["num_seeds"] > 2**32:
+        raise ConfigError("seed", flat["seed"], f"below 2**32 - {flat['num_seeds']}")
     if flat["optimizer.learning_rate"] <= 0:
         raise ConfigError("optimizer.learning_rate", flat["optimizer.learning_rate"], "above 0")
     if flat["distill.temperature"] <= 0:
@@ -278,26 +337,26 @@ def validate(config: ml_collections.ConfigDict) -> None:
         raise ConfigError("optimizer.momentum", flat["optimizer.momentum"], "in [0, 1)")
     if not 0 < flat["data.public_fraction"] < 1:
         raise ConfigError("data.public_fraction", flat["data.public_fraction"], "inside (0, 1)")
-    cohorts(config)
+    client_models(config)
 
 
-def cohorts(config: ml_collections.ConfigDict) -> tuple[tuple[str, int], ...]:
-    """The (model name, number of clients) of every cohort, in client order.
+def client_models(config: ml_collections.ConfigDict) -> tuple[tuple[str, int], ...]:
+    """The (model name, number of clients) of every group of clients, in client order.
 
     Raises:
       ConfigError: not pairs of a name and a count >= 1, or counts that do not add up to
         `clients.num`.
     """
-    if not config.cohorts:
+    if not config.clients.models:
         return ((config.model.name, config.clients.num),)
     accepted = 'pairs like (("mlp_small", 5), ("mlp_large", 3)) with counts of at least 1'
-    for pair in config.cohorts:
+    for pair in config.clients.models:
         named = isinstance(pair, tuple | list) and len(pair) == 2 and isinstance(pair[0], str)
         if not named or type(pair[1]) is not int or pair[1] < 1:
-            raise ConfigError("cohorts", config.cohorts, accepted)
-    pairs = tuple((name, count) for name, count in config.cohorts)
+            raise ConfigError("clients.models", config.clients.models, accepted)
+    pairs = tuple((name, count) for name, count in config.clients.models)
     total = sum(count for _, count in pairs)
     if total != config.clients.num:
-        raise ConfigError("cohorts", pairs, f"counts that add up to clients.num = "
+        raise ConfigError("clients.models", pairs, f"counts that add up to clients.num = "
                           f"{config.clients.num}, not {total}")  # fmt: skip
     return pairs

@@ -130,21 +130,21 @@ def make_counter(
 
     Args:
       layout: who owns which client.
-      models: one per cohort.
+      models: one per group.
       num_classes: C.
       prepare: stored images to normalised ones.
 
     Returns:
-      A function of the learners of every cohort, images [B, ...] and labels [B] (-1 for padding)
-      to the number of correct predictions per cohort, [R, K, H, C]. Every device evaluates its
+      A function of the learners of every group, images [B, ...] and labels [B] (-1 for padding)
+      to the number of correct predictions per group, [R, K, H, C]. Every device evaluates its
       own clients only.
     """
 
     def count(learners: tuple[Learners, ...], images: Array, labels: Array) -> tuple[Array, ...]:
         inputs = prepare(images)
         found = tuple(
-            _count_cohort(model, cohort, inputs, labels, num_classes)
-            for model, cohort in zip(models, learners, strict=True)
+            _count_group(model, group, inputs, labels, num_classes)
+            for model, group in zip(models, learners, strict=True)
         )
         return jax.lax.psum(found, DATA) if layout.data_devices > 1 else found
 
@@ -152,7 +152,7 @@ def make_counter(
     return jax.jit(on_mesh(count, layout, in_specs=(rows, P(DATA), P(DATA)), out_specs=rows))
 
 
-def _count_cohort(
+def _count_group(
     model: nn.Module, learners: Learners, inputs: Array, labels: Array, num_classes: int
 ) -> Float[Array, "R k H C"]:
     """Correct predictions by client, head and class."""
@@ -172,7 +172,7 @@ def count_all(
     learners: tuple[Learners, ...],
     chunks: Iterable[Chunk],
 ) -> Float[np.ndarray, "R K H C"]:
-    """Correct predictions over the whole test set, clients of all cohorts in order."""
+    """Correct predictions over the whole test set, clients of all groups in order."""
     total: tuple[Array, ...] | None = None
     in_flight = InFlight()
     for images, labels in chunks:

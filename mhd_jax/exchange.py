@@ -44,7 +44,7 @@ class Encoding(Protocol):
         ...
 
 
-class Plain:
+class AllClasses:
     """All C numbers in one floating-point type.
 
     Two-byte floats travel as the integers of their bits: compilers may widen bfloat16
@@ -89,8 +89,8 @@ class TopK:
 
 
 ENCODINGS: Registry = Registry("exchange.encoding")
-ENCODINGS.register("float32")(lambda config: Plain(jnp.float32))
-ENCODINGS.register("bfloat16")(lambda config: Plain(jnp.bfloat16))
+ENCODINGS.register("float32")(lambda config: AllClasses(jnp.float32))
+ENCODINGS.register("bfloat16")(lambda config: AllClasses(jnp.bfloat16))
 ENCODINGS.register("top_k")(lambda config: TopK(config.exchange.top_k))
 
 
@@ -343,10 +343,10 @@ class Ledger:
             total += parameters * int(self.method.averaging.due(steps).sum())
         return total
 
-    def record(self) -> dict[str, list[float]]:
+    def record(self) -> dict[str, Float[np.ndarray, " K"]]:
         """Bytes per step and client for the run's record."""
         return {
-            "predictions": self.predictions.tolist(),
-            "snapshots": self.snapshots.tolist(),
-            "fedavg": self.fedavg.tolist(),
+            "predictions": self.predictions,
+            "snapshots": self.snapshots,
+            "fedavg": self.fedavg,
         }

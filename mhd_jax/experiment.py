@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from absl import logging
-from jaxtyping import Float
 
 from mhd_jax import config as config_lib
 from mhd_jax import distill, evaluate, exchange, graph, methods, models, parallel, state
@@ -23,19 +22,18 @@ from mhd_jax.data.feed import (
     Feed,
     Preparation,
     Resident,
-    Walks,
+    SampleOrder,
     device_memory,
     resident_bytes,
     streams,
 )
 from mhd_jax.data.partition import partition, pooled, split_public
 from mhd_jax.errors import ConfigError
-from mhd_jax.parallel import DATA, Layout
-from mhd_jax.schedule import Schedule, plan_specs
+from mhd_jax.evaluator import Evaluator
+from mhd_jax.parallel import Layout
+from mhd_jax.schedule import Schedule, input_specs
 from mhd_jax.state import State
-from mhd_jax.step import System, make_step
-
-TEST_CHUNK = 500  # test samples per forward pass
+from mhd_jax.step import StepParts, make_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +45,7 @@ class Experiment:
       seeds: one per replica.
       federations: one per replica, data as handed to clients before any pooling.
       schedule: what the host decides about every step.
-      system: the fixed parts of the step.
+      parts: the fixed parts of the step.
       feed: where samples come from.
       ledger: bytes per client.
     """
@@ -56,14 +54,14 @@ class Experiment:
     seeds: tuple[int, ...]
     federations: tuple[Federation, ...]
     schedule: Schedule
-    system: System
+    parts: StepParts
     feed: Feed
     ledger: exchange.Ledger
 
     @property
     def layout(self) -> Layout:
         """Who owns which client."""
-        return self.system.layout
+        return self.parts.layout
 
     @property
     def image_shape(self) -> tuple[int, ...]:
@@ -75,82 +73,42 @@ class Experiment:
         return state.init_state(
             self.seeds,
             self.layout,
-            self.system.models,
-            self.system.control_models,
-            self.system.optimizer,
+            self.parts.models,
+            self.parts.baseline_models,
+            self.parts.optimizer,
             self.image_shape,
             pool_slots=self.schedule.readers[0].pool_slots,
-            same_start=self.system.method.same_start,
+            same_start=self.parts.method.same_start,
             abstract=abstract,
         )
 
     @functools.cached_property
     def step(self) -> Any:
         """The jitted step; see `step.make_step`."""
-        return make_step(self.system, plan_specs(self.layout, self.feed), self.feed.data_specs())
+        return make_step(self.parts, input_specs(self.layout, self.feed), self.feed.data_specs())
 
     @functools.cached_property
     def evaluator(self) -> Evaluator:
-        """Counts correct test predictions."""
-        return Evaluator(self)
+        """Measures clients on the test set."""
+        parts, source = self.parts, self.federations[0].source
+        return Evaluator(
+            parts.layout,
+            models=parts.models,
+            baseline_models=parts.baseline_models,
+            source=source,
+            histograms=[
+                fed.partition.histogram(fed.source.train.labels, source.num_classes)
+                for fed in self.federations
+            ],
+            metrics=self.config.metrics,
+            prepare=_preparation(self.config, source).test,
+            keep=isinstance(self.feed, Resident),
+        )
 
     @functools.cached_property
     def seed_array(self) -> jax.Array:
         """Seeds [R] on every device."""
         return self.layout.put(np.asarray(self.seeds, np.uint32))
-
-
-class Evaluator:
-    """The test set on the devices, and the two accuracies of all clients and heads on it."""
-
-    def __init__(self, experiment: Experiment) -> None:
-        system, source = experiment.system, experiment.federations[0].source
-        self._experiment = experiment
-        keep = isinstance(experiment.feed, Resident)
-        self._chunks = TestChunks(source, system.layout, keep)
-        make = functools.partial(
-            evaluate.make_counter,
-            system.layout,
-            num_classes=source.num_classes,
-            prepare=_preparation(experiment.config, source).test,
-        )
-        self._count = make(models=system.models)
-        self._count_control = make(models=system.control_models)
-        self.count = np.bincount(source.test.labels, minlength=source.num_classes)
-        self.histograms = [
-            fed.partition.histogram(fed.source.train.labels, source.num_classes)
-            for fed in experiment.federations
-        ]
-
-    def correct(
-        self, current: State
-    ) -> tuple[Float[np.ndarray, "R K H C"], Float[np.ndarray, "R K 1 C"] | None]:
-        """Correct test predictions by replica, client, head and class; control likewise."""
-        layout = self._experiment.layout
-        clients = evaluate.count_all(self._count, layout, current.clients, self._chunks)
-        if not current.control:
-            return clients, None
-        control = evaluate.count_all(self._count_control, layout, current.control, self._chunks)
-        return clients, control
-
-    def accuracies(self, correct: Float[np.ndarray, "R K H C"]) -> tuple[np.ndarray, np.ndarray]:
-        """Shared and private accuracy, [R, K, H] each."""
-        pairs = []
-        for found, owned in zip(correct, self.histograms, strict=True):
-            everyone = np.broadcast_to(found, (len(owned), *found.shape[1:]))  # pooled: one for all
-            pairs.append(evaluate.shared_and_private(everyone, self.count, owned))
-        return np.stack([p[0] for p in pairs]), np.stack([p[1] for p in pairs])
-
-    def metrics(self, correct: Float[np.ndarray, "R K H C"]) -> dict[str, np.ndarray]:
-        """The metrics of the setting `metrics` by name, [R, K, H] each."""
-        values = {}
-        for name in self._experiment.config.metrics:
-            runs = []
-            for found, owned in zip(correct, self.histograms, strict=True):
-                everyone = np.broadcast_to(found, (len(owned), *found.shape[1:]))
-                runs.append(evaluate.measure(name, everyone, self.count, owned))
-            values[name] = np.stack(runs)
-        return values
 
 
 DataSets = tuple[sources.Source, sources.Split | None]
@@ -172,11 +130,11 @@ def build(
     """
     config_lib.validate(config)
     method = methods.build(config)
-    seeds = tuple(config.seed + replica for replica in range(config.replicas))
+    seeds = tuple(config.seed + replica for replica in range(config.num_seeds))
     source, other = data or _data_sets(config)
     federations = tuple(_federation(config, seed, source, other) for seed in seeds)
     _check_pieces(config, method, source.num_classes)
-    topologies = [graph.topology(config.graph, config.clients.num, seed) for seed in seeds]
+    topologies = [graph.make_topology(config.graph, config.clients.num, seed) for seed in seeds]
     layout = _layout(config, method)
     feed = _feed(config, method, federations, layout, memory or device_memory())
     readers = [
@@ -184,28 +142,28 @@ def build(
         for topology, seed in zip(topologies, seeds, strict=True)
     ]
     built = _models(config, source.num_classes, method.num_heads(config.heads.aux))
-    control = _models(config, source.num_classes, 1) if _wants_control(config, method) else ()
+    baseline = _models(config, source.num_classes, 1) if _wants_baseline(config, method) else ()
     encoding = exchange.make_encoding(config, method, source.num_classes)
-    system = System(
+    parts = StepParts(
         layout=layout,
         method=method,
         models=built,
-        control_models=control,
+        baseline_models=baseline,
         optimizer=state.make_optimizer(config),
         encoding=encoding,
         load=feed.load,
         num_classes=source.num_classes,
-        replicas=config.replicas,
-        window=_window(config, built, source.image_shape, feed),
+        replicas=config.num_seeds,
+        steps_per_call=_steps_per_call(config, built, source.image_shape, feed),
     )
     return Experiment(
         config=config,
         seeds=seeds,
         federations=federations,
         schedule=Schedule(layout, method, topologies, readers, feed),
-        system=system,
+        parts=parts,
         feed=feed,
-        ledger=_ledger(config, system, readers[0], source.image_shape),
+        ledger=_ledger(config, parts, readers[0], source.image_shape),
     )
 
 
@@ -282,68 +240,32 @@ def _feed(
         federations = [
             dataclasses.replace(fed, partition=pooled(fed.partition)) for fed in federations
         ]
-    walks = Walks(tuple(federations), layout, config.data.batch_size, config.data.public_batch_size)
+    order = SampleOrder(
+        tuple(federations), layout, config.data.batch_size, config.data.public_batch_size
+    )
     preparation = _preparation(config, federations[0].source)
-    resident = Resident(walks, preparation)
+    resident = Resident(order, preparation)
     name = config.data.augment
     on_host = name if name in streaming.HOST_AUGMENTS.names() else ""
     needed = resident_bytes(resident, layout)
     streamed, why = streams(config.data.feed, needed, memory, on_host)
     feed: Resident | streaming.Streaming = resident
     if streamed:
-        feed = streaming.Streaming(walks, preparation, on_host, config.data.workers)
+        feed = streaming.Streaming(order, preparation, on_host, config.data.workers)
     feed.why = why
     return feed
-
-
-class TestChunks:
-    """The test set in equal chunks on the devices, the last padded with labels of -1.
-
-    Args:
-      source: with the test split.
-      layout: the devices.
-      keep: whether chunks stay on the devices after the first passage or are read every time.
-    """
-
-    __test__ = False  # pytest: this is no test
-
-    def __init__(self, source: sources.Source, layout: Layout, keep: bool) -> None:
-        self._split = source.test
-        self._layout = layout
-        self._keep = keep
-        self._kept: list[evaluate.Chunk] = []
-        self._size = min(TEST_CHUNK, len(source.test))
-        self._size += -self._size % layout.data_devices
-
-    def __iter__(self) -> Iterator[evaluate.Chunk]:
-        if self._kept:
-            yield from self._kept
-            return
-        chunks = []
-        for start in range(0, len(self._split), self._size):
-            chunk = self._chunk(np.arange(start, min(start + self._size, len(self._split))))
-            if self._keep:
-                chunks.append(chunk)
-            yield chunk
-        self._kept = chunks
-
-    def _chunk(self, index: np.ndarray) -> evaluate.Chunk:
-        missing = self._size - len(index)
-        images = self._split.images(index)
-        images = np.pad(images, [(0, missing)] + [(0, 0)] * (images.ndim - 1))
-        labels = self._split.labels[index].astype(np.int32)
-        labels = np.pad(labels, (0, missing), constant_values=-1)
-        return self._layout.put(images, DATA), self._layout.put(labels, DATA)
 
 
 # --- Clients --------------------------------------------------------------------------------------
 
 
 def _layout(config: ml_collections.ConfigDict, method: methods.Method) -> Layout:
-    sizes = [1] if method.pooled else [count for _, count in config_lib.cohorts(config)]
+    sizes = [1] if method.pooled else [count for _, count in config_lib.client_models(config)]
     if method.averaging is not None and len(sizes) > 1:
         raise ConfigError(
-            "cohorts", config.cohorts, f"one architecture: {config.method} averages parameters"
+            "clients.models",
+            config.clients.models,
+            f"one architecture: {config.method} averages parameters",
         )
     data_devices = config.parallel.data_devices
     if config.model.norm == "batch" and data_devices != 1:
@@ -361,7 +283,7 @@ def _layout(config: ml_collections.ConfigDict, method: methods.Method) -> Layout
 def _models(
     config: ml_collections.ConfigDict, num_classes: int, num_heads: int
 ) -> tuple[models.MultiHeadClassifier, ...]:
-    """One classifier per cohort."""
+    """One classifier per group."""
     settings = config.model.to_dict()
     return tuple(
         models.build(
@@ -369,19 +291,19 @@ def _models(
             num_classes,
             num_heads,
             head=config.heads.name,
-            conv=config.parallel.conv,
+            conv_lowering=config.parallel.conv_lowering,
         )  # fmt: skip
-        for name, _ in config_lib.cohorts(config)
+        for name, _ in config_lib.client_models(config)
     )
 
 
-def _wants_control(config: ml_collections.ConfigDict, method: methods.Method) -> bool:
-    """A control group makes sense beside clients that exchange something."""
+def _wants_baseline(config: ml_collections.ConfigDict, method: methods.Method) -> bool:
+    """An isolated baseline makes sense beside clients that exchange something."""
     exchanges = method.distillation is not None or method.averaging is not None
-    return config.control and exchanges and not method.pooled
+    return config.isolated_baseline and exchanges and not method.pooled
 
 
-def _window(
+def _steps_per_call(
     config: ml_collections.ConfigDict,
     built: Sequence[models.MultiHeadClassifier],
     image_shape: Sequence[int],
@@ -409,27 +331,27 @@ def has_convolutions(model: models.MultiHeadClassifier, image_shape: Sequence[in
 
 def _ledger(
     config: ml_collections.ConfigDict,
-    system: System,
+    parts: StepParts,
     reader: exchange.Reader,
     image_shape: Sequence[int],
 ) -> exchange.Ledger:
     """What every client sends, in bytes."""
-    chosen, predictions, parameters = system.method.distillation, [], []
-    for size, model in zip(system.layout.cohorts, system.models, strict=True):
+    chosen, predictions, parameters = parts.method.distillation, [], []
+    for size, model in zip(parts.layout.groups, parts.models, strict=True):
         parameters += [4.0 * count_params(model, image_shape)] * size
         sent = 0
         if chosen is not None:
             rows = config.data.public_batch_size * max(reader(0, 1).versions.shape[1], 1)
-            heads = system.method.num_heads(config.heads.aux)
-            shape = (rows, heads if chosen.nu_pred else 0, system.num_classes)
+            heads = parts.method.num_heads(config.heads.aux)
+            shape = (rows, heads if chosen.nu_pred else 0, parts.num_classes)
             width = state.embedding_width(model, image_shape) if chosen.nu_emb else 0
-            sent = exchange.message_bytes(system.encoding, shape, width)
+            sent = exchange.message_bytes(parts.encoding, shape, width)
         predictions += [float(sent)] * size
     return exchange.Ledger(
         predictions=np.asarray(predictions),
         snapshots=np.asarray(parameters) / config.exchange.refresh_steps,
         fedavg=np.asarray(parameters) / config.average.every,
-        method=system.method,
+        method=parts.method,
         average_every=config.average.every,
     )
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from mhd_jax.config import default_config
+from mhd_jax.config import check_name, default_config, flatten
 from mhd_jax.errors import ConfigError, DivergedError, WorkdirError
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -20,9 +21,9 @@ _CONFIG = config_flags.DEFINE_config_file(
     lock_config=True,
 )  # fmt: skip
 _WORKDIR = flags.DEFINE_string("workdir", "runs/digits", "Directory of the run.")
-_PLAN = flags.DEFINE_bool("plan", False, "Only say what the run needs; reads no data.")
-_PLAN_DEVICES = flags.DEFINE_integer("plan_devices", 1, "Devices to plan for.", lower_bound=1)
-_PLAN_MEMORY = flags.DEFINE_float("plan_memory_gib", 16.0, "Memory of each, to plan for.")
+_ESTIMATE = flags.DEFINE_bool("estimate", False, "Only say what the run needs; reads no data.")
+_DEVICES = flags.DEFINE_integer("estimate_devices", 1, "Number of devices.", lower_bound=1)
+_MEMORY = flags.DEFINE_float("estimate_memory_gib", 16.0, "Memory of each device.")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -31,22 +32,43 @@ def main(argv: Sequence[str]) -> None:
         raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
     logging.set_verbosity(logging.WARNING)
 
-    from mhd_jax import plan, train  # after flags are parsed, so that --help is quick
+    from mhd_jax import estimate, train  # after flags are parsed, so that --help is quick
 
     config = _CONFIG.value or default_config()
     try:
-        if _PLAN.value:
-            print(plan.on_devices(config, _PLAN_DEVICES.value, _PLAN_MEMORY.value).describe())
+        if _ESTIMATE.value:
+            print(estimate.on_devices(config, _DEVICES.value, _MEMORY.value).describe())
             return
         train.train_and_evaluate(config, _WORKDIR.value)
     except (ConfigError, WorkdirError, DivergedError, train.Interrupted) as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        sys.exit(143 if isinstance(error, train.Interrupted) else 1)
+        _end(error, 143 if isinstance(error, train.Interrupted) else 1)
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+    """absl's parser, except that a mistyped setting or variant ends in one line."""
+    known = flatten(default_config())
+    try:
+        for argument in argv[1:]:
+            name, _, value = argument.lstrip("-").partition("=")
+            if argument.startswith("-") and name.startswith("config."):
+                check_name(name.removeprefix("config."), value, known)
+        return flags.FLAGS(argv)
+    except (ConfigError, flags.Error) as error:
+        # What a config file raises, the flag's parser raises anew as an error of its own.
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, ConfigError):
+            cause = cause.__context__
+        _end(cause or error, 1)
+
+
+def _end(error: BaseException, status: int) -> NoReturn:
+    print(f"{type(error).__name__}: {error}", file=sys.stderr)
+    sys.exit(status)
 
 
 def run() -> None:
     """Entry point with absl's flag parsing."""
-    app.run(main)
+    app.run(main, flags_parser=parse_flags)
 
 
 if __name__ == "__main__":

@@ -90,7 +90,7 @@ class When(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class Always:
+class EveryStep:
     """Private loss and distillation in every step; distillation fades in over `warmup_steps`."""
 
     warmup_steps: int = 0
@@ -139,7 +139,7 @@ class Method:
 
     distillation: Distillation | None = None
     averaging: Averaging | None = None
-    when: When = Always()
+    when: When = EveryStep()
     snapshot_rounds: bool = False
     same_start: bool = False
     pooled: bool = False
@@ -195,7 +195,7 @@ def mhd(config: ml_collections.ConfigDict) -> Method:
         same_rank=chosen.same_rank,
         temperature=chosen.temperature,
     )
-    return Method(distillation, when=Always(chosen.warmup_steps))
+    return Method(distillation, when=EveryStep(chosen.warmup_steps))
 
 
 @METHODS.register("isolated")
@@ -271,7 +271,7 @@ def codistillation(config: ml_collections.ConfigDict) -> Method:
     loss is taken on the public batch, the only one that all clients see.
     """
     distillation = Distillation(wiring="main", rule="mean", nu_pred=config.distill.nu_main)
-    return Method(distillation, when=Always(config.distill.warmup_steps))
+    return Method(distillation, when=EveryStep(config.distill.warmup_steps))
 
 
 def _rounds(config: ml_collections.ConfigDict) -> Rounds:

@@ -33,18 +33,18 @@ class Layout:
 
     Attributes:
       mesh: devices [client_devices, data_devices].
-      cohorts: number of clients of every cohort.
+      groups: number of clients of every group.
       idle_devices: devices that take no part.
     """
 
     mesh: Mesh
-    cohorts: tuple[int, ...]
+    groups: tuple[int, ...]
     idle_devices: int = 0
 
     @property
     def num_clients(self) -> int:
-        """K, over all cohorts."""
-        return sum(self.cohorts)
+        """K, over all groups."""
+        return sum(self.groups)
 
     @property
     def client_devices(self) -> int:
@@ -58,13 +58,13 @@ class Layout:
 
     @property
     def rows(self) -> tuple[int, ...]:
-        """Rows of every cohort: its clients, padded to a multiple of the client devices."""
-        return tuple(-(-size // self.client_devices) * self.client_devices for size in self.cohorts)
+        """Rows of every group: its clients, padded to a multiple of the client devices."""
+        return tuple(-(-size // self.client_devices) * self.client_devices for size in self.groups)
 
     @property
     def offsets(self) -> tuple[int, ...]:
-        """Index of every cohort's first client among all clients."""
-        return tuple(int(start) for start in np.cumsum((0, *self.cohorts))[:-1])
+        """Index of every group's first client among all clients."""
+        return tuple(int(start) for start in np.cumsum((0, *self.groups))[:-1])
 
     def local_clients(self) -> list[int]:
         """The clients that devices of this process own; all of them where there is one process."""
@@ -72,7 +72,7 @@ class Layout:
         owned = [any(d.process_index == mine for d in row) for row in self.mesh.devices]
         return [
             offset + client
-            for offset, size, rows in zip(self.offsets, self.cohorts, self.rows, strict=True)
+            for offset, size, rows in zip(self.offsets, self.groups, self.rows, strict=True)
             for client in range(size)
             if owned[client * self.client_devices // rows]
         ]
@@ -81,9 +81,9 @@ class Layout:
         """The sharding with the given mesh axis (or None) per array axis."""
         return NamedSharding(self.mesh, PartitionSpec(*spec))
 
-    def pad(self, array: np.ndarray, cohort: int, axis: int) -> np.ndarray:
-        """Appends zero rows for the inert clients of a cohort along `axis`."""
-        missing = self.rows[cohort] - self.cohorts[cohort]
+    def pad(self, array: np.ndarray, group: int, axis: int) -> np.ndarray:
+        """Appends zero rows for the inert clients of a group along `axis`."""
+        missing = self.rows[group] - self.groups[group]
         if not missing:
             return array
         widths = [(0, 0)] * array.ndim
@@ -91,9 +91,9 @@ class Layout:
         return np.pad(array, widths)
 
     def split(self, array: np.ndarray, axis: int) -> tuple[np.ndarray, ...]:
-        """Splits an array over all clients into one padded array per cohort."""
+        """Splits an array over all clients into one padded array per group."""
         parts = np.split(array, list(self.offsets[1:]), axis=axis)
-        return tuple(self.pad(part, cohort, axis) for cohort, part in enumerate(parts))
+        return tuple(self.pad(part, group, axis) for group, part in enumerate(parts))
 
     def put_tree(self, tree: PyTree, specs: PyTree) -> PyTree:
         """Puts a tree of host arrays on the mesh, one `PartitionSpec` per leaf."""
@@ -106,7 +106,7 @@ class Layout:
         """The inverse of `split`: one array over all clients, inert rows left out."""
         kept = [
             np.take(np.asarray(part), range(size), axis=axis)
-            for part, size in zip(parts, self.cohorts, strict=True)
+            for part, size in zip(parts, self.groups, strict=True)
         ]
         return np.concatenate(kept, axis=axis)
 
@@ -137,7 +137,7 @@ class Layout:
 
 
 def make_layout(
-    cohorts: Sequence[int],
+    groups: Sequence[int],
     *,
     client_devices: int = 0,
     data_devices: int = 0,
@@ -151,7 +151,7 @@ def make_layout(
     takes part with the same number of devices.
 
     Args:
-      cohorts: clients of every cohort.
+      groups: clients of every group.
       client_devices: devices along the client axis; 0 takes as many as make the largest number
         of clients on one device smallest, and of those the fewest.
       data_devices: devices that share one client's batches; 0 stands for 1 where `client_devices`
@@ -188,7 +188,7 @@ def make_layout(
 
     def cost(shape: tuple[int, int]) -> tuple[int, int, int]:
         clients, data = shape
-        return sum(-(-size // clients) for size in cohorts), -data, clients
+        return sum(-(-size // clients) for size in groups), -data, clients
 
     chosen = min(shapes, key=cost)
     each = math.prod(chosen) // len(owners)
@@ -197,7 +197,7 @@ def make_layout(
         logging.info("%d of %d devices stay idle", len(devices) - len(used), len(devices))
     grid = np.asarray(used).reshape(chosen)
     mesh = Mesh(grid, (CLIENTS, DATA), axis_types=(AxisType.Auto,) * 2)
-    return Layout(mesh, tuple(cohorts), idle_devices=len(devices) - len(used))
+    return Layout(mesh, tuple(groups), idle_devices=len(devices) - len(used))
 
 
 def _meshes(

@@ -16,21 +16,21 @@ from mhd_jax import graph
 from mhd_jax.data.feed import Feed
 from mhd_jax.exchange import Reader
 from mhd_jax.graph import Topology
+from mhd_jax.inputs import StepInputs
 from mhd_jax.methods import Method
 from mhd_jax.parallel import CLIENTS, Layout
-from mhd_jax.step import Plan
 
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """The plans of a run, R replicas.
+    """The inputs of every step of a run, R replicas.
 
     Attributes:
       layout: who owns which client.
       method: what is averaged and when.
       topologies: one per replica.
       readers: one per replica.
-      feed: gives the batch entries of a plan.
+      feed: gives the batch entries.
     """
 
     layout: Layout
@@ -39,13 +39,13 @@ class Schedule:
     readers: Sequence[Reader]
     feed: Feed
 
-    def host_plan(self, start: int, stop: int) -> Plan:
-        """The plan of steps start..stop - 1 as host arrays."""
+    def host_inputs(self, start: int, stop: int) -> StepInputs:
+        """The inputs of steps start..stop - 1 as host arrays."""
         steps = np.arange(start, stop)
         readings = [reader(start, stop) for reader in self.readers]
-        private, public = self.feed.plan(start, stop)
+        private, public = self.feed.inputs(start, stop)
         averaging = self.method.averaging
-        return Plan(
+        return StepInputs(
             private=private,
             public=public,
             reads=self.layout.split(np.stack([r.reads for r in readings], axis=1), axis=2),
@@ -56,9 +56,11 @@ class Schedule:
             mixing=self._mixing(steps),
         )
 
-    def plan(self, start: int, stop: int) -> Plan:
+    def inputs(self, start: int, stop: int) -> StepInputs:
         """The same on the devices."""
-        return self.layout.put_tree(self.host_plan(start, stop), plan_specs(self.layout, self.feed))
+        return self.layout.put_tree(
+            self.host_inputs(start, stop), input_specs(self.layout, self.feed)
+        )
 
     def _mixing(self, steps: np.ndarray) -> np.ndarray:
         """Averaging matrices [n, R, K, K] in padded rows; empty without averaging."""
@@ -79,11 +81,11 @@ class Schedule:
         return layout.pad(out, 0, axis=2)
 
 
-def plan_specs(layout: Layout, feed: Feed) -> Plan:
-    """How every entry of a plan lies on the mesh; matches `Schedule.plan`."""
-    private, public = feed.plan_specs()
+def input_specs(layout: Layout, feed: Feed) -> StepInputs:
+    """How every entry lies on the mesh; matches `Schedule.inputs`."""
+    private, public = feed.input_specs()
     rows = P(None, None, CLIENTS)
-    return Plan(
-        private=private, public=public, reads=(rows,) * len(layout.cohorts),
+    return StepInputs(
+        private=private, public=public, reads=(rows,) * len(layout.groups),
         versions=P(), write=P(), weights=P(), average=P(), mixing=rows,
     )  # fmt: skip

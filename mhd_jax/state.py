@@ -1,5 +1,5 @@
 # Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
-"""The state of a run: stacked clients, their control group, and the pool of snapshots.
+"""The state of a run: stacked clients, their isolated baseline, and the pool of snapshots.
 
 Every leaf but the step has axes [R, K, ...]: replica, then client.
 """
@@ -24,7 +24,7 @@ PyTree = Any
 
 
 class Learners(struct.PyTreeNode):
-    """The clients of one cohort, stacked.
+    """The clients of one group, stacked.
 
     Attributes:
       params: trainable parameters, `{"model": ..., "projections": ...}`.
@@ -47,14 +47,14 @@ class State(struct.PyTreeNode):
 
     Attributes:
       step: steps done so far, a scalar.
-      clients: one `Learners` per cohort.
-      control: the same clients without peers and without aux heads; () when not wanted.
-      pool: per cohort, the last snapshots of its clients, leaves [R, K, S, ...]; () when fresh.
+      clients: one `Learners` per group.
+      baseline: the same clients without peers and without aux heads; () when not wanted.
+      pool: per group, the last snapshots of its clients, leaves [R, K, S, ...]; () when fresh.
     """
 
     step: jax.Array
     clients: tuple[Learners, ...]
-    control: tuple[Learners, ...]
+    baseline: tuple[Learners, ...]
     pool: tuple[PyTree, ...]
 
 
@@ -102,7 +102,7 @@ def init_learner(
       model: a `MultiHeadClassifier`.
       optimizer: of one client.
       image_shape: shape of one normalised image.
-      projection_widths: embedding widths of other cohorts, each learned linearly from ours.
+      projection_widths: embedding widths of other groups, each learned linearly from ours.
     """
     image = jnp.zeros((1, *image_shape), jnp.float32)
     (_, embedding), variables = model.init_with_output(rng.fold(key, "model"), image, train=False)
@@ -129,7 +129,7 @@ def init_state(
     seeds: Sequence[int],
     layout: Layout,
     models: Sequence[nn.Module],
-    control_models: Sequence[nn.Module],
+    baseline_models: Sequence[nn.Module],
     optimizer: optax.GradientTransformation,
     image_shape: Sequence[int],
     *,
@@ -142,35 +142,35 @@ def init_state(
     Args:
       seeds: one per replica, [R].
       layout: who owns which client.
-      models: one per cohort.
-      control_models: one per cohort with a main head only, or () for no control group.
+      models: one per group.
+      baseline_models: one per group with a main head only, or () for no isolated baseline.
       optimizer: of one client.
       image_shape: shape of one normalised image.
       pool_slots: snapshots kept per client.
-      same_start: give every client of a cohort the parameters of its first client.
+      same_start: give every client of a group the parameters of its first client.
       abstract: return shapes, types and shardings only; nothing is compiled.
     """
     widths = [embedding_width(model, image_shape) for model in models]
 
-    def learners(seed: jax.Array, cohort: int, model: nn.Module, others: list[int]) -> Learners:
-        rows = jnp.arange(layout.rows[cohort]) * (0 if same_start else 1)
-        clients = rows + layout.offsets[cohort]
+    def learners(seed: jax.Array, group: int, model: nn.Module, others: list[int]) -> Learners:
+        rows = jnp.arange(layout.rows[group]) * (0 if same_start else 1)
+        clients = rows + layout.offsets[group]
         keys = jax.vmap(lambda client: rng.stream(seed, "init", client))(clients)
         one = lambda key: init_learner(key, model, optimizer, image_shape, others)  # noqa: E731
         return jax.vmap(one)(keys)
 
     def system(seed: jax.Array) -> tuple[Any, Any, Any]:
         clients = tuple(
-            learners(seed, cohort, model, sorted(set(widths) - {widths[cohort]}))
-            for cohort, model in enumerate(models)
+            learners(seed, group, model, sorted(set(widths) - {widths[group]}))
+            for group, model in enumerate(models)
         )
-        control = tuple(learners(seed, c, model, []) for c, model in enumerate(control_models))
-        pool = tuple(_fill_pool(cohort.snapshot, pool_slots) for cohort in clients)
-        return clients, control, pool if pool_slots else ()
+        baseline = tuple(learners(seed, c, model, []) for c, model in enumerate(baseline_models))
+        pool = tuple(_fill_pool(group.snapshot, pool_slots) for group in clients)
+        return clients, baseline, pool if pool_slots else ()
 
     def everything(seeds: jax.Array) -> State:
-        clients, control, pool = jax.vmap(system)(seeds)
-        return State(jnp.zeros((), jnp.int32), clients, control, pool)
+        clients, baseline, pool = jax.vmap(system)(seeds)
+        return State(jnp.zeros((), jnp.int32), clients, baseline, pool)
 
     seed_array = jnp.asarray(seeds, jnp.uint32)
     shapes = jax.eval_shape(everything, seed_array)
@@ -206,17 +206,17 @@ def strip(state: State, layout: Layout) -> State:
       layout: who owns which client.
 
     Returns:
-      Shapes [R, K_cohort, ...] and types; shardings too, and as rows that are stripped cannot be
+      Shapes [R, K_group, ...] and types; shardings too, and as rows that are stripped cannot be
       dealt evenly, those are on every device.
     """
-    if layout.rows == layout.cohorts:
+    if layout.rows == layout.groups:
         return abstract(state)
     everywhere = layout.sharding()
 
     def cut(size: int, x: jax.Array) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((len(x), size, *x.shape[2:]), x.dtype, sharding=everywhere)
 
-    return abstract(state).replace(**_each_cohort(cut, layout, state))
+    return abstract(state).replace(**_each_group(cut, layout, state))
 
 
 def refill(state: State, initial: State, layout: Layout) -> State:
@@ -224,7 +224,7 @@ def refill(state: State, initial: State, layout: Layout) -> State:
 
     A checkpoint from another number of devices has other inert rows, or none.
     """
-    if layout.rows == layout.cohorts:
+    if layout.rows == layout.groups:
         return state
 
     def fill(size: int, x: jax.Array, start: jax.Array) -> jax.Array:
@@ -232,25 +232,25 @@ def refill(state: State, initial: State, layout: Layout) -> State:
         return jnp.where(row < size, x, start)
 
     def whole(state: State, initial: State) -> State:
-        return state.replace(**_each_cohort(fill, layout, state, initial))
+        return state.replace(**_each_group(fill, layout, state, initial))
 
     return jax.jit(whole, out_shardings=shardings(state, layout), donate_argnums=0)(state, initial)
 
 
-def _each_cohort(
+def _each_group(
     change: Callable[..., PyTree], layout: Layout, *states: State
 ) -> dict[str, tuple[PyTree, ...]]:
-    """`change(clients of the cohort, leaf of every state)` for all that has a client axis."""
+    """`change(clients of the group, leaf of every state)` for all that has a client axis."""
 
     def parts(*groups: tuple[PyTree, ...]) -> tuple[PyTree, ...]:
-        if not groups[0]:  # no control group, no pool
+        if not groups[0]:  # no isolated baseline, no pool
             return ()
         return tuple(
             jax.tree.map(functools.partial(change, size), *trees)
-            for size, *trees in zip(layout.cohorts, *groups, strict=True)
+            for size, *trees in zip(layout.groups, *groups, strict=True)
         )
 
-    names = ("clients", "control", "pool")
+    names = ("clients", "baseline", "pool")
     return {name: parts(*(getattr(state, name) for state in states)) for name in names}
 
 

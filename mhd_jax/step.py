@@ -21,6 +21,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from mhd_jax import distill, rng
 from mhd_jax.exchange import Encoding, from_wire, to_wire
+from mhd_jax.inputs import Batch, StepInputs
 from mhd_jax.methods import Distillation, Method
 from mhd_jax.models.classifier import MultiHeadClassifier
 from mhd_jax.parallel import CLIENTS, DATA, Layout, gather_clients, on_mesh
@@ -34,111 +35,73 @@ CPU_OPTIONS = {
     "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_REDUCE"
 }
 
-Metrics = dict[str, tuple[Array, ...]]  # per cohort
+Metrics = dict[str, tuple[Array, ...]]  # per group
 
 
-class Plan(NamedTuple):
-    """What the host decides about n steps; R replicas, axes as the step sees them.
-
-    Attributes:
-      private: per cohort, what `Feed.load` needs of every client's batch, [n, R, K, B].
-      public: what it needs of the public batch, [n, R, B'].
-      reads: per cohort, students by candidates, bool [n, R, K, N].
-      versions: pool slots read, int [n, R, V].
-      write: pool slot written after the step or -1, int [n].
-      weights: of the private and of the distillation loss, [n, 2].
-      average: whether the step ends with an average, bool [n].
-      mixing: rows of the averaging matrix, [n, R, K, K], or [n, R, 0, 0] without averaging.
-    """
-
-    private: Any
-    public: Any
-    reads: Any
-    versions: Any
-    write: Any
-    weights: Any
-    average: Any
-    mixing: Any
-
-
-class Batch(NamedTuple):
-    """One step's samples on one device: normalised and augmented images, private labels.
-
-    Attributes:
-      images: per cohort, [k, B, ...].
-      labels: per cohort, [k, B].
-      public: [B', ...], the same for all clients.
-    """
-
-    images: tuple[Array, ...]
-    labels: tuple[Array, ...]
-    public: Array
-
-
-Load = Callable[[PyTree, Plan, Array, Array], Batch]
+Load = Callable[[PyTree, StepInputs, Array, Array], Batch]
 
 
 @dataclasses.dataclass(frozen=True)
-class System:
-    """The fixed parts of a run that the step is compiled from.
+class StepParts:
+    """The fixed trees of a run that the step is compiled from.
 
     Attributes:
       layout: who owns which client.
       method: what is distilled, what is averaged, when.
-      models: one per cohort.
-      control_models: one per cohort, with a main head only; () without a control group.
+      models: one per group.
+      baseline_models: one per group, with a main head only; () without an isolated baseline.
       optimizer: of one client.
       encoding: the form in which predictions travel.
-      load: (data, plan of one step, seed, step) to a `Batch`.
+      load: (data, inputs of one step, seed, step) to a `Batch`.
       num_classes: C.
       replicas: R.
-      window: most steps one call can do; 1 means no loop in the program at all.
+      steps_per_call: most steps one call can do; 1 means no loop in the program at all.
     """
 
     layout: Layout
     method: Method
     models: tuple[MultiHeadClassifier, ...]
-    control_models: tuple[MultiHeadClassifier, ...]
+    baseline_models: tuple[MultiHeadClassifier, ...]
     optimizer: optax.GradientTransformation
     encoding: Encoding
     load: Load
     num_classes: int
     replicas: int
-    window: int
+    steps_per_call: int
 
 
-def make_step(system: System, plan_specs: Plan, data_specs: PyTree) -> Any:
-    """Compiles nothing yet; returns `call(state, data, plan, seeds, count) -> (state, metrics)`.
+def make_step(parts: StepParts, input_specs: StepInputs, data_specs: PyTree) -> Any:
+    """Compiles nothing yet; returns `call(state, data, inputs, seeds, count) -> (state, metrics)`.
 
-    The call does `count` <= `system.window` steps. The state is donated. Metrics are per step,
-    axes [window, R, K, ...]; entries beyond `count` are 0.
+    The call does `count` <= `parts.steps_per_call` steps. The state is donated. Metrics are per
+    step, axes [steps_per_call, R, K, ...]; entries beyond `count` are 0.
     """
     rows = P(None, CLIENTS)
     state_specs: Any = State(P(), rows, rows, rows)  # type: ignore[arg-type]  # specs, same tree
 
-    def call(state: State, data: PyTree, plan: Plan, seeds: Array, count: Array) -> Any:
-        return _run_window(system, state, data, plan, seeds, count)
+    def call(state: State, data: PyTree, inputs: StepInputs, seeds: Array, count: Array) -> Any:
+        return _run_steps(parts, state, data, inputs, seeds, count)
 
     sharded = on_mesh(
         call,
-        system.layout,
-        in_specs=(state_specs, data_specs, plan_specs, P(), P()),
+        parts.layout,
+        in_specs=(state_specs, data_specs, input_specs, P(), P()),
         out_specs=(state_specs, P(None, None, CLIENTS)),
     )
     options = CPU_OPTIONS if jax.default_backend() == "cpu" else None
     return jax.jit(sharded, donate_argnums=0, compiler_options=options)
 
 
-def _run_window(
-    system: System, state: State, data: PyTree, plan: Plan, seeds: Array, count: Array
+def _run_steps(
+    parts: StepParts, state: State, data: PyTree, inputs: StepInputs, seeds: Array, count: Array
 ) -> tuple[State, Metrics]:
-    """Steps 0..count - 1 of the plan on one device's clients."""
+    """Steps 0..count - 1 of the inputs on one device's clients."""
 
     def one(state: State, index: Array | int) -> tuple[State, Metrics]:
-        now = jax.tree.map(lambda x: x[index], plan)
-        return _all_replicas(system, state, data, now, seeds)
+        now = jax.tree.map(lambda x: x[index], inputs)
+        return _all_replicas(parts, state, data, now, seeds)
 
-    if system.window == 1:
+    if parts.steps_per_call == 1:
         state, metrics = one(state, 0)
         return state, jax.tree.map(lambda x: x[None], metrics)
 
@@ -147,82 +110,82 @@ def _run_window(
         return state, jax.tree.map(lambda all, now: all.at[index].set(now), carry[1], metrics)
 
     shapes = jax.eval_shape(lambda: one(state, 0)[1])
-    empty = jax.tree.map(lambda x: jnp.zeros((system.window, *x.shape), x.dtype), shapes)
+    empty = jax.tree.map(lambda x: jnp.zeros((parts.steps_per_call, *x.shape), x.dtype), shapes)
     return jax.lax.fori_loop(0, count, body, (state, empty))
 
 
 def _all_replicas(
-    system: System, state: State, data: PyTree, plan: Plan, seeds: Array
+    parts: StepParts, state: State, data: PyTree, inputs: StepInputs, seeds: Array
 ) -> tuple[State, Metrics]:
     """One step of every replica: `_one_system` vmapped, or called directly where R = 1."""
-    per_replica = (state.clients, state.control, state.pool)
-    plan_axes = Plan(0, 0, 0, 0, None, None, None, 0)
+    per_replica = (state.clients, state.baseline, state.pool)
+    axes = StepInputs(0, 0, 0, 0, None, None, None, 0)
 
-    def one(parts: Any, data: PyTree, plan: Plan, seed: Array) -> Any:
-        return _one_system(system, State(state.step, *parts), data, plan, seed)
+    def one(trees: Any, data: PyTree, inputs: StepInputs, seed: Array) -> Any:
+        return _one_system(parts, State(state.step, *trees), data, inputs, seed)
 
-    if system.replicas == 1:
+    if parts.replicas == 1:
         squeeze = lambda tree: jax.tree.map(lambda x: x[0], tree)  # noqa: E731
-        shared = Plan(
-            *(x if axis is None else squeeze(x) for x, axis in zip(plan, plan_axes, strict=True))
+        shared = StepInputs(
+            *(x if axis is None else squeeze(x) for x, axis in zip(inputs, axes, strict=True))
         )
         out = one(squeeze(per_replica), squeeze(data), shared, seeds[0])
-        parts, metrics = jax.tree.map(lambda x: x[None], out)
+        trees, metrics = jax.tree.map(lambda x: x[None], out)
     else:
-        parts, metrics = jax.vmap(one, in_axes=(0, 0, plan_axes, 0))(per_replica, data, plan, seeds)
-    return State(state.step + 1, *parts), metrics
+        trees, metrics = jax.vmap(one, in_axes=(0, 0, axes, 0))(per_replica, data, inputs, seeds)
+    return State(state.step + 1, *trees), metrics
 
 
 def _one_system(
-    system: System, state: State, data: PyTree, plan: Plan, seed: Array
+    parts: StepParts, state: State, data: PyTree, inputs: StepInputs, seed: Array
 ) -> tuple[tuple[Any, Any, Any], Metrics]:
-    """One step of one system: learn, average, snapshot; and the control group beside it."""
-    batch = system.load(data, plan, seed, state.step)
-    pooled = _pool_predictions(system, state.pool, plan.versions, batch.public)
+    """One step of one system: learn, average, snapshot; and the isolated baseline beside it."""
+    batch = parts.load(data, inputs, seed, state.step)
+    pooled = _pool_predictions(parts, state.pool, inputs.versions, batch.public)
 
     def objective(params: tuple[PyTree, ...]) -> tuple[Array, Any]:
-        return _objective(system, params, state, batch, pooled, plan, seed)
+        return _objective(parts, params, state, batch, pooled, inputs, seed)
 
-    params = tuple(cohort.params for cohort in state.clients)
+    params = tuple(group.params for group in state.clients)
     grads, (stats, metrics) = jax.grad(objective, has_aux=True)(params)
-    clients = _update(system, state.clients, grads, stats)
-    pool = _write_pool(state.pool, clients, plan.write)
-    clients = _average(system, clients, plan)
-    control, control_loss = _train_control(system, state.control, batch)
-    if control:
-        metrics["control_loss"] = control_loss
-    return (clients, control, pool), _mean_over_data(system, metrics)
+    clients = _update(parts, state.clients, grads, stats)
+    pool = _write_pool(state.pool, clients, inputs.write)
+    clients = _average(parts, clients, inputs)
+    baseline, baseline_loss = _train_baseline(parts, state.baseline, batch)
+    if baseline:
+        metrics["control_loss"] = baseline_loss
+    return (clients, baseline, pool), _mean_over_data(parts, metrics)
 
 
 # --- The objective --------------------------------------------------------------------------------
 
 
 class Predictions(NamedTuple):
-    """Scores and embeddings of one cohort on the public batch."""
+    """Scores and embeddings of one group on the public batch."""
 
     scores: Float[Array, "k B H C"]
     embeddings: Float[Array, "k B D"]
 
 
 def _objective(
-    system: System,
+    parts: StepParts,
     params: tuple[PyTree, ...],
     state: State,
     batch: Batch,
     pooled: tuple[Predictions, ...],
-    plan: Plan,
+    inputs: StepInputs,
     seed: Array,
 ) -> tuple[Array, Any]:
-    """Sum over local clients of L_i; with it new statistics and metrics, per cohort [k, ...]."""
-    chosen = system.method.distillation
-    private, stats = _private_losses(system.models, params, state.clients, batch)
+    """Sum over local clients of L_i; with it new statistics and metrics, per group [k, ...]."""
+    chosen = parts.method.distillation
+    private, stats = _private_losses(parts.models, params, state.clients, batch)
     metrics = {"private_loss": private}
-    total = tuple(plan.weights[0] * loss for loss in private)
+    total = tuple(inputs.weights[0] * loss for loss in private)
     if chosen is not None:
-        embedding, heads = _distillation(system, chosen, params, state, batch, pooled, plan, seed)
+        embedding, heads = _distillation(parts, chosen, params, state, batch, pooled, inputs, seed)
         metrics |= {"embedding_loss": embedding, "head_losses": heads}
         total = tuple(
-            loss + plan.weights[1] * (chosen.nu_emb * emb + chosen.nu_pred * head.sum(axis=1))
+            loss + inputs.weights[1] * (chosen.nu_emb * emb + chosen.nu_pred * head.sum(axis=1))
             for loss, emb, head in zip(total, embedding, heads, strict=True)
         )
     metrics["loss"] = total
@@ -235,14 +198,14 @@ def _private_losses(
     learners: tuple[Learners, ...],
     batch: Batch,
 ) -> tuple[tuple[Float[Array, " k"], ...], tuple[PyTree, ...]]:
-    """Private losses and new batch statistics of every cohort."""
-    parts = [
-        _private_loss(model, tree["model"], cohort.stats, images, labels)
-        for model, tree, cohort, images, labels in zip(
+    """Private losses and new batch statistics of every group."""
+    trees = [
+        _private_loss(model, tree["model"], group.stats, images, labels)
+        for model, tree, group, images, labels in zip(
             models, params, learners, batch.images, batch.labels, strict=True
         )
     ]
-    return tuple(loss for loss, _ in parts), tuple(stats for _, stats in parts)
+    return tuple(loss for loss, _ in trees), tuple(stats for _, stats in trees)
 
 
 def _private_loss(
@@ -273,40 +236,38 @@ def _public_forward(
 
 
 def _distillation(
-    system: System,
+    parts: StepParts,
     chosen: Distillation,
     params: tuple[PyTree, ...],
     state: State,
     batch: Batch,
     pooled: tuple[Predictions, ...],
-    plan: Plan,
+    inputs: StepInputs,
     seed: Array,
 ) -> tuple[tuple[Float[Array, " k"], ...], tuple[Float[Array, "k m"], ...]]:
-    """Embedding loss and head losses of the local clients of every cohort."""
+    """Embedding loss and head losses of the local clients of every group."""
     own = tuple(
         _public_forward(
             model, chosen, {"params": tree["model"], "batch_stats": learners.stats}, batch.public
         )
-        for model, tree, learners in zip(system.models, params, state.clients, strict=True)
+        for model, tree, learners in zip(parts.models, params, state.clients, strict=True)
     )
     fresh = not pooled
-    scores, embeddings = publish(system, chosen, jax.lax.stop_gradient(own if fresh else pooled))
+    scores, embeddings = publish(parts, chosen, jax.lax.stop_gradient(own if fresh else pooled))
     embedding_losses, heads = [], []
-    for cohort, student in enumerate(own):
-        reads = plan.reads[cohort]
+    for group, student in enumerate(own):
+        reads = inputs.reads[group]
         embedding_losses.append(
-            _embedding_loss(system, cohort, chosen, student, params[cohort], embeddings, reads)
+            _embedding_loss(parts, group, chosen, student, params[group], embeddings, reads)
         )
-        keys = _student_keys(system, cohort, len(reads), student.scores.shape[1], seed, state.step)
-        heads.append(
-            _head_losses(system, cohort, chosen, student.scores, scores, reads, keys, fresh)
-        )
+        keys = _student_keys(parts, group, len(reads), student.scores.shape[1], seed, state.step)
+        heads.append(_head_losses(parts, group, chosen, student.scores, scores, reads, keys, fresh))
     return tuple(embedding_losses), tuple(heads)
 
 
 def _head_losses(
-    system: System,
-    cohort: int,
+    parts: StepParts,
+    group: int,
     chosen: Distillation,
     student: Float[Array, "k B H C"],
     published: Float[Array, "N B h C"] | None,
@@ -314,7 +275,7 @@ def _head_losses(
     keys: Array,
     fresh: bool,
 ) -> Float[Array, "k m"]:
-    """Losses of the taught heads of one cohort: aux heads in a chain, or the main head."""
+    """Losses of the taught heads of one group: aux heads in a chain, or the main head."""
     num_rows = student.shape[0]
     if published is None:
         return jnp.zeros((num_rows, 0))
@@ -322,7 +283,7 @@ def _head_losses(
     if chosen.include_self:
         connected = reads.any(axis=1)[:, None]
         if fresh:
-            row = _client_ids(system, cohort, num_rows)[:, None]
+            row = _client_ids(parts, group, num_rows)[:, None]
             below = reads | (jnp.arange(reads.shape[1])[None] == row) & connected
         else:  # one's own present state is no snapshot: it joins the candidates in front
             below = jnp.concatenate([jnp.eye(num_rows, dtype=bool) & connected, reads], axis=1)
@@ -342,15 +303,15 @@ def _head_losses(
 
 
 def _embedding_loss(
-    system: System,
-    cohort: int,
+    parts: StepParts,
+    group: int,
     chosen: Distillation,
     student: Predictions,
     params: PyTree,
     embeddings: Sequence[Float[Array, "N B D"]],
     reads: Bool[Array, "k N"],
 ) -> Float[Array, " k"]:
-    """Embedding loss of one cohort against all; a learned linear map where widths differ."""
+    """Embedding loss of one group against all; a learned linear map where widths differ."""
     total = jnp.zeros(len(reads))
     if not chosen.nu_emb:
         return total
@@ -370,15 +331,15 @@ def _embedding_loss(
 
 
 def publish(
-    system: System, chosen: Distillation, predictions: tuple[Predictions, ...]
+    parts: StepParts, chosen: Distillation, predictions: tuple[Predictions, ...]
 ) -> tuple[Float[Array, "N B h C"] | None, tuple[Float[Array, "N B D"], ...]]:
     """Everything the clients let each other see, in client order: the only exchange.
 
     Predictions may carry a version axis, [k, V, B, ...]; candidates are then N = K * V, versions
-    of a client together. None where no predictions are published; embeddings stay per cohort.
+    of a client together. None where no predictions are published; embeddings stay per group.
     """
     scores, embeddings = [], []
-    for size, own in zip(system.layout.cohorts, predictions, strict=True):
+    for size, own in zip(parts.layout.groups, predictions, strict=True):
         versions = own.scores.ndim == 5
 
         def everyone(x: Array, size: int = size, versions: bool = versions) -> Array:
@@ -387,23 +348,23 @@ def publish(
 
         if chosen.nu_pred:
             taught_from = own.scores[..., :1, :] if chosen.wiring == "main" else own.scores
-            message = tuple(everyone(part) for part in system.encoding.encode(taught_from))
-            scores.append(system.encoding.decode(message, system.num_classes))
+            message = tuple(everyone(part) for part in parts.encoding.encode(taught_from))
+            scores.append(parts.encoding.decode(message, parts.num_classes))
         if chosen.nu_emb:
-            wire = to_wire(own.embeddings, system.encoding.embedding_type)
-            embeddings.append(from_wire(everyone(wire), system.encoding.embedding_type))
+            wire = to_wire(own.embeddings, parts.encoding.embedding_type)
+            embeddings.append(from_wire(everyone(wire), parts.encoding.embedding_type))
     return (jnp.concatenate(scores) if scores else None), tuple(embeddings)
 
 
 def _pool_predictions(
-    system: System, pool: tuple[PyTree, ...], versions: Int[Array, " V"], public: Array
+    parts: StepParts, pool: tuple[PyTree, ...], versions: Int[Array, " V"], public: Array
 ) -> tuple[Predictions, ...]:
     """What the snapshots in the given slots predict, [k, V, B, ...]; () where there is no pool."""
-    chosen = system.method.distillation
+    chosen = parts.method.distillation
     if not pool or chosen is None:
         return ()
     out = []
-    for model, snapshots in zip(system.models, pool, strict=True):
+    for model, snapshots in zip(parts.models, pool, strict=True):
         read = jax.tree.map(lambda x: x[:, versions], snapshots)
         rows = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), read)
         flat = _public_forward(model, chosen, rows, public)
@@ -421,8 +382,8 @@ def _write_pool(
         return slots.at[:, at].set(jnp.where(slot >= 0, now, slots[:, at]))
 
     return tuple(
-        jax.tree.map(write, slots, cohort.snapshot)
-        for slots, cohort in zip(pool, clients, strict=bool(pool))
+        jax.tree.map(write, slots, group.snapshot)
+        for slots, group in zip(pool, clients, strict=bool(pool))
     )
 
 
@@ -430,58 +391,60 @@ def _write_pool(
 
 
 def _update(
-    system: System,
+    parts: StepParts,
     learners: tuple[Learners, ...],
     grads: tuple[PyTree, ...],
     stats: tuple[PyTree, ...],
 ) -> tuple[Learners, ...]:
     """One optimiser step of every client on its own gradient."""
-    grads, stats = _mean_over_data(system, (grads, stats))
+    grads, stats = _mean_over_data(parts, (grads, stats))
     updated = []
-    for cohort, gradient, new_stats in zip(learners, grads, stats, strict=True):
-        step = jax.vmap(system.optimizer.update)
-        updates, opt_state = step(gradient, cohort.opt_state, cohort.params)
-        params = optax.apply_updates(cohort.params, updates)
+    for group, gradient, new_stats in zip(learners, grads, stats, strict=True):
+        step = jax.vmap(parts.optimizer.update)
+        updates, opt_state = step(gradient, group.opt_state, group.params)
+        params = optax.apply_updates(group.params, updates)
         updated.append(Learners(params, new_stats, opt_state))
     return tuple(updated)
 
 
-def _train_control(
-    system: System, control: tuple[Learners, ...], batch: Batch
+def _train_baseline(
+    parts: StepParts, baseline: tuple[Learners, ...], batch: Batch
 ) -> tuple[tuple[Learners, ...], tuple[Array, ...]]:
-    """The isolated control group's step on the very same private batches."""
-    if not control:
+    """The isolated baseline's step on the very same private batches."""
+    if not baseline:
         return (), ()
 
     def objective(params: tuple[PyTree, ...]) -> tuple[Array, Any]:
-        losses, stats = _private_losses(system.control_models, params, control, batch)
+        losses, stats = _private_losses(parts.baseline_models, params, baseline, batch)
         return jnp.asarray(sum(loss.sum() for loss in losses)), (stats, losses)
 
-    params = tuple(cohort.params for cohort in control)
+    params = tuple(group.params for group in baseline)
     grads, (stats, losses) = jax.grad(objective, has_aux=True)(params)
-    return _update(system, control, grads, stats), losses
+    return _update(parts, baseline, grads, stats), losses
 
 
-def _average(system: System, clients: tuple[Learners, ...], plan: Plan) -> tuple[Learners, ...]:
+def _average(
+    parts: StepParts, clients: tuple[Learners, ...], inputs: StepInputs
+) -> tuple[Learners, ...]:
     """Mixes parameters and statistics over clients where an average is due.
 
     theta_i <- sum_j M_ij theta_j. Optimiser states stay local. This, and only this, sends
     parameters between clients; methods without averaging have no such collective.
     """
-    if system.method.averaging is None:
+    if parts.method.averaging is None:
         return clients
-    (cohort,), size = clients, system.layout.num_clients
+    (group,), size = clients, parts.layout.num_clients
 
     def mix(tree: PyTree) -> PyTree:
         return jax.tree.map(
-            lambda x: jnp.einsum("ij,j...->i...", plan.mixing, gather_clients(x)[:size]), tree
+            lambda x: jnp.einsum("ij,j...->i...", inputs.mixing, gather_clients(x)[:size]), tree
         )
 
-    values = (cohort.params, cohort.stats)
-    params, stats = jax.lax.cond(plan.average, mix, lambda tree: tree, values)
-    opt_state = cohort.opt_state
-    if system.method.averaging.reset_momentum:
-        opt_state = jax.tree.map(lambda x: _zero_floats(x, plan.average), opt_state)
+    values = (group.params, group.stats)
+    params, stats = jax.lax.cond(inputs.average, mix, lambda tree: tree, values)
+    opt_state = group.opt_state
+    if parts.method.averaging.reset_momentum:
+        opt_state = jax.tree.map(lambda x: _zero_floats(x, inputs.average), opt_state)
     return (Learners(params, stats, opt_state),)
 
 
@@ -493,25 +456,25 @@ def _zero_floats(x: Array, where: Bool[Array, ""]) -> Array:
 # --- Small helpers --------------------------------------------------------------------------------
 
 
-def _client_ids(system: System, cohort: int, num_rows: int) -> Int[Array, " k"]:
-    """Index among all clients of each local row of a cohort."""
-    first = system.layout.offsets[cohort] + jax.lax.axis_index(CLIENTS) * num_rows
+def _client_ids(parts: StepParts, group: int, num_rows: int) -> Int[Array, " k"]:
+    """Index among all clients of each local row of a group."""
+    first = parts.layout.offsets[group] + jax.lax.axis_index(CLIENTS) * num_rows
     return first + jnp.arange(num_rows)
 
 
 def _student_keys(
-    system: System, cohort: int, num_rows: int, num_samples: int, seed: Array, step: Array
+    parts: StepParts, group: int, num_rows: int, num_samples: int, seed: Array, step: Array
 ) -> Array:
     """Keys [k, B] for teacher rules that draw; the same however clients and batches are split."""
     base = rng.stream(seed, "teachers", step)
-    ids = _client_ids(system, cohort, num_rows)
+    ids = _client_ids(parts, group, num_rows)
     keys = jax.vmap(lambda client: jax.random.fold_in(base, client))(ids)
     first = jax.lax.axis_index(DATA) * num_samples
     return distill.sample_keys(keys, first + jnp.arange(num_samples))
 
 
-def _mean_over_data(system: System, tree: PyTree) -> PyTree:
+def _mean_over_data(parts: StepParts, tree: PyTree) -> PyTree:
     """Means over the devices that share a client's batch; the identity where it has only one."""
-    if system.layout.data_devices == 1:
+    if parts.layout.data_devices == 1:
         return tree
     return jax.lax.pmean(tree, DATA)

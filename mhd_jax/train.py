@@ -19,18 +19,22 @@ from absl import logging
 
 from mhd_jax import config as config_lib
 from mhd_jax import experiment as experiment_lib
-from mhd_jax import graph, processes, terminal
+from mhd_jax import graph
 from mhd_jax import state as state_lib
-from mhd_jax.checkpoints import Checkpoints
 from mhd_jax.errors import DivergedError, WorkdirError
+from mhd_jax.evaluator import Evaluation
 from mhd_jax.exchange import Stale
 from mhd_jax.experiment import Experiment
-from mhd_jax.metrics import TensorBoard
 from mhd_jax.parallel import InFlight
+from mhd_jax.reporting import terminal
+from mhd_jax.results import Accuracies, SeedResult, Summary
+from mhd_jax.runtime import processes
+from mhd_jax.runtime.checkpoints import Checkpoints
+from mhd_jax.runtime.tensorboard import TensorBoard
+from mhd_jax.runtime.workdir import Workdir
 from mhd_jax.state import State
-from mhd_jax.workdir import Workdir
 
-Summary = dict[str, Any]
+TURNS_LOOKED_AT = 100  # graphs of a changing sequence that warnings at the start are about
 
 
 class Interrupted(RuntimeError):
@@ -68,7 +72,7 @@ def train_and_evaluate(
 
 def _report(directory: Workdir, summary: Summary) -> None:
     """Draws the figures and writes the report; the run is complete without them."""
-    from mhd_jax import report
+    from mhd_jax.reporting import report
 
     try:
         report.write_report(directory.path, summary, directory.read_metrics())
@@ -81,12 +85,13 @@ def _report(directory: Workdir, summary: Summary) -> None:
 
 def _summary(config: ml_collections.ConfigDict, directory: Workdir) -> tuple[Summary, bool]:
     """The summary of the run, which is run or gone on with if need be; whether it has a report."""
-    experiment = experiment_lib.build(config)
-    directory.claim(config)
     if processes.anywhere(directory.finished()):
+        directory.claim(config)
         if jax.process_index() == 0:
             print(f"{directory.path}: this run is finished; nothing to do")
         return directory.read_summary(), directory.report.exists()
+    experiment = experiment_lib.build(config)  # before the claim: what cannot work claims nothing
+    directory.claim(config)
     strip = functools.partial(state_lib.strip, layout=experiment.layout)
     with (
         Checkpoints(
@@ -117,7 +122,7 @@ def _lock(directory: Workdir) -> Iterator[None]:
 
 
 class Stepper:
-    """The compiled step; the plan of the next call is made while the devices work on the last.
+    """The compiled step; the inputs of the next call are made while the devices work on the last.
 
     Args:
       experiment: the run.
@@ -133,7 +138,7 @@ class Stepper:
     def __init__(self, experiment: Experiment, state: State, step: int) -> None:
         begin = time.monotonic()
         self.experiment, self.state = experiment, state
-        self._planned, self._next = step, self._plan(step)
+        self._next_step, self._next = step, self._inputs(step)
         self._in_flight = InFlight()
         count = experiment.layout.put(np.int32(0))
         arguments = (state, experiment.feed.data, self._next, experiment.seed_array, count)
@@ -141,24 +146,24 @@ class Stepper:
         self.compile_seconds = time.monotonic() - begin
 
     def advance(self, start: int, stop: int) -> dict[str, Any]:
-        """Dispatches steps start..stop - 1, at most a window; their metrics, on devices.
+        """Dispatches steps start..stop - 1, at most `steps_per_call`; their metrics, on devices.
 
         Waits until no more than two calls, this one counted, are not done; see `parallel.InFlight`.
         """
         experiment = self.experiment
-        with jax.transfer_guard("disallow"):  # nothing but the plan moves between log points
-            plan = self._next if self._planned == start else self._plan(start)
+        with jax.transfer_guard("disallow"):  # nothing but the inputs moves between log points
+            inputs = self._next if self._next_step == start else self._inputs(start)
             count = experiment.layout.put(np.int32(stop - start))
             self.state, metrics = self.compiled(
-                self.state, experiment.feed.data, plan, experiment.seed_array, count
+                self.state, experiment.feed.data, inputs, experiment.seed_array, count
             )
             self._in_flight.add(metrics)
             if stop < experiment.config.train.steps:
-                self._planned, self._next = stop, self._plan(stop)
+                self._next_step, self._next = stop, self._inputs(stop)
         return metrics
 
-    def _plan(self, step: int) -> Any:
-        return self.experiment.schedule.plan(step, step + self.experiment.system.window)
+    def _inputs(self, step: int) -> Any:
+        return self.experiment.schedule.inputs(step, step + self.experiment.parts.steps_per_call)
 
 
 class Run:
@@ -176,8 +181,8 @@ class Run:
         self.seconds_training = 0.0
         self._pending: list[tuple[int, int, dict[str, Any]]] = []  # still on the devices
         self._collected: list[dict[str, np.ndarray]] = []  # since the last log, on the host
-        self._scores: dict[str, float] = {}
-        self._scored = -1  # the step that scores belong to
+        self._evaluation: Evaluation | None = None
+        self._evaluated = -1  # the step of the last evaluation
         self._started = time.monotonic()
         self._tensorboard = TensorBoard(directory.path, enabled=self.leader)
 
@@ -212,7 +217,9 @@ class Run:
                 if stop and step < train.steps:
                     self.checkpoints.wait()
                     raise Interrupted(f"SIGTERM: saved step {step}; the same command goes on")
-            summary = summarize(self.experiment, self.state, self._speed(stepper))
+            if self._evaluation is None or self._evaluated != step:  # nothing was left to do
+                self._evaluation = self.experiment.evaluator.evaluate(self.state)
+            summary = summarize(self.experiment, self._evaluation, self._speed(stepper))
         self.checkpoints.wait()  # a run with a summary is finished: its last state must be there
         if self.leader:
             self.directory.write_summary(summary)
@@ -237,8 +244,8 @@ class Run:
         """Dispatches steps up to the next event; returns the step reached."""
         train, begin = self.config.train, time.monotonic()
         events = (train.log_every, train.eval_every, train.checkpoint_every)
-        window = self.experiment.system.window
-        stop = min(step + window, train.steps, *((step // e + 1) * e for e in events))
+        most = self.experiment.parts.steps_per_call
+        stop = min(step + most, train.steps, *((step // e + 1) * e for e in events))
         metrics = stepper.advance(step, stop)
         self.state = stepper.state
         self._pending.append((step, stop - step, metrics))
@@ -275,27 +282,24 @@ class Run:
 
     def _evaluate(self, step: int) -> None:
         """Writes the accuracies of the first replica and shows the means of all."""
-        evaluator = self.experiment.evaluator
-        correct, control = evaluator.correct(self.state)
-        shared, private = evaluator.accuracies(correct)
-        values = {"shared_accuracy": shared[0], "private_accuracy": private[0]}
-        if control is not None:
-            yardstick = evaluator.accuracies(control)
-            values["control_shared_accuracy"] = yardstick[0][0]
-            values["control_private_accuracy"] = yardstick[1][0]
-        for name, value in evaluator.metrics(correct).items():
+        found = self.experiment.evaluator.evaluate(self.state)
+        self._evaluation, self._evaluated = found, step
+        values = {"shared_accuracy": found.shared[0], "private_accuracy": found.private[0]}
+        if found.baseline is not None:
+            values["control_shared_accuracy"] = found.baseline[0][0]
+            values["control_private_accuracy"] = found.baseline[1][0]
+        for name, value in found.metrics.items():
             values[f"metrics/{name}"] = value[0]
         self._write(step, values)
-        heads = shared.mean(axis=(0, 1))
-        self._scores, self._scored = {"shared_accuracy": float(heads[-1])}, step
+        heads = found.shared.mean(axis=(0, 1))
         shown = {"β_sh main": heads[0]}
         if len(heads) > 1:
             shown[f"β_sh aux {len(heads) - 1}"] = heads[-1]
-        shown["β_priv main"] = private[..., 0].mean()
+        shown["β_priv main"] = found.private[..., 0].mean()
         self.progress.update(step, {name: float(value) for name, value in shown.items()})
 
     def _save(self, step: int) -> None:
-        self.checkpoints.save(step, self.state, self._scores if self._scored == step else None)
+        self.checkpoints.save(step, self.state)
 
     def _write(self, step: int, values: dict[str, Any]) -> None:
         if self.leader:
@@ -310,8 +314,8 @@ class Run:
 
 
 def _check_finite(values: Mapping[str, np.ndarray], start: int, checkpoints: Checkpoints) -> None:
-    """Raises `DivergedError` for the first loss [n, R, K], the control's too, not finite."""
-    for name, group in (("loss", "client"), ("control_loss", "the control group's client")):
+    """Raises `DivergedError` for the first loss [n, R, K], the baseline's too, not finite."""
+    for name, group in (("loss", "client"), ("control_loss", "the isolated baseline's client")):
         if name in values and not np.isfinite(values[name]).all():
             _stop_diverged(values[name], group, start, checkpoints)
 
@@ -333,7 +337,7 @@ def describe(experiment: Experiment) -> str:
     """The lines printed before the first step."""
     first, config = experiment.federations[0], experiment.config
     topology = experiment.schedule.topologies[0]
-    graph.warn_unreachable(topology.ever(config.train.steps))
+    graph.warn_unreachable(topology.ever(config.train.steps, most=TURNS_LOOKED_AT))
     reader = experiment.schedule.readers[0]
     pool_slots = reader.pool_slots if isinstance(reader, Stale) else 0
     graph.warn_without_effect(topology, pool_slots)
@@ -351,50 +355,56 @@ def describe(experiment: Experiment) -> str:
     )
 
 
-def summarize(experiment: Experiment, current: State, speed: dict[str, float]) -> Summary:
-    """The contents of `summary.json`; top-level arrays are the first replica's."""
-    evaluator, source = experiment.evaluator, experiment.federations[0].source
-    correct, control = evaluator.correct(current)
-    accuracies, metrics = evaluator.accuracies(correct), evaluator.metrics(correct)
-    control_accuracies = None if control is None else evaluator.accuracies(control)
-    replicas = []
-    for index, (seed, fed) in enumerate(zip(experiment.seeds, experiment.federations, strict=True)):
-        shared, private = (values[index] for values in accuracies)
-        yardstick = None
-        if control_accuracies is not None:
-            names = ("shared_accuracy", "private_accuracy")
-            yardstick = {
-                n: values[index] for n, values in zip(names, control_accuracies, strict=True)
-            }
-        replicas.append(
-            {
-                "seed": seed,
-                "partition_hash": fed.partition.hash(),
-                "shared_accuracy": shared,
-                "private_accuracy": private,
-                "control": yardstick,
-                "metrics": {name: value[index] for name, value in metrics.items()},
-                "class_accuracy": correct[index] / np.maximum(evaluator.count, 1),
-                "label_histogram": evaluator.histograms[index],
-                "primary_labels": fed.partition.primary,
-                "adjacency": experiment.schedule.topologies[index].at(0),
-            }
-        )
+def summarize(
+    experiment: Experiment, evaluation: Evaluation, speed: Mapping[str, float]
+) -> Summary:
+    """The contents of `summary.json`.
+
+    Args:
+      experiment: the run.
+      evaluation: of its last state.
+      speed: `steps_per_second` and `compile_seconds`.
+    """
     config = experiment.config
+    seeds = [_seed_values(experiment, evaluation, index) for index in range(config.num_seeds)]
+    return Summary(
+        method=config.method,
+        config=config.to_dict(),
+        versions=versions(),
+        device=device(),
+        mesh=experiment.layout.describe(),
+        num_params=_num_params(experiment),
+        num_classes=experiment.federations[0].source.num_classes,
+        steps=config.train.steps,
+        steps_per_second=speed["steps_per_second"],
+        compile_seconds=speed["compile_seconds"],
+        **seeds[0],
+        bytes_per_step=experiment.ledger.record(),
+        bytes_sent=experiment.ledger.sent(config.train.steps),
+        replicas=tuple(SeedResult(**values) for values in seeds) if len(seeds) > 1 else (),
+    )
+
+
+def _seed_values(experiment: Experiment, found: Evaluation, index: int) -> dict[str, Any]:
+    """The fields of a `SeedResult`."""
+    baseline = None
+    if found.baseline is not None:
+        shared, private = (values[index] for values in found.baseline)
+        baseline = Accuracies(shared_accuracy=shared, private_accuracy=private)
+    partition = experiment.federations[index].partition
+    topology = experiment.schedule.topologies[index]
     return {
-        "method": config.method,
-        "config": config.to_dict(),
-        "versions": versions(),
-        "device": device(),
-        "mesh": experiment.layout.describe(),
-        "num_params": _num_params(experiment),
-        "num_classes": source.num_classes,
-        "steps": config.train.steps,
-        **speed,
-        **replicas[0],
-        "bytes_per_step": experiment.ledger.record(),
-        "bytes_sent": experiment.ledger.sent(config.train.steps),
-        **({"replicas": replicas} if len(replicas) > 1 else {}),
+        "seed": experiment.seeds[index],
+        "partition_hash": partition.hash(),
+        "shared_accuracy": found.shared[index],
+        "private_accuracy": found.private[index],
+        "isolated_baseline": baseline,
+        "metrics": {name: value[index] for name, value in found.metrics.items()},
+        "class_accuracy": found.correct[index] / np.maximum(experiment.evaluator.count, 1),
+        "label_histogram": experiment.evaluator.histograms[index],
+        "primary_labels": partition.primary,
+        "adjacency": topology.at(0),
+        "adjacency_union": topology.ever(experiment.config.train.steps),
     }
 
 
@@ -417,6 +427,6 @@ def device() -> str:
 def _num_params(experiment: Experiment) -> list[int]:
     return [
         experiment_lib.count_params(model, experiment.image_shape)
-        for size, model in zip(experiment.layout.cohorts, experiment.system.models, strict=True)
+        for size, model in zip(experiment.layout.groups, experiment.parts.models, strict=True)
         for _ in range(size)
     ]

@@ -12,7 +12,6 @@ import os
 import shutil
 import sys
 import tempfile
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,8 @@ import pytest
 from etils import epath
 from etils.epath import backend
 from fsspec.implementations.memory import MemoryFileSystem
+
+from experiments.harness.compiling import compile_quickly
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -31,12 +32,7 @@ def _set_environment() -> None:
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     os.environ.setdefault("JAX_NUM_CPU_DEVICES", "4")
     os.environ.setdefault("MPLBACKEND", "agg")
-    # Tests compile much and compute little; what the compiler does with arrays stays as it is.
-    flags = "--xla_backend_optimization_level=0"
-    if metadata.version("jaxlib").startswith("0.10."):
-        # Kernels from the older emitter compile in a third of the time; 0.11 has no choice.
-        flags += " --xla_cpu_use_fusion_emitters=false"
-    os.environ.setdefault("XLA_FLAGS", flags)
+    compile_quickly()  # what the compiler does with arrays stays as it is
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         # One fresh folder for the whole session: nothing compiled by older code can be reused.
         folder = tempfile.mkdtemp(prefix="mhd_jax_tests_")

@@ -45,11 +45,11 @@ def build(**changes: Any) -> Experiment:
 
 def arguments(experiment: Experiment, state: State | None = None, start: int = 0) -> tuple:
     """What one call of the step takes, for as many steps as a call can do."""
-    count = min(experiment.system.window, experiment.config.train.steps)
+    count = min(experiment.parts.steps_per_call, experiment.config.train.steps)
     return (
         experiment.init_state() if state is None else state,
         experiment.feed.data,
-        experiment.schedule.plan(start, start + experiment.system.window),
+        experiment.schedule.inputs(start, start + experiment.parts.steps_per_call),
         experiment.seed_array,
         experiment.layout.put(np.int32(count)),
     )
@@ -87,7 +87,7 @@ def clients(experiment: Experiment, state: State) -> list[np.ndarray]:
     """All parameters of all clients, inert rows left out, [R, K, ...] each."""
     return [
         np.asarray(leaf)[:, :size]
-        for size, cohort in zip(experiment.layout.cohorts, state.clients, strict=True)
+        for size, cohort in zip(experiment.layout.groups, state.clients, strict=True)
         for leaf in jax.tree.leaves(cohort.params)
     ]
 

@@ -16,7 +16,7 @@ from mhd_jax.audit import CLIENTS, DATA, EMBEDDINGS, PARAMETERS, PREDICTIONS, UN
 from tests import small
 
 ROOT = Path(__file__).resolve().parent.parent
-SHORT = {"train__steps_per_call": 1, "train__steps": 1, "control": False}
+SHORT = {"train__steps_per_call": 1, "train__steps": 1, "isolated_baseline": False}
 
 
 def _audit(**changes) -> audit.Audit:
@@ -31,7 +31,7 @@ def _across(found: audit.Audit) -> set[str]:
     ("changes", "carried", "clean"),
     [
         ({}, {PREDICTIONS, EMBEDDINGS}, True),
-        ({"exchange__encoding": "bfloat16", "replicas": 2}, {PREDICTIONS, EMBEDDINGS}, True),
+        ({"exchange__encoding": "bfloat16", "num_seeds": 2}, {PREDICTIONS, EMBEDDINGS}, True),
         ({"exchange__encoding": "top_k", "exchange__mode": "stale"}, {PREDICTIONS, EMBEDDINGS},
          True),
         ({"method": "isolated"}, set(), True),
@@ -133,7 +133,7 @@ def test_the_command(method, status):
     done = subprocess.run(
         [sys.executable, "-m", "mhd_jax.audit", "--config=configs/digits.py", "--devices=2",
          "--strict", f"--config.method={method}", "--config.train.steps_per_call=1",
-         "--config.clients.num=2", "--config.control=False"],
+         "--config.clients.num=2", "--config.isolated_baseline=False"],
         cwd=ROOT, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == status, done.stderr

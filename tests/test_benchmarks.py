@@ -96,13 +96,13 @@ def test_devices_wait_for_a_slow_host(monkeypatch: pytest.MonkeyPatch) -> None:
     tiny = {"clients.num": 2, "model.width": 8, "heads.aux": 1, "train.steps_per_call": 2}
     stepper = ours.build(tiny)
     schedule = type(stepper.experiment.schedule)
-    made = schedule.plan
+    made = schedule.inputs
 
     def slow(*arguments: Any) -> Any:
         time.sleep(0.2)
         return made(*arguments)
 
-    monkeypatch.setattr(schedule, "plan", slow)
+    monkeypatch.setattr(schedule, "inputs", slow)
     assert stepper.waiting(8) > 0.5
 
 

@@ -23,9 +23,9 @@ import pytest
 from etils import epath
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from mhd_jax import checkpoints as checkpoints_lib
-from mhd_jax.checkpoints import Checkpoints
 from mhd_jax.errors import ConfigError, WorkdirError
+from mhd_jax.runtime import checkpoints as checkpoints_lib
+from mhd_jax.runtime.checkpoints import Checkpoints
 
 CLIENTS = 8
 CLIENT_ROWS = PartitionSpec("clients")
@@ -351,7 +351,7 @@ def test_a_flipped_bit_in_any_file_that_is_read_is_noticed(copy: Path) -> None:
 SAVER = """
     import itertools, sys, time
     import jax, jax.numpy as jnp
-    from mhd_jax.checkpoints import Checkpoints
+    from mhd_jax.runtime.checkpoints import Checkpoints
 
     directory, where = sys.argv[1:]
     if where == "before the rename":
@@ -478,7 +478,7 @@ WORKER = """
     import sys
     import jax, numpy as np
     from jax.sharding import AxisType, NamedSharding, PartitionSpec
-    from mhd_jax.checkpoints import Checkpoints
+    from mhd_jax.runtime.checkpoints import Checkpoints
 
     directory, port, process = sys.argv[1:]
     jax.distributed.initialize(f"localhost:{port}", 2, int(process))

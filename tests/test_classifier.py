@@ -85,8 +85,8 @@ def test_a_bad_setting_is_named(config: dict[str, Any], setting: str) -> None:
 
 
 def test_bad_arguments_are_named() -> None:
-    with pytest.raises(ConfigError, match="parallel.conv"):
-        build({"name": "mlp"}, 10, 1, conv="group")
+    with pytest.raises(ConfigError, match="parallel.conv_lowering"):
+        build({"name": "mlp"}, 10, 1, conv_lowering="group")
     with pytest.raises(ConfigError, match="heads.aux = -1"):
         build({"name": "mlp"}, 10, 0)
     with pytest.raises(ConfigError, match="heads.name"):

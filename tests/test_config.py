@@ -3,12 +3,16 @@
 
 from __future__ import annotations
 
+import json
 import math
+import re
 
 import pytest
 
 from mhd_jax import config as config_lib
-from mhd_jax.errors import ConfigError
+from mhd_jax import main
+from mhd_jax.errors import ConfigError, WorkdirError
+from mhd_jax.runtime.workdir import Workdir
 
 
 def _config(**changes):
@@ -28,7 +32,7 @@ def test_defaults_are_valid_and_locked():
     ("setting", "value", "expected"),
     [
         ("clients.num", 0, "at least 1"),
-        ("replicas", 0, "at least 1"),
+        ("num_seeds", 0, "at least 1"),
         ("data.public_fraction", 0.0, "inside (0, 1)"),
         ("data.public_fraction", 1.0, "inside (0, 1)"),
         ("data.batch_size", 0, "at least 1"),
@@ -67,9 +71,9 @@ def test_a_value_of_another_type_is_refused():
 
 
 def test_cohorts_in_client_order():
-    assert config_lib.cohorts(_config()) == (("mlp", 8),)
+    assert config_lib.client_models(_config()) == (("mlp", 8),)
     pairs = (("mlp_small", 5), ("mlp_large", 3))
-    assert config_lib.cohorts(_config(cohorts=pairs)) == pairs
+    assert config_lib.client_models(_config(clients__models=pairs)) == pairs
 
 
 @pytest.mark.parametrize(
@@ -78,5 +82,26 @@ def test_cohorts_in_client_order():
     ids=["do not add up", "empty cohort", "not pairs", "fractional"],
 )
 def test_cohorts_that_cannot_be(pairs):
-    with pytest.raises(ConfigError, match="^cohorts = "):
-        config_lib.cohorts(_config(cohorts=pairs))
+    with pytest.raises(ConfigError, match=r"^clients\.models = "):
+        config_lib.client_models(_config(clients__models=pairs))
+
+
+@pytest.mark.parametrize(("old", "new"), sorted(config_lib.RENAMED.items()))
+def test_an_old_name_is_refused_with_the_new_one(old, new, tmp_path):
+    config = config_lib.default_config()
+    value = config_lib.flatten(config)[new]
+    message = f"^{re.escape(old)} = .*: expected its new name, {re.escape(new)}$"
+    with pytest.raises(ConfigError, match=message):
+        config_lib.update(config, {old: value})
+    saved = config.to_dict()
+    group = saved
+    for part in old.split(".")[:-1]:
+        group = group[part]
+    group[old.split(".")[-1]] = value
+    with pytest.raises(ConfigError, match=message):
+        config_lib.from_json(json.dumps(saved))
+    (tmp_path / "config.json").write_text(json.dumps(saved))
+    with pytest.raises(WorkdirError, match=f"{re.escape(old)} is now called {re.escape(new)}"):
+        Workdir(tmp_path).claim(config)
+    with pytest.raises(SystemExit):
+        main.parse_flags(["main", f"--config.{old}={value}"])

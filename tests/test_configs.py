@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from mhd_jax import audit, plan
+from mhd_jax import audit, estimate
 from mhd_jax import experiment as experiment_lib
 from mhd_jax.config import update, variant
 from mhd_jax.data import sources
@@ -80,10 +80,10 @@ def test_every_config_trains(file, devices, stand_in):
 def test_every_variant_lowers_for_tpu_and_cuda(file, name):
     """On a machine that has neither, from shapes alone: no data set is read."""
     config = _module(file).get_config(name)
-    update(config, {"parallel.conv": "grouped"})  # "auto" looks at this machine
-    experiment = experiment_lib.build(config, plan.data_sets(config), memory=2**34)
+    update(config, {"parallel.conv_lowering": "grouped"})  # "auto" looks at this machine
+    experiment = experiment_lib.build(config, estimate.data_sets(config), memory=2**34)
     primary = experiment.federations[0].partition.primary
-    assert primary.shape == (8, experiment.system.num_classes)
+    assert primary.shape == (8, experiment.parts.num_classes)
     assert abs(primary.sum(axis=0).mean() - 2) <= 0.5  # two primary clients per label
     assert name not in ("tpu",) or config.model.dtype == "bfloat16"
     _lower(experiment)
@@ -93,9 +93,9 @@ def test_every_variant_lowers_for_tpu_and_cuda(file, name):
 def test_every_form_of_the_convolution_lowers_for_tpu_and_cuda(conv):
     """In a loop over steps, as accelerators run it."""
     config = _module(FILES[0].with_name("cifar10.py")).get_config("smoke")
-    update(config, {"parallel.conv": conv, "train.steps_per_call": 2})
-    experiment = experiment_lib.build(config, plan.data_sets(config))
-    assert experiment.system.window == 2
+    update(config, {"parallel.conv_lowering": conv, "train.steps_per_call": 2})
+    experiment = experiment_lib.build(config, estimate.data_sets(config))
+    assert experiment.parts.steps_per_call == 2
     _lower(experiment)
 
 

@@ -175,11 +175,11 @@ def test_graph(name: str) -> None:
     settings = {**graph.DEFAULTS, "name": name}
     if name == "matrix":
         settings["matrix"] = np.eye(6)[[1, 2, 3, 4, 5, 0]]
-    adjacency = graph.topology(settings, 6, seed=3).at(0)
+    adjacency = graph.make_topology(settings, 6, seed=3).at(0)
     assert adjacency.shape == (6, 6) and adjacency.dtype == bool and not adjacency.diagonal().any()
-    np.testing.assert_array_equal(graph.topology(settings, 6, seed=3).at(0), adjacency)
+    np.testing.assert_array_equal(graph.make_topology(settings, 6, seed=3).at(0), adjacency)
     if name not in graph.FIXED:
-        others = [graph.topology(settings, 6, seed=seed).at(0) for seed in range(4, 9)]
+        others = [graph.make_topology(settings, 6, seed=seed).at(0) for seed in range(4, 9)]
         assert any((other != adjacency).any() for other in others)
 
 
@@ -483,8 +483,8 @@ def test_an_installed_package_is_used_by_name_from_a_config(
     config = small.config()
     update(config, OUTSIDE)
     experiment = experiment_lib.build(config)
-    assert type(experiment.system.models[0].head).__name__ == "Halves"
-    assert experiment.system.method.distillation.rule == "first_allowed"
+    assert type(experiment.parts.models[0].head).__name__ == "Halves"
+    assert experiment.parts.method.distillation.rule == "first_allowed"
     assert experiment.schedule.topologies[0].at(0).sum() == 4
     assert experiment.federations[0].source.name == "stripes"
     sys.modules.pop("outside_pieces", None)

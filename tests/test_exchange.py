@@ -25,13 +25,13 @@ def _log_probs(seed=0, shape=(2, 3, 5, 10)):
 
 
 def test_float32_travels_unchanged():
-    encoding = exchange.Plain(jnp.float32)
+    encoding = exchange.AllClasses(jnp.float32)
     scores = _log_probs()
     np.testing.assert_array_equal(encoding.decode(encoding.encode(scores), 10), scores)
 
 
 def test_bfloat16_travels_as_two_bytes_and_comes_back_rounded():
-    encoding = exchange.Plain(jnp.bfloat16)
+    encoding = exchange.AllClasses(jnp.bfloat16)
     scores = _log_probs()
     (message,) = encoding.encode(scores)
     assert message.dtype.itemsize == 2
@@ -87,13 +87,13 @@ def _gathered_bytes(experiment) -> int:
         {"exchange__encoding": "top_k", "exchange__top_k": 2},
         {"exchange__mode": "stale", "exchange__pool_size": 3},
         {"method": "codistillation"},
-        {"cohorts": (("mlp_small", 2), ("mlp_large", 2))},
+        {"clients__models": (("mlp_small", 2), ("mlp_large", 2))},
         {"distill__nu_emb": 0.0},
     ],
     ids=["fresh", "bf16", "top-k", "stale", "codistillation", "cohorts", "no embeddings"],
 )
 def test_the_ledger_counts_what_the_compiled_program_gathers(changes):
-    width = {} if "cohorts" not in changes else {"model__width": 0}
+    width = {} if "clients__models" not in changes else {"model__width": 0}
     experiment = small.build(parallel__client_devices=2, **changes, **width)
     assert _gathered_bytes(experiment) == experiment.ledger.predictions.sum()
 
@@ -121,7 +121,7 @@ def test_bytes_sent_follow_what_happened():
 
 
 def _stale(pool, every, slots=0, drop=0.0, name="complete", clients=5):
-    topology = graph.topology({"name": name}, clients, 0)
+    topology = graph.make_topology({"name": name}, clients, 0)
     return exchange.Stale(topology, 3, pool, every, slots, drop)
 
 
@@ -195,13 +195,13 @@ def test_stale_losses_equal_those_of_real_pools(pool, every, slots, devices):
         graph__peers_per_step=slots, train__log_every=1, parallel__client_devices=devices,
     )  # fmt: skip
     reader, fed = experiment.schedule.readers[0], experiment.federations[0]
-    apply = jax.jit(experiment.system.models[0].apply, static_argnames="train")
+    apply = jax.jit(experiment.parts.models[0].apply, static_argnames="train")
     clients, pools = range(experiment.layout.num_clients), None
     for step, (state, metrics, after) in enumerate(small.walk(experiment, 4)):
         if pools is None:
             held = [reader.peers_in_slot(0, slot) for slot in range(reader.pool_slots)]
             pools = [[_keep(state, peers[client]) for peers in held] for client in clients]
-        at = experiment.feed.plan(step, step + 1)[1][0, 0]
+        at = experiment.feed.inputs(step, step + 1)[1][0, 0]
         images = fed.public.images(fed.public_indices[at]) - np.float32(fed.source.mean)
         images = images / np.float32(fed.source.std)
         predict = lambda params, x=images: [  # noqa: E731

@@ -57,7 +57,7 @@ def test_a_batch_larger_than_the_public_set_is_announced(monkeypatch):
 
 
 def test_no_aux_heads_with_distillation_weights_is_legal():
-    assert small.build(heads__aux=0).system.models[0].num_heads == 1
+    assert small.build(heads__aux=0).parts.models[0].num_heads == 1
 
 
 def test_one_client_is_legal():
@@ -69,7 +69,7 @@ def test_one_client_is_legal():
 
 @pytest.mark.parametrize("method", ["mhd", "fedavg", "fedmd"])
 def test_replicas_equal_separate_runs(method):
-    together = small.build(replicas=3, seed=5, method=method)
+    together = small.build(num_seeds=3, seed=5, method=method)
     state, metrics = small.run(together)
     for replica in range(3):
         alone = small.build(seed=5 + replica, method=method)
@@ -83,9 +83,11 @@ def test_replicas_equal_separate_runs(method):
 
 @pytest.mark.parametrize("devices", [1, 4])
 def test_cohorts_of_different_width_train_together(devices):
-    cohorts = (("mlp_small", 3), ("mlp_large", 1))
-    experiment = small.build(cohorts=cohorts, model__width=0, parallel__client_devices=devices)
-    reference = small.build(cohorts=cohorts, model__width=0)
+    models = (("mlp_small", 3), ("mlp_large", 1))
+    experiment = small.build(
+        clients__models=models, model__width=0, parallel__client_devices=devices
+    )
+    reference = small.build(clients__models=models, model__width=0)
     state, metrics = small.run(experiment)
     expected, _ = small.run(reference)
     assert metrics["loss"].shape[2] == 4

@@ -34,7 +34,7 @@ NEEDS_NO_SETTING = ("none", "complete", "cycle", "undirected_cycle", "chain", "s
 
 
 def build(name: str, num_clients: int, seed: int = 0, **changes: Any) -> np.ndarray:
-    return graph.topology({"name": name, **changes}, num_clients, seed).at(0)
+    return graph.make_topology({"name": name, **changes}, num_clients, seed).at(0)
 
 
 def random_matrix(num_clients: int, seed: int, density: float = 0.5) -> np.ndarray:
@@ -76,13 +76,13 @@ adjacencies = st.builds(
 @settings(max_examples=25, deadline=None)
 def test_every_graph_keeps_the_contract(name: str, data: st.DataObject, seed: int) -> None:
     num_clients, changes = data.draw(possible_settings(name))
-    adjacency = graph.topology(changes, num_clients, seed).at(0)
+    adjacency = graph.make_topology(changes, num_clients, seed).at(0)
     assert adjacency.shape == (num_clients, num_clients)
     assert adjacency.dtype == bool
     assert not adjacency.diagonal().any()
     if name in UNDIRECTED:
         assert (adjacency == adjacency.T).all()
-    again = graph.topology(changes, num_clients, seed).at(0)
+    again = graph.make_topology(changes, num_clients, seed).at(0)
     assert (adjacency == again).all()
 
 
@@ -98,7 +98,7 @@ def test_only_random_graphs_depend_on_the_seed(name: str) -> None:
 @settings(max_examples=50, deadline=None)
 def test_random_regular_degree(drawn: tuple[int, dict[str, Any]], seed: int) -> None:
     num_clients, changes = drawn
-    adjacency = graph.topology(changes, num_clients, seed).at(0)
+    adjacency = graph.make_topology(changes, num_clients, seed).at(0)
     assert (adjacency.sum(axis=0) == changes["degree"]).all()
     assert (adjacency.sum(axis=1) == changes["degree"]).all()
 
@@ -113,7 +113,7 @@ def test_small_world_keeps_the_number_of_edges(
     drawn: tuple[int, dict[str, Any]], seed: int
 ) -> None:
     num_clients, changes = drawn
-    adjacency = graph.topology(changes, num_clients, seed).at(0)
+    adjacency = graph.make_topology(changes, num_clients, seed).at(0)
     assert adjacency.sum() == num_clients * changes["degree"]
 
 
@@ -193,7 +193,7 @@ def test_islands_and_bridges(bridges: int) -> None:
 
 @pytest.mark.parametrize("name", [*NEEDS_NO_SETTING, "erdos_renyi"])
 def test_a_single_client_has_no_peers(name: str) -> None:
-    chosen = graph.topology({"name": name, "peers_per_step": 1, "drop": 0.5}, 1, seed=0)
+    chosen = graph.make_topology({"name": name, "peers_per_step": 1, "drop": 0.5}, 1, seed=0)
     assert chosen.reads(0, 3).tolist() == [[[False]]] * 3
 
 
@@ -257,7 +257,7 @@ def test_a_matrix_in_a_bucket(file: str, tmp_path: pathlib.Path, remote: epath.P
 def test_a_file_is_read_once(tmp_path: pathlib.Path) -> None:
     save_npy(tmp_path / "m.npy")
     changes = {"sequence": ("matrix", "none"), "every": 1, "matrix": str(tmp_path / "m.npy")}
-    chosen = graph.topology(changes, 3, seed=0)
+    chosen = graph.make_topology(changes, 3, seed=0)
     (tmp_path / "m.npy").unlink()
     assert (chosen.at(2) == np.array(MATRIX, bool)).all()
 
@@ -386,7 +386,7 @@ def test_bad_settings(
     num_clients: Any, changes: dict[str, Any], setting: str, message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message) as caught:
-        graph.topology(changes, num_clients, seed=0)
+        graph.make_topology(changes, num_clients, seed=0)
     assert caught.value.setting == setting
 
 
@@ -397,10 +397,10 @@ def test_settings_of_other_graphs_do_not_matter() -> None:
 def test_defaults_are_those_of_the_config() -> None:
     defaults = config.default_config()
     assert dict(defaults.graph) == dict(graph.DEFAULTS)
-    chosen = graph.topology(defaults.graph, defaults.clients.num, defaults.seed)
+    chosen = graph.make_topology(defaults.graph, defaults.clients.num, defaults.seed)
     assert chosen.at(0).sum() == 8 * 7
     update = ml_collections.ConfigDict({"name": "star", "peers_per_step": 1})
-    assert graph.topology(update, 4, seed=0).reads(0, 2).sum() == 2 * 4
+    assert graph.make_topology(update, 4, seed=0).reads(0, 2).sum() == 2 * 4
 
 
 # ------------------------------------------------------------------------- graphs over time
@@ -423,20 +423,20 @@ CHANGING: dict[str, dict[str, Any]] = {
 @settings(max_examples=10, deadline=None)
 def test_reads_is_a_pure_function_of_the_steps(case: str, cuts: list[int], seed: int) -> None:
     first, middle, last = sorted(cuts)
-    chosen = graph.topology(CHANGING[case], 6, seed)
+    chosen = graph.make_topology(CHANGING[case], 6, seed)
     whole = chosen.reads(first, last)
     assert whole.shape == (last - first, 6, 6)
     assert whole.dtype == bool
     halves = [chosen.reads(first, middle), chosen.reads(middle, last)]
     assert (whole == np.concatenate(halves)).all()
-    resumed = graph.topology(CHANGING[case], 6, seed)
+    resumed = graph.make_topology(CHANGING[case], 6, seed)
     assert (halves[1] == resumed.reads(middle, last)).all()
     for row, step in enumerate(range(first, last)):
         assert not (whole[row] & ~chosen.at(step)).any(), "reads along edges of the graph only"
 
 
 def test_a_static_graph_is_broadcast() -> None:
-    chosen = graph.topology({"name": "cycle"}, 4, seed=0)
+    chosen = graph.make_topology({"name": "cycle"}, 4, seed=0)
     assert chosen.static
     reads = chosen.reads(5, 1_000_005)
     assert reads.shape == (1_000_000, 4, 4)
@@ -448,32 +448,32 @@ def test_a_static_graph_is_broadcast() -> None:
 
 @pytest.mark.parametrize("case", [case for case in CHANGING if not case.startswith("static")])
 def test_changing_graphs_change(case: str) -> None:
-    chosen = graph.topology(CHANGING[case], 6, seed=0)
+    chosen = graph.make_topology(CHANGING[case], 6, seed=0)
     assert not chosen.static
     reads = chosen.reads(0, 24)
     assert len({read.tobytes() for read in reads}) > 2
     if case not in ("custom", "sequence"):  # whose only randomness is shared or seldom
-        assert (reads != graph.topology(CHANGING[case], 6, seed=1).reads(0, 24)).any()
+        assert (reads != graph.make_topology(CHANGING[case], 6, seed=1).reads(0, 24)).any()
 
 
 def test_a_random_graph_without_every_is_drawn_once() -> None:
-    chosen = graph.topology({"name": "erdos_renyi"}, 16, seed=0)
+    chosen = graph.make_topology({"name": "erdos_renyi"}, 16, seed=0)
     assert chosen.static
     assert (chosen.at(0) == chosen.at(999)).all()
 
 
 def test_a_fresh_random_graph_every_n_steps() -> None:
-    chosen = graph.topology({"name": "erdos_renyi", "every": 5}, 16, seed=0)
+    chosen = graph.make_topology({"name": "erdos_renyi", "every": 5}, 16, seed=0)
     graphs = [chosen.at(step).tobytes() for step in range(50)]
     assert all(graphs[step] == graphs[step - step % 5] for step in range(50))
     assert len(set(graphs)) == 10
-    assert graphs[0] == graph.topology({"name": "erdos_renyi"}, 16, seed=0).at(0).tobytes()
+    assert graphs[0] == graph.make_topology({"name": "erdos_renyi"}, 16, seed=0).at(0).tobytes()
     assert chosen.at(7).tobytes() == graphs[7], "an earlier step is the same when asked again"
 
 
 def test_a_sequence_takes_turns() -> None:
     changes = {"name": "none", "sequence": ("cycle", "star"), "every": 3}
-    chosen = graph.topology(changes, 5, seed=0)
+    chosen = graph.make_topology(changes, 5, seed=0)
     names = [
         next(name for name in ("cycle", "star") if (chosen.at(step) == build(name, 5)).all())
         for step in range(9)
@@ -483,7 +483,7 @@ def test_a_sequence_takes_turns() -> None:
 
 def test_random_graphs_of_a_sequence_are_fresh_at_every_turn() -> None:
     changes = {"sequence": ("erdos_renyi", "erdos_renyi"), "every": 2}
-    chosen = graph.topology(changes, 16, seed=0)
+    chosen = graph.make_topology(changes, 16, seed=0)
     assert len({chosen.at(step).tobytes() for step in range(20)}) == 10
 
 
@@ -494,10 +494,10 @@ def test_a_function_of_the_step() -> None:
         asked.append(step)
         return [[0, 1], [0, 0]] if step % 2 else [[0, 0], [1, 0]]
 
-    chosen = graph.topology({"name": "cycle"}, 2, seed=0, custom=alternate)
+    chosen = graph.make_topology({"name": "cycle"}, 2, seed=0, custom=alternate)
     assert chosen.reads(0, 3)[:, 0, 1].tolist() == [False, True, False]
     assert sorted(set(asked)) == [0, 1, 2]
-    from_config = graph.topology({"name": "matrix", "matrix": alternate}, 2, seed=0)
+    from_config = graph.make_topology({"name": "matrix", "matrix": alternate}, 2, seed=0)
     assert (from_config.reads(0, 9) == chosen.reads(0, 9)).all()
 
 
@@ -505,7 +505,7 @@ def test_a_function_is_asked_at_the_first_step_of_a_turn() -> None:
     def growing(step: int) -> np.ndarray:
         return np.arange(36).reshape(6, 6) % 7 * step > 12
 
-    chosen = graph.topology({"every": 4}, 6, seed=0, custom=growing)
+    chosen = graph.make_topology({"every": 4}, 6, seed=0, custom=growing)
     assert (chosen.at(7) == growing(4)).all()
     assert not chosen.at(3).any()
 
@@ -513,11 +513,11 @@ def test_a_function_is_asked_at_the_first_step_of_a_turn() -> None:
 @pytest.mark.parametrize("bad", [lambda step: np.eye(3), lambda step: np.zeros((2, 3))])
 def test_a_bad_function_is_an_error_at_once(bad: Callable[[int], np.ndarray]) -> None:
     with pytest.raises(ConfigError, match="a function, at step 0"):
-        graph.topology({}, 3, seed=0, custom=bad)
+        graph.make_topology({}, 3, seed=0, custom=bad)
 
 
 def test_a_function_that_goes_wrong_later_names_the_step() -> None:
-    chosen = graph.topology({}, 3, seed=0, custom=lambda step: np.eye(3) * (step == 5))
+    chosen = graph.make_topology({}, 3, seed=0, custom=lambda step: np.eye(3) * (step == 5))
     chosen.reads(0, 5)
     with pytest.raises(ConfigError, match="at step 5.*client 0 cannot distil from itself"):
         chosen.reads(0, 6)
@@ -535,7 +535,7 @@ def test_a_registered_graph_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None
         return adjacency
 
     with pytest.raises(ConfigError, match="graph.name = 'one_teacher'.*client 1 cannot"):
-        graph.topology({"name": "one_teacher", "favourite": 1}, 3, seed=0)
+        graph.make_topology({"name": "one_teacher", "favourite": 1}, 3, seed=0)
 
 
 # ------------------------------------------------------------------------- peers and losses
@@ -550,7 +550,7 @@ def test_sampled_peers_are_peers(adjacency: np.ndarray, count: int, step: int) -
 
 
 def test_all_peers_are_equally_likely() -> None:
-    reads = graph.topology({"peers_per_step": 2}, 6, seed=0).reads(0, 3000)
+    reads = graph.make_topology({"peers_per_step": 2}, 6, seed=0).reads(0, 3000)
     frequency = reads.mean(axis=0)[~np.eye(6, dtype=bool)]
     assert np.abs(frequency - 2 / 5).max() < 0.045  # 5 standard deviations
     # ... and so is each pair of them: 10 pairs per client.
@@ -561,7 +561,7 @@ def test_all_peers_are_equally_likely() -> None:
 def test_more_peers_than_there_are_is_all_peers_and_is_said(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    chosen = graph.topology({"name": "star", "peers_per_step": 2}, 5, seed=0)
+    chosen = graph.make_topology({"name": "star", "peers_per_step": 2}, 5, seed=0)
     graph.warn_without_effect(chosen)
     assert "peers_per_step = 2: clients with fewer peers read all of them" in caplog.text
     assert "1, 2, 3, 4" in caplog.text
@@ -571,7 +571,9 @@ def test_more_peers_than_there_are_is_all_peers_and_is_said(
     assert caplog.text.count("peers_per_step") == 1
     caplog.clear()
     for name in ("complete", "none"):
-        graph.warn_without_effect(graph.topology({"name": name, "peers_per_step": 4}, 5, seed=0))
+        graph.warn_without_effect(
+            graph.make_topology({"name": name, "peers_per_step": 4}, 5, seed=0)
+        )
     assert not caplog.records
 
 
@@ -579,7 +581,7 @@ def test_more_snapshots_than_there_are_is_all_of_them_and_is_said(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Stale teachers: Δ counts snapshots, of which there may be more than peers."""
-    chosen = graph.topology({"name": "cycle", "peers_per_step": 3}, 5, seed=0)
+    chosen = graph.make_topology({"name": "cycle", "peers_per_step": 3}, 5, seed=0)
     graph.warn_without_effect(chosen, pool_slots=4)
     assert not caplog.records
     graph.warn_without_effect(chosen, pool_slots=2)
@@ -587,9 +589,9 @@ def test_more_snapshots_than_there_are_is_all_of_them_and_is_said(
 
 
 def test_every_without_a_random_graph_is_said(caplog: pytest.LogCaptureFixture) -> None:
-    graph.warn_without_effect(graph.topology({"name": "erdos_renyi", "every": 3}, 5, seed=0))
+    graph.warn_without_effect(graph.make_topology({"name": "erdos_renyi", "every": 3}, 5, seed=0))
     assert not caplog.records
-    fixed = graph.topology({"name": "cycle", "every": 3}, 5, seed=0)
+    fixed = graph.make_topology({"name": "cycle", "every": 3}, 5, seed=0)
     assert fixed.static
     graph.warn_without_effect(fixed)
     assert "graph.every has no effect: this graph is not random" in caplog.text
@@ -597,22 +599,22 @@ def test_every_without_a_random_graph_is_said(caplog: pytest.LogCaptureFixture) 
 
 def test_lost_messages() -> None:
     complete = ~np.eye(6, dtype=bool)
-    lossy = graph.topology({"drop": 0.3}, 6, seed=0)
+    lossy = graph.make_topology({"drop": 0.3}, 6, seed=0)
     heard = lossy.reads(0, 3000).mean(axis=0)[complete]
     assert np.abs(heard - 0.7).max() < 0.042  # 5 standard deviations
     reads = lossy.reads(0, 3000)
     both = (reads & reads.swapaxes(1, 2)).mean(axis=0)[complete]
     assert np.abs(both - 0.49).max() < 0.046, "the two directions are lost independently"
-    assert not graph.topology({"drop": 1.0}, 6, seed=0).reads(0, 9).any()
+    assert not graph.make_topology({"drop": 1.0}, 6, seed=0).reads(0, 9).any()
     assert (lossy.at(3) == complete).all(), "the graph in force knows no losses"
 
 
 def test_losses_strike_after_peers_are_drawn() -> None:
-    drawn = graph.topology({"peers_per_step": 2}, 6, seed=0).reads(0, 50)
-    kept = graph.topology({"drop": 0.5}, 6, seed=0).reads(0, 50)
-    both = graph.topology({"peers_per_step": 2, "drop": 0.5}, 6, seed=0).reads(0, 50)
+    drawn = graph.make_topology({"peers_per_step": 2}, 6, seed=0).reads(0, 50)
+    kept = graph.make_topology({"drop": 0.5}, 6, seed=0).reads(0, 50)
+    both = graph.make_topology({"peers_per_step": 2, "drop": 0.5}, 6, seed=0).reads(0, 50)
     assert (both == (drawn & kept)).all()
-    one = graph.topology({"peers_per_step": 1, "drop": 0.5}, 6, seed=0).reads(0, 500)
+    one = graph.make_topology({"peers_per_step": 1, "drop": 0.5}, 6, seed=0).reads(0, 500)
     assert abs(one.sum() / (500 * 6) - 0.5) < 0.046, "whom is drawn does not decide what is lost"
 
 
@@ -688,12 +690,12 @@ def test_warn_unreachable(caplog: pytest.LogCaptureFixture) -> None:
 
 def test_a_changing_graph_is_judged_by_all_of_its_turns() -> None:
     settings = {"sequence": ("none", "cycle"), "every": 10}
-    changing = graph.topology(settings, 4, seed=0)
+    changing = graph.make_topology(settings, 4, seed=0)
     assert not changing.ever(10).any()
     assert (changing.ever(11) == build("cycle", 4)).all()
-    fresh = graph.topology({"name": "erdos_renyi", "probability": 0.2, "every": 1}, 6, seed=0)
+    fresh = graph.make_topology({"name": "erdos_renyi", "probability": 0.2, "every": 1}, 6, seed=0)
     assert fresh.ever(200).sum() == 30 > fresh.at(0).sum()
-    assert (graph.topology({"name": "star"}, 4, seed=0).ever(500) == build("star", 4)).all()
+    assert (graph.make_topology({"name": "star"}, 4, seed=0).ever(500) == build("star", 4)).all()
 
 
 # ------------------------------------------------------------------------- averaging weights

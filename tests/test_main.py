@@ -37,7 +37,7 @@ def test_a_bad_value_ends_in_one_line(tmp_path):
 def test_the_smoke_config_ends_with_the_table(tmp_path):
     done = _run("--config=configs/digits.py:smoke", f"--workdir={tmp_path}")
     assert done.returncode == 0, done.stderr
-    assert "shared accuracy" in done.stdout and "control" in done.stdout
+    assert "shared accuracy" in done.stdout and "isolated" in done.stdout
     assert (tmp_path / "report.html").exists()
     again = _run("--config=configs/digits.py:smoke", f"--workdir={tmp_path}")
     assert again.returncode == 0 and "finished" in again.stdout

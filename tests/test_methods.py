@@ -29,7 +29,7 @@ def test_without_weights_there_is_no_distillation():
 
 
 def test_distillation_fades_in():
-    weights = methods.Always(warmup_steps=3)(np.arange(6))
+    weights = methods.EveryStep(warmup_steps=3)(np.arange(6))
     np.testing.assert_allclose(weights[:, 0], 1)
     np.testing.assert_allclose(weights[:, 1], [0.25, 0.5, 0.75, 1, 1, 1])
 
@@ -82,18 +82,16 @@ def test_averaging_starts_from_common_parameters():
 
 def test_averaging_needs_one_architecture():
     with pytest.raises(ConfigError, match="one architecture"):
-        small.build(method="fedavg", cohorts=(("mlp_small", 2), ("mlp_large", 2)))
+        small.build(method="fedavg", clients__models=(("mlp_small", 2), ("mlp_large", 2)))
 
 
 def test_supervised_is_one_client_with_everything():
     experiment = small.build(method="supervised")
-    assert experiment.layout.cohorts == (1,)
+    assert experiment.layout.groups == (1,)
     ((images, _),) = experiment.feed.data["private"]
     assert images.shape[2] == experiment.federations[0].partition.sizes.sum()
-    shared, private = experiment.evaluator.accuracies(
-        experiment.evaluator.correct(experiment.init_state())[0]
-    )
-    assert shared.shape == private.shape == (1, 4, 1)
+    found = experiment.evaluator.evaluate(experiment.init_state())
+    assert found.shared.shape == found.private.shape == (1, 4, 1)
 
 
 def test_federated_average_leaves_all_clients_equal():
@@ -105,11 +103,11 @@ def test_federated_average_leaves_all_clients_equal():
 
 def _public_logits(experiment, state, step):
     fed = experiment.federations[0]
-    at = experiment.feed.plan(step, step + 1)[1][0, 0]
+    at = experiment.feed.inputs(step, step + 1)[1][0, 0]
     images = (fed.public.images(fed.public_indices[at]) - np.float32(fed.source.mean)) / np.float32(
         fed.source.std
     )
-    model, params = experiment.system.models[0], state.clients[0].params["model"]
+    model, params = experiment.parts.models[0], state.clients[0].params["model"]
     return np.stack(
         [
             model.apply(
@@ -125,10 +123,10 @@ def test_fedmd_fits_the_mean_of_logits_as_they_were_when_scored(loss):
     """Private step 0, scoring, public steps 1 and 2: both aim at the consensus of step 0's end."""
     changes = {
         "method": "fedmd", "distill__loss": loss, "rounds__private_steps": 1,
-        "rounds__public_steps": 2, "control": False, "train__log_every": 1,
+        "rounds__public_steps": 2, "isolated_baseline": False, "train__log_every": 1,
     }  # fmt: skip
     experiment = small.build(**changes)
-    assert experiment.system.window == 1
+    assert experiment.parts.steps_per_call == 1
     (_, _, scored), (_, first, moved), (_, second, _) = small.walk(experiment, 3)
     everyone = ~np.eye(4, dtype=bool)
     for step, state, metrics in [(1, scored, first), (2, moved, second)]:
@@ -154,7 +152,7 @@ def test_codistillation_aims_at_the_mean_of_the_peers():
 def test_feddf_distils_the_ensemble_into_the_average():
     """After the private part: parameters are the average, the target is the ensemble before it."""
     changes = {
-        "rounds__private_steps": 2, "rounds__public_steps": 2, "control": False,
+        "rounds__private_steps": 2, "rounds__public_steps": 2, "isolated_baseline": False,
         "train__log_every": 1, "optimizer__warmup_steps": 0, "optimizer__learning_rate": 0.5,
     }  # fmt: skip
     experiment = small.build(method="feddf", **changes)
@@ -174,9 +172,9 @@ def test_feddf_distils_the_ensemble_into_the_average():
 
 @pytest.mark.parametrize("method", ["mhd", "fedmd", "feddf", "codistillation"])
 def test_public_batches_are_drawn_anew(method):
-    experiment = small.build(method=method, control=False)
+    experiment = small.build(method=method, isolated_baseline=False)
     steps = 60  # several passages through 130 public images, and several rounds
-    drawn = experiment.schedule.host_plan(0, steps).public[:, 0]
+    drawn = experiment.schedule.host_inputs(0, steps).public[:, 0]
     batches = {tuple(batch) for batch in drawn}
     assert len(batches) == steps and len(np.unique(drawn)) == 130
 
@@ -207,7 +205,7 @@ class Attentive(nn.Module):
 @pytest.mark.parametrize("method", ["mhd", "fedmd", "codistillation", "feddf"])
 def test_teachers_are_in_evaluation_mode(method, monkeypatch):
     monkeypatch.setitem(models.MODELS._pieces, "attentive", lambda settings: Attentive())
-    changes = {"model__name": "attentive", "data__public_batch_size": 4, "control": False}
+    changes = {"model__name": "attentive", "data__public_batch_size": 4, "isolated_baseline": False}
     experiment = small.build(method=method, **changes)
     arguments = list(small.arguments(experiment, experiment.init_state(abstract=True)))
     assert experiment.step.lower(*arguments)
@@ -215,7 +213,7 @@ def test_teachers_are_in_evaluation_mode(method, monkeypatch):
 
 def test_private_labels_reach_nobody_but_the_private_loss():
     """With other private labels the first step has the same teachers, hence the same losses."""
-    experiment = small.build(train__log_every=1, control=False)
+    experiment = small.build(train__log_every=1, isolated_baseline=False)
 
     def first(change):
         state, data, *rest = small.arguments(experiment)
@@ -231,7 +229,7 @@ def test_private_labels_reach_nobody_but_the_private_loss():
 def test_test_data_stay_out_of_training():
     def final(test):
         source = dataclasses.replace(sources.source(small.config().data), test=test)
-        made = experiment_lib.build(small.config(control=False), (source, None))
+        made = experiment_lib.build(small.config(isolated_baseline=False), (source, None))
         return small.clients(made, small.run(made)[0])
 
     noise = np.random.default_rng(0).random((50, 8, 8, 1)).astype(np.float32)

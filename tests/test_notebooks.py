@@ -37,7 +37,8 @@ def test_both_forms_agree(name: str) -> None:
 def test_the_first_code_cell_installs_in_colab_only(name: str) -> None:
     notebook = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
     first = next(cell.source for cell in notebook.cells if cell.cell_type == "code")
-    assert 'if "google.colab" in sys.modules' in first and "pip" in first
+    assert first.partition("CHECKOUT = ")[2].startswith('""\n'), "the address is the reader's"
+    assert 'if "google.colab" in sys.modules' in first and "pip" in first and "CHECKOUT]" in first
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -21,13 +21,14 @@ import jax
 import numpy as np
 import pytest
 
-from mhd_jax import processes, train
-from mhd_jax.checkpoints import Checkpoints
+from mhd_jax import train
 from mhd_jax.errors import ConfigError
+from mhd_jax.runtime import processes
+from mhd_jax.runtime.checkpoints import Checkpoints
 from tests import small
 
 ROOT = Path(__file__).resolve().parent.parent
-SETTINGS = {"parallel__client_devices": 0, "train__steps_per_call": 1, "control": False}
+SETTINGS = {"parallel__client_devices": 0, "train__steps_per_call": 1, "isolated_baseline": False}
 LONG = {**SETTINGS, "train__steps": 10**6, "train__log_every": 50, "train__checkpoint_every": 50,
         "train__eval_every": 10**6}  # fmt: skip
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_figures import synthetic_run
 
-from mhd_jax import report
-from mhd_jax.terminal import Spread, head_rows
+from mhd_jax.reporting import report
+from mhd_jax.results import Spread, Summary, head_rows
+from tests.synthetic import changed, synthetic_run
 
 # One white pixel.
 PNG = base64.b64decode(
@@ -62,7 +62,7 @@ class Page(HTMLParser):
         return next(rows for rows in self.tables if any(row[0] == first_cell for row in rows[:2]))
 
 
-def make_page(**settings: Any) -> tuple[dict[str, Any], Page]:
+def make_page(**settings: Any) -> tuple[Summary, Page]:
     summary, _ = synthetic_run(**settings)
     return summary, Page(report.render(summary, {}))
 
@@ -70,7 +70,7 @@ def make_page(**settings: Any) -> tuple[dict[str, Any], Page]:
 def test_write_report_leaves_one_file_that_needs_no_other(
     tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(report.figures, "DPI", 40)  # to be quick
+    monkeypatch.setattr(report.charts, "DPI", 40)  # to be quick
     summary, history = synthetic_run(num_clients=2, num_classes=3, aux=1)
     path = report.write_report(tmp_path, summary, history)
     assert path == tmp_path / "report.html"
@@ -87,9 +87,9 @@ def test_write_report_leaves_one_file_that_needs_no_other(
     "settings",
     [
         {},
-        {"num_clients": 1, "aux": 0, "control": False},
+        {"num_clients": 1, "aux": 0, "isolated_baseline": False},
         {"num_clients": 3, "replicas": 3},
-        {"num_clients": 3, "replicas": 2, "control": False, "aux": 1},
+        {"num_clients": 3, "replicas": 2, "isolated_baseline": False, "aux": 1},
         {"num_clients": 64, "num_classes": 200, "aux": 8},
     ],
 )
@@ -97,7 +97,7 @@ def test_every_kind_of_run_has_a_well_formed_report(settings: dict[str, Any]) ->
     summary, page = make_page(**settings)
     assert summary["partition_hash"] in page.text
     words = " ".join(page.text.split())
-    assert ("no isolated control" in words) != settings.get("control", True)
+    assert ("no isolated baseline" in words) != settings.get("isolated_baseline", True)
     assert not re.search(r"\b(nan|None|inf)\b", words)
 
 
@@ -105,7 +105,7 @@ def test_the_table_of_heads_has_the_numbers_of_the_terminal() -> None:
     summary, page = make_page(aux=2)
     rows = head_rows(summary)
     table = page.table("head")[2:]
-    assert [row[0] for row in table] == ["main", "aux 1", "aux 2", "control"]
+    assert [row[0] for row in table] == ["main", "aux 1", "aux 2", "isolated"]
     for cells, row in zip(table, rows, strict=True):
         expected = [row.shared.mean, row.shared.min, row.shared.max]
         assert cells[1:4] == [f"{value:.3f}" for value in expected]
@@ -116,15 +116,16 @@ def test_the_table_of_heads_has_the_numbers_of_the_terminal() -> None:
 def test_headline_numbers() -> None:
     summary, page = make_page()
     shared = np.mean(summary["shared_accuracy"], axis=0)[-1]
-    control = np.mean(summary["control"]["shared_accuracy"])
+    isolated = np.mean(summary.isolated_baseline.shared_accuracy)
     words = " ".join(page.text.split())
     assert f"The last auxiliary head (aux 4) reaches a shared accuracy of {shared:.3f}" in words
-    assert f"{shared - control:.3f} above the same clients left alone ({control:.3f})" in words
+    assert f"{shared - isolated:.3f} above the same clients left alone ({isolated:.3f})" in words
 
 
 def test_a_loss_of_accuracy_is_called_so() -> None:
     summary, _ = synthetic_run()
-    summary["control"]["shared_accuracy"] = [[0.99]] * 8
+    better = {"shared_accuracy": [[0.99]] * 8, "private_accuracy": [[0.99]] * 8}
+    summary = changed(summary, isolated_baseline=better)
     assert "below the same clients" in " ".join(Page(report.render(summary, {})).text.split())
 
 
@@ -140,22 +141,25 @@ def test_table_of_clients() -> None:
         assert cells[3:5] == ["1", "18,123"]
         assert cells[6] == f"{summary['shared_accuracy'][client][-1]:.3f}"
         gain = summary["private_accuracy"][client][0]
-        gain -= summary["control"]["private_accuracy"][client][0]
+        gain -= summary.isolated_baseline.private_accuracy[client][0]
         assert cells[-1] == report.signed(gain)
 
 
 def test_many_primary_labels_are_counted_and_none_is_said() -> None:
     summary, _ = synthetic_run(num_clients=2, num_classes=100)
     assert report.client_rows(summary)[0]["labels"] == "100 labels"
-    summary["primary_labels"] = np.zeros((2, 100), bool).tolist()
+    summary = changed(summary, primary_labels=np.zeros((2, 100), bool))
     assert report.client_rows(summary)[0]["labels"] == "none"
 
 
 def test_a_pooled_run_has_a_row_for_every_client() -> None:
-    summary, history = synthetic_run(num_clients=4, aux=0, control=False)
-    summary["num_params"] = summary["num_params"][:1]
-    summary["class_accuracy"] = summary["class_accuracy"][:1]
-    summary["bytes_per_step"] = {key: [0.0] for key in summary["bytes_per_step"]}
+    summary, history = synthetic_run(num_clients=4, aux=0, isolated_baseline=False)
+    summary = changed(
+        summary,
+        num_params=summary.num_params[:1],
+        class_accuracy=summary.class_accuracy[:1],
+        bytes_per_step={key: [0.0] for key in summary.bytes_per_step},
+    )
     page = Page(report.render(summary, {}))
     assert len(page.table("client")[2:]) == 4
     assert page.table("accounting")[1][-1] == "–"  # no FedAvg to compare with
@@ -174,10 +178,8 @@ def test_hop_table_with_the_number_of_pairs() -> None:
 
 def test_bytes_beside_those_of_fedavg() -> None:
     summary, _ = synthetic_run(num_clients=2, num_classes=10, aux=1)
-    summary["bytes_per_step"] = {
-        "predictions": [1000, 3000], "snapshots": [50, 50], "fedavg": [100, 100],
-    }  # fmt: skip
-    summary["bytes_sent"] = 4000 * 1500
+    sent = {"predictions": [1000, 3000], "snapshots": [50, 50], "fedavg": [100, 100]}
+    summary = changed(summary, bytes_per_step=sent, bytes_sent=4000 * 1500)
     page = Page(report.render(summary, {}))
     assert [row[2:] for row in page.table("accounting")[1:]] == [
         ["2 kB (1 kB to 3 kB)", "6 MB", "20 ×"],
@@ -206,7 +208,9 @@ def test_settings_that_differ_from_the_defaults_stand_out() -> None:
 
 def test_what_a_user_types_is_escaped() -> None:
     summary, _ = synthetic_run(num_clients=2)
-    summary["config"]["graph"]["matrix"] = "<script>alert(1)</script>"
+    config = summary.to_json()["config"]
+    config["graph"]["matrix"] = "<script>alert(1)</script>"
+    summary = changed(summary, config=config)
     html = report.render(summary, {})
     assert "<script>" not in html and "&lt;script&gt;" in html
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
-"""The committed results are complete, and the README's tables are theirs."""
+"""The committed results are complete, and the tables of the README and of docs/ are theirs."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import render, tables
 from experiments.all import STUDIES
 from experiments.benchmarks.all import BENCHMARKS
+from experiments.harness import render, tables
+from experiments.harness.study import Record
 from mhd_jax.config import default_config, flatten
 
 BY_NAME = {study.name: study for study in STUDIES}
@@ -46,13 +47,14 @@ def test_says_where_it_comes_from(file: Path) -> None:
 @pytest.mark.parametrize("file", FILES, ids=_name)
 def test_arrays_are_complete(file: Path) -> None:
     record = json.loads(file.read_text())
+    assert Record.from_json(record).to_json() == record
     found, config = record["results"], record["config"]
     assert flatten(config).keys() <= flatten(default_config()).keys()
     shape = np.shape(found["shared_accuracy"])
     assert shape[:2] == (len(found["seeds"]), config["clients"]["num"])
     assert np.shape(found["private_accuracy"]) == shape
     for kind in ("shared", "private"):
-        values = np.array(found[f"control_{kind}_accuracy"])
+        values = np.array(found[f"isolated_{kind}_accuracy"])
         assert values.shape == (*shape[:2], 1)
         assert ((values >= 0) & (values <= 1)).all()
     assert len(set(found["partition_hash"])) == len(found["seeds"])
@@ -62,7 +64,7 @@ def test_arrays_are_complete(file: Path) -> None:
 def test_tables_are_those_of_the_records(folder: Path) -> None:
     study = BY_NAME[folder.name]
     records = render.records(folder.parent.name, study)
-    known = {record["cell"] for record in records}
+    known = {record.cell for record in records}
     assert known == {file.stem for file in folder.glob("*.json")}, "a record that no table shows"
     assert (folder / "table.md").read_text() == tables.markdown(study, records)
     assert (folder / "table.csv").read_text() == tables.csv_text(records)
@@ -81,25 +83,23 @@ def test_a_benchmark_says_where_it_comes_from(file: Path) -> None:
     assert record["hardware"] and record["command"] and not record["effort"]["quick"]
 
 
+def shown() -> set[str]:
+    return set.union(*(render.places(page.read_text()) for page in render.pages()))
+
+
 def test_every_benchmark_is_shown() -> None:
-    shown = set(re.findall(r"<!-- results: benchmarks/(\w+) -->", render.README.read_text()))
-    assert shown == {benchmark.name for benchmark in BENCHMARKS}
+    names = {f"benchmarks/{benchmark.name}" for benchmark in BENCHMARKS}
+    assert {place for place in shown() if place.startswith("benchmarks/")} == names
     kept = {file.relative_to(render.RESULTS).parts[1:] for file in BENCHMARK_FILES}
     known = {(b.name, f"{case.name}.json") for b in BENCHMARKS for case in b.cases(False)}
     assert kept <= known, "a record that no table shows"
 
 
-def test_readme_is_rendered_from_the_results() -> None:
-    text = render.README.read_text()
-    assert render.render(text) == text, "python -m experiments.render"
-    shown = set(re.findall(r"<!-- results: (\w+/\w+) -->", text))
-    assert {_name(folder) for folder in FOLDERS} <= shown
+def test_every_study_with_records_is_shown() -> None:
+    assert {_name(folder) for folder in FOLDERS} <= shown()
 
 
-def test_a_changed_number_is_noticed() -> None:
-    text = render.README.read_text()
-    place = text.index("<!-- results: ")
-    digit = re.compile(r"0\.\d").search(text, place)
-    assert digit is not None
-    changed = text[: digit.end() - 1] + "x" + text[digit.end() :]
-    assert render.render(changed) == text
+@pytest.mark.parametrize("page", render.pages(), ids=lambda page: page.name)
+def test_pages_are_rendered_from_the_results(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert render.render(page) == text, "python -m experiments.harness.render"

@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from mhd_jax.data import sources as lib
+from mhd_jax.data.sources import interface, tfds
 from mhd_jax.errors import ConfigError
 
 
@@ -328,7 +329,7 @@ def test_labels_are_read_once_and_without_decoding(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     split = lib.source(config(name="blobs", dir=str(write_dataset(tmp_path)))).train
-    monkeypatch.setattr(lib, "_decode", None)  # calling it would fail
+    monkeypatch.setattr(tfds, "decode_image", None)  # calling it would fail
     assert split.labels is split.labels
     with pytest.raises(TypeError):
         split.images(np.array([0]))
@@ -437,7 +438,7 @@ def test_datasets_that_do_not_classify_images_are_refused(tmp_path: Path) -> Non
     ],
 )
 def test_statistics_are_published_ones_or_none(name: str, channels: int, mean: float) -> None:
-    means, stds = lib._statistics(name, channels)
+    means, stds = interface.statistics(name, channels)
     assert len(means) == len(stds) == channels
     assert means[0] == mean
 

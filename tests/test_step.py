@@ -25,7 +25,7 @@ def _elements(shapes: str) -> int:
 
 def _forward(experiment, state, images, train):
     """Every client's heads and embedding, one after another, as the model itself gives them."""
-    model, cohort = experiment.system.models[0], state.clients[0]
+    model, cohort = experiment.parts.models[0], state.clients[0]
     out = []
     for client in range(experiment.layout.num_clients):
         params = jax.tree.map(lambda x, c=client: x[0, c], cohort.params["model"])
@@ -48,7 +48,7 @@ def _forward(experiment, state, images, train):
 def test_losses_of_a_step_equal_the_reference(changes):
     experiment = small.build(train__steps=1, **changes)
     state, fed = experiment.init_state(), experiment.federations[0]
-    (private,), public = experiment.feed.plan(0, 1)
+    (private,), public = experiment.feed.inputs(0, 1)
     images = [fed.source.train.images(own[at]) for own, at in
               zip(fed.partition.indices, private[0, 0], strict=True)]  # fmt: skip
     labels = [fed.source.train.labels[own[at]] for own, at in
@@ -76,7 +76,7 @@ def test_control_group_is_the_isolated_method():
     state, _ = small.run(together)
     isolated, _ = small.run(alone)
     for ours, theirs in zip(
-        jax.tree.leaves(state.control), jax.tree.leaves(isolated.clients), strict=True
+        jax.tree.leaves(state.baseline), jax.tree.leaves(isolated.clients), strict=True
     ):
         np.testing.assert_allclose(ours, theirs, atol=1e-7)  # two programs round differently
 
@@ -102,7 +102,7 @@ def _allowed(experiment) -> set[int]:
     data, heads = experiment.config.data, experiment.config.heads.aux + 1
     clients = sum(experiment.layout.rows)
     return {
-        clients * data.public_batch_size * heads * experiment.system.num_classes,
+        clients * data.public_batch_size * heads * experiment.parts.num_classes,
         clients * data.public_batch_size * small.WIDTH,
     }
 
@@ -117,8 +117,8 @@ def test_only_predictions_and_embeddings_cross_devices():
 def test_a_planted_gather_of_parameters_is_noticed(monkeypatch):
     one_system = step_lib._one_system
 
-    def leaking(system, state, data, plan, seed):
-        (clients, control, pool), metrics = one_system(system, state, data, plan, seed)
+    def leaking(system, state, data, inputs, seed):
+        (clients, control, pool), metrics = one_system(system, state, data, inputs, seed)
         everyone = parallel.gather_clients(clients[0].params["model"]["head"]["kernel"])
         metrics["loss"] = (metrics["loss"][0] + 1e-30 * everyone.sum(),)
         return (clients, control, pool), metrics
@@ -133,7 +133,7 @@ def test_memory_of_the_step_grows_linearly_with_the_clients():
     """Nothing of the size [K, K, ...] is alive: selection alone has a test of its own."""
     changes = {
         "data__public_batch_size": 64, "data__batch_size": 1, "partition__name": "iid",
-        "heads__aux": 4, "control": False, "train__steps": 1,
+        "heads__aux": 4, "isolated_baseline": False, "train__steps": 1,
     }  # fmt: skip
 
     def temporary(clients: int) -> int:

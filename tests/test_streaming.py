@@ -25,7 +25,7 @@ def pair():
 
 def _resident_batches(experiment, start, stop):
     """What the resident feed would gather, on the host."""
-    (index,), public = experiment.feed.plan(start, stop)
+    (index,), public = experiment.feed.inputs(start, stop)
     (images, labels), everyone = experiment.feed.data["private"][0], experiment.feed.data["public"]
     images, labels, everyone = (np.asarray(x) for x in (images, labels, everyone))
     rows = np.arange(index.shape[2])[:, None]
@@ -36,7 +36,7 @@ def _resident_batches(experiment, start, stop):
 def test_both_feeds_have_the_same_batches_at_any_step(pair, ranges):
     resident, streaming = pair
     for start, stop in ranges:
-        ((images, labels),), public = streaming.feed.plan(start, stop)
+        ((images, labels),), public = streaming.feed.inputs(start, stop)
         wanted = _resident_batches(resident, start, stop)
         for ours, theirs in zip((images[:, 0], labels[:, 0], public[:, 0]), wanted, strict=True):
             np.testing.assert_array_equal(ours, theirs)
@@ -44,9 +44,9 @@ def test_both_feeds_have_the_same_batches_at_any_step(pair, ranges):
 
 def test_shapes_are_known_without_reading(pair):
     for experiment in pair:
-        shapes = jax.tree.map(lambda x: (x.shape, x.dtype), experiment.feed.plan_shapes(2))
-        plan = jax.tree.map(lambda x: (x.shape, x.dtype), experiment.feed.plan(0, 2))
-        assert shapes == plan
+        shapes = jax.tree.map(lambda x: (x.shape, x.dtype), experiment.feed.input_shapes(2))
+        inputs = jax.tree.map(lambda x: (x.shape, x.dtype), experiment.feed.inputs(0, 2))
+        assert shapes == inputs
         data = jax.tree.map(lambda x: (x.shape, x.dtype), experiment.feed.data)
         assert data == jax.tree.map(lambda x: (x.shape, x.dtype), experiment.feed.data_shapes())
 
@@ -85,7 +85,7 @@ def test_auto_decides_by_memory_and_says_so(monkeypatch):
 def test_auto_streams_what_does_not_fit(monkeypatch):
     monkeypatch.setattr("mhd_jax.experiment.device_memory", lambda: 1000)
     experiment = small.build()
-    assert isinstance(experiment.feed, Streaming) and experiment.system.window == 1
+    assert isinstance(experiment.feed, Streaming) and experiment.parts.steps_per_call == 1
 
 
 def test_a_crop_of_the_host_needs_bytes():
@@ -108,6 +108,6 @@ def test_streamed_crops_are_the_same_at_any_start(tmp_path):
     )
     one, other = build(), build()
     assert isinstance(one.feed, Streaming)
-    (whole, _), (late, _) = one.feed.plan(0, 4)[0][0], other.feed.plan(2, 4)[0][0]
+    (whole, _), (late, _) = one.feed.inputs(0, 4)[0][0], other.feed.inputs(2, 4)[0][0]
     np.testing.assert_array_equal(whole[2:], late)
     assert (whole[0] != whole[1]).any()

@@ -11,67 +11,60 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mhd_jax import graph, terminal
+from mhd_jax import graph
 from mhd_jax.config import default_config, update
+from mhd_jax.reporting import terminal
+from mhd_jax.results import Summary
+from tests.synthetic import changed, synthetic_run
 
 
-def make_summary(**changes: Any) -> dict[str, Any]:
-    """Two clients with two heads each, and their control."""
-    return {
+def make_summary(**changes: Any) -> Summary:
+    """Two clients with two heads each, and their isolated baseline."""
+    values = {
         "shared_accuracy": [[0.4, 0.8], [0.5, 0.9]],
         "private_accuracy": [[0.9, 0.7], [1.0, 0.8]],
-        "control": {"shared_accuracy": [[0.3], [0.5]], "private_accuracy": [[0.95], [0.97]]},
-    } | changes
+        "isolated_baseline": {
+            "shared_accuracy": [[0.3], [0.5]],
+            "private_accuracy": [[0.95], [0.97]],
+        },
+    }
+    return changed(synthetic_run(num_clients=2, aux=1)[0], **(values | changes))
 
 
 def test_final_table() -> None:
     assert terminal.final_table(make_summary()).splitlines() == [
-        "           ----- shared accuracy -----    ----- private accuracy ----",
-        "head        mean    min    max    gain     mean    min    max    gain",
-        "---------------------------------------------------------------------",
-        "main       0.450  0.400  0.500  +0.050    0.950  0.900  1.000  -0.010",
-        "aux 1      0.850  0.800  0.900  +0.450    0.750  0.700  0.800  -0.210",
-        "control    0.400  0.300  0.500            0.960  0.950  0.970",
+        "            ----- shared accuracy -----    ----- private accuracy ----",
+        "head         mean    min    max    gain     mean    min    max    gain",
+        "----------------------------------------------------------------------",
+        "main        0.450  0.400  0.500  +0.050    0.950  0.900  1.000  -0.010",
+        "aux 1       0.850  0.800  0.900  +0.450    0.750  0.700  0.800  -0.210",
+        "isolated    0.400  0.300  0.500            0.960  0.950  0.970",
         "",
-        "mean, min and max over 2 clients; gain over the isolated control",
+        "mean, min and max over 2 clients; gain over the isolated baseline",
     ]
 
 
-def test_final_table_without_control_has_no_gains() -> None:
-    table = terminal.final_table(make_summary(control=None))
-    assert "gain" not in table and "control" not in table
+def test_final_table_without_a_baseline_has_no_gains() -> None:
+    table = terminal.final_table(make_summary(isolated_baseline=None))
+    assert "gain" not in table and "isolated" not in table
     assert table.splitlines()[3].split() == "main 0.450 0.400 0.500 0.950 0.900 1.000".split()
 
 
 def test_final_table_of_one_client_with_one_head() -> None:
     one = {"shared_accuracy": [[0.25]], "private_accuracy": [[0.5]]}
-    table = terminal.final_table(make_summary(**one, control=None)).splitlines()
+    table = terminal.final_table(make_summary(**one, isolated_baseline=None)).splitlines()
     assert table[3].split() == "main 0.250 0.250 0.250 0.500 0.500 0.500".split()
     assert table[-1] == "mean, min and max over 1 client"
 
 
 def test_final_table_of_replicas() -> None:
     other = make_summary(shared_accuracy=[[0.5, 0.7], [0.6, 0.8]])
-    table = terminal.final_table(make_summary(replicas=[make_summary(), other])).splitlines()
+    both = make_summary(replicas=[make_summary().to_json(), other.to_json()])
+    table = terminal.final_table(both).splitlines()
     # Means 0.45 and 0.55: sample standard deviation 0.1 / sqrt(2).
     assert table[3].split()[:6] == ["main", "0.500", "±0.071", "0.400", "0.600", "+0.100"]
     assert len({len(line) for line in table[:5]} - {len(table[3])}) == 0
-    assert "2 clients and 2 replicas (± std of the replicas' means)" in table[-1]
-
-
-def test_head_rows_accept_arrays_as_well_as_lists() -> None:
-    summary = make_summary()
-    arrays: dict[str, Any] = {k: np.array(v) for k, v in summary.items() if k != "control"}
-    arrays["control"] = {k: np.array(v) for k, v in summary["control"].items()}
-    assert terminal.head_rows(arrays) == terminal.head_rows(summary)
-
-
-def test_gains_are_taken_client_by_client() -> None:
-    main, _, control = terminal.head_rows(make_summary())
-    assert main.shared_gain is not None and main.private_gain is not None
-    assert (main.shared_gain.min, main.shared_gain.max) == pytest.approx((0.0, 0.1))
-    assert (main.private_gain.min, main.private_gain.max) == pytest.approx((-0.05, 0.03))
-    assert control.name == "control" and control.shared_gain is None
+    assert "2 clients and 2 seeds (± std of the seeds' means)" in table[-1]
 
 
 # ----------------------------------------------------------------------------- progress
@@ -234,7 +227,7 @@ def test_header_says_that_a_graph_changes() -> None:
     assert "graph      cycle, star: changes; at first 5 edges, 1 peer a client" in lines[3]
 
 
-def test_header_names_the_architectures_of_cohorts() -> None:
-    cohorts = (("mlp_small", 2), ("mlp_large", 1))
-    lines = describe(~np.eye(3, dtype=bool), cohorts=cohorts)
+def test_header_names_the_architectures() -> None:
+    models = (("mlp_small", 2), ("mlp_large", 1))
+    lines = describe(~np.eye(3, dtype=bool), **{"clients.models": models})
     assert "2 x mlp_small, 1 x mlp_large: 20,210 parameters" in lines[4]

@@ -20,12 +20,13 @@ import numpy as np
 import pytest
 
 from mhd_jax import experiment as experiment_lib
-from mhd_jax import report, train
 from mhd_jax import state as state_lib
-from mhd_jax.checkpoints import Checkpoints
+from mhd_jax import train
 from mhd_jax.errors import DivergedError, WorkdirError
 from mhd_jax.parallel import IN_FLIGHT
-from mhd_jax.workdir import Workdir
+from mhd_jax.reporting import report
+from mhd_jax.runtime.checkpoints import Checkpoints
+from mhd_jax.runtime.workdir import Workdir
 from tests import small
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -59,7 +60,7 @@ def test_a_run_leaves_its_record(finished):
             "figures"} <= names  # fmt: skip
     written = json.loads((workdir / "summary.json").read_text())
     assert np.shape(written["shared_accuracy"]) == np.shape(written["private_accuracy"]) == (4, 3)
-    assert np.shape(written["control"]["shared_accuracy"]) == (4, 1)
+    assert np.shape(written["isolated_baseline"]["shared_accuracy"]) == (4, 1)
     assert np.shape(written["class_accuracy"]) == (4, 3, 10)
     assert set(written) >= {
         "method", "config", "versions", "device", "num_params", "steps", "steps_per_second",
@@ -78,7 +79,7 @@ def test_the_same_command_again_does_nothing(finished, capsys):
               and path.name != "run.lock"}  # fmt: skip
     again = train.train_and_evaluate(config, workdir)
     assert "finished" in capsys.readouterr().out
-    assert again["shared_accuracy"] == np.asarray(summary["shared_accuracy"]).tolist()
+    assert again == summary
     assert before == {path: path.stat().st_mtime_ns for path in before}
 
 
@@ -152,7 +153,7 @@ def test_resuming_amid_a_refresh_period_gives_the_same_bits(tmp_path, monkeypatc
     """Two snapshots, one replaced every 4 steps; the checkpoint of step 6 is gone on from."""
     config = small.config(
         exchange__mode="stale", exchange__pool_size=2, exchange__refresh_steps=4,
-        train__steps=12, train__eval_every=12, control=False, heads__aux=1,
+        train__steps=12, train__eval_every=12, isolated_baseline=False, heads__aux=1,
     )  # fmt: skip
     expected = train.train_and_evaluate(config, tmp_path / "whole", with_report=False)
     advance, begun = train.Run._advance, []
@@ -237,7 +238,7 @@ def test_steps_are_dispatched_no_further_ahead_than_devices_can_take():
 def test_inert_rows_stay_where_they_are_and_out_of_the_result(tmp_path, monkeypatch):
     """Three clients on two devices (a row of padding), then on three, then on one."""
     settings = {"clients__num": 3, "train__steps_per_call": 1, "train__checkpoint_every": 2,
-                "control": False}  # fmt: skip
+                "isolated_baseline": False}  # fmt: skip
     run = functools.partial(train.train_and_evaluate, with_report=False)
     saved, save, advance = [], Checkpoints.save, train.Run._advance
 

@@ -18,18 +18,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mhd_jax.errors import WorkdirError
-from mhd_jax.workdir import FREE_SETTINGS, Workdir, to_json
+from mhd_jax.runtime.workdir import FREE_SETTINGS, Workdir, to_json
+from tests.synthetic import changed, synthetic_run
+
+SUMMARY = synthetic_run(num_clients=1, aux=0)[0]
 
 
 def config(**changed: object) -> ml_collections.ConfigDict:
     made = ml_collections.ConfigDict(
         {
             "seed": 0,
-            "cohorts": (("mlp_small", 5), ("mlp_large", 3)),
+            "clients": {"models": (("mlp_small", 5), ("mlp_large", 3))},
             "graph": {"name": "complete", "degree": 2},
             "partition": {"skew": float("inf")},
             "train": {"steps": 100, "log_every": 10, "checkpoint_every": 50},
-            "parallel": {"client_devices": 0, "conv": "auto"},
+            "parallel": {"client_devices": 0, "conv_lowering": "auto"},
         }
     )
     made.update_from_flattened_dict({name.replace("__", "."): v for name, v in changed.items()})
@@ -85,7 +88,7 @@ def test_the_same_config_claims_again(tmp_path: Path) -> None:
     before = (tmp_path / "config.json").read_text()
     Workdir(tmp_path).claim(config())
     assert (tmp_path / "config.json").read_text() == before
-    assert json.loads(before)["cohorts"] == [["mlp_small", 5], ["mlp_large", 3]]
+    assert json.loads(before)["clients"]["models"] == [["mlp_small", 5], ["mlp_large", 3]]
 
 
 def test_another_config_is_refused_naming_every_difference(tmp_path: Path) -> None:
@@ -139,7 +142,7 @@ def test_files_of_an_unknown_run_are_not_taken_over(tmp_path: Path) -> None:
 
 HOLDER = """
 import sys, time
-from mhd_jax.workdir import Workdir
+from mhd_jax.runtime.workdir import Workdir
 with Workdir(sys.argv[1]).lock():
     print("locked", flush=True)
     time.sleep(60)
@@ -250,34 +253,41 @@ def test_the_summary_ends_a_run(tmp_path: Path) -> None:
     with pytest.raises(WorkdirError, match=r"cannot read summary\.json: No such file"):
         workdir.read_summary()
     accuracy = np.array([[0.1]], np.float32)
-    summary = {"shared_accuracy": accuracy, "config": config(), "where": tmp_path}
+    summary = changed(SUMMARY, shared_accuracy=accuracy.tolist(), config=config().to_dict())
     workdir.write_summary(summary)
     assert workdir.finished() and os.listdir(tmp_path) == ["summary.json"]
     read = workdir.read_summary()
-    assert read["shared_accuracy"] == [[float(np.float32(0.1))]]
-    assert read["config"]["graph"] == {"name": "complete", "degree": 2}
-    assert read["where"] == str(tmp_path)
+    assert read.shared_accuracy.tolist() == [[float(np.float32(0.1))]]
+    assert read.config["graph"] == {"name": "complete", "degree": 2}
 
 
 def test_a_summary_that_fails_leaves_the_old_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     workdir = Workdir(tmp_path)
-    workdir.write_summary({"steps": 1})
+    workdir.write_summary(changed(SUMMARY, steps=1))
 
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(WorkdirError, match=r"could not write summary\.json: No space left"):
-        workdir.write_summary({"steps": 2})
-    assert workdir.read_summary() == {"steps": 1} and os.listdir(tmp_path) == ["summary.json"]
+        workdir.write_summary(changed(SUMMARY, steps=2))
+    assert workdir.read_summary().steps == 1 and os.listdir(tmp_path) == ["summary.json"]
 
 
 def test_a_broken_summary_does_not_count(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "summary.json").write_text('{"steps": 15')
     assert not Workdir(tmp_path).finished()
     assert "cannot read summary.json" in caplog.text
+
+
+def test_a_summary_of_another_version_does_not_count(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "summary.json").write_text(json.dumps(SUMMARY.to_json() | {"version": 0}))
+    assert not Workdir(tmp_path).finished()
+    assert "expected version 1 of its keys, not 0" in caplog.text
 
 
 def test_a_remote_workdir(remote: epath.Path) -> None:
@@ -290,9 +300,9 @@ def test_a_remote_workdir(remote: epath.Path) -> None:
         for step in range(3):
             workdir.append_metrics({"step": step})
         workdir.truncate_metrics(1)
-        workdir.write_summary({"steps": 3})
+        workdir.write_summary(changed(SUMMARY, steps=3))
     assert [line["step"] for line in workdir.read_metrics()] == [0, 1]
-    assert workdir.finished() and workdir.read_summary() == {"steps": 3}
+    assert workdir.finished() and workdir.read_summary().steps == 3
 
 
 def test_a_url_without_its_package_is_reported() -> None:

@@ -22,7 +22,7 @@ import numpy as np
 
 from experiments.accelerator.pieces import Case, Context, Piece, Records
 from mhd_jax import experiment as experiment_lib
-from mhd_jax import plan, train
+from mhd_jax import estimate, train
 from mhd_jax.config import update
 from mhd_jax.data import sources
 from tests import small
@@ -95,10 +95,10 @@ def steps(context: Context) -> dict[str, Any]:
 
 def resume(context: Context) -> dict[str, Any]:
     """A run that is resumed from its first checkpoint ends with the bits of one left alone."""
-    from experiments import kill_loop
+    from experiments.checks import kill_loop
 
     del context
-    config = small.config(train__steps=6, train__checkpoint_every=3, control=False)
+    config = small.config(train__steps=6, train__checkpoint_every=3, isolated_baseline=False)
     with tempfile.TemporaryDirectory() as folder:
         whole, again = Path(folder) / "whole", Path(folder) / "again"
         train.train_and_evaluate(config, whole, with_report=False)
@@ -119,7 +119,7 @@ def config_trains(file: Path, context: Context) -> dict[str, Any]:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     config = module.get_config("smoke")
-    update(config, {"clients.num": 2 if context.quick else 4, "control": False})
+    update(config, {"clients.num": 2 if context.quick else 4, "isolated_baseline": False})
     experiment = experiment_lib.build(config, _random_images(config))
     _, metrics = small.run(experiment, calls=CALLS)
     if not np.isfinite(metrics["loss"]).all():
@@ -131,7 +131,7 @@ def _random_images(config: Any) -> experiment_lib.DataSets | None:
     """Random images, a few of each class, for the data sets that have to be prepared."""
     if config.data.name == "digits":
         return None
-    classes = plan.KNOWN[config.data.name][0]
+    classes = estimate.KNOWN[config.data.name][0]
     draw, count = np.random.default_rng(0), 4 * classes
     shape = (config.data.image_size, config.data.image_size, 3)
     images = draw.integers(0, 256, (count, *shape), np.uint8)

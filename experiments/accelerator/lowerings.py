@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from experiments import tables
+from experiments.harness import tables
 from experiments.accelerator import speed
 from experiments.accelerator.pieces import Case, Context, Piece, Records
 from experiments.benchmarks import timing
@@ -24,7 +24,7 @@ def measure(changes: Mapping[str, Any], context: Context) -> dict[str, Any]:
     contenders, failed = [], {}
     for lowering in LOWERINGS[:2] if context.quick else LOWERINGS:
         try:
-            stepper = speed.build({**changes, "parallel.conv": lowering}, context.quick)
+            stepper = speed.build({**changes, "parallel.conv_lowering": lowering}, context.quick)
             stepper.run(stepper.unit)
         except jax.errors.JaxRuntimeError as error:
             failed[lowering] = str(error).splitlines()[0][:200]

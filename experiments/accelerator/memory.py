@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from experiments import tables
+from experiments.harness import tables
 from experiments.accelerator import speed
 from experiments.accelerator.pieces import Case, Context, Piece, Records
 

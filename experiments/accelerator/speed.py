@@ -11,11 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import tables
+from experiments.harness import tables
 from experiments.accelerator.pieces import Case, Context, Piece, Records, read
 from experiments.benchmarks import limits, ours, step, timing, vit
 from experiments.benchmarks.timing import Contender, missing
-from mhd_jax import plan
+from mhd_jax import estimate as estimate_lib
 
 OURS = step.OURS
 COUNTS = (8, 32, 4)  # clients, in order of worth
@@ -100,14 +100,14 @@ def measure(changes: Mapping[str, Any], context: Context) -> dict[str, Any]:
     }
 
 
-def estimate(changes: Mapping[str, Any]) -> plan.Estimate:
+def estimate(changes: Mapping[str, Any]) -> estimate_lib.Estimate:
     """What `--estimate` says of a run on the data that is used here.
 
     Its operations are those of the program before optimisation: optimised programs call libraries
     whose operations are not counted.
     """
     memory = (jax.devices()[0].memory_stats() or {}).get("bytes_limit", 2**40)
-    return plan.estimate(ours.endless(changes), memory)
+    return estimate_lib.estimate(ours.endless(changes), memory)
 
 
 def _timed(contender: Contender, first: Contender, context: Context) -> dict[str, Any]:

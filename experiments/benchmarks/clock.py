@@ -29,7 +29,7 @@ PARTS = (
     ("evaluation", "train", "Run._evaluate"),
     ("evaluation", "train", "summarize"),
     ("checkpoints", "train", "Run._save"),
-    ("report", "report", "write_report"),
+    ("report", "reporting.report", "write_report"),
 )
 
 

@@ -4,8 +4,9 @@
     pip install -c requirements.txt -e ".[bench]"
     python -m experiments.benchmarks.convolutions --out=experiments/results/benchmarks
 
-The whole step of ResNet-8 clients on 32x32 images with each value of `parallel.conv`, and the same
-clients one after another in PyTorch. What "auto" stands for on a platform is decided by this table.
+The whole step of ResNet-8 clients on 32x32 images with each value of `parallel.conv_lowering`, and
+the same clients one after another in PyTorch. What "auto" stands for on a platform is decided by
+this table.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments import sweep, tables
 from experiments.benchmarks import timing
 from experiments.benchmarks.timing import Benchmark, Case, Effort, Record
+from experiments.harness import tables
+from experiments.harness.records import cores
 
 LOWERINGS = ("unrolled", "looped", "matmul", "grouped")
 SPREAD = "a device a core"  # unrolled, clients spread over as many CPU devices as there are cores
@@ -40,9 +42,10 @@ def measure(settings: Mapping[str, Any], effort: Effort) -> dict[str, Any]:
     images = ours.photographs(200, 8) if effort.quick else ours.photographs()
     one = {**settings, "parallel.client_devices": 1}
     steppers = {
-        lowering: ours.build({**one, "parallel.conv": lowering}, images) for lowering in LOWERINGS
+        lowering: ours.build({**one, "parallel.conv_lowering": lowering}, images)
+        for lowering in LOWERINGS
     }
-    steppers[SPREAD] = ours.build({**settings, "parallel.conv": "unrolled"}, images)
+    steppers[SPREAD] = ours.build({**settings, "parallel.conv_lowering": "unrolled"}, images)
     torch = Sequential(steppers[LOWERINGS[0]].experiment)
     losses = {TORCH: np.array([torch.step().tolist() for _ in range(2)])}
     for name, stepper in steppers.items():
@@ -55,7 +58,7 @@ def measure(settings: Mapping[str, Any], effort: Effort) -> dict[str, Any]:
     if max(differences.values()) > TOLERANCE:
         raise ValueError(f"the contenders train different things: {differences}")
     contenders = [stepper.contender(name) for name, stepper in steppers.items()]
-    contenders.append(torch.contender(TORCH, sweep.cores()))
+    contenders.append(torch.contender(TORCH, cores()))
     return {
         "clients": settings["clients.num"],
         "differences": differences,
@@ -77,16 +80,14 @@ def table(records: Sequence[Record]) -> str:
     """Milliseconds of every lowering, and how much faster than PyTorch the fastest is."""
     header = ("clients", *LOWERINGS, f"unrolled, {SPREAD}", "PyTorch", "unrolled over PyTorch",
               "the same, a device a core", "compile, s")  # fmt: skip
-    lines = [header, ("---",) * len(header), *(_row(record["results"]) for record in records)]
-    first = records[0]
-    facts = (
+    lines = [_row(record["results"]) for record in records]
+    said = (
         "Milliseconds of one step of ResNet-8 clients of width 16 with one auxiliary head, batches "
         f"of 32 + 32 images of 32×32×3; medians over {timing.rounds(records)} in turn, "
         "smallest and largest ratio in brackets; compile time is that of `unrolled` and of "
-        f"`looped`. {first['hardware']}, PyTorch {first['versions']['torch']}. "
-        f"`{first['command']}`"
+        "`looped`."
     )
-    return timing.markdown(lines, facts)
+    return timing.markdown(header, lines, said, records, [TORCH])
 
 
 def _row(results: Mapping[str, Any]) -> tuple[str, ...]:
@@ -107,5 +108,5 @@ BENCHMARK = Benchmark("convolutions", "Lowerings of stacked convolutions", cases
 
 
 if __name__ == "__main__":
-    jax.config.update("jax_num_cpu_devices", sweep.cores())
+    jax.config.update("jax_num_cpu_devices", cores())
     timing.main(BENCHMARK)

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments import tables
-from experiments.benchmarks import timing
+from experiments.benchmarks import ours, timing
 from experiments.benchmarks.stepping import Stepper
-from experiments.benchmarks.timing import Benchmark, Case, Contender, Effort, Record
-from experiments.presets import PRESETS
+from experiments.benchmarks.timing import Benchmark, Effort, Record
+from experiments.harness import tables
+from experiments.harness.presets import PRESETS
 
 FRESH = "fresh"
 REFRESH = 50  # S_P: how often a snapshot is replaced
@@ -25,7 +25,6 @@ POOLS = {
     "N_P = 4, Δ = 1": (4, 1),
     "N_P = 16, Δ = 1": (16, 1),
 }
-_TINY = {"clients.num": 2, "heads.aux": 1, "model.width": 8, "train.steps_per_call": 2}
 
 
 def settings() -> dict[str, dict[str, Any]]:
@@ -39,17 +38,14 @@ def settings() -> dict[str, dict[str, Any]]:
 
 def measure(effort: Effort) -> dict[str, Any]:
     """Seconds a step of every contender, round by round, with memory and bytes."""
-    common = {"control": False, **(_TINY if effort.quick else {})}
+    common = {"isolated_baseline": False, **(ours.TINY if effort.quick else {})}
     base = PRESETS["smoke" if effort.quick else "digits"]
     steppers = {}
     for name, changes in settings().items():
         config = base.base({**common, **changes})
-        config.replicas = 1
+        config.num_seeds = 1
         steppers[name] = Stepper(config)
-    contenders = [
-        Contender(name, stepper.run, stepper.compile_seconds, stepper.unit)
-        for name, stepper in steppers.items()
-    ]
+    contenders = [stepper.contender(name) for name, stepper in steppers.items()]
     return {
         "refresh_steps": REFRESH,
         "measured": timing.alternate(contenders, effort),
@@ -65,14 +61,13 @@ def table(records: Sequence[Record]) -> str:
     """A row for every contender; time and memory as multiples of fresh teachers."""
     results = records[0]["results"]
     head = ("teachers", "ms a step", "time", "state", "memory beside it", "kB published")
-    lines = [head, ("---",) * len(head)]
-    lines += [_row(results, name) for name in results["measured"]]
-    facts = (
+    lines = [_row(results, name) for name in results["measured"]]
+    said = (
         f"Medians over {timing.rounds(records)}, smallest and largest ratio in "
-        f"brackets; 8 clients on digits without a control group, one snapshot replaced every "
-        f"{results['refresh_steps']} steps; {records[0]['hardware']}. `{records[0]['command']}`"
+        f"brackets; 8 clients on digits without an isolated baseline, one snapshot replaced every "
+        f"{results['refresh_steps']} steps."
     )
-    return timing.markdown(lines, facts)
+    return timing.markdown(head, lines, said, records)
 
 
 def _row(results: Mapping[str, Any], name: str) -> tuple[str, ...]:
@@ -86,7 +81,7 @@ def _row(results: Mapping[str, Any], name: str) -> tuple[str, ...]:
 BENCHMARK = Benchmark(
     "exchange_cost",
     "What old snapshots cost",
-    lambda quick: [Case("digits", measure)],
+    timing.one_case("digits", measure),
     table,
 )
 

@@ -52,7 +52,7 @@ def _batches(stepper: Stepper) -> list[tuple[np.ndarray, np.ndarray]]:
     """Normalised images [LOCAL, B, ...] and labels [LOCAL, B] of the first round, by client."""
     experiment = stepper.experiment
     fed = experiment.federations[0]
-    positions = experiment.schedule.host_plan(0, LOCAL).private[0][:, 0]
+    positions = experiment.schedule.host_inputs(0, LOCAL).private[0][:, 0]
     found = []
     for client, owned in enumerate(fed.partition.indices):
         index = owned[positions[:, client]]
@@ -70,7 +70,7 @@ def fedjax_rounds(stepper: Stepper) -> Rounds:
     """fedjax's client loop; returns the server's parameters in our form."""
     from fedjax.core import for_each_client
 
-    config, model = stepper.experiment.config, stepper.experiment.system.models[0]
+    config, model = stepper.experiment.config, stepper.experiment.parts.models[0]
     optimizer = optax.sgd(config.optimizer.learning_rate)
 
     def loss(params: PyTree, batch: Mapping[str, jax.Array]) -> jax.Array:
@@ -210,16 +210,14 @@ def table(records: Sequence[Record]) -> str:
     """Client steps a second of all contenders."""
     head = ("clients", *(f"{n}, client steps/s" for n in ("ours", *NAMES.values())),
             *(f"over {name}" for name in NAMES.values()))  # fmt: skip
-    lines = [head, ("---",) * len(head), *(_row(record["results"]) for record in records)]
+    lines = [_row(record["results"]) for record in records]
     apart = max(max(record["results"]["largest_difference"].values()) for record in records)
-    versions = records[0]["versions"]
-    facts = (
+    said = (
         f"Medians over {timing.rounds(records)}, smallest and largest ratio in "
         f"brackets; rounds of {LOCAL} local steps on 64 digits, parameters agree to {apart:.0e} "
-        f"after the first. fedjax {versions['fedjax']}, pfl {versions['pfl']}; "
-        f"{records[0]['hardware']}. {NOT_RUN} `{records[0]['command']}`"
+        f"after the first. {NOT_RUN}"
     )
-    return timing.markdown(lines, facts)
+    return timing.markdown(head, lines, said, records, list(NAMES))
 
 
 def _row(results: Mapping[str, Any]) -> tuple[str, ...]:

@@ -55,15 +55,12 @@ def _waiting(
 def table(records: Sequence[Record]) -> str:
     """A row for every case and feed."""
     head = ("clients", "network", "feed", "steps per call", "images/s", "devices wait")
-    lines = [head, ("---",) * len(head)]
-    for record in records:
-        lines += [_row(record["results"], feed) for feed in FEEDS]
-    facts = (
+    lines = [_row(record["results"], feed) for record in records for feed in FEEDS]
+    said = (
         f"Medians over {timing.rounds(records)}, smallest and largest in brackets; "
-        f"on a CPU the host's work takes cores from the step. {records[0]['hardware']}. "
-        f"`{records[0]['command']}`"
+        "on a CPU the host's work takes cores from the step."
     )
-    return timing.markdown(lines, facts)
+    return timing.markdown(head, lines, said, records)
 
 
 def _row(results: Mapping[str, Any], feed: str) -> tuple[str, ...]:

@@ -20,10 +20,10 @@ from typing import Any
 
 import jax
 
-from experiments import tables
 from experiments.benchmarks import ours, timing
 from experiments.benchmarks.stepping import Stepper
 from experiments.benchmarks.timing import Benchmark, Case, Contender, Effort, Record
+from experiments.harness import tables
 
 DEVICES = 4  # virtual ones, of the case that compares numbers of devices
 
@@ -36,8 +36,6 @@ GROWING: dict[str, tuple[str, str, tuple[int, ...]]] = {
     "calls": ("steps per call", "train.steps_per_call", (1, 5, 25, 50)),
     "devices": ("CPU devices", "parallel.client_devices", (1, 2, 4)),
 }
-_TINY = {"clients.num": 2, "model.width": 8, "heads.aux": 1, "train.steps_per_call": 2,
-         "data.batch_size": 8, "data.public_batch_size": 8}  # fmt: skip
 
 
 def grow(name: str, effort: Effort) -> dict[str, Any]:
@@ -45,7 +43,7 @@ def grow(name: str, effort: Effort) -> dict[str, Any]:
     _, setting, values = GROWING[name]
     if name == "devices" and not effort.quick and len(jax.devices()) < DEVICES:
         return _with_devices(effort)
-    base = dict(_TINY) if effort.quick else {"parallel.client_devices": 1}
+    base = ours.TINY if effort.quick else {"parallel.client_devices": 1}
     chosen = values[:2] if effort.quick else values
     if name == "devices":
         chosen = tuple(value for value in chosen if value <= len(jax.devices()))
@@ -73,15 +71,15 @@ def _with_devices(effort: Effort) -> dict[str, Any]:
 
 
 def together(name: str, effort: Effort) -> dict[str, Any]:
-    """A control group, or five replicas, in one step and in steps of their own."""
-    base = dict(_TINY) if effort.quick else {}
-    replicas = 2 if effort.quick else 5
-    if name == "control":
-        joint = ours.build({**base, "control": True})
+    """An isolated baseline, or five seeds, in one step and in steps of their own."""
+    base = ours.TINY if effort.quick else {}
+    seeds = 2 if effort.quick else 5
+    if name == "isolated_baseline":
+        joint = ours.build({**base, "isolated_baseline": True})
         apart = [ours.build(base), ours.build({**base, "method": "isolated"})]
     else:
-        joint = ours.build({**base, "replicas": replicas})
-        apart = [ours.build({**base, "seed": seed}) for seed in range(replicas)]
+        joint = ours.build({**base, "num_seeds": seeds})
+        apart = [ours.build({**base, "seed": seed}) for seed in range(seeds)]
 
     def one_after_another(steps: int) -> None:
         for run in apart:
@@ -99,7 +97,7 @@ def cases(quick: bool) -> list[Case]:
     ]
 
 
-TOGETHER = {"control": "control group", "replicas": "5 replicas"}
+TOGETHER = {"isolated_baseline": "isolated baseline", "num_seeds": "5 seeds"}
 
 
 def table(records: Sequence[Record]) -> str:
@@ -108,7 +106,7 @@ def table(records: Sequence[Record]) -> str:
             "temporary memory, MB", "compile, s")  # fmt: skip
     grown = [record for record in records if record["case"] in GROWING]
     joint = [record for record in records if record["case"] in TOGETHER]
-    lines = [head, ("---",) * len(head), *map(_grown_row, grown)]
+    lines = list(map(_grown_row, grown))
     sentences = []
     for record in joint:
         measured = record["results"]["measured"]
@@ -122,10 +120,9 @@ def table(records: Sequence[Record]) -> str:
         )
     facts = (
         f"Medians over {timing.rounds(records)}; 8 dense clients on digits unless "
-        f"said otherwise, no control group; {records[0]['hardware']}. `{records[0]['command']}`"
+        "said otherwise, no isolated baseline."
     )
-    below = "\n\n".join([*sentences, facts])
-    return timing.markdown(lines, below) if grown else f"{below}\n"
+    return timing.markdown(head, lines, "\n\n".join([*sentences, facts]), records)
 
 
 def _grown_row(record: Record) -> tuple[str, ...]:

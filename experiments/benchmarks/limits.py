@@ -16,10 +16,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from experiments import tables
 from experiments.benchmarks import ours, timing
 from experiments.benchmarks.step import without_contenders
 from experiments.benchmarks.timing import Benchmark, Contender, Effort, Record
+from experiments.harness import tables
 
 STEP, PRODUCT, MEMORY = "step", "product", "memory"
 
@@ -66,13 +66,12 @@ def table(records: Sequence[Record]) -> str:
     """A row for every case."""
     head = ("clients", "network", "GFLOP a step", "GFLOP/s", "of a matrix product's",
             "GB/s", "of memory's")  # fmt: skip
-    lines = [head, ("---",) * len(head), *(_row(record["results"]) for record in records)]
-    facts = (
-        f"Medians over {timing.rounds(records)}; {records[0]['hardware']}. Bytes "
-        f"count every operand, cached or not, so their share may pass 100 %. "
-        f"`{records[0]['command']}`"
+    lines = [_row(record["results"]) for record in records]
+    said = (
+        f"Medians over {timing.rounds(records)}. Bytes count every operand, cached or not, so "
+        "their share may pass 100 %."
     )
-    return timing.markdown(lines, facts)
+    return timing.markdown(head, lines, said, records)
 
 
 def _row(results: Mapping[str, Any]) -> tuple[str, ...]:

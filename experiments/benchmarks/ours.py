@@ -17,6 +17,8 @@ from mhd_jax.data import sources
 from mhd_jax.experiment import Experiment
 
 ENDLESS = 10**9  # steps of a run that is timed and never finished
+TINY = {"clients.num": 2, "model.width": 8, "heads.aux": 1, "train.steps_per_call": 2,
+        "data.batch_size": 8, "data.public_batch_size": 8}  # fmt: skip
 
 
 @functools.cache
@@ -43,12 +45,12 @@ def endless(settings: Mapping[str, Any]) -> ml_collections.ConfigDict:
     """The config of such a run."""
     config = default_config()
     every = {f"train.{name}": ENDLESS for name in ("steps", "eval_every", "checkpoint_every")}
-    update(config, {"control": False, "partition.name": "iid", **every, **settings})
+    update(config, {"isolated_baseline": False, "partition.name": "iid", **every, **settings})
     return config
 
 
 def build(settings: Mapping[str, Any], source: sources.Source | None = None) -> Stepper:
-    """The run with these settings, without end, evaluation or control group unless asked for.
+    """The run with these settings, without end, evaluation or isolated baseline unless asked for.
 
     Samples are dealt evenly, so that all clients have as many. They are digits for dense networks,
     noise for others unless there is a source.
@@ -60,7 +62,7 @@ def build(settings: Mapping[str, Any], source: sources.Source | None = None) -> 
 
 
 def host_params(experiment: Experiment) -> list[Any]:
-    """The initial parameters of every client of the first replica as numpy trees."""
+    """The initial parameters of every client of the first seed as numpy trees."""
     (cohort,) = experiment.init_state().clients
     stacked = jax.device_get(cohort.params["model"])
     return [

@@ -37,12 +37,12 @@ class PerClient:
         ((images, labels),) = experiment.feed.data["private"]
         self._data = [(images[0, i], labels[0, i]) for i in range(size)]
         self._public = experiment.feed.data["public"][0]
-        plan = jax.device_get(experiment.schedule.host_plan(0, PLANNED))
+        inputs = jax.device_get(experiment.schedule.host_inputs(0, PLANNED))
         self._private_batches = [
-            [jnp.asarray(row) for row in step[0]] for step in np.asarray(plan.private[0])
+            [jnp.asarray(row) for row in step[0]] for step in np.asarray(inputs.private[0])
         ]
-        self._public_batches = [jnp.asarray(step[0]) for step in plan.public]
-        self._reads = [jnp.asarray(row) for row in plan.reads[0][0, 0]]
+        self._public_batches = [jnp.asarray(step[0]) for step in inputs.public]
+        self._reads = [jnp.asarray(row) for row in inputs.reads[0][0, 0]]
         self._step = 0
         self.compile_seconds = self._compile()
 
@@ -64,7 +64,7 @@ class PerClient:
     def _forward(self, params: Any, stored: jax.Array, at: jax.Array) -> tuple[Any, Any]:
         source = self._experiment.federations[0].source
         images = normalize(stored[at], source.mean, source.std)
-        return self._experiment.system.models[0].apply(
+        return self._experiment.parts.models[0].apply(
             {"params": params["model"]}, images, train=True
         )
 
@@ -92,7 +92,7 @@ class PerClient:
             return private.mean() + chosen.nu_emb * likeness.sum() + chosen.nu_aux * heads.sum()
 
         loss, gradient = jax.value_and_grad(objective)(params)
-        updates, opt_state = self._experiment.system.optimizer.update(gradient, opt_state, params)
+        updates, opt_state = self._experiment.parts.optimizer.update(gradient, opt_state, params)
         return optax.apply_updates(params, updates), opt_state, loss
 
     def step(self) -> list[jax.Array]:

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 
 from experiments.benchmarks import timing
-from experiments.benchmarks.timing import Benchmark, Case, Effort, Record
-from experiments.presets import ROOT
+from experiments.benchmarks.timing import Benchmark, Effort, Record
+from experiments.harness.presets import ROOT
 
 RUNS = 3
 _NOT_A_USERS = ("JAX_COMPILATION_CACHE_DIR", "XLA_FLAGS", "JAX_NUM_CPU_DEVICES")
@@ -49,19 +49,15 @@ def table(records: Sequence[Record]) -> str:
     """Seconds of every part, and their share of the whole."""
     runs = records[0]["results"]["runs"]
     parts = {part: float(np.median([run[part] for run in runs])) for part in runs[0]}
-    lines = [("part", "seconds", "share"), ("---",) * 3]
-    lines += [(part, f"{s:.1f}", f"{s / parts['all']:.0%}") for part, s in parts.items()]
-    facts = (
-        f"Medians over {len(runs)} runs of `configs/digits.py`, compilation cache empty; "
-        f"{records[0]['hardware']}. `{records[0]['command']}`"
-    )
-    return timing.markdown(lines, facts)
+    lines = [(part, f"{s:.1f}", f"{s / parts['all']:.0%}") for part, s in parts.items()]
+    said = f"Medians over {len(runs)} runs of `configs/digits.py`, compilation cache empty."
+    return timing.markdown(("part", "seconds", "share"), lines, said, records)
 
 
 BENCHMARK = Benchmark(
     "quickstart",
     "Where the quickstart's seconds go",
-    lambda quick: [Case("digits", measure)],
+    timing.one_case("digits", measure),
     table,
 )
 

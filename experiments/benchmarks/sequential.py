@@ -28,7 +28,7 @@ class Sequential:
 
     def __init__(self, experiment: Experiment) -> None:
         self.config, source = experiment.config, experiment.federations[0].source
-        heads = experiment.system.models[0].num_heads
+        heads = experiment.parts.models[0].num_heads
         self.clients, self.optimizers = [], []
         for params in ours.host_params(experiment):
             client = networks.make(
@@ -44,7 +44,7 @@ class Sequential:
         self._step = 0
 
     def _load(self, experiment: Experiment) -> None:
-        fed, plan = experiment.federations[0], experiment.schedule.host_plan(0, PLANNED)
+        fed, inputs = experiment.federations[0], experiment.schedule.host_inputs(0, PLANNED)
         mean, std = (np.asarray(x, np.float32) for x in (fed.source.mean, fed.source.std))
 
         def images(split: Any, index: np.ndarray) -> Tensor:
@@ -60,9 +60,9 @@ class Sequential:
             for index in fed.partition.indices
         ]
         self.public = images(fed.public, fed.public_indices)
-        self._private_batches = torch.from_numpy(plan.private[0][:, 0].astype(np.int64))
-        self._public_batches = torch.from_numpy(plan.public[:, 0].astype(np.int64))
-        self._allowed = torch.from_numpy(plan.reads[0][0, 0])
+        self._private_batches = torch.from_numpy(inputs.private[0][:, 0].astype(np.int64))
+        self._public_batches = torch.from_numpy(inputs.public[:, 0].astype(np.int64))
+        self._allowed = torch.from_numpy(inputs.reads[0][0, 0])
 
     def step(self) -> Tensor:
         """One step of all clients; their losses [K]."""

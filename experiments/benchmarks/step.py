@@ -16,9 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from experiments import sweep, tables
-from experiments.benchmarks import timing
+from experiments.benchmarks import ours, timing
 from experiments.benchmarks.timing import Benchmark, Case, Effort, Record
+from experiments.harness import tables
+from experiments.harness.records import cores
 
 OURS, TORCH, PLAIN = "ours", "torch", "plain"
 COMPARED = 3  # steps whose losses have to agree
@@ -33,15 +34,10 @@ CASES: dict[str, dict[str, Any]] = {
     "resnet8_4": {"clients.num": 4, **_RESNET},
     "resnet8_8": {"clients.num": 8, **_RESNET},
 }
-_TINY = {
-    "mlp_2": {"clients.num": 2, "model.width": 8, "heads.aux": 1, "train.steps_per_call": 3,
-              "data.batch_size": 8, "data.public_batch_size": 4},
-}  # fmt: skip
 
 
 def measure(settings: Mapping[str, Any], effort: Effort) -> dict[str, Any]:
     """Losses compared, then all contenders in turn."""
-    from experiments.benchmarks import ours
     from experiments.benchmarks.per_client import PerClient
     from experiments.benchmarks.sequential import Sequential
 
@@ -94,13 +90,13 @@ def compare(losses: Mapping[str, Sequence[Sequence[float]]]) -> None:
 
 def _best_threads(torch: Any, effort: Effort) -> int:
     """One thread or one per core, whichever makes PyTorch faster."""
-    choices = [torch.contender(str(threads), threads) for threads in sorted({1, sweep.cores()})]
+    choices = [torch.contender(str(threads), threads) for threads in sorted({1, cores()})]
     found = timing.alternate(choices, Effort(3, effort.seconds / 4))
     return int(min(found, key=lambda name: min(found[name]["seconds"])))
 
 
 def cases(quick: bool) -> list[Case]:
-    chosen = _TINY if quick else CASES
+    chosen = {"mlp_2": ours.TINY} if quick else CASES
     return [
         Case(name, functools.partial(measure, settings), ("torch",))
         for name, settings in chosen.items()
@@ -111,12 +107,10 @@ def without_contenders(
     measure: Callable[[Mapping[str, Any], Effort], Mapping[str, Any]],
 ) -> Callable[[bool], list[Case]]:
     """The cases of a benchmark of our own step alone, some of those here."""
-    tiny = {"mlp_2": {"clients.num": 2, "model.width": 8, "heads.aux": 1,
-                      "train.steps_per_call": 2}}  # fmt: skip
     some = {name: CASES[name] for name in ("mlp_8", "mlp_64", "resnet8_4")}
 
     def cases(quick: bool) -> list[Case]:
-        chosen = tiny if quick else some
+        chosen = {"mlp_2": ours.TINY} if quick else some
         return [Case(name, functools.partial(measure, changes)) for name, changes in chosen.items()]
 
     return cases
@@ -126,17 +120,16 @@ def table(records: Sequence[Record]) -> str:
     """A row for every case: milliseconds of all contenders and how much faster ours is."""
     head = ("clients", "network", "ours, ms", "PyTorch, ms", "JAX client by client, ms",
             "over PyTorch", "over JAX client by client", "compile, s")  # fmt: skip
-    lines = [head, ("---",) * len(head), *(_row(record["results"]) for record in records)]
+    lines = [_row(record["results"]) for record in records]
     private, public = records[0]["results"]["batches"]
-    facts = (
+    said = (
         f"Medians over {timing.rounds(records)}, smallest and largest ratio in "
         f"brackets; {records[0]['results']['heads'] - 1} auxiliary heads, batches of "
         f"{private} + {public} (residual networks: 32 + 32 images of 32×32×3), complete graph, no "
-        f"control group; losses of the first step agree to {_agreement(records):.0e}. "
-        f"{records[0]['hardware']}, PyTorch {records[0]['versions']['torch']} with as many threads "
-        f"as suit it. `{records[0]['command']}`"
+        f"isolated baseline; losses of the first step agree to {_agreement(records):.0e}; "
+        "PyTorch has as many threads as suit it."
     )
-    return timing.markdown(lines, facts)
+    return timing.markdown(head, lines, said, records, [TORCH])
 
 
 def _agreement(records: Sequence[Record]) -> float:

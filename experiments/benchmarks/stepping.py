@@ -43,7 +43,7 @@ class Stepper:
     @property
     def unit(self) -> int:
         """Steps that one call does."""
-        return self.experiment.system.window
+        return self.experiment.parts.steps_per_call
 
     @property
     def state(self) -> State:

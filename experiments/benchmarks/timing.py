@@ -22,11 +22,13 @@ from typing import Any
 
 import numpy as np
 
-from experiments import sweep
+from experiments.harness import records as records_lib
+from experiments.harness import tables
 
 Record = Mapping[str, Any]
 
-_ALSO = ("torch", "fedjax", "pfl")  # versions of contenders, where they are installed
+# Contenders whose versions are kept, where they are installed, by distribution.
+PACKAGES = {"torch": "PyTorch", "fedjax": "fedjax", "pfl": "pfl-research"}
 
 
 # --- Timing ---------------------------------------------------------------------------------------
@@ -146,9 +148,27 @@ def factor(found: Mapping[str, float]) -> str:
     return f"{found['median']:.1f}× ({found['min']:.1f}–{found['max']:.1f})"
 
 
-def markdown(lines: Sequence[Sequence[str]], facts: str) -> str:
-    """A table from its lines, the header's rule among them, and what belongs to it."""
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + f"\n\n{facts}\n"
+def markdown(
+    header: Sequence[str],
+    lines: Sequence[Sequence[str]],
+    said: str,
+    records: Sequence[Record],
+    packages: Sequence[str] = (),
+) -> str:
+    """A table, if it has lines, and below it what to know about it.
+
+    Args:
+      header: of the columns.
+      lines: of the table.
+      said: what was measured, a sentence or two.
+      records: from which the machine, the versions and the command are taken.
+      packages: other people's whose versions matter.
+    """
+    first = records[0]
+    versions = (f"{PACKAGES[name]} {first['versions'][name]}" for name in packages)
+    made = f"{', '.join([first['hardware'], *versions])}. `{first['command']}`"
+    table = [tables.grid(header, lines)] if lines else []
+    return "\n\n".join([*table, f"{said} {made}"]) + "\n"
 
 
 # --- Benchmarks -----------------------------------------------------------------------------------
@@ -167,6 +187,13 @@ class Case:
     name: str
     run: Callable[[Effort], Mapping[str, Any]]
     needs: tuple[str, ...] = ()
+
+
+def one_case(
+    name: str, run: Callable[[Effort], Mapping[str, Any]]
+) -> Callable[[bool], Sequence[Case]]:
+    """The cases of a benchmark that has only one."""
+    return lambda quick: [Case(name, run)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -224,16 +251,16 @@ def provenance() -> dict[str, Any]:
     from mhd_jax import train
 
     versions = train.versions()
-    for name in _ALSO:
+    for name in PACKAGES:
         try:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
     return {
-        "revision": sweep.revision(),
+        "revision": records_lib.revision(),
         "versions": versions,
         "device": train.device(),
-        "hardware": sweep.hardware(),
+        "hardware": records_lib.hardware(),
         "load": [round(load, 2) for load in os.getloadavg()],
     }
 
@@ -269,7 +296,7 @@ def _parse(benchmark: Benchmark, argv: Sequence[str] | None) -> argparse.Namespa
 
 def _keep(path: Path, record: Record) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(sweep.tables.to_compact_json(rounded(record)))
+    path.write_text(records_lib.to_compact_json(rounded(record)))
 
 
 def rounded(tree: Any, digits: int = 5) -> Any:

@@ -5,6 +5,8 @@
 #     text_representation:
 #       extension: .py
 #       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -15,19 +17,24 @@
 # # Heads of your own
 #
 # A head is a small Linen module that turns embeddings `[B, D]` into the logits of all heads,
-# `[B, H, C]`: the main head and the auxiliary ones. Here are two, each compared with the default
-# over three seeds that train side by side as one program (`replicas`).
+# `[B, H, C]`: the main head and the auxiliary heads. This notebook writes two of them and compares
+# each with the default over three seeds, which train side by side in one program (`num_seeds`).
 #
-# Runs in less than two minutes on two CPU cores.
+# The notebook takes less than two minutes on two CPU cores.
 
 # %%
+# In Colab, set this to the address of the repository or of your fork, such as
+# "git+https://github.com/OWNER/REPOSITORY". Anywhere else mhd-jax is installed already.
+CHECKOUT = ""
+
 import os
 import subprocess
 import sys
 
-if "google.colab" in sys.modules:  # a local checkout is installed already
-    source = os.environ.get("MHD_JAX_SOURCE", "mhd-jax")  # or the address of a repository
-    subprocess.run([sys.executable, "-m", "pip", "install", "-q", source], check=True)
+if "google.colab" in sys.modules:
+    if not CHECKOUT:
+        raise SystemExit("Set CHECKOUT, above, to the address to install mhd-jax from.")
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", CHECKOUT], check=True)
 
 # %%
 import flax.linen as nn
@@ -39,15 +46,15 @@ import mhd_jax
 from mhd_jax.models.heads import per_head
 
 STEPS = int(os.environ.get("MHD_JAX_NOTEBOOK_STEPS", "600"))
-CONFIG = {"train.steps": STEPS, "replicas": 3, "heads.aux": 2}
+CONFIG = {"train.steps": STEPS, "num_seeds": 3, "heads.aux": 2}
 
 # %% [markdown]
 # ## A head that only looks at the angle
 #
-# The logit of a class is the cosine between the embedding and the direction of that class, times
-# a learned scale, so that no class can win by having longer weights. `per_head` gives each head
-# initial values that do not depend on how many heads there are: the control group, which has a
-# main head only, then starts from the same one.
+# The logit of a class is the cosine of the angle between the embedding and the class's weights,
+# times a learned scale, so no class can win by having larger weights. With `per_head` the initial
+# values of a head do not depend on the number of heads: the isolated baseline, which has only a
+# main head, starts from the same one.
 
 
 # %%
@@ -70,13 +77,14 @@ class CosineHead(nn.Module):
 # %% [markdown]
 # ## A head that may abstain
 #
-# One class more, which nobody labels: "I do not know". Its probability is spread evenly over the
-# real classes. A head that abstains is not confident, so nobody takes it as a teacher.
+# This head has one more class, "I do not know", for which there are no labels. Its probability is
+# spread evenly over the real classes. A head that abstains is not confident, so nobody learns from
+# it.
 
 
 # %%
 class AbstainingHead(nn.Module):
-    """One more class inside, whose probability goes to all classes alike."""
+    """Has one more class inside, whose probability is spread evenly over the others."""
 
     num_classes: int
     num_heads: int
@@ -93,7 +101,7 @@ class AbstainingHead(nn.Module):
 # %% [markdown]
 # ## Compare
 #
-# Nothing else changes: same data, same clients, same seeds.
+# Everything else stays the same: data, clients, seeds.
 
 # %%
 runs = {
@@ -129,12 +137,12 @@ for axis, (title, (kind, head)) in zip(axes, shown.items(), strict=True):
 plt.show()
 
 # %% [markdown]
-# A dot is a seed, the bar their mean. Whether a difference is one depends on the spread: change
-# `replicas` for more seeds.
+# Each dot is a seed, each bar their mean. A difference smaller than the spread means little;
+# increase `num_seeds` to be surer.
 #
-# ## What happens to a head that breaks the contract
+# ## A head that breaks the contract
 #
-# Shapes are checked before anything is compiled.
+# Shapes are checked before anything is compiled, and the error names the expected one.
 
 
 # %%

@@ -5,6 +5,8 @@
 #     text_representation:
 #       extension: .py
 #       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -14,21 +16,26 @@
 # %% [markdown]
 # # Clients that learn from each other
 #
-# Eight clients hold different digits. None of them shows its images, its labels or its weights to
-# anybody. What they do show is what they *predict* on a few unlabelled public images, and each
-# learns from the most confident of the others. That is multi-headed distillation
+# Eight clients hold different digits. None of them shares its images, labels or weights. They only
+# share what they *predict* on a few unlabelled public images, and each learns from the most
+# confident of the others. This is multi-headed distillation
 # (Zhmoginov et al., CVPR 2023, [arXiv 2211.15774](https://arxiv.org/abs/2211.15774)).
 #
-# Runs in a minute and a half on two CPU cores.
+# The notebook takes a minute and a half on two CPU cores.
 
 # %%
+# In Colab, set this to the address of the repository or of your fork, such as
+# "git+https://github.com/OWNER/REPOSITORY". Anywhere else mhd-jax is installed already.
+CHECKOUT = ""
+
 import os
 import subprocess
 import sys
 
-if "google.colab" in sys.modules:  # a local checkout is installed already
-    source = os.environ.get("MHD_JAX_SOURCE", "mhd-jax")  # or the address of a repository
-    subprocess.run([sys.executable, "-m", "pip", "install", "-q", source], check=True)
+if "google.colab" in sys.modules:
+    if not CHECKOUT:
+        raise SystemExit("Set CHECKOUT, above, to the address to install mhd-jax from.")
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", CHECKOUT], check=True)
 
 # %%
 import numpy as np
@@ -40,19 +47,20 @@ STEPS = int(os.environ.get("MHD_JAX_NOTEBOOK_STEPS", "1500"))
 # %% [markdown]
 # ## Train
 #
-# Everything not said here has its default (`mhd_jax.config.default_config`): scikit-learn's digits,
-# 8 clients, a complete graph, 4 auxiliary heads.
+# Every setting that is not given has its default (`mhd_jax.config.default_config`): scikit-learn's
+# digits, 8 clients, a complete graph.
 
 # %%
 run = mhd_jax.fit({"train.steps": STEPS})
 
 # %% [markdown]
-# *Shared* accuracy is measured on all digits alike, *private* accuracy on the digits that a client
-# holds. The control is the same clients with the same data, each alone.
+# In *shared* accuracy all digits count equally; in *private* accuracy they are weighted by how
+# often the client holds them. The isolated baseline is the same clients with the same data,
+# without peers.
 #
 # ## Who holds what
 #
-# A client has mostly images of its primary labels (orange).
+# Most images of a client are of its primary labels (orange).
 
 # %%
 run.plot_labels()
@@ -60,7 +68,7 @@ run.plot_labels()
 # %% [markdown]
 # ## What they learn
 #
-# The main head keeps the client's private task. The auxiliary heads learn what the others know.
+# Main heads keep the client's private task. Auxiliary heads learn what other clients know.
 
 # %%
 run.plot_accuracy()
@@ -71,8 +79,8 @@ run.plot_classes()
 # %% [markdown]
 # ## One image, one client
 #
-# An image of a digit that client 0 does not hold: its main head has to guess, its last head has
-# heard from those who know.
+# Here is a digit that client 0 does not hold. Its main head has to guess; its last head has learned
+# from clients that know it.
 
 # %%
 from sklearn.datasets import load_digits
@@ -90,11 +98,11 @@ for name, row in zip(run.head_names, probabilities, strict=True):
 # %% [markdown]
 # ## Knowledge travels as many hops as a head's rank
 #
-# On a directed cycle client i learns from client i - 1 only. The first auxiliary head knows what
+# On a directed cycle, client i learns from client i - 1 only. The first auxiliary head knows what
 # is one hop away, the second what is two hops away, and so on.
 
 # %%
-cycle = mhd_jax.fit({"train.steps": STEPS, "graph.name": "cycle", "control": False})
+cycle = mhd_jax.fit({"train.steps": STEPS, "graph.name": "cycle", "isolated_baseline": False})
 
 # %%
 cycle.plot_graph()
@@ -105,9 +113,9 @@ cycle.plot_hops()
 # %% [markdown]
 # ## The numbers behind the pictures
 #
-# `run.summary` is the whole record, `run.history` a table over steps, `run.clients[i].params` the
-# parameters. With a directory, `mhd_jax.fit(config, "runs/mine")`, everything stays on disk and
-# `mhd_jax.Run.load("runs/mine")` brings it back.
+# `run.summary` is the whole record, `run.history` a table over steps, and `run.clients[i].params`
+# holds a client's parameters. Give `fit` a directory, `mhd_jax.fit(config, "runs/mine")`, to keep
+# everything on disk; `mhd_jax.Run.load("runs/mine")` loads it again.
 
 # %%
 run.history[["step", "shared_accuracy/head_0", "shared_accuracy/head_4"]].dropna()

@@ -5,6 +5,8 @@
 #     text_representation:
 #       extension: .py
 #       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -14,18 +16,23 @@
 # %% [markdown]
 # # Your own data
 #
-# From a folder of images, or from arrays in memory, split over clients in the way you choose.
+# Train on arrays in memory or on a folder of images, divided among clients as you choose.
 #
-# Runs in about a minute on two CPU cores.
+# The notebook takes about a minute on two CPU cores.
 
 # %%
+# In Colab, set this to the address of the repository or of your fork, such as
+# "git+https://github.com/OWNER/REPOSITORY". Anywhere else mhd-jax is installed already.
+CHECKOUT = ""
+
 import os
 import subprocess
 import sys
 
-if "google.colab" in sys.modules:  # a local checkout is installed already
-    source = os.environ.get("MHD_JAX_SOURCE", "mhd-jax")  # or the address of a repository
-    subprocess.run([sys.executable, "-m", "pip", "install", "-q", source], check=True)
+if "google.colab" in sys.modules:
+    if not CHECKOUT:
+        raise SystemExit("Set CHECKOUT, above, to the address to install mhd-jax from.")
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", CHECKOUT], check=True)
 
 # %%
 import pathlib
@@ -41,7 +48,7 @@ STEPS = int(os.environ.get("MHD_JAX_NOTEBOOK_STEPS", "600"))
 # %% [markdown]
 # ## Some images to play with
 #
-# Striped images in six orientations: a class is an angle, with noise and a random phase.
+# Striped images in six orientations. The class is the angle; noise and phase are random.
 
 # %%
 ANGLES = 6
@@ -64,7 +71,7 @@ train, test = stripes(1800, seed=0), stripes(600, seed=1)
 # %% [markdown]
 # ## Arrays
 #
-# `from_arrays` makes a source of them; `partition` says how they are split. Here every client
+# `from_arrays` turns them into a source, and `partition` says how to divide them. Here every client
 # holds exactly two of the six classes.
 
 # %%
@@ -87,9 +94,9 @@ run.plot_classes()
 # %% [markdown]
 # ## A folder of images
 #
-# The layout is `train/<class>/*.png` and `test/<class>/*.png`; JPEG will do, and so will images of
-# any size if `data.image_size` says what they become. Here the same images are written to such a
-# folder; with images of your own, start from `data.dir`.
+# The layout is `train/<class>/*.png` and `test/<class>/*.png`. JPEG works too, and so do images of
+# different sizes if `data.image_size` gives the size to resize them to. This cell writes the same
+# images to such a folder; with images of your own, skip it and set `data.dir` below.
 
 # %%
 root = pathlib.Path(tempfile.mkdtemp())
@@ -100,8 +107,7 @@ for part, (images, labels) in {"train": train, "test": test}.items():
         Image.fromarray(image).save(folder / f"{index:04}.png")
 
 # %% [markdown]
-# A Dirichlet split this time: the smaller `partition.alpha`, the more a class belongs to few
-# clients.
+# This time a Dirichlet partition: the smaller `partition.alpha`, the fewer clients share a class.
 
 # %%
 in_folder = {

@@ -25,8 +25,8 @@ from mhd_jax.data import augment, batches
 from mhd_jax.data.partition import Partition
 from mhd_jax.data.sources import Source, Split
 from mhd_jax.errors import ConfigError
+from mhd_jax.inputs import Batch, StepInputs
 from mhd_jax.parallel import CLIENTS, DATA, Layout
-from mhd_jax.step import Batch, Plan
 
 PyTree = Any
 
@@ -71,25 +71,25 @@ class Feed(Protocol):
         """How they lie on the mesh."""
         ...
 
-    def plan(self, start: int, stop: int) -> tuple[tuple[PyTree, ...], PyTree]:
-        """What steps start..stop - 1 need from the host, private per cohort and public."""
+    def inputs(self, start: int, stop: int) -> tuple[tuple[PyTree, ...], PyTree]:
+        """What steps start..stop - 1 need from the host, private per group and public."""
         ...
 
-    def plan_shapes(self, count: int) -> tuple[tuple[PyTree, ...], PyTree]:
-        """Shapes and types of `plan` for `count` steps, nothing read."""
+    def input_shapes(self, count: int) -> tuple[tuple[PyTree, ...], PyTree]:
+        """Shapes and types of `inputs` for `count` steps, nothing read."""
         ...
 
-    def plan_specs(self) -> tuple[tuple[PyTree, ...], PyTree]:
+    def input_specs(self) -> tuple[tuple[PyTree, ...], PyTree]:
         """How that lies on the mesh."""
         ...
 
-    def load(self, data: PyTree, plan: Plan, seed: Array, step: Array) -> Batch:
+    def load(self, data: PyTree, inputs: StepInputs, seed: Array, step: Array) -> Batch:
         """One step's batch inside the step, on one device."""
         ...
 
 
 @dataclasses.dataclass(frozen=True)
-class Walks:
+class SampleOrder:
     """The order of samples of all replicas and clients."""
 
     federations: Sequence[Federation]
@@ -98,7 +98,7 @@ class Walks:
     public_batch_size: int
 
     def private(self, start: int, stop: int) -> tuple[Int[np.ndarray, "n R K B"], ...]:
-        """Positions among each client's own samples, per cohort with padded rows."""
+        """Positions among each client's own samples, per group with padded rows."""
         walks = np.stack(
             [
                 [
@@ -162,29 +162,29 @@ def _keys(base: Array, client: Array | int, first: Array, size: int) -> Array:
 class Resident:
     """All images on the devices from the start, as stored; a step gathers by index."""
 
-    def __init__(self, walks: Walks, preparation: Preparation) -> None:
+    def __init__(self, order: SampleOrder, preparation: Preparation) -> None:
         self.why = "data.feed = resident"
-        self._walks = walks
+        self._order = order
         self._preparation = preparation
-        self._layout = walks.layout
-        self.test = walks.federations[0].source.test
+        self._layout = order.layout
+        self.test = order.federations[0].source.test
 
     @functools.cached_property
     def data(self) -> PyTree:
         """The images and labels of all clients and the public images; read on first use."""
-        federations = self._walks.federations
+        federations = self._order.federations
         public = np.stack([fed.public.images(fed.public_indices) for fed in federations])
         return {
-            "private": tuple(self._private(cohort) for cohort in range(len(self._layout.cohorts))),
+            "private": tuple(self._private(group) for group in range(len(self._layout.groups))),
             "public": self._layout.put(public),
         }
 
-    def _private(self, cohort: int) -> tuple[jax.Array, jax.Array]:
-        """Images [R, k, N, ...] and labels [R, k, N] of a cohort, padded to the largest client.
+    def _private(self, group: int) -> tuple[jax.Array, jax.Array]:
+        """Images [R, k, N, ...] and labels [R, k, N] of a group, padded to the largest client.
 
         A process decodes the samples of the clients on its own devices and of no others.
         """
-        shapes = self.data_shapes()["private"][cohort]
+        shapes = self.data_shapes()["private"][group]
 
         def images(split: Split, owned: np.ndarray) -> np.ndarray:
             return split.images(owned)
@@ -193,14 +193,14 @@ class Resident:
             return split.labels[owned].astype(np.int32)
 
         made = [
-            self._rows(cohort, read, shape.shape, shape.dtype)
+            self._rows(group, read, shape.shape, shape.dtype)
             for read, shape in zip((images, labels), shapes, strict=True)
         ]
         return made[0], made[1]
 
     def _rows(
         self,
-        cohort: int,
+        group: int,
         read: Callable[[Split, np.ndarray], np.ndarray],
         shape: tuple[int, ...],
         dtype: np.dtype,
@@ -211,9 +211,9 @@ class Resident:
         @functools.cache  # devices of the same rows share one array
         def part(start: int, stop: int) -> np.ndarray:
             out = np.zeros((shape[0], stop - start, *shape[2:]), dtype)
-            for replica, fed in enumerate(self._walks.federations):
-                for row in range(start, min(stop, layout.cohorts[cohort])):
-                    owned = fed.partition.indices[layout.offsets[cohort] + row]
+            for replica, fed in enumerate(self._order.federations):
+                for row in range(start, min(stop, layout.groups[group])):
+                    owned = fed.partition.indices[layout.offsets[group] + row]
                     out[replica, row - start, : len(owned)] = read(fed.source.train, owned)
             return out
 
@@ -226,11 +226,11 @@ class Resident:
     @property
     def _longest(self) -> int:
         """Samples of the client that has most."""
-        return max(int(fed.partition.sizes.max()) for fed in self._walks.federations)
+        return max(int(fed.partition.sizes.max()) for fed in self._order.federations)
 
     def data_shapes(self) -> PyTree:
         """Shapes and types of `data`, nothing read."""
-        first, replicas = self._walks.federations[0], len(self._walks.federations)
+        first, replicas = self._order.federations[0], len(self._order.federations)
         train, public = first.source.train, first.public
         private = tuple(
             (
@@ -247,31 +247,31 @@ class Resident:
     def data_specs(self) -> PyTree:
         """Private data with its client, public data everywhere."""
         rows = P(None, CLIENTS)
-        return {"private": ((rows, rows),) * len(self._layout.cohorts), "public": P()}
+        return {"private": ((rows, rows),) * len(self._layout.groups), "public": P()}
 
-    def plan(self, start: int, stop: int) -> tuple[tuple[PyTree, ...], PyTree]:
+    def inputs(self, start: int, stop: int) -> tuple[tuple[PyTree, ...], PyTree]:
         """Positions only."""
-        return self._walks.private(start, stop), self._walks.public(start, stop)
+        return self._order.private(start, stop), self._order.public(start, stop)
 
-    def plan_shapes(self, count: int) -> tuple[tuple[PyTree, ...], PyTree]:
+    def input_shapes(self, count: int) -> tuple[tuple[PyTree, ...], PyTree]:
         """Positions only."""
-        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), self.plan(0, count))
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), self.inputs(0, count))
 
-    def plan_specs(self) -> tuple[tuple[PyTree, ...], PyTree]:
+    def input_specs(self) -> tuple[tuple[PyTree, ...], PyTree]:
         """Clients over devices, batches over the data axis."""
         rows = P(None, None, CLIENTS, DATA)
-        return (rows,) * len(self._layout.cohorts), P(None, None, DATA)
+        return (rows,) * len(self._layout.groups), P(None, None, DATA)
 
-    def load(self, data: PyTree, plan: Plan, seed: Array, step: Array) -> Batch:
+    def load(self, data: PyTree, inputs: StepInputs, seed: Array, step: Array) -> Batch:
         """Gathers, augments and normalises."""
         images, labels = [], []
-        for cohort, (stored, owned) in enumerate(data["private"]):
-            index = plan.private[cohort]
-            first = self._layout.offsets[cohort] + jax.lax.axis_index(CLIENTS) * len(index)
+        for group, (stored, owned) in enumerate(data["private"]):
+            index = inputs.private[group]
+            first = self._layout.offsets[group] + jax.lax.axis_index(CLIENTS) * len(index)
             take = jax.vmap(lambda x, at: x[at])
             images.append(self._preparation.private(take(stored, index), seed, step, first))
             labels.append(take(owned, index))
-        public = self._preparation.public(data["public"][plan.public], seed, step)
+        public = self._preparation.public(data["public"][inputs.public], seed, step)
         return Batch(tuple(images), tuple(labels), public)
 
 

@@ -22,12 +22,12 @@ from PIL import Image
 
 from mhd_jax import rng
 from mhd_jax.data import batches
-from mhd_jax.data.feed import Federation, Preparation, Walks
+from mhd_jax.data.feed import Federation, Preparation, SampleOrder
 from mhd_jax.data.sources import Split, fit
 from mhd_jax.errors import ConfigError
+from mhd_jax.inputs import Batch, StepInputs
 from mhd_jax.parallel import CLIENTS, DATA
 from mhd_jax.registry import Registry
-from mhd_jax.step import Batch, Plan
 
 if TYPE_CHECKING:
     import grain
@@ -161,39 +161,39 @@ class StepReader:
 
 
 class Streaming:
-    """Implements `feed.Feed` with images that arrive with the plan of every step.
+    """Implements `feed.Feed` with images that arrive with the inputs of every step.
 
     Args:
-      walks: the order of samples.
+      order: the order of samples.
       preparation: what happens to them on the device.
       augment: a name in `HOST_AUGMENTS`, or "".
       workers: processes that read; 0 reads on threads of this process.
 
     Attributes:
       why: what made this feed the chosen one, for people.
-      seconds_waiting: how long `plan` has waited for images so far.
+      seconds_waiting: how long `inputs` has waited for images so far.
 
     Raises:
       ConfigError: an augmentation of the host on images that are not stored as uint8.
     """
 
     def __init__(
-        self, walks: Walks, preparation: Preparation, augment: str = "", workers: int = 0
+        self, order: SampleOrder, preparation: Preparation, augment: str = "", workers: int = 0
     ) -> None:
-        splits = [s for fed in walks.federations for s in (fed.source.train, fed.public)]
+        splits = [s for fed in order.federations for s in (fed.source.train, fed.public)]
         if augment and any(split.dtype != np.uint8 for split in splits):
             raise ConfigError("data.augment", augment, "images stored with 8 bits a channel")
-        self._walks = walks
+        self._order = order
         self._preparation = preparation
-        self._layout = walks.layout
-        self._clients = walks.layout.local_clients()
+        self._layout = order.layout
+        self._clients = order.layout.local_clients()
         self._reader = StepReader(
-            walks.federations, self._clients, walks.batch_size, walks.public_batch_size, augment
+            order.federations, self._clients, order.batch_size, order.public_batch_size, augment
         )
         self._workers = workers
         self._iterator: grain.DatasetIterator[HostBatch] | None = None
         self._next = -1  # the step that the iterator gives next
-        self._read: dict[int, HostBatch] = {}  # steps of the last plan: a window may end early
+        self._read: dict[int, HostBatch] = {}  # steps of the last call: the next may end early
         self.seconds_waiting = 0.0
         self.why = "data.feed = streaming"
 
@@ -210,7 +210,7 @@ class Streaming:
         """Nothing."""
         return {}
 
-    def plan(self, start: int, stop: int) -> tuple[tuple[PyTree, ...], PyTree]:
+    def inputs(self, start: int, stop: int) -> tuple[tuple[PyTree, ...], PyTree]:
         """Images and labels of steps start..stop - 1, [n, R, K, B, ...], and public images."""
         begin = time.monotonic()
         self._read = {step: batch for step, batch in self._read.items() if step >= start}
@@ -220,7 +220,7 @@ class Streaming:
         self.seconds_waiting += time.monotonic() - begin
         steps = [self._read[step] for step in range(start, stop)]
         images, labels, public = (np.stack(part) for part in zip(*steps, strict=True))
-        private = zip(self._cohorts(images), self._cohorts(labels), strict=True)
+        private = zip(self._groups(images), self._groups(labels), strict=True)
         return tuple(private), public
 
     def _read_step(self, step: int) -> HostBatch:
@@ -242,8 +242,8 @@ class Streaming:
             dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=self._workers))
         return iter(dataset)
 
-    def _cohorts(self, local: np.ndarray) -> tuple[np.ndarray, ...]:
-        """[n, R, k, B, ...] of this process's clients to all clients' padded rows per cohort.
+    def _groups(self, local: np.ndarray) -> tuple[np.ndarray, ...]:
+        """[n, R, k, B, ...] of this process's clients to all clients' padded rows per group.
 
         Rows of clients that live elsewhere stay untouched zeros, which take no memory.
         """
@@ -254,10 +254,10 @@ class Streaming:
         everyone[:, :, self._clients] = local
         return self._layout.split(everyone, axis=2)
 
-    def plan_shapes(self, count: int) -> tuple[tuple[PyTree, ...], PyTree]:
-        """Shapes and types of `plan` for `count` steps, nothing read."""
-        first, walks = self._walks.federations[0], self._walks
-        lead = (count, len(walks.federations))
+    def input_shapes(self, count: int) -> tuple[tuple[PyTree, ...], PyTree]:
+        """Shapes and types of `inputs` for `count` steps, nothing read."""
+        first, order = self._order.federations[0], self._order
+        lead = (count, len(order.federations))
         train, public = first.source.train, first.public
 
         def images(split: Split, *shape: int) -> jax.ShapeDtypeStruct:
@@ -265,24 +265,24 @@ class Streaming:
 
         private = tuple(
             (
-                images(train, rows, walks.batch_size),
-                jax.ShapeDtypeStruct((*lead, rows, walks.batch_size), np.int32),
+                images(train, rows, order.batch_size),
+                jax.ShapeDtypeStruct((*lead, rows, order.batch_size), np.int32),
             )
             for rows in self._layout.rows
         )
-        return private, images(public, walks.public_batch_size)
+        return private, images(public, order.public_batch_size)
 
-    def plan_specs(self) -> tuple[tuple[PyTree, ...], PyTree]:
+    def input_specs(self) -> tuple[tuple[PyTree, ...], PyTree]:
         """Clients over devices, batches over the data axis."""
         rows = P(None, None, CLIENTS, DATA)
-        return ((rows, rows),) * len(self._layout.cohorts), P(None, None, DATA)
+        return ((rows, rows),) * len(self._layout.groups), P(None, None, DATA)
 
-    def load(self, data: PyTree, plan: Plan, seed: Array, step: Array) -> Batch:
-        """Augments and normalises what came with the plan."""
+    def load(self, data: PyTree, inputs: StepInputs, seed: Array, step: Array) -> Batch:
+        """Augments and normalises what came with the inputs."""
         del data
         images = []
-        for cohort, (stored, _) in enumerate(plan.private):
-            first = self._layout.offsets[cohort] + jax.lax.axis_index(CLIENTS) * len(stored)
+        for group, (stored, _) in enumerate(inputs.private):
+            first = self._layout.offsets[group] + jax.lax.axis_index(CLIENTS) * len(stored)
             images.append(self._preparation.private(stored, seed, step, first))
-        labels = tuple(owned for _, owned in plan.private)
-        return Batch(tuple(images), labels, self._preparation.public(plan.public, seed, step))
+        labels = tuple(owned for _, owned in inputs.private)
+        return Batch(tuple(images), labels, self._preparation.public(inputs.public, seed, step))

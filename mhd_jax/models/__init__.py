@@ -37,7 +37,7 @@ def build(
     num_heads: int,
     *,
     head: str | Callable[..., nn.Module] = "linear",
-    conv: str = "auto",
+    conv_lowering: str = "auto",
 ) -> MultiHeadClassifier:
     """The classifier that `model_config` describes.
 
@@ -47,7 +47,7 @@ def build(
       num_classes: C.
       num_heads: H >= 1, the main head included.
       head: a name in `HEADS`, or a Linen module class with the fields of a head.
-      conv: lowering of stacked convolutions, the setting `parallel.conv`.
+      conv_lowering: lowering of stacked convolutions, the setting `parallel.conv_lowering`.
 
     Returns:
       A module; `__call__(x [B, ...], *, train)` gives logits [B, H, C] and embeddings [B, D].
@@ -59,12 +59,12 @@ def build(
         raise ConfigError("heads.aux", num_heads - 1, "an integer >= 0")
     values = dict(model_config)
     name = values.pop("name", "mlp")
-    known = {field.name for field in dataclasses.fields(ModelSettings)} - {"conv"}
+    known = {field.name for field in dataclasses.fields(ModelSettings)} - {"conv_lowering"}
     for field in values:
         if field not in known:
             raise ConfigError(f"model.{field}", values[field], suggest(field, sorted(known)))
     factory = MODELS.get(name) if isinstance(name, str) else name
-    settings = ModelSettings(**values, conv=conv)
+    settings = ModelSettings(**values, conv_lowering=conv_lowering)
     make_head = HEADS.get(head) if isinstance(head, str) else head
     return MultiHeadClassifier(
         network=_made("model.name", name, "a ModelSettings", lambda: factory(settings)),

@@ -29,7 +29,7 @@ class ModelSettings:
       dtype: "float32" or "bfloat16", the type of the computation; parameters are float32.
       stem: first layers of a ResNet, "default", "cifar" (3x3) or "imagenet" (7x7/2 and a pool).
       signed_embedding: leave the last ReLU out, so that embeddings have both signs.
-      conv: lowering of stacked convolutions, see `mhd_jax.models.conv`.
+      conv_lowering: lowering of stacked convolutions, see `mhd_jax.models.conv`.
     """
 
     width: int = 0
@@ -38,7 +38,7 @@ class ModelSettings:
     dtype: str = "float32"
     stem: str = "default"
     signed_embedding: bool = True
-    conv: str = "auto"
+    conv_lowering: str = "auto"
 
     def __post_init__(self) -> None:
         for field in ("width", "depth"):
@@ -46,7 +46,7 @@ class ModelSettings:
             if isinstance(value, bool) or not isinstance(value, int) or value < 0:
                 raise ConfigError(f"model.{field}", value, "an integer >= 0 (0 = the default)")
         choices = {"model.norm": NORMS, "model.dtype": tuple(DTYPES), "model.stem": STEMS}
-        for setting, known in (choices | {"parallel.conv": CONVS}).items():
+        for setting, known in (choices | {"parallel.conv_lowering": CONVS}).items():
             value = getattr(self, setting.split(".")[1])
             if value not in known:
                 raise ConfigError(setting, value, suggest(str(value), known))

@@ -50,7 +50,7 @@ def cnn(settings: ModelSettings) -> nn.Module:
         depth=settings.depth or 3,
         norm=settings.norm_or("group"),
         dtype=settings.compute_dtype,
-        conv=settings.conv,
+        conv=settings.conv_lowering,
     )
 
 

@@ -141,7 +141,7 @@ def resnet(
         signed_embedding=settings.signed_embedding,
         norm=settings.norm_or("group"),
         dtype=settings.compute_dtype,
-        conv=settings.conv,
+        conv=settings.conv_lowering,
     )
 
 

@@ -1,0 +1,209 @@
+# Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
+"""Tables from the records of a study: Markdown for people, CSV for programs."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from jaxtyping import Float
+
+from experiments.harness.study import Record, Study
+from mhd_jax.results import HeadRow, Spread, accuracy_rows, head_names
+
+
+def grid(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """A Markdown table.
+
+    >>> print(grid(["a", "b"], [["1", "2"]]))
+    | a | b |
+    | --- | --- |
+    | 1 | 2 |
+    """
+    every = [header, ["---"] * len(header), *lines]
+    return "\n".join("| " + " | ".join(line) + " |" for line in every)
+
+
+def rows(record: Record) -> list[HeadRow]:
+    """A row per head, then the isolated baseline; of a pooled model, the same for all clients."""
+    found = record.results
+    return accuracy_rows(
+        np.asarray(found.shared_accuracy),
+        np.asarray(found.private_accuracy),
+        np.asarray(found.isolated_shared_accuracy),
+        np.asarray(found.isolated_private_accuracy),
+    )
+
+
+def number(spread: Spread | None, signed: bool = False) -> str:
+    """Mean ± standard deviation over seeds of the mean over clients.
+
+    >>> number(Spread(0.5, 0.25, 0.75, 0.125))
+    '0.500 ± 0.125'
+    """
+    if spread is None:
+        return ""
+    text = f"{spread.mean:+.3f}" if signed else f"{spread.mean:.3f}"
+    return text if spread.std is None else f"{text} ± {spread.std:.3f}"
+
+
+def over_seeds(values: Float[np.ndarray, " R"], signed: bool = True) -> str:
+    """Mean ± standard deviation of one number per seed.
+
+    >>> over_seeds(np.array([0.1, 0.3]))
+    '+0.200 ± 0.141'
+    """
+    return number(Spread.of(values[:, None]), signed)
+
+
+def short(number: float) -> str:
+    """Three digits, thousands apart.
+
+    >>> short(4.8372), short(1374.2), short(0)
+    ('4.84', '1,370', '0')
+    """
+    return f"{float(f'{number:.3g}'):,g}"
+
+
+def kilobytes(record: Record) -> str:
+    """Kilobytes that a client sends in a step, averages over the run included."""
+    return short(record.results.bytes_per_client_and_step / 1000)
+
+
+def speed(record: Record) -> str:
+    """Steps a second of one system, all seeds of the cell counted."""
+    seconds = record.seconds_per_step
+    return short(record.config["num_seeds"] / seconds) if seconds else ""
+
+
+def in_short(record: Record) -> str:
+    """What came out, in a few words for a line on the terminal."""
+    if not record.found:
+        return record.diverged
+    gain = Spread.of(record.gain())
+    last = Spread.of(record.accuracy("shared")[..., -1])
+    return f"last head {number(last)}, {number(gain, signed=True)} over isolation"
+
+
+def markdown(study: Study, records: Sequence[Record]) -> str:
+    """The table of a study, with the facts that belong to it."""
+    wide = any(record.column for record in records)
+    parts = [side_by_side(records) if wide else _table(study, records), _facts(records)]
+    if study.definitions:
+        parts.append("What is defined here: " + " ".join(study.definitions))
+    if study.extra is not None:
+        parts.insert(1, study.extra([record for record in records if record.found]))
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def side_by_side(records: Sequence[Record]) -> str:
+    """A row for every group and label, with a few numbers of each of its columns."""
+    columns = list(dict.fromkeys(record.column for record in records))
+    found = {(record.group, record.label, record.column): record for record in records}
+    header = ["group", "setting"]
+    for column in columns:
+        header += [f"{column}: β_sh last head", "gain", "β_priv gain"]
+    lines = []
+    for group, label in dict.fromkeys((record.group, record.label) for record in records):
+        row = (found.get((group, label, column)) for column in columns)
+        lines.append([group, label, *(part for record in row for part in _gains(record))])
+    return grid(header, lines)
+
+
+def _gains(record: Record | None) -> tuple[str, str, str]:
+    if record is None or not record.found:
+        return ("" if record is None else "diverged"), "", ""
+    gains = (Spread.of(record.gain()), Spread.of(record.gain("private", head=0)))
+    last = Spread.of(record.accuracy("shared")[..., -1])
+    return number(last), number(gains[0], signed=True), number(gains[1], signed=True)
+
+
+def _table(study: Study, records: Sequence[Record]) -> str:
+    grouped = any(record.group for record in records)
+    most = max((r.accuracy("shared").shape[-1] for r in records if r.found), default=1)
+    ranks = [f"β_sh {name}" for name in head_names(most)[1:]] if study.all_heads else []
+    ranks = ranks or ["β_sh last head"]
+    header = [
+        *(["group"] if grouped else []), "setting", "β_sh main", *ranks, "lowest client",
+        "β_sh isolated", "gain", "β_priv main", "β_priv isolated", "kB", "steps/s",
+    ]  # fmt: skip
+    lines = []
+    before = None
+    for record in records:
+        group = record.group if record.group != before else ""
+        before = record.group
+        start = [*([group] if grouped else []), record.label]
+        lines.append([*start, *_cells(record, len(ranks), len(header) - len(start))])
+    return grid(header, lines)
+
+
+def _cells(record: Record, ranks: int, width: int) -> list[str]:
+    if not record.found:
+        return ["diverged", *[""] * (width - 1)]
+    *heads, baseline = rows(record)
+    main, last, aux = heads[0], heads[-1], heads[1:]
+    shown = [last] if ranks == 1 else [*aux, *[None] * (ranks - len(aux))]
+    return [
+        number(main.shared),
+        *(number(head.shared) if head and len(heads) > 1 else "–" for head in shown),
+        f"{last.shared.min:.3f}",
+        number(baseline.shared),
+        number(last.shared_gain, signed=True),
+        number(main.private),
+        number(baseline.private),
+        kilobytes(record),
+        speed(record),
+    ]
+
+
+def _facts(records: Sequence[Record]) -> str:
+    first = records[0]
+    seeds = first.found.seeds if first.found else [first.config["seed"]]
+    minutes = sum(record.wall_seconds for record in records) / 60
+    steps = sorted({record.config["train"]["steps"] for record in records})
+    clients = {record.config["clients"]["num"] for record in records}
+    facts = [
+        " and ".join(dict.fromkeys(record.config["data"]["name"] for record in records)),
+        f"{clients.pop()} clients" if len(clients) == 1 else "as many clients as a row says",
+        f"{' and '.join(f'{s:,}' for s in steps)} steps",
+        f"seeds {seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else f"seed {seeds[0]}",
+        " and ".join(dict.fromkeys(f"{r.hardware} ({r.device})" for r in records)),
+        f"{minutes:.0f} minutes for these rows",
+    ]
+    return (
+        "Mean ± standard deviation over seeds of the mean over clients; the lowest client is that "
+        "of the last head over all seeds; gain is the last head over the same clients in "
+        "isolation; kB are sent per client and step. " + "; ".join(facts) + f". `{first.command}`"
+    )
+
+
+def csv_text(records: Sequence[Record]) -> str:
+    """A line for every cell and head, the isolated baseline included."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(
+        ["study", "cell", "group", "label", "head"]
+        + [
+            f"{kind}_{part}"
+            for kind in ("shared", "private", "shared_gain")
+            for part in ("mean", "std", "min", "max")
+        ]
+        + ["bytes_per_client_and_step", "seconds_per_step"]
+    )
+    for record in (record for record in records if record.found):
+        start = [record.study, record.cell, record.group, record.label]
+        end = [record.results.bytes_per_client_and_step, record.seconds_per_step]
+        for row in rows(record):
+            spreads = [row.shared, row.private, row.shared_gain]
+            parts = [value for spread in spreads for value in _parts(spread)]
+            writer.writerow([*start, row.name, *parts, *end])
+    return out.getvalue()
+
+
+def _parts(spread: Spread | None) -> list[str]:
+    if spread is None:
+        return [""] * 4
+    values = (spread.mean, spread.std, spread.min, spread.max)
+    return ["" if value is None else f"{value:.4f}" for value in values]

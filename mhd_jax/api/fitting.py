@@ -1,0 +1,94 @@
+# Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
+"""`fit`: an experiment from its settings to its end, in one call."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import weakref
+from collections.abc import Mapping
+from typing import Any
+
+import ml_collections
+from etils import epath
+
+from mhd_jax import config as config_lib
+from mhd_jax import train
+from mhd_jax.api.pieces import use
+from mhd_jax.api.run import Run
+
+
+def fit(
+    config: ml_collections.ConfigDict | Mapping[str, Any] | None = None,
+    workdir: epath.PathLike | None = None,
+    *,
+    head: Any = None,
+    model: Any = None,
+    confidence: Any = None,
+    rule: Any = None,
+    graph: Any = None,
+    partition: Any = None,
+    source: Any = None,
+    method: Any = None,
+    encoding: Any = None,
+    metric: Any = None,
+) -> Run:
+    """Runs an experiment to its end, or goes on with the one in `workdir`.
+
+    A piece is the name of a registered one, or an object, which is registered under its own
+    ``__name__`` (see `register` for objects without one). What each has to be:
+
+    Args:
+      config: a full config, or only the settings that differ from the defaults, by dotted name,
+        such as ``{"clients.num": 4, "train.steps": 500}``.
+      workdir: the directory of the run; None for a temporary one that lives as long as the `Run`.
+      head: a Linen module class with the fields `num_classes` and `num_heads`;
+        ``(embedding [B, D], train) -> logits [B, H, C]``.
+      model: an embedding network, ``(x [B, ...], train) -> embedding [B, D]``: a Linen module,
+        its class, or a function from `ModelSettings` to one.
+      confidence: ``log_probs [..., C] -> [...]``, larger is surer.
+      rule: a `TeacherRule`, from candidates to an index or weights.
+      graph: ``(num_clients, rng, **settings) -> bool [K, K]``, ``(step) -> bool [K, K]`` for a
+        graph that changes, or the matrix itself. ``A[i, j]``: client i learns from client j.
+      partition: ``(labels, num_classes, num_clients, config, rng) -> Owners``.
+      source: a `Source` (see `from_arrays`), or ``(dir, split, shape) -> Source``.
+      method: ``config -> Method``.
+      encoding: ``config -> Encoding``.
+      metric: ``(correct [K, H, C], count [C], owned [K, C]) -> [K, H]``.
+
+    Returns:
+      The finished run.
+
+    Raises:
+      ConfigError: a setting, or a piece, that cannot work; before any compilation.
+      WorkdirError: a workdir that cannot be used, or that holds a run with other settings.
+      DivergedError: a loss is no longer finite.
+    """
+    pieces = {
+        "head": head, "model": model, "confidence": confidence, "rule": rule, "graph": graph,
+        "partition": partition, "source": source, "method": method, "encoding": encoding,
+        "metric": metric,
+    }  # fmt: skip
+    made = _config(config)
+    use(made, pieces)
+    temporary = workdir is None
+    path = tempfile.mkdtemp(prefix="mhd_jax_") if workdir is None else workdir
+    try:
+        train.train_and_evaluate(made, path)
+    except BaseException:
+        if temporary:
+            shutil.rmtree(path, ignore_errors=True)
+        raise
+    run = Run(path, made)
+    if temporary:
+        weakref.finalize(run, shutil.rmtree, path, ignore_errors=True)
+    return run
+
+
+def _config(config: ml_collections.ConfigDict | Mapping[str, Any] | None) -> Any:
+    """A config of our own to change."""
+    if isinstance(config, ml_collections.ConfigDict):
+        return config.copy_and_resolve_references()
+    made = config_lib.default_config()
+    config_lib.update(made, config or {})
+    return made

@@ -1,0 +1,154 @@
+# Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
+"""Pieces of one's own: each goes into the registry of its setting under a name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import ml_collections
+import numpy as np
+
+from mhd_jax import config as config_lib
+from mhd_jax.data.partition import PARTITIONS
+from mhd_jax.data.sources import SOURCES, Source
+from mhd_jax.distill import CONFIDENCES, RULES
+from mhd_jax.errors import ConfigError, suggest
+from mhd_jax.evaluate import METRICS
+from mhd_jax.exchange import ENCODINGS
+from mhd_jax.graph import GRAPHS
+from mhd_jax.methods import METHODS
+from mhd_jax.models import HEADS, MODELS
+from mhd_jax.registry import Registry
+
+PIECES: dict[str, Registry[Any]] = {
+    "head": HEADS,
+    "model": MODELS,
+    "confidence": CONFIDENCES,
+    "rule": RULES,
+    "graph": GRAPHS,
+    "partition": PARTITIONS,
+    "source": SOURCES,
+    "method": METHODS,
+    "encoding": ENCODINGS,
+    "metric": METRICS,
+}
+"""Every extension point: the argument of `fit` that takes such a piece, and its registry."""
+
+
+def register(setting: str, name: str, piece: Any) -> Any:
+    """Files a piece under a name that a config may use, and returns it.
+
+    A name may be used again for a newer version of one's own piece (a notebook cell run twice),
+    but not for one that this package brings.
+
+    >>> register("distill.confidence", "always_example", lambda log_probs: 0 * log_probs[..., 0])
+    <function ...>
+    >>> register("distill.confidence", "max_prob", max)
+    Traceback (most recent call last):
+    mhd_jax.errors.ConfigError: distill.confidence = 'max_prob': expected a name that no piece of
+    mhd_jax has
+
+    Args:
+      setting: what picks such pieces in a config, such as "heads.name" or "graph.name".
+      name: the name.
+      piece: see `fit` for what each setting wants.
+
+    Raises:
+      ConfigError: no such setting, or a name that is taken.
+    """
+    registries = {registry.setting: registry for registry in PIECES.values()}
+    if setting not in registries:
+        raise ConfigError("setting", setting, suggest(setting, registries))
+    registry = registries[setting]
+    if name in registry.names() and _is_ours(registry.get(name)) and registry.get(name) != piece:
+        raise ConfigError(setting, name, "a name that no piece of mhd_jax has")
+    return registry.register(name)(piece)
+
+
+def _is_ours(piece: Any) -> bool:
+    """Whether this package brings the piece, possibly wrapped in `functools.partial`."""
+    module = getattr(getattr(piece, "func", piece), "__module__", "") or ""
+    return module.partition(".")[0] == "mhd_jax"
+
+
+def use(config: ml_collections.ConfigDict, pieces: Mapping[str, Any]) -> None:
+    """Writes the names of the given pieces into the config, registering objects."""
+    for argument, piece in pieces.items():
+        if piece is None:
+            continue
+        setting = PIECES[argument].setting
+        if argument == "graph" and not isinstance(piece, str) and not callable(piece):
+            _use_matrix(config, piece)
+        elif argument == "metric":
+            several = piece if isinstance(piece, tuple | list) else [piece]
+            config.metrics = tuple(_name_of(argument, setting, one) for one in several)
+        else:
+            config_lib.update(config, {setting: _name_of(argument, setting, piece)})
+
+
+def _use_matrix(config: ml_collections.ConfigDict, matrix: Any) -> None:
+    """A matrix stands in the config itself, as rows of 0 and 1."""
+    array = np.asarray(matrix)
+    rows = array.astype(int) if array.dtype == bool else array
+    config.graph.name = "matrix"
+    with config.graph.ignore_type():
+        config.graph.matrix = tuple(map(tuple, rows.tolist())) if rows.ndim == 2 else rows.tolist()
+
+
+def _name_of(argument: str, setting: str, piece: Any) -> str:
+    """The name of a piece: itself if it is one, else the name it is now registered under."""
+    if isinstance(piece, str):
+        return piece
+    if argument == "source" and isinstance(piece, Source):
+        found = piece
+        register(setting, found.name, lambda directory, split, shape: found)
+        return found.name
+    if argument == "model":
+        piece = _network_factory(piece)
+    name = getattr(piece, "__name__", None)
+    if not callable(piece) or name is None or not name.isidentifier():
+        raise ConfigError(
+            setting, piece, f"a name, or {_WANTED[argument]}. An object without a name of its own "
+            f'gets one by mhd_jax.register("{setting}", "a_name", ...)',
+        )  # fmt: skip
+    register(setting, name, piece)
+    return name
+
+
+_WANTED = {
+    "head": "a Linen module class with the fields num_classes and num_heads",
+    "model": "a Linen module, its class, or a function from ModelSettings to one",
+    "confidence": "a function from log-probabilities [..., C] to confidences [...]",
+    "rule": "a function (candidates, confidence, keys) to an index [k, B, m] or weights "
+    "[k, N, B, m]",
+    "graph": "a matrix [K, K], or a function that returns one",
+    "partition": "a function that returns Owners",
+    "source": "a Source, or a function that returns one",
+    "method": "a function from the config to a Method",
+    "encoding": "a function from the config to an Encoding",
+    "metric": "a function (correct [K, H, C], count [C], owned [K, C]) to [K, H]",
+}
+
+
+def _network_factory(piece: Any) -> Any:
+    """A function from settings to a module, named like the module where one was given."""
+    if isinstance(piece, nn.Module):
+        module, name = piece, type(piece).__name__
+
+        def factory(settings: Any) -> nn.Module:
+            del settings
+            return module.clone()
+
+    elif isinstance(piece, type) and issubclass(piece, nn.Module):
+        kind, name = piece, piece.__name__
+
+        def factory(settings: Any) -> nn.Module:
+            del settings
+            return kind()
+
+    else:
+        return piece
+    factory.__name__ = name
+    return factory

@@ -1,0 +1,293 @@
+# Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
+"""What came out of a run: its record, its figures and its trained clients."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from etils import epath
+from jaxtyping import Array, Float, Int
+from matplotlib.figure import Figure
+
+from mhd_jax import config as config_lib
+from mhd_jax import experiment as experiment_lib
+from mhd_jax import state as state_lib
+from mhd_jax.api.pieces import PIECES, use
+from mhd_jax.data.feed import Preparation
+from mhd_jax.errors import ConfigError, WorkdirError, suggest
+from mhd_jax.experiment import Experiment
+from mhd_jax.reporting import charts
+from mhd_jax.reporting.terminal import final_table
+from mhd_jax.results import Line, Summary, head_names
+from mhd_jax.runtime import tensorboard
+from mhd_jax.runtime.checkpoints import Checkpoints
+from mhd_jax.runtime.workdir import Workdir
+from mhd_jax.state import State
+
+CHUNK = 500  # images per forward pass of `Run.predict`
+
+
+class Run:
+    """A finished run, or one under way, read from its workdir.
+
+    What is on disk is read when asked for; the trained clients are restored from the last
+    checkpoint on the first use of `predict` or of a client's parameters.
+
+    Attributes:
+      workdir: the run's directory.
+      config: its settings.
+    """
+
+    def __init__(self, workdir: epath.PathLike, config: ml_collections.ConfigDict) -> None:
+        self._directory = Workdir(workdir)
+        self.workdir = self._directory.path
+        self.config = config
+
+    @classmethod
+    def load(cls, workdir: epath.PathLike, **pieces: Any) -> Run:
+        """The run in a directory.
+
+        Args:
+          workdir: the directory.
+          **pieces: in a new process, the objects that were passed to `fit`, by the same argument
+            names; names of installed pieces are found without.
+
+        Raises:
+          WorkdirError: there is no run in this directory.
+          ConfigError: its config has a setting that this version does not know.
+        """
+        path = epath.Path(workdir) / "config.json"
+        if not path.exists():
+            raise WorkdirError(f"{workdir}: has no config.json, so there is no run to load")
+        config = config_lib.from_json(path.read_text())
+        for argument, piece in pieces.items():
+            if argument not in PIECES:
+                raise TypeError(f"unknown piece {argument!r}: {suggest(argument, PIECES)}")
+            use(config, {argument: piece})
+        return cls(workdir, config)
+
+    def __repr__(self) -> str:
+        done = self._directory.finished()
+        rows = f"\n\n{final_table(self.summary)}" if done else ""
+        return f"Run({str(self.workdir)!r}{'' if done else ', not finished'}){rows}"
+
+    @functools.cached_property
+    def summary(self) -> Summary:
+        """The contents of `summary.json`, by attribute or by key.
+
+        Raises:
+          WorkdirError: the run is not finished.
+        """
+        return self._directory.read_summary()
+
+    @property
+    def records(self) -> list[Line]:
+        """The lines of `metrics.jsonl`, every number of every client."""
+        return self._directory.read_metrics()
+
+    @property
+    def history(self) -> Any:
+        """Means over clients, one row per logged step.
+
+        A pandas frame where pandas is installed, else a list of dicts. Columns are named like
+        the records, with a ``/head_h`` for what there is one of per head; what was not measured
+        at a step is missing (NaN in the frame).
+        """
+        rows: dict[int, dict[str, Any]] = {}
+        for line in self.records:
+            values = {name: value for name, value in line.items() if name != "step"}
+            row = rows.setdefault(line["step"], {"step": line["step"]})
+            row.update(tensorboard.scalars(values))
+        table = [rows[step] for step in sorted(rows)]
+        try:
+            import pandas
+        except ImportError:
+            return table
+        return pandas.DataFrame(table)
+
+    @property
+    def head_names(self) -> list[str]:
+        """Names of the heads in the order of their ranks."""
+        return head_names(self.summary.shared_accuracy.shape[-1])
+
+    @property
+    def clients(self) -> list[Client]:
+        """All clients, in order (of the first replica where there are several)."""
+        return [Client(self, index) for index in range(len(self.summary.shared_accuracy))]
+
+    def predict(
+        self, images: Float[np.ndarray, "N ..."], *, replica: int = 0
+    ) -> Float[np.ndarray, "K N H C"]:
+        """Probabilities that every head of every client gives to every class.
+
+        Args:
+          images: as the run's data stores them, before normalisation.
+          replica: which of several replicas predicts.
+
+        Raises:
+          ConfigError: images of another shape than the clients were trained on.
+        """
+        return self._restored.predict(np.asarray(images), replica)
+
+    @functools.cached_property
+    def _restored(self) -> _Restored:
+        return _Restored(self.config, self._directory)
+
+    # Figures: each is a `matplotlib.figure.Figure`, shown by notebooks as it is.
+
+    def plot_accuracy(self) -> Figure:
+        """Shared and private accuracy of every head over steps, and the isolated baseline's."""
+        return charts.accuracy_over_steps(self.records)
+
+    def plot_losses(self) -> Figure:
+        """The parts of the loss over steps."""
+        return charts.losses(self.records)
+
+    def plot_bytes(self) -> Figure:
+        """Shared accuracy of the last head over the bytes sent."""
+        return charts.accuracy_over_bytes(self.records)
+
+    def plot_classes(self) -> Figure:
+        """Accuracy of every client on every class, main and last head."""
+        return charts.accuracy_per_class(self.summary)
+
+    def plot_labels(self) -> Figure:
+        """Who holds how many samples of which label."""
+        return charts.label_distribution(self.summary)
+
+    def plot_graph(self) -> Figure:
+        """Who learns from whom."""
+        return charts.communication_graph(self.summary)
+
+    def plot_hops(self) -> Figure:
+        """Accuracy by how many hops away the nearest holder of a label is."""
+        return charts.hop_picture(self.summary)
+
+
+class Client:
+    """One client of a run.
+
+    Attributes:
+      index: its place in the client axis.
+    """
+
+    def __init__(self, run: Run, index: int) -> None:
+        self._run = run
+        self.index = index
+
+    def __repr__(self) -> str:
+        shared, private = self.shared_accuracy, self.private_accuracy
+        return (
+            f"Client({self.index}: labels {self.labels}, peers {self.peers}, shared accuracy "
+            f"{shared[0]:.3f} to {shared[-1]:.3f}, private {private[0]:.3f})"
+        )
+
+    @property
+    def labels(self) -> list[int]:
+        """Its primary labels; the labels it has samples of where a partition names none."""
+        primary = self._run.summary.primary_labels[self.index]
+        return np.flatnonzero(primary if primary.any() else self.samples).tolist()
+
+    @property
+    def samples(self) -> Int[np.ndarray, " C"]:
+        """Private samples of each class."""
+        return self._run.summary.label_histogram[self.index]
+
+    @property
+    def peers(self) -> list[int]:
+        """The clients it learns from (at the first step, where the graph changes)."""
+        return np.flatnonzero(self._run.summary.adjacency[self.index]).tolist()
+
+    @property
+    def shared_accuracy(self) -> Float[np.ndarray, " H"]:
+        """Accuracy of each head on the global distribution."""
+        return self._run.summary.shared_accuracy[self.index]
+
+    @property
+    def private_accuracy(self) -> Float[np.ndarray, " H"]:
+        """Accuracy of each head on the distribution of its own labels."""
+        return self._run.summary.private_accuracy[self.index]
+
+    @property
+    def model(self) -> nn.Module:
+        """Its network: ``client.model.apply(client.params, x, train=False)``."""
+        return self._run._restored.client(self.index, 0)[0]
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """Its trained variables, collections `params` and `batch_stats`, as NumPy arrays."""
+        return self._run._restored.client(self.index, 0)[1]
+
+    def predict(self, images: Float[np.ndarray, "N ..."]) -> Float[np.ndarray, "N H C"]:
+        """Probabilities that its heads give to every class; see `Run.predict`."""
+        return self._run.predict(images)[self.index]
+
+
+class _Restored:
+    """The trained clients of a run, on this machine's devices."""
+
+    def __init__(self, config: ml_collections.ConfigDict, directory: Workdir) -> None:
+        local = config.copy_and_resolve_references()
+        local.parallel.client_devices, local.parallel.data_devices = 0, 1
+        self.experiment = experiment_lib.build(local)
+        self.state = _restore(self.experiment, directory)
+        source = self.experiment.federations[0].source
+        self._prepare = Preparation(config.data.augment, source.mean, source.std).test
+        self._predict = [self._forward(model) for model in self.experiment.parts.models]
+
+    def _forward(self, model: nn.Module) -> Callable[[Any, Array], Array]:
+        """A jitted function from the variables of k clients and images to [k, N, H, C]."""
+
+        def forward(variables: Any, images: Array) -> Array:
+            inputs = self._prepare(images)
+            one = lambda client: model.apply(client, inputs, train=False)[0]  # noqa: E731
+            return jax.nn.softmax(jax.vmap(one)(variables))
+
+        return jax.jit(forward)
+
+    def predict(self, images: np.ndarray, replica: int) -> np.ndarray:
+        """See `Run.predict`."""
+        shape = self.experiment.image_shape
+        if images.shape[1:] != shape:
+            raise ConfigError("images", f"an array of shape {images.shape}", f"[N, {_list(shape)}]")
+        parts = []
+        for size, forward, group in zip(
+            self.experiment.layout.groups, self._predict, self.state.clients, strict=True
+        ):
+            chosen = jax.tree.map(lambda x, size=size: x[replica, :size], group.snapshot)
+            chunks = [
+                np.asarray(forward(chosen, jnp.asarray(images[start : start + CHUNK])))
+                for start in range(0, max(len(images), 1), CHUNK)
+            ]
+            parts.append(np.concatenate(chunks, axis=1))
+        return np.concatenate(parts)
+
+    def client(self, index: int, replica: int) -> tuple[nn.Module, dict[str, Any]]:
+        """Model and variables of one client."""
+        layout = self.experiment.layout
+        group = int(np.searchsorted(layout.offsets, index, side="right")) - 1
+        row = index - layout.offsets[group]
+        snapshot = self.state.clients[group].snapshot
+        variables = jax.tree.map(lambda x: np.asarray(x[replica, row]), snapshot)
+        return self.experiment.parts.models[group], variables
+
+
+def _list(shape: Sequence[int]) -> str:
+    return ", ".join(map(str, shape))
+
+
+def _restore(experiment: Experiment, directory: Workdir) -> State:
+    """The newest readable checkpoint."""
+    strip = functools.partial(state_lib.strip, layout=experiment.layout)
+    with Checkpoints(directory.checkpoints, strip=strip) as checkpoints:
+        found = checkpoints.restore_latest(experiment.init_state(abstract=True))
+    if found is None:
+        raise WorkdirError(f"{directory.path}: no checkpoint yet, so there are no trained clients")
+    return found[1]

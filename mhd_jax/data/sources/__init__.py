@@ -1,0 +1,97 @@
+# Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
+"""Where images and labels come from: digits, a folder of images, or TensorFlow Datasets."""
+
+from __future__ import annotations
+
+from ml_collections import ConfigDict
+
+from mhd_jax.data.sources.arrays import ArraySplit, from_arrays
+from mhd_jax.data.sources.folder import FolderSplit, unlabelled_folder
+from mhd_jax.data.sources.interface import (
+    AS_STORED,
+    SOURCES,
+    Loader,
+    Shape,
+    Source,
+    Split,
+    check_source,
+    fit,
+    load_all,
+    part,
+)
+from mhd_jax.data.sources.tfds import TfdsSplit, tensorflow_dataset
+from mhd_jax.errors import ConfigError
+
+__all__ = [
+    "AS_STORED",
+    "SOURCES",
+    "ArraySplit",
+    "FolderSplit",
+    "Loader",
+    "Shape",
+    "Source",
+    "Split",
+    "TfdsSplit",
+    "check_source",
+    "fit",
+    "from_arrays",
+    "load_all",
+    "part",
+    "public_split",
+    "source",
+    "tensorflow_dataset",
+]
+
+
+def source(config: ConfigDict) -> Source:
+    """The dataset that the settings under `data` name.
+
+    Args:
+      config: with `name` ("digits", "photos", "folder", or one of TensorFlow Datasets such as
+        "cifar10" or "imagenet_resized/64x64"), `dir`, `split` ("" or "train" for all training
+        samples, or a part such as "train[:20%]" or "train[:5000]"), and `image_size` (0 for the
+        stored size).
+
+    Raises:
+      ConfigError: there is no such dataset, it is not prepared, or a setting does not fit it.
+
+    >>> digits = source(ConfigDict({"name": "digits", "dir": "", "split": "", "image_size": 0}))
+    >>> len(digits.train), len(digits.test), digits.image_shape
+    (1297, 500, (8, 8, 1))
+    """
+    size = config.image_size
+    if not isinstance(size, int) or isinstance(size, bool) or size < 0:
+        raise ConfigError("data.image_size", size, "a size in pixels, or 0 for the stored size")
+    return _load(config.name, config.dir, config.split, (size, size, 0))
+
+
+def public_split(config: ConfigDict, image_shape: Shape) -> Split:
+    """The images of another dataset as the public set; nobody reads its labels.
+
+    Args:
+      config: the settings under `data`; `public_name` is the dataset, whose training images are
+        taken, and `public_dir` where it is ("" for `dir`). The name "folder" stands for all images
+        below the directory, whatever its folders are called.
+      image_shape: the shape of the private images, to which the public ones are resized and, if
+        need be, turned from colour to grey or back.
+
+    Raises:
+      ConfigError: as `source`, naming the `data.public_...` settings.
+    """
+    directory = config.public_dir or config.dir
+    try:
+        if config.public_name == "folder":
+            return unlabelled_folder(directory, image_shape)
+        return _load(config.public_name, directory, "train", image_shape).train
+    except ConfigError as error:
+        setting = error.setting.replace("data.", "data.public_")
+        accepted = error.accepted.replace("data.", "data.public_")
+        raise ConfigError(setting, error.value, accepted) from error
+
+
+def _load(name: str, directory: str, split: str, shape: Shape) -> Source:
+    if name in SOURCES.names():
+        found = SOURCES.get(name)(directory, split, shape)
+        check_source(found, name)
+        return found
+    return tensorflow_dataset(name, directory, split, shape)

@@ -1,0 +1,133 @@
+# Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
+"""Images in folders named by their class."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from etils import epath
+from jaxtyping import Int, UInt8
+
+from mhd_jax import rng
+from mhd_jax.data.sources.interface import (
+    SOURCES,
+    Shape,
+    Source,
+    Split,
+    decode_file,
+    part,
+    resolve_shape,
+    statistics,
+)
+from mhd_jax.errors import ConfigError
+from mhd_jax.files import files_below
+
+# Images of a folder that decide between grey and colour: one in colour is enough.
+FIRST_LOOK = 16
+
+IMAGE_FILES = (".png", ".jpg", ".jpeg")
+
+
+class FolderSplit(Split):
+    """Image files, decoded with Pillow.
+
+    Args:
+      files: where the images are.
+      labels: one per file.
+      image_shape: what to deliver.
+      resize: whether images of another height and width are resized, or refused.
+    """
+
+    def __init__(
+        self,
+        files: Sequence[epath.Path],
+        labels: Int[np.ndarray, " N"],
+        image_shape: Shape,
+        resize: bool,
+    ) -> None:
+        self._files = files
+        self._labels = labels.astype(np.int32)
+        self._resize = resize
+        self.image_shape = image_shape
+
+    @property
+    def labels(self) -> Int[np.ndarray, " N"]:
+        """See `Split`; known from the names of the folders."""
+        return self._labels
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def read(self, indices: Int[np.ndarray, " n"]) -> Iterator[UInt8[np.ndarray, "h w c"]]:
+        """See `Split`."""
+        for index in indices:
+            image = decode_file(self._files[index])
+            if not self._resize and image.shape[:2] != self.image_shape[:2]:
+                size, first = ("x".join(map(str, s[:2])) for s in (image.shape, self.image_shape))
+                why = f"as {self._files[index]} is {size} and the first image {first}"
+                raise ConfigError("data.image_size", 0, f"a size in pixels, {why}")
+            yield image
+
+
+@SOURCES.register("folder")
+def folder(directory: str, split: str, shape: Shape) -> Source:
+    """Images in `<data.dir>/train/<class>/` and `<data.dir>/test/<class>/`, PNG or JPEG.
+
+    The names of the folders below `train`, sorted, are the classes. Files are put into a random
+    order that never changes, so that a part of them (`data.split`) has all classes in it.
+    """
+    root = _directory(directory, "train/<class>/ and test/<class>/")
+    class_names = tuple(sorted(path.name for path in root.glob("train/*") if path.is_dir()))
+    others = {path.name for path in root.glob("test/*") if path.is_dir()} - set(class_names)
+    if others:
+        raise ConfigError(
+            "data.dir", directory, f"the same classes in train/ and test/, not only {min(others)!r}"
+        )
+    parts = []
+    for half in ("train", "test"):
+        files = _shuffled([f for name in class_names for f in _image_files(root / half / name)])
+        if not files:
+            raise ConfigError("data.dir", directory, f"PNG or JPEG images in {half}/<class>/")
+        parts.append(files)
+    parts[0] = parts[0][part(split, len(parts[0]))]
+    stored = [decode_file(file).shape for file in parts[0][:FIRST_LOOK]]
+    target = resolve_shape((*stored[0][:2], max(channels for *_, channels in stored)), shape)
+    label_of = {name: label for label, name in enumerate(class_names)}
+    train, test = (
+        FolderSplit(
+            files,
+            # The class is the folder below train/ or test/, however deep below it the file is.
+            np.array([label_of[file.relative_to(root).parts[1]] for file in files]),
+            target,
+            resize=shape[0] > 0,
+        )
+        for files in parts
+    )
+    return Source("folder", class_names, train, test, *statistics("folder", target[-1]))
+
+
+def unlabelled_folder(directory: str, shape: Shape) -> Split:
+    """All images below a directory, whatever its folders are called; every label is -1."""
+    files = _image_files(_directory(directory, "it"))
+    if not files:
+        raise ConfigError("data.dir", directory, "a directory with PNG or JPEG images in it")
+    return FolderSplit(files, np.full(len(files), -1), shape, resize=True)
+
+
+def _directory(directory: str, where: str) -> epath.Path:
+    """The directory as a path, or a URL; `Path("")` would be the current directory."""
+    path = epath.Path(directory).expanduser()
+    if not directory or not path.is_dir():
+        raise ConfigError("data.dir", directory, f"a directory with PNG or JPEG images in {where}")
+    return path
+
+
+def _image_files(root: epath.Path) -> list[epath.Path]:
+    """All images below a directory, in an order that does not depend on the file system."""
+    return sorted(path for path in files_below(root) if path.suffix.lower() in IMAGE_FILES)
+
+
+def _shuffled(files: list[epath.Path]) -> list[epath.Path]:
+    """A random order that never changes."""
+    return [files[index] for index in rng.generator(0, "folder").permutation(len(files))]

@@ -1,0 +1,246 @@
+# Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
+"""What a data source is: the types, and what all sources share.
+
+A `Source` has a training and a test `Split`; a split gives labels for everything at once, which is
+cheap, and images for any indices, which are decoded when asked for.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import io
+import math
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from concurrent import futures
+
+import numpy as np
+from etils import epath
+from jaxtyping import Int, Shaped, UInt8
+from PIL import Image, ImageOps
+
+from mhd_jax.errors import ConfigError
+from mhd_jax.registry import Registry
+
+Shape = tuple[int, int, int]
+"""Height, width, channels."""
+
+AS_STORED: Shape = (0, 0, 0)
+
+# Threads that decode images, and images that one decodes before it takes the next block. Decoding
+# leaves the interpreter's lock, reading headers does not: more threads would wait for each other.
+MAX_THREADS = 16
+BLOCK = 256
+
+# Published channel statistics, of values in 0..1. Any other dataset gets 0.5 and 0.25: statistics
+# measured on the clients' images would be something that leaves the clients before training.
+_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+STATISTICS = {
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+    "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+    "imagenet2012": _IMAGENET,
+    "imagenet_resized": _IMAGENET,
+    "tiny_imagenet32": _IMAGENET,
+}
+
+
+class Split(abc.ABC):
+    """Images with labels, in a fixed order, read by index.
+
+    Attributes:
+      image_shape: height, width and channels of what `images` returns.
+      dtype: uint8, or float32 for images that are stored as numbers in 0..1.
+    """
+
+    image_shape: Shape
+    dtype: np.dtype = np.dtype(np.uint8)
+
+    @property
+    @abc.abstractmethod
+    def labels(self) -> Int[np.ndarray, " N"]:
+        """The label of every sample, int32; read on first use and kept. No image is decoded."""
+
+    @abc.abstractmethod
+    def __len__(self) -> int: ...
+
+    @abc.abstractmethod
+    def read(self, indices: Int[np.ndarray, " n"]) -> Iterator[Shaped[np.ndarray, "h w c"]]:
+        """Decodes images one after another, each at the size it is stored in."""
+
+    def images(self, indices: Int[np.ndarray, " n"]) -> Shaped[np.ndarray, "n H W C"]:
+        """Decodes images, on several threads, to `image_shape` and `dtype`.
+
+        Raises:
+          ConfigError: an image cannot be read, or has another size than the others while
+            `data.image_size` leaves sizes as they are stored.
+        """
+        indices = np.asarray(indices, dtype=np.int64)
+        images = np.empty((len(indices), *self.image_shape), self.dtype)
+        num_threads = min(MAX_THREADS, os.cpu_count() or 1)
+        block = max(1, min(BLOCK, math.ceil(len(indices) / num_threads)))
+
+        def decode(positions: Int[np.ndarray, " b"]) -> None:
+            for position, image in zip(positions, self.read(indices[positions]), strict=True):
+                images[position] = fit(image, self.image_shape)
+
+        with futures.ThreadPoolExecutor(num_threads) as threads:
+            # list() passes on an exception that a thread met.
+            list(threads.map(decode, blocks(np.arange(len(indices)), block)))
+        return images
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Source:
+    """A dataset for image classification.
+
+    Attributes:
+      name: as in `data.name`.
+      class_names: one per class; a label is an index into them.
+      train: what clients and the public set draw from.
+      test: what everybody is evaluated on.
+      mean: per channel, subtracted from values in 0..1 before an image enters a model.
+      std: per channel, the divisor after that.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    train: Split
+    test: Split
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes C."""
+        return len(self.class_names)
+
+    @property
+    def image_shape(self) -> Shape:
+        """Height, width and channels of every image."""
+        return self.train.image_shape
+
+
+Loader = Callable[[str, str, Shape], Source]
+"""``(data.dir, data.split, image shape with 0 for "as stored") -> Source``."""
+
+SOURCES: Registry[Loader] = Registry("data.name")
+
+
+def load_all(split: Split) -> Shaped[np.ndarray, "N H W C"]:
+    """All images of a split in memory, in the split's order."""
+    return split.images(np.arange(len(split)))
+
+
+def fit(image: Shaped[np.ndarray, "h w c"], shape: Shape) -> Shaped[np.ndarray, "H W C"]:
+    """Brings an image to a shape: the largest centred part of that aspect ratio, resized.
+
+    Pillow resizes with its antialiased bilinear filter. Colours become grey by their luma.
+
+    Raises:
+      TypeError: the image is not uint8 and would have to be changed.
+
+    >>> fit(np.zeros((20, 30, 3), np.uint8), (8, 8, 1)).shape
+    (8, 8, 1)
+    """
+    if image.shape == shape:
+        return image
+    if image.dtype != np.uint8:
+        raise TypeError(f"only uint8 images can be resized, not {image.dtype}")
+    height, width, channels = shape
+    picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+    picture = picture.convert("L" if channels == 1 else "RGB")
+    if picture.size != (width, height):
+        picture = ImageOps.fit(picture, (width, height), method=Image.Resampling.BILINEAR)
+    return np.asarray(picture).reshape(shape)
+
+
+def decode_image(data: bytes, name: str) -> UInt8[np.ndarray, "h w c"]:
+    """An image at its own size, grey [h, w, 1] or colour [h, w, 3]; `name` is for the error."""
+    try:
+        with Image.open(io.BytesIO(data)) as picture:
+            if picture.mode.startswith(("I", "F")):
+                raise OSError(f"pixels of type {picture.mode}, not 8 bits a channel")
+            mode = "L" if picture.mode in ("1", "L", "LA") else "RGB"
+            pixels = np.asarray(picture if picture.mode == mode else picture.convert(mode))
+            return pixels.reshape(*pixels.shape[:2], -1)
+    except OSError as error:
+        raise ConfigError("data.dir", name, f"an image that can be read ({error})") from None
+
+
+def decode_file(file: epath.Path) -> UInt8[np.ndarray, "h w c"]:
+    """See `decode_image`; a file that cannot be opened is as bad as one that is no image."""
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise ConfigError("data.dir", str(file), f"an image that can be read ({error})") from None
+    return decode_image(data, str(file))
+
+
+def blocks(values: Int[np.ndarray, " n"], size: int) -> list[Int[np.ndarray, " b"]]:
+    """Cuts values into parts of `size`, the last of what is left."""
+    return [values[start : start + size] for start in range(0, len(values), size)]
+
+
+def resolve_shape(stored: Sequence[int | None], wanted: Shape) -> Shape:
+    """The shape to deliver: what is wanted, and where that is 0 what is stored."""
+    shape = [want or have for want, have in zip(wanted, stored, strict=True)]
+    if not all(shape):
+        raise ConfigError("data.image_size", 0, "a size in pixels, as stored images differ in size")
+    height, width, channels = (size or 0 for size in shape)
+    # Transparency is dropped: models see grey or red, green, blue.
+    return height, width, 1 if channels == 1 else 3
+
+
+def statistics(name: str, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per channel, the published ones where there are any."""
+    mean, std = STATISTICS.get(re.split("[/:]", name)[0], ((), ()))
+    if len(mean) != channels:
+        return (0.5,) * channels, (0.25,) * channels
+    return mean, std
+
+
+def part(split: str, num_samples: int) -> slice:
+    """The samples that `data.split` keeps, for sources without a grammar of their own."""
+    accepted = (
+        "'' for all samples, or part of the training split such as 'train[:20%]' or 'train[:5000]',"
+        f" with at least one of the {num_samples} samples"
+    )
+    match = re.fullmatch(r"(?:train(?:\[(-?\d+%?)?:(-?\d+%?)?\])?)?", split)
+    if match is None:
+        raise ConfigError("data.split", split, accepted)
+    bounds = [
+        round(num_samples * int(bound[:-1]) / 100) if bound.endswith("%") else int(bound)
+        for bound in (match[1] or "0", match[2] or str(num_samples))
+    ]
+    inside = all(abs(bound) <= num_samples for bound in bounds)
+    if not (inside and range(num_samples)[slice(*bounds)]):
+        raise ConfigError("data.split", split, accepted)
+    return slice(*bounds)
+
+
+def check_source(found: Source, name: str) -> None:
+    """Looks at the types, the shapes and the labels of a source, and at its first image.
+
+    Raises:
+      ConfigError: naming what was expected.
+    """
+    if not isinstance(found, Source):
+        accepted = f"a loader that returns a Source, not {type(found).__name__}"
+        raise ConfigError("data.name", name, accepted)
+    shape, classes = found.image_shape, found.num_classes
+    if len(found.mean) != shape[-1] or len(found.std) != shape[-1]:
+        accepted = f"a mean and a std of {shape[-1]} channels, not {found.mean} and {found.std}"
+        raise ConfigError("data.name", name, accepted)
+    for part, split in (("train", found.train), ("test", found.test)):
+        images, labels = split.images(np.zeros(1, np.int64)), split.labels
+        if images.shape != (1, *shape) or images.dtype not in (np.uint8, np.float32):
+            accepted = f"{part} images of shape {(1, *shape)}, uint8 or float32, for one index"
+            raise ConfigError("data.name", name, f"{accepted}, not {images.dtype}{images.shape}")
+        if labels.shape != (len(split),) or labels.dtype.kind not in "iu":
+            accepted = f"integer {part} labels of shape [N] = {(len(split),)}"
+            raise ConfigError("data.name", name, f"{accepted}, not {labels.dtype}{labels.shape}")
+        if labels.min() < 0 or labels.max() >= classes:
+            accepted = f"{part} labels in 0..{classes - 1}, as there are {classes} class names"
+            raise ConfigError("data.name", name, f"{accepted}, not {labels.min()}..{labels.max()}")

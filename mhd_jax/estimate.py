@@ -1,0 +1,279 @@
+# Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
+"""What a run would need, from shapes alone: nothing is read, computed or compiled.
+
+    python -m mhd_jax.main --config=configs/imagenet.py --estimate --estimate_devices=8
+
+An estimate for n devices is made on n virtual CPU devices, so a laptop will do for any run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from jaxtyping import Array, Int
+
+from mhd_jax import config as config_lib
+from mhd_jax import experiment as experiment_lib
+from mhd_jax.data import sources
+from mhd_jax.data.feed import Feed, Resident, resident_bytes
+from mhd_jax.errors import ConfigError
+from mhd_jax.experiment import Experiment
+from mhd_jax.parallel import IN_FLIGHT
+
+PyTree = Any
+
+GIB = 2**30
+
+KNOWN = {  # classes, stored shape (0 = differs), training and test samples
+    "digits": (10, (8, 8, 1), 1297, 500),
+    "cifar10": (10, (32, 32, 3), 50_000, 10_000),
+    "cifar100": (100, (32, 32, 3), 50_000, 10_000),
+    "tiny_imagenet32": (200, (32, 32, 3), 100_000, 10_000),
+    "imagenet2012": (1000, (0, 0, 3), 1_281_167, 50_000),
+}
+
+
+class Unread(sources.Split):
+    """Samples that are only counted: labels in turn, no images.
+
+    Args:
+      size: number of samples.
+      num_classes: C.
+      image_shape: of what `images` would return.
+      dtype: likewise.
+    """
+
+    def __init__(
+        self, size: int, num_classes: int, image_shape: sources.Shape, dtype: Any = np.uint8
+    ) -> None:
+        self._labels = np.arange(size, dtype=np.int32) % num_classes
+        self.image_shape = image_shape
+        self.dtype = np.dtype(dtype)
+
+    @property
+    def labels(self) -> Int[np.ndarray, " N"]:
+        """See `Split`."""
+        return self._labels
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def read(self, indices: Int[np.ndarray, " n"]) -> Iterator[np.ndarray]:
+        """See `Split`; black images."""
+        return (np.zeros(self.image_shape, self.dtype) for _ in indices)
+
+
+def data_sets(config: ml_collections.ConfigDict) -> experiment_lib.DataSets | None:
+    """Unread stand-ins for the data sets of a config; None where one is not in `KNOWN`."""
+    names = [config.data.name, *filter(None, [config.data.public_name])]
+    if not all(name in KNOWN for name in names):
+        return None
+    num_classes, stored, train, test = KNOWN[config.data.name]
+    side = config.data.image_size
+    shape = (side or stored[0], side or stored[1], stored[2])
+    if not all(shape):
+        raise ConfigError("data.image_size", side, "a size in pixels, as stored images differ")
+    exact = np.float32 if config.data.name == "digits" and not side else np.uint8
+    kept = len(range(train)[sources.part(config.data.split, train)])
+    source = sources.Source(
+        name=config.data.name,
+        class_names=tuple(map(str, range(num_classes))),
+        train=Unread(kept, num_classes, shape, exact),
+        test=Unread(test, num_classes, shape, exact),
+        mean=(0.5,) * shape[2],
+        std=(0.25,) * shape[2],
+    )
+    if not config.data.public_name:
+        return source, None
+    return source, Unread(KNOWN[config.data.public_name][2], 1, shape)
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """What a run needs.
+
+    Attributes:
+      layout: clients and devices in words.
+      feed: which feed and why.
+      parameters: of each client, [K].
+      state: bytes a device, parameters and optimiser of clients, isolated baseline and snapshots.
+      gradients: bytes a device.
+      data: bytes a device, images that stay or that come for the steps on their way.
+      activations: bytes a device, what forward passes keep for the backward pass; a bound from
+        above, as a compiler may order the clients one after another.
+      published: bytes a device, predictions and embeddings of all clients.
+      flops: floating-point operations a step and device, of the program before optimisation.
+      sent: bytes a step that all clients together send.
+      memory: bytes of one device, what the estimate is for.
+    """
+
+    layout: str
+    feed: str
+    parameters: tuple[int, ...]
+    state: int
+    gradients: int
+    data: int
+    activations: int
+    published: int
+    flops: float
+    sent: float
+    memory: int
+
+    @property
+    def total(self) -> int:
+        """Bytes a device."""
+        return self.state + self.gradients + self.data + self.activations + self.published
+
+    @property
+    def fits(self) -> bool:
+        """Whether that is at most the memory of a device."""
+        return self.total <= self.memory
+
+    def describe(self) -> str:
+        """The lines that ``--estimate`` prints."""
+        sizes = sorted(set(self.parameters))
+        parts = ("state", "gradients", "data", "activations", "published")
+        lines = [
+            self.layout,
+            self.feed,
+            "parameters of a client   " + " to ".join(f"{size:,}" for size in sizes),
+            f"FLOPs a step and device  {self.flops:.3g}",
+            f"sent a step, all clients {self.sent / 2**20:,.2f} MiB",
+            *(f"{name:<24} {getattr(self, name) / GIB:8.3f} GiB a device" for name in parts),
+            f"{'in all':<24} {self.total / GIB:8.3f} GiB a device",
+            f"{'fits' if self.fits else 'does not fit'} {self.memory / GIB:.1f} GiB a device",
+        ]
+        return "\n".join(lines)
+
+
+def on_devices(config: ml_collections.ConfigDict, devices: int, memory_gib: float) -> Estimate:
+    """`estimate` for so many devices; to be called before anything uses JAX's devices."""
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", devices)
+    return estimate(config, int(memory_gib * GIB))
+
+
+def estimate(config: ml_collections.ConfigDict, memory: int) -> Estimate:
+    """What a run needs on all devices of this process.
+
+    Args:
+      config: see `mhd_jax.config.default_config`; data sets that are not in `KNOWN` are looked at.
+      memory: bytes of one device.
+
+    Raises:
+      ConfigError: a setting that cannot work, as when the run is started.
+    """
+    changed = config.copy_and_resolve_references()
+    # One step, convolutions in the form that is quickest to trace: the operations are the same.
+    config_lib.update(changed, {"train.steps_per_call": 1, "parallel.conv_lowering": "grouped"})
+    experiment = experiment_lib.build(changed, data_sets(changed), memory)
+    layout, parts = experiment.layout, experiment.parts
+    state = experiment.init_state(abstract=True)
+    rows = layout.client_devices
+    return Estimate(
+        layout=layout.describe(),
+        feed=experiment.feed.why,
+        parameters=tuple(
+            experiment_lib.count_params(model, experiment.image_shape)
+            for size, model in zip(layout.groups, parts.models, strict=True)
+            for _ in range(size)
+        ),
+        state=tree_bytes(state) // rows,
+        gradients=sum(tree_bytes(c.params) for c in (*state.clients, *state.baseline)) // rows,
+        data=_data_bytes(experiment),
+        activations=_activations(experiment),
+        published=int(experiment.ledger.predictions.sum()),
+        flops=_flops(experiment, state),
+        sent=float(experiment.ledger.sent(1)),
+        memory=memory,
+    )
+
+
+def tree_bytes(tree: PyTree) -> int:
+    """Bytes of all arrays in a tree of shapes."""
+    return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+
+def _data_bytes(experiment: Experiment) -> int:
+    """Images on the fullest device: all of them, or those of steps dispatched and of the next."""
+    feed, layout = experiment.feed, experiment.layout
+    if isinstance(feed, Resident):
+        return resident_bytes(feed, layout)
+    private, public = feed.input_shapes(1)
+    share = tree_bytes(private) // layout.client_devices + tree_bytes(public)
+    return (IN_FLIGHT + 1) * share // layout.data_devices
+
+
+def _activations(experiment: Experiment) -> int:
+    """What the private, the public and the baseline's forward pass keep, all local clients."""
+    config, layout, parts = experiment.config, experiment.layout, experiment.parts
+    shape, total = experiment.image_shape, 0
+    private = config.data.batch_size // layout.data_devices
+    public = config.data.public_batch_size // layout.data_devices
+    for rows, model in zip(layout.rows, parts.models, strict=True):
+        one = saved_bytes(model, shape, private)
+        one += saved_bytes(model, shape, public) if parts.method.distillation else 0
+        total += one * rows
+    for rows, model in zip(layout.rows, parts.baseline_models, strict=bool(parts.baseline_models)):
+        total += saved_bytes(model, shape, private) * rows
+    return total * parts.replicas // layout.client_devices
+
+
+def saved_bytes(model: nn.Module, image_shape: Sequence[int], batch_size: int) -> int:
+    """Bytes that one client's forward pass keeps for the backward pass, parameters not counted."""
+    # What does not depend on the batch, parameters above all, cancels in the difference.
+    twice, once = (_kept_bytes(model, image_shape, n * batch_size) for n in (2, 1))
+    return twice - once
+
+
+def _kept_bytes(model: nn.Module, image_shape: Sequence[int], batch_size: int) -> int:
+    """Bytes of the backward pass's inputs, whatever they are."""
+    image = jax.ShapeDtypeStruct((batch_size, *image_shape), jnp.float32)
+    init = lambda x: model.init(jax.random.key(0), x, train=False)  # noqa: E731
+    variables = jax.eval_shape(init, image)
+    params, rest = variables["params"], {k: v for k, v in variables.items() if k != "params"}
+
+    def residuals(params: PyTree, rest: PyTree, x: Array) -> Any:
+        def forward(params: PyTree) -> Any:
+            return model.apply({"params": params, **rest}, x, train=False)
+
+        return jax.vjp(forward, params)[1]
+
+    return tree_bytes(jax.eval_shape(residuals, params, rest, image))
+
+
+class _Shapes:
+    """A feed that gives shapes.
+
+    Args:
+      feed: the feed that would be used.
+    """
+
+    def __init__(self, feed: Feed) -> None:
+        self._feed = feed
+
+    def inputs(self, start: int, stop: int) -> tuple[tuple[PyTree, ...], PyTree]:
+        """See `Feed.inputs`."""
+        return self._feed.input_shapes(stop - start)
+
+
+def _flops(experiment: Experiment, state: PyTree) -> float:
+    """Floating-point operations of one step on one device, from the traced program."""
+    feed = experiment.feed
+    shapes: Any = _Shapes(feed)
+    lowered = experiment.step.lower(
+        state,
+        feed.data_shapes(),
+        dataclasses.replace(experiment.schedule, feed=shapes).host_inputs(0, 1),
+        jax.ShapeDtypeStruct((len(experiment.seeds),), np.uint32),
+        jax.ShapeDtypeStruct((), np.int32),
+    )
+    return float((lowered.cost_analysis() or {}).get("flops", math.nan))

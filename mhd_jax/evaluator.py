@@ -1,0 +1,158 @@
+# Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
+"""Measures the clients of a run on its test set."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import numpy as np
+from flax import linen as nn
+from jaxtyping import Array, Float, Int
+
+from mhd_jax import evaluate
+from mhd_jax.data import sources
+from mhd_jax.evaluate import Chunk
+from mhd_jax.parallel import DATA, Layout
+from mhd_jax.state import State
+
+TEST_CHUNK = 500  # test samples per forward pass
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What one pass over the test set found, for R seeds.
+
+    Attributes:
+      correct: correct predictions by client, head and class.
+      shared: shared accuracy.
+      private: private accuracy.
+      baseline: shared and private accuracy of the isolated baseline, None without one.
+      metrics: the further metrics by name.
+    """
+
+    correct: Float[np.ndarray, "R K H C"]
+    shared: Float[np.ndarray, "R K H"]
+    private: Float[np.ndarray, "R K H"]
+    baseline: tuple[Float[np.ndarray, "R K 1"], Float[np.ndarray, "R K 1"]] | None
+    metrics: Mapping[str, Float[np.ndarray, "R K H"]]
+
+
+class Evaluator:
+    """The test set on the devices, and what is measured on it.
+
+    Args:
+      layout: who owns which client.
+      models: one per group of clients.
+      baseline_models: those of the isolated baseline, or ().
+      source: with the test set.
+      histograms: private samples by client and class, [K, C] for each seed.
+      metrics: names of further metrics.
+      prepare: stored images to normalised ones.
+      keep: whether test images stay on the devices.
+
+    Attributes:
+      count: test samples of every class, [C].
+      histograms: see above.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        *,
+        models: tuple[nn.Module, ...],
+        baseline_models: tuple[nn.Module, ...],
+        source: sources.Source,
+        histograms: Sequence[Int[np.ndarray, "K C"]],
+        metrics: Sequence[str],
+        prepare: Callable[[Array], Array],
+        keep: bool,
+    ) -> None:
+        self._layout = layout
+        self._chunks = TestChunks(source, layout, keep)
+        self._metrics = metrics
+        self._count, self._count_baseline = (
+            evaluate.make_counter(layout, each, source.num_classes, prepare)
+            for each in (models, baseline_models)
+        )
+        self.count = np.bincount(source.test.labels, minlength=source.num_classes)
+        self.histograms = histograms
+
+    def evaluate(self, state: State) -> Evaluation:
+        """One pass over the test set, two where there is an isolated baseline."""
+        correct = evaluate.count_all(self._count, self._layout, state.clients, self._chunks)
+        shared, private = self._accuracies(correct)
+        baseline = None
+        if state.baseline:
+            found = evaluate.count_all(
+                self._count_baseline, self._layout, state.baseline, self._chunks
+            )
+            baseline = self._accuracies(found)
+        metrics = {name: self._measure(name, correct) for name in self._metrics}
+        return Evaluation(correct, shared, private, baseline, metrics)
+
+    def _accuracies(
+        self, correct: Float[np.ndarray, "R K H C"]
+    ) -> tuple[Float[np.ndarray, "R K H"], Float[np.ndarray, "R K H"]]:
+        pairs = [
+            evaluate.shared_and_private(found, self.count, owned)
+            for found, owned in self._by_seed(correct)
+        ]
+        return np.stack([pair[0] for pair in pairs]), np.stack([pair[1] for pair in pairs])
+
+    def _measure(
+        self, name: str, correct: Float[np.ndarray, "R K H C"]
+    ) -> Float[np.ndarray, "R K H"]:
+        return np.stack(
+            [
+                evaluate.measure(name, found, self.count, owned)
+                for found, owned in self._by_seed(correct)
+            ]
+        )
+
+    def _by_seed(
+        self, correct: Float[np.ndarray, "R k H C"]
+    ) -> Iterator[tuple[Float[np.ndarray, "K H C"], Int[np.ndarray, "K C"]]]:
+        """Counts and private samples of every seed; a pooled model counts for every client."""
+        for found, owned in zip(correct, self.histograms, strict=True):
+            yield np.broadcast_to(found, (len(owned), *found.shape[1:])), owned
+
+
+class TestChunks:
+    """The test set in equal chunks on the devices, the last padded with labels of -1.
+
+    Args:
+      source: with the test split.
+      layout: the devices.
+      keep: whether chunks stay on the devices after the first passage or are read every time.
+    """
+
+    __test__ = False  # pytest: this is no test
+
+    def __init__(self, source: sources.Source, layout: Layout, keep: bool) -> None:
+        self._split = source.test
+        self._layout = layout
+        self._keep = keep
+        self._kept: list[Chunk] = []
+        self._size = min(TEST_CHUNK, len(source.test))
+        self._size += -self._size % layout.data_devices
+
+    def __iter__(self) -> Iterator[Chunk]:
+        if self._kept:
+            yield from self._kept
+            return
+        chunks = []
+        for start in range(0, len(self._split), self._size):
+            chunk = self._chunk(np.arange(start, min(start + self._size, len(self._split))))
+            if self._keep:
+                chunks.append(chunk)
+            yield chunk
+        self._kept = chunks
+
+    def _chunk(self, index: np.ndarray) -> Chunk:
+        missing = self._size - len(index)
+        images = self._split.images(index)
+        images = np.pad(images, [(0, missing)] + [(0, 0)] * (images.ndim - 1))
+        labels = self._split.labels[index].astype(np.int32)
+        labels = np.pad(labels, (0, missing), constant_values=-1)
+        return self._layout.put(images, DATA), self._layout.put(labels, DATA)

@@ -1,0 +1,276 @@
+# Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
+"""Who can read whom at every step: graphs that change, peers drawn at random, messages lost.
+
+All of it is arrays computed on the host as a pure function of (seed, step), so the compiled
+training step never sees a new shape.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import numbers
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from absl import logging
+from jaxtyping import Bool
+from ml_collections import ConfigDict
+
+from mhd_jax.errors import ConfigError, suggest
+from mhd_jax.graph.catalogue import FIXED, GRAPHS, Adjacency, check_adjacency, given
+from mhd_jax.graph.facts import listed
+from mhd_jax.rng import generator
+
+DEFAULTS: Mapping[str, Any] = MappingProxyType(
+    {
+        "name": "complete",
+        "degree": 2,
+        "islands": 2,
+        "bridges": 0,
+        "probability": 0.3,
+        "matrix": "",
+        "peers_per_step": 0,
+        "every": 0,
+        "sequence": (),
+        "drop": 0.0,
+    }
+)
+
+# Graphs of earlier periods kept at hand, for readers that look back (a pool of old snapshots).
+PERIODS_CACHED = 32
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Topology:
+    """Who reads whom at every step: a pure function of (seed, step), made by `make_topology`.
+
+    Attributes:
+      num_clients: K.
+      seed: of the peers drawn and the messages lost.
+      graphs: the graphs that take turns: a matrix, or a function from a step to a matrix.
+      every: steps for which a graph stays in force; 0 means that the first one is the only one,
+        asked afresh in every step if it is a function.
+      peers_per_step: Δ, peers each client reads per step, drawn at random; 0 means all.
+      drop: probability that an edge is silent in a step.
+    """
+
+    num_clients: int
+    seed: int
+    graphs: tuple[Adjacency | Callable[[int], Adjacency], ...]
+    every: int = 0
+    peers_per_step: int = 0
+    drop: float = 0.0
+
+    @property
+    def changes(self) -> bool:
+        """Whether there is more than one graph, peers drawn and messages lost apart."""
+        return len(self.graphs) > 1 or not isinstance(self.graphs[0], np.ndarray)
+
+    @property
+    def static(self) -> bool:
+        """Whether everybody reads the same peers in every step."""
+        return not (self.changes or self.peers_per_step or self.drop)
+
+    def at(self, step: int) -> Adjacency:
+        """The graph in force at `step`, before peers are drawn and messages are lost."""
+        period = step // self.every if self.every else 0
+        graph = self.graphs[period % len(self.graphs)]
+        if isinstance(graph, np.ndarray):
+            return graph
+        return graph(period * self.every if self.every else step)
+
+    def ever(self, steps: int, most: int | None = None) -> Adjacency:
+        """Who reads whom at any time in a run of `steps` steps: the union of its graphs.
+
+        Args:
+          steps: of the run.
+          most: look at so many graphs only, the first ones.
+        """
+        turns = range(0, steps, self.every or 1)[: most if self.changes else 1]
+        if all(isinstance(graph, np.ndarray) for graph in self.graphs):
+            turns = turns[: len(self.graphs)]
+        union = np.zeros((self.num_clients, self.num_clients), bool)
+        for step in turns:
+            union |= self.at(step)
+            if union.sum() == self.num_clients * (self.num_clients - 1):
+                break
+        return union
+
+    def reads(self, start: int, stop: int) -> Bool[np.ndarray, "n K K"]:
+        """Who really reads whom in the n steps start..stop - 1; read-only if `static`.
+
+        Peers are drawn first: a client whose Δ messages are all lost hears nobody in that step.
+        """
+        if self.static:
+            shape = (stop - start, self.num_clients, self.num_clients)
+            return np.broadcast_to(self.at(start), shape)
+        reads = np.empty((stop - start, self.num_clients, self.num_clients), dtype=bool)
+        for row, step in enumerate(range(start, stop)):
+            reads[row] = self._read_at(step)
+        return reads
+
+    def _read_at(self, step: int) -> Adjacency:
+        adjacency = self.at(step)
+        if self.peers_per_step:
+            rng = generator(self.seed, "peers", step)
+            adjacency = sample_peers(adjacency, self.peers_per_step, rng)
+        if self.drop:
+            chance = generator(self.seed, "drop", step).random(adjacency.shape)
+            adjacency = adjacency & (chance >= self.drop)
+        return adjacency
+
+
+def sample_peers(adjacency: Adjacency, count: int, rng: np.random.Generator) -> Adjacency:
+    """`count` random peers of each client, all subsets equally likely; all peers if it has fewer.
+
+    >>> sample_peers(np.ones((4, 4), bool), 2, np.random.default_rng(0)).sum(axis=1)
+    array([2, 2, 2, 2])
+    """
+    order = np.where(adjacency, rng.random(adjacency.shape), 2.0).argsort(axis=1)
+    sampled = np.zeros_like(adjacency)
+    np.put_along_axis(sampled, order[:, :count], True, axis=1)
+    return sampled & adjacency
+
+
+def make_topology(
+    graph_config: Mapping[str, Any] | ConfigDict,
+    num_clients: int,
+    seed: int,
+    *,
+    custom: Callable[[int], object] | None = None,
+) -> Topology:
+    """The topology that the settings `graph.*` describe.
+
+    `graph.name` is one graph for the whole run, or with `graph.every` = n > 0 and a random graph a
+    fresh one every n steps. `graph.sequence` names graphs that take turns of `graph.every` steps
+    instead (`graph.name` is then unused), random ones afresh at every turn. A function of the
+    step, as `custom` or in `graph.matrix`, must be pure; it is asked at every step, or with
+    `graph.every` at the first step of every turn.
+
+    >>> settings = {"sequence": ("cycle", "star"), "every": 10}
+    >>> ring_or_star = make_topology(settings, num_clients=4, seed=0)
+    >>> [int(ring_or_star.at(step).sum()) for step in (0, 9, 10, 20)]
+    [4, 4, 6, 4]
+
+    Args:
+      graph_config: settings of the group `graph`; those left out have their value in `DEFAULTS`.
+      num_clients: K.
+      seed: of random graphs, drawn peers and lost messages.
+      custom: step -> [K, K] of 0 and 1; takes the place of `graph.name` and `graph.sequence`.
+
+    Raises:
+      ConfigError: settings that cannot work, at once: the first graph of each kind is built here.
+        What a function returns later is checked when it does.
+    """
+    _whole("clients.num", num_clients, 1)
+    settings = {**DEFAULTS, **graph_config}
+    if custom is not None:
+        settings |= {"name": "matrix", "sequence": (), "matrix": custom}
+    _check_ranges(settings)
+    names = _names(settings)
+    return Topology(
+        num_clients=num_clients,
+        seed=seed,
+        graphs=tuple(_source(name, num_clients, seed, settings) for name in names),
+        every=int(settings["every"]),
+        peers_per_step=int(settings["peers_per_step"]),
+        drop=float(settings["drop"]),
+    )
+
+
+def _source(
+    name: str, num_clients: int, seed: int, settings: Mapping[str, Any]
+) -> Adjacency | Callable[[int], Adjacency]:
+    """A graph as a matrix if it never changes, else as a function of the step."""
+    piece = settings["matrix"] if name == "matrix" else GRAPHS.get(name)
+    called = callable(piece) and (name == "matrix" or _takes_step(piece))
+
+    @functools.lru_cache(maxsize=PERIODS_CACHED)
+    def draw(step: int) -> Adjacency:
+        if called:
+            matrix = piece(step)
+            own = "a function" if name == "matrix" else name
+            setting = "graph.matrix" if name == "matrix" else "graph.name"
+            value = f"{own}, at step {step}"
+            adjacency = check_adjacency(matrix, num_clients, setting=setting, value=value)
+        else:
+            matrix = GRAPHS.get(name)(num_clients, generator(seed, "graph", step), **settings)
+            adjacency = check_adjacency(matrix, num_clients, setting="graph.name", value=name)
+        adjacency.flags.writeable = False
+        return adjacency
+
+    first = draw(0)
+    changes = called or (settings["every"] and name not in FIXED)
+    return draw if changes else first
+
+
+def _takes_step(piece: Callable[..., Adjacency]) -> bool:
+    """Whether a registered graph is a function of the step alone."""
+    return list(inspect.signature(piece).parameters) == ["step"]
+
+
+def _check_ranges(settings: Mapping[str, Any]) -> None:
+    lowest = {"degree": 0, "islands": 1, "bridges": 0, "peers_per_step": 0, "every": 0}
+    for name, low in lowest.items():
+        _whole(f"graph.{name}", settings[name], low)
+    for name in ("probability", "drop"):
+        value = settings[name]
+        is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+        if not (is_number and 0 <= value <= 1):
+            raise ConfigError(f"graph.{name}", value, "a probability from 0 to 1")
+
+
+def _whole(setting: str, value: object, low: int) -> None:
+    is_whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not (is_whole and value >= low):  # type: ignore[operator]
+        raise ConfigError(setting, value, f"a whole number >= {low}")
+
+
+def _names(settings: Mapping[str, Any]) -> tuple[str, ...]:
+    """The names of the graphs that take turns, one if there is no sequence."""
+    sequence = settings["sequence"]
+    if not isinstance(sequence, list | tuple):
+        example = "names of graphs in turn, such as ('cycle', 'star')"
+        raise ConfigError("graph.sequence", sequence, example)
+    known = GRAPHS.names() if sequence else []
+    for name in sequence:
+        if name not in known:
+            raise ConfigError("graph.sequence", name, suggest(str(name), known))
+    if sequence and not settings["every"]:
+        accepted = "the number of steps, >= 1, that each graph of graph.sequence lasts"
+        raise ConfigError("graph.every", settings["every"], accepted)
+    if given(settings["matrix"]) and "matrix" not in (sequence or [settings["name"]]):
+        setting = "sequence" if sequence else "name"
+        accepted = "'matrix', because graph.matrix is given"
+        raise ConfigError(f"graph.{setting}", settings[setting], accepted)
+    return tuple(sequence) or (settings["name"],)
+
+
+def warn_without_effect(chosen: Topology, pool_slots: int = 0) -> None:
+    """Logs a warning for settings that change nothing here; all of them are legal.
+
+    Args:
+      chosen: the topology.
+      pool_slots: N_P where teachers are old snapshots, of which Δ are drawn instead of peers.
+    """
+    if chosen.every and not chosen.changes:
+        logging.warning("graph.every has no effect: this graph is not random")
+    wanted = chosen.peers_per_step
+    if pool_slots and wanted > pool_slots:
+        logging.warning(
+            "graph.peers_per_step = %d: all %d snapshots of exchange.pool_size are read",
+            wanted, pool_slots,
+        )  # fmt: skip
+    few: set[int] = set()
+    for turn in range(0 if pool_slots else len(chosen.graphs)):
+        degrees = chosen.at(turn * chosen.every).sum(axis=1)
+        few.update(np.flatnonzero((0 < degrees) & (degrees < wanted)).tolist())
+    if few:
+        logging.warning(
+            "graph.peers_per_step = %d: clients with fewer peers read all of them (at first: %s)",
+            wanted, listed(few),
+        )  # fmt: skip

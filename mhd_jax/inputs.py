@@ -1,0 +1,46 @@
+# Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
+"""What one call of the training step consumes, and the batch that it makes of it."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from jaxtyping import Array
+
+
+class StepInputs(NamedTuple):
+    """What the host decides about n steps; R replicas, axes as the step sees them.
+
+    Attributes:
+      private: per group, what `Feed.load` needs of every client's batch, [n, R, K, B].
+      public: what it needs of the public batch, [n, R, B'].
+      reads: per group, students by candidates, bool [n, R, K, N].
+      versions: pool slots read, int [n, R, V].
+      write: pool slot written after the step or -1, int [n].
+      weights: of the private and of the distillation loss, [n, 2].
+      average: whether the step ends with an average, bool [n].
+      mixing: rows of the averaging matrix, [n, R, K, K], or [n, R, 0, 0] without averaging.
+    """
+
+    private: Any
+    public: Any
+    reads: Any
+    versions: Any
+    write: Any
+    weights: Any
+    average: Any
+    mixing: Any
+
+
+class Batch(NamedTuple):
+    """One step's samples on one device: normalised and augmented images, private labels.
+
+    Attributes:
+      images: per group, [k, B, ...].
+      labels: per group, [k, B].
+      public: [B', ...], the same for all clients.
+    """
+
+    images: tuple[Array, ...]
+    labels: tuple[Array, ...]
+    public: Array

@@ -1,0 +1,202 @@
+# Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
+"""The report of a run: one HTML file with its numbers and figures, readable without a network.
+
+The prose and the looks are in ``templates/report.html.j2``; here are only the numbers.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import jinja2
+import numpy as np
+from etils import epath
+
+from mhd_jax.config import default_config, flatten
+from mhd_jax.reporting import charts
+from mhd_jax.reporting.charts import format_bytes
+from mhd_jax.results import (
+    ISOLATED,
+    History,
+    Spread,
+    Summary,
+    head_rows,
+    hop_table,
+)
+
+MOST_LABELS = 8  # primary labels of a client that are listed; more are counted
+
+
+def write_report(workdir: epath.PathLike, summary: Summary, history: History) -> epath.Path:
+    """Writes ``report.html`` and, from the same drawing, ``figures/*.png``.
+
+    Args:
+      workdir: Directory of the run; may be on a remote file system.
+      summary: what a run leaves in ``summary.json``.
+      history: The objects of ``metrics.jsonl``.
+
+    Returns:
+      The path of the report.
+    """
+    folder = epath.Path(workdir)
+    paths = charts.save_all(summary, history, folder / "figures")
+    images = {path.stem: path.read_bytes() for path in paths}
+    report = folder / "report.html"
+    unfinished = folder / ".report.html"
+    unfinished.write_text(render(summary, images))
+    unfinished.replace(report)  # so that a report that exists is a whole one
+    return report
+
+
+def render(summary: Summary, images: Mapping[str, bytes]) -> str:
+    """The report as HTML.
+
+    Args:
+      summary: what a run leaves in ``summary.json``.
+      images: PNG files by the name of the function in `mhd_jax.reporting.charts` that drew them; a
+        figure that is missing here is left out of the report.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("mhd_jax.reporting"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters |= {"number": number, "signed": signed, "bytes": format_bytes}
+    environment.globals |= {"number": number, "signed": signed}
+    rows = head_rows(summary)
+    heads = [row for row in rows if row.name != ISOLATED]
+    return environment.get_template("report.html.j2").render(
+        summary=summary,
+        settings=flatten(summary.config),
+        rows=rows,
+        main=heads[0],
+        last=heads[-1],
+        baseline=rows[-1] if rows[-1].name == ISOLATED else None,
+        clients=client_rows(summary),
+        replicas=replica_rows(summary),
+        hops=_hops(summary),
+        changes=not np.array_equal(summary.adjacency, summary.adjacency_union),
+        traffic=byte_rows(summary),
+        sections=_sections(summary.config),
+        images={name: _embedded(png) for name, png in images.items()},
+    )
+
+
+def _embedded(png: bytes) -> dict[str, Any]:
+    """The data and the width, in percent of the page, at which text is equally large in all."""
+    pixels = int.from_bytes(png[16:20], "big")  # the first field of a PNG's header
+    width = min(100, round(100 * pixels / (charts.WIDTH * charts.DPI)))
+    return {"data": base64.b64encode(png).decode(), "width": width}
+
+
+def number(value: float | Spread) -> str:
+    """An accuracy; of a spread over replicas the mean and its standard deviation.
+
+    >>> number(0.84217), number(Spread(0.84217, 0.8, 0.9, std=0.0123))
+    ('0.842', '0.842 ± 0.012')
+    """
+    if isinstance(value, Spread):
+        return number(value.mean) + ("" if value.std is None else f" ± {value.std:.3f}")
+    return f"{value:.3f}"
+
+
+def signed(value: float | Spread) -> str:
+    """A difference of accuracies, with its sign.
+
+    >>> signed(-0.0041), signed(0.4821), signed(0.0)
+    ('−0.004', '+0.482', '0.000')
+    """
+    if isinstance(value, Spread):
+        return signed(value.mean) + ("" if value.std is None else f" ± {value.std:.3f}")
+    text = f"{value:+.3f}".replace("-", "−")
+    return "0.000" if text[1:] == "0.000" else text
+
+
+def client_rows(summary: Summary) -> list[dict[str, Any]]:
+    """What the report says of every client (of the first seed where there are several)."""
+    shared, private = summary.shared_accuracy, summary.private_accuracy
+    peers, samples = summary.adjacency.sum(axis=1), summary.label_histogram.sum(axis=1)
+    # One pooled model stands for all clients.
+    params = np.broadcast_to(summary.num_params, len(shared))
+    baseline = summary.isolated_baseline
+    rows = []
+    for client in range(len(shared)):
+        rows.append(
+            {
+                "client": client,
+                "samples": int(samples[client]),
+                "labels": _listed(np.flatnonzero(summary.primary_labels[client])),
+                "peers": int(peers[client]),
+                "params": int(params[client]),
+                "shared_main": shared[client, 0],
+                "shared_last": shared[client, -1],
+                "shared_baseline": baseline and baseline.shared_accuracy[client, 0],
+                "private_main": private[client, 0],
+                "private_baseline": baseline and baseline.private_accuracy[client, 0],
+            }
+        )
+    return rows
+
+
+def _listed(labels: np.ndarray) -> str:
+    if len(labels) > MOST_LABELS:
+        return f"{len(labels):,} labels"
+    return ", ".join(map(str, labels)) or "none"
+
+
+def replica_rows(summary: Summary) -> list[dict[str, Any]]:
+    """Means over clients of every seed; empty for a run of one."""
+    return [
+        {"seed": run.seed, "hash": run.partition_hash, "rows": head_rows(run)}
+        for run in summary.replicas
+    ]
+
+
+def _hops(summary: Summary) -> dict[str, Any]:
+    found = hop_table(summary)
+    return {
+        "distances": found.names,
+        "pairs": found.pairs,
+        "rows": list(zip(found.heads, found.accuracy.tolist(), strict=True)),
+    }
+
+
+def byte_rows(summary: Summary) -> list[dict[str, Any]]:
+    """Both accountings of communication and FedAvg's, per client and step and for the run."""
+    settings = flatten(summary.config)
+    refresh, average = settings["exchange.refresh_steps"], settings["average.every"]
+    what = {
+        "predictions": ("Predictions published", "in every step of distillation"),
+        "snapshots": ("Snapshots shipped instead", f"one every {refresh:,} steps"),
+        "fedavg": ("FedAvg", f"all parameters every {average:,} steps"),
+    }
+    per_step = {key: summary.bytes_per_step[key] for key in what}
+    fedavg = per_step["fedavg"].sum()
+    return [
+        {
+            "name": name,
+            "when": when,
+            "client": Spread.of(per_step[key][None]),
+            "run": per_step[key].sum() * summary.steps,
+            "ratio": per_step[key].sum() / fedavg if fedavg else None,
+        }
+        for key, (name, when) in what.items()
+    ]
+
+
+def _sections(config: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """All settings by section, each with whether it differs from its default."""
+    defaults = {name: json.dumps(value) for name, value in flatten(default_config()).items()}
+    sections: dict[str, list[dict[str, Any]]] = {"run": []}
+    for name, value in flatten(config).items():
+        section, _, leaf = name.rpartition(".")
+        text = json.dumps(value)
+        sections.setdefault(section or "run", []).append(
+            {"name": leaf, "value": text.strip('"') or "–", "changed": defaults.get(name) != text}
+        )
+    return sections

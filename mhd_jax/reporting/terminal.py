@@ -1,0 +1,268 @@
+# Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
+"""What a run says on the terminal: a header, a progress bar and the final table."""
+
+from __future__ import annotations
+
+import datetime
+import shutil
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool
+from tqdm.auto import tqdm
+
+from mhd_jax.results import Spread, Summary, head_rows
+
+# Without a terminal nobody watches a bar: one plain line whenever there are new values, and
+# otherwise this often, so that a log file shows that the run is alive.
+SECONDS_BETWEEN_LINES = 30.0
+
+_TEXT = "{n_fmt}/{total_fmt}  {rate_noinv_fmt}  ETA {remaining}  {desc}"
+_BAR = "{percentage:3.0f}%|{bar:12}| " + _TEXT
+_COLUMNS_FOR_BAR = 100  # with fewer the text alone fills the line
+
+
+def final_table(summary: Summary) -> str:
+    """The results as a plain text table: a row per head, then the isolated baseline.
+
+    Args:
+      summary: what a run leaves in ``summary.json``.
+
+    Returns:
+      Several lines without a trailing newline.
+    """
+    rows = head_rows(summary)
+    gains = any(row.shared_gain for row in rows)
+    labels = ["mean", "min", "max", *(["gain"] if gains else [])]
+    cells = [
+        [
+            row.name,
+            *_cells(row.shared, row.shared_gain, gains),
+            *_cells(row.private, row.private_gain, gains),
+        ]
+        for row in rows
+    ]
+    return "\n".join([*_layout(["head", *labels, *labels], cells), "", _legend(summary, gains)])
+
+
+def _legend(summary: Summary, gains: bool) -> str:
+    clients = len(summary.shared_accuracy)
+    lines = f"mean, min and max over {clients} client{'s' if clients != 1 else ''}"
+    if len(summary.seeds) > 1:
+        lines += f" and {len(summary.seeds)} seeds (± std of the seeds' means)"
+    return lines + ("; gain over the isolated baseline" if gains else "")
+
+
+def _cells(spread: Spread, gain: Spread | None, with_gain: bool) -> list[str]:
+    cells = [_number(spread), f"{spread.min:.3f}", f"{spread.max:.3f}"]
+    if with_gain:
+        cells.append(_number(gain, signed=True) if gain else "")
+    return cells
+
+
+def _number(spread: Spread, signed: bool = False) -> str:
+    text = f"{spread.mean:+.3f}" if signed else f"{spread.mean:.3f}"
+    return text if spread.std is None else f"{text} ±{spread.std:.3f}"
+
+
+def _layout(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Aligns the columns under 'shared accuracy' and 'private accuracy', half of them each."""
+    widths = [max(len(row[c]) for row in [header, *rows]) for c in range(len(header))]
+    half = (len(header) - 1) // 2
+
+    def line(cells: Sequence[str]) -> str:
+        padded = [cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True)]
+        parts = [cells[0].ljust(widths[0]), "  ".join(padded[:half]), "  ".join(padded[half:])]
+        return "    ".join(parts).rstrip()
+
+    sizes = [sum(group) + 2 * (half - 1) for group in (widths[1 : 1 + half], widths[1 + half :])]
+    titles = ["shared accuracy", "private accuracy"]
+    groups = [f" {t} ".center(size, "-") for t, size in zip(titles, sizes, strict=True)]
+    top = "    ".join([" " * widths[0], *groups])
+    body = [line(row) for row in rows]
+    return [top, line(header), "-" * max(map(len, [top, *body])), *body]
+
+
+def describe_run(
+    config: Mapping[str, Any],
+    *,
+    private_samples: Sequence[int],
+    public_samples: int,
+    test_samples: int,
+    primary_labels: Bool[np.ndarray, "K C"],
+    partition_hash: str,
+    graph: Mapping[str, Any],
+    num_params: Sequence[int],
+    device: str,
+    feed: str,
+) -> str:
+    """The lines printed before the first step: what is about to run, and on what.
+
+    Args:
+      config: The run's config.
+      private_samples: Of every client.
+      public_samples: Unlabelled samples that all clients see.
+      test_samples: Samples that accuracies are measured on.
+      primary_labels: Which labels each client holds as primary.
+      partition_hash: Of the assignment of samples to clients.
+      graph: Statistics of the communication graph, from `mhd_jax.graph.describe`, of the first
+        one where it "changes".
+      num_params: Parameters of every client.
+      device: The accelerator, in words.
+      feed: How images get there, in words.
+    """
+    clients, classes = primary_labels.shape
+    owned = primary_labels.sum(axis=1)
+    facts = {
+        "data": f"{config['data']['name']}, {classes} classes: {sum(private_samples):,} private, "
+        f"{public_samples:,} public, {test_samples:,} test samples",
+        "partition": f"{config['partition']['name']}: {_range(private_samples)} samples"
+        + (f" and {_range(owned)} primary labels" if owned.any() else "")
+        + f" a client (hash {partition_hash[:12]})",
+        "graph": f"{_graph_name(config)}: {_describe_graph(graph)}",
+        "model": f"{_architectures(config)}: {_range(num_params)} parameters a client, "
+        f"main head and {config['heads']['aux']} auxiliary heads",
+        "device": device,
+        "images": feed,
+    }
+    title = f"{config['method']}, {clients} clients, {config['train']['steps']:,} steps"
+    return "\n".join([title, *(f"  {name:<10} {fact}" for name, fact in facts.items())])
+
+
+def _range(values: Sequence[int] | np.ndarray) -> str:
+    low, high = int(min(values)), int(max(values))
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
+def _architectures(config: Mapping[str, Any]) -> str:
+    groups = [f"{count} x {name}" for name, count in config["clients"]["models"]]
+    return ", ".join(groups) or config["model"]["name"]
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
+def _graph_name(config: Mapping[str, Any]) -> str:
+    return ", ".join(config["graph"]["sequence"]) or config["graph"]["name"]
+
+
+def _describe_graph(facts: Mapping[str, Any]) -> str:
+    start = "changes; at first " if facts.get("changes") else ""
+    if not facts["edges"]:
+        return f"{start}no edges, nobody learns from anybody"
+    low, high = facts["min_degree"], facts["max_degree"]
+    parts = [
+        start + _count(facts["edges"], "edge"),
+        f"{_range([low, high])} peer{'s' if high > 1 else ''} a client",
+    ]
+    if facts["strongly_connected"]:
+        hops = _count(facts["diameter"], "hop")
+        parts.append(f"everybody hears from everybody within {hops}")
+    elif facts["weakly_connected"]:
+        parts.append("not everybody hears from everybody")
+    else:
+        parts.append("in several pieces")
+    return ", ".join(parts)
+
+
+def format_values(values: Mapping[str, float]) -> str:
+    """Values for a progress line; names that begin with the same word are written together.
+
+    >>> format_values({"β_sh main": 0.361, "β_sh aux 4": 0.784, "β_priv main": 0.97})
+    'β_sh main 0.36 aux 4 0.78 · β_priv main 0.97'
+    """
+    groups: dict[str, list[str]] = {}
+    for name, value in values.items():
+        group, _, rest = name.partition(" ")
+        groups.setdefault(group, []).append(f"{rest} {value:.2f}".strip())
+    return " · ".join(f"{group} {' '.join(parts)}" for group, parts in groups.items())
+
+
+class Progress:
+    """Steps done, steps per second, time left and the current values.
+
+    On a terminal (or in a notebook) a bar; elsewhere plain lines on stderr, one at every update
+    that brings new values and otherwise one every `SECONDS_BETWEEN_LINES`. The steps of the
+    first update do not count towards the rate of a plain line: they carry the compilation.
+
+    On 80 columns::
+
+        500/1500  95.21 steps/s  ETA 00:10  β_sh main 0.36 aux 0.78 · β_priv 0.97
+
+    Args:
+      total: Steps of the whole run.
+      initial: Steps done before this process started (a resumed run).
+      enabled: False says nothing at all, for all but the first of several processes.
+    """
+
+    def __init__(self, total: int, initial: int = 0, enabled: bool = True) -> None:
+        self._total = total
+        self._enabled = enabled
+        self._values: dict[str, float] = {}
+        self._bar: tqdm | None = None
+        self._first: tuple[int, float] | None = None
+        self._last_line = time.monotonic()
+        if enabled and _watched():
+            self._bar = tqdm(
+                total=total, initial=initial, unit=" steps", file=sys.stderr, **_shape()
+            )
+
+    def update(self, step: int, values: Mapping[str, float] | None = None) -> None:
+        """Reports that `step` steps are done; earlier values stay until new ones replace them."""
+        self._values.update(values or {})
+        if self._bar is not None:
+            self._bar.set_description_str(format_values(self._values), refresh=False)
+            self._bar.update(step - self._bar.n)
+        elif self._enabled:
+            self._update_plain(step, bool(values))
+
+    def _update_plain(self, step: int, fresh: bool) -> None:
+        now = time.monotonic()
+        first_step, first_time = self._first = self._first or (step, now)
+        if not fresh and now - self._last_line < SECONDS_BETWEEN_LINES:
+            return
+        self._last_line = now
+        parts = [f"step {step}/{self._total}"]
+        if step > first_step and now > first_time:
+            rate = (step - first_step) / (now - first_time)
+            left = datetime.timedelta(seconds=round((self._total - step) / rate))
+            parts += [f"{rate:.3g} steps/s", f"ETA {left}"]
+        parts += [format_values(self._values)] if self._values else []
+        print(" · ".join(parts), file=sys.stderr, flush=True)
+
+    def message(self, text: str) -> None:
+        """Prints a line without tearing the bar."""
+        if self._bar is not None:
+            self._bar.write(text, file=sys.stderr)
+        elif self._enabled:
+            print(text, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Leaves the last state of the bar on the screen; more than once is fine."""
+        if self._bar is not None:
+            self._bar.close()
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _shape() -> dict[str, Any]:
+    """How the bar uses its line; tqdm itself draws nothing on a terminal of unknown size."""
+    if not sys.stderr.isatty():
+        return {"bar_format": _BAR, "dynamic_ncols": True}
+    columns, rows = shutil.get_terminal_size()
+    form = _BAR if columns >= _COLUMNS_FOR_BAR else _TEXT
+    return {"bar_format": form, "ncols": columns, "nrows": rows}
+
+
+def _watched() -> bool:
+    """Whether somebody sees a bar move: stderr is a terminal, or this is a notebook."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return sys.stderr.isatty() or (shell is not None and "IPKernelApp" in shell.config)

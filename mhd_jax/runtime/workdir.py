@@ -1,0 +1,317 @@
+# Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
+"""The directory of one run: who owns it, its metrics and its summary.
+
+A run in a directory is named by its config. The same config again goes on where it stopped,
+another one is refused, and so is a second run at the same time. Whatever a killed run can leave
+half done, the next start puts right by itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import errno
+import fcntl
+import fnmatch
+import json
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import ml_collections
+import numpy as np
+from absl import logging
+from etils import epath
+
+from mhd_jax.config import RENAMED, flatten
+from mhd_jax.errors import WorkdirError
+from mhd_jax.files import absolute, is_remote
+from mhd_jax.results import Line, Summary
+
+# What may differ when a run is resumed, because the trained clients do not depend on it.
+FREE_SETTINGS = (
+    "data.dir",
+    "data.feed",
+    "metrics",
+    "train.log_every",
+    "train.eval_every",
+    "train.checkpoint_every",
+    "train.keep_checkpoints",
+    "train.steps_per_call",
+    "parallel.*",
+)
+
+_LOCK_UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
+
+
+class Workdir:
+    """The files of one run below `path`, local or any URL that etils.epath can write.
+
+    In a run of several processes all may open it and `claim` it with the same config; only
+    process 0 takes the lock and writes metrics and summary.
+
+    >>> import tempfile
+    >>> workdir = Workdir(tempfile.mkdtemp())
+    >>> workdir.claim(ml_collections.ConfigDict({"seed": 0}))
+    >>> workdir.claim(ml_collections.ConfigDict({"seed": 1}))
+    Traceback (most recent call last):
+    mhd_jax.errors.WorkdirError: /tmp/...: holds a run with other settings: seed is 0 there and 1
+    here. Use another workdir, or these settings
+
+    Attributes:
+      path: the directory, absolute.
+      checkpoints: where `mhd_jax.runtime.checkpoints.Checkpoints` keeps its steps.
+      figures: where the figures go.
+      report: the report's file.
+    """
+
+    def __init__(self, path: epath.PathLike) -> None:
+        """Creates the directory where it is missing and tries to write in it.
+
+        Raises:
+          WorkdirError: it cannot be created, or nothing can be written in it.
+        """
+        self.path = absolute(path)
+        self.checkpoints = self.path / "checkpoints"
+        self.figures = self.path / "figures"
+        self.report = self.path / "report.html"
+        self._config = self.path / "config.json"
+        self._metrics = self.path / "metrics.jsonl"
+        self._summary = self.path / "summary.json"
+        with self._explained("cannot be used as workdir"):
+            self.path.mkdir(parents=True, exist_ok=True)
+            probe = self.path / f".writable.{_process_name()}"
+            probe.write_text("")
+            probe.unlink()
+
+    def claim(self, config: ml_collections.ConfigDict) -> None:
+        """Makes this the directory of the run with `config`, or checks that it is.
+
+        Settings in `FREE_SETTINGS` may differ; `config.json` keeps the first run's.
+
+        Raises:
+          WorkdirError: the directory holds a run with other settings (each is named with both
+            values), or files of a run whose config cannot be read.
+        """
+        wanted = json.loads(to_json(config))
+        if not self._config.exists():
+            self._check_unclaimed()
+            self._write(self._config, to_json(wanted, indent=2) + "\n")
+            return
+        there, here = flatten(self._read(self._config)), flatten(wanted)
+        self._refuse_renamed(there)
+        differing = {
+            name: f"{name} is {_shown(there, name)} there and {_shown(here, name)} here"
+            for name in sorted(there.keys() | here.keys())
+            if _shown(there, name) != _shown(here, name)
+        }
+        free = [told for name, told in differing.items() if _is_free(name)]
+        refused = [told for name, told in differing.items() if not _is_free(name)]
+        if refused:
+            raise WorkdirError(
+                f"{self.path}: holds a run with other settings: {'; '.join(refused)}. "
+                "Use another workdir, or these settings"
+            )
+        if free:
+            logging.info("%s: going on with other settings: %s", self.path, "; ".join(free))
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keeps other runs out of this directory while the context lasts.
+
+        The lock is `flock(2)` on `run.lock`: it ends with the process however that ends, so a
+        killed run leaves none behind. Remote paths and file systems without it have no lock.
+
+        Raises:
+          WorkdirError: another run holds it; names its process and host.
+        """
+        if is_remote(self.path):
+            logging.info("%s: remote, so a second run here would not be noticed", self.path)
+            yield
+            return
+        with self._explained("cannot be locked"):
+            file = open(self.path / "run.lock", "a+")
+        with file:
+            self._lock_file(file.fileno())
+            file.truncate(0)
+            since = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+            file.write(f"process {os.getpid()} on {socket.gethostname()}, started {since}")
+            file.flush()
+            yield
+
+    def append_metrics(self, metrics: Line) -> None:
+        """Adds one line to `metrics.jsonl`, handed to the operating system on return.
+
+        Args:
+          metrics: by name, `step` among them; arrays become lists.
+
+        Raises:
+          WorkdirError: it could not be written.
+        """
+        line = to_json(metrics) + "\n"
+        with self._explained("could not add to metrics.jsonl"):
+            if is_remote(self.path):  # object stores cannot append
+                before = self._metrics.read_text() if self._metrics.exists() else ""
+                self._metrics.write_text(before + line)
+                return
+            with self._metrics.open("a") as file:
+                file.write(line)
+
+    def truncate_metrics(self, step: int) -> None:
+        """Drops the lines after `step`, and a half-written one, before a run goes on from there.
+
+        A step's lines have to be written before its checkpoint for the resumed file to have all
+        the steps of an uninterrupted one.
+
+        Args:
+          step: the step restored; -1 when starting from the beginning.
+        """
+        if not self._metrics.exists():
+            return
+        with self._explained("could not read metrics.jsonl"):
+            text = self._metrics.read_bytes().decode(errors="replace")
+        lines = _parse(text)
+        kept = [line for line, metrics in lines if metrics and metrics.get("step", np.inf) <= step]
+        shorter = "".join(line + "\n" for line in kept)
+        if shorter != text:
+            dropped = len(lines) - len(kept)
+            logging.info("%s: dropped %d lines after step %d", self._metrics, dropped, step)
+            self._write(self._metrics, shorter)
+
+    def read_metrics(self) -> list[Line]:
+        """The lines of `metrics.jsonl`, without a last one that is still being written."""
+        if not self._metrics.exists():
+            return []
+        with self._explained("could not read metrics.jsonl"):
+            text = self._metrics.read_bytes().decode(errors="replace")
+        return [metrics for _, metrics in _parse(text) if metrics]
+
+    def write_summary(self, summary: Summary) -> None:
+        """Writes `summary.json`, all or nothing; arrays become lists, floats keep every digit."""
+        self._write(self._summary, to_json(summary.to_json(), indent=1) + "\n")
+
+    def read_summary(self) -> Summary:
+        """The contents of `summary.json`; raises `WorkdirError` when there is none to read."""
+        values = self._read(self._summary)
+        with self._explained("cannot read summary.json"):
+            return Summary.from_json(values)
+
+    def finished(self) -> bool:
+        """Whether the run has come to its end, which is when its summary is written."""
+        if not self._summary.exists():
+            return False
+        try:
+            self.read_summary()
+        except WorkdirError as error:
+            logging.warning("%s; the end of the run is done again", error)
+            return False
+        return True
+
+    def _refuse_renamed(self, settings: Mapping[str, Any]) -> None:
+        """A run of an earlier version is refused rather than taken for one with other settings."""
+        for old in settings.keys() & RENAMED.keys():
+            raise WorkdirError(
+                f"{self.path}: holds a run of an earlier version: its setting {old} is now called "
+                f"{RENAMED[old]}. Use another workdir"
+            )
+
+    def _check_unclaimed(self) -> None:
+        left = [path.name for path in (self._metrics, self._summary) if path.exists()]
+        if self.checkpoints.exists() and any(self.checkpoints.iterdir()):
+            left.append(self.checkpoints.name)
+        if left:
+            raise WorkdirError(
+                f"{self.path}: has {', '.join(left)} of a run but no config.json that says which. "
+                "Put it back, or use another workdir"
+            )
+
+    def _lock_file(self, descriptor: int) -> None:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = (self.path / "run.lock").read_text() or "a process that has just started"
+            raise WorkdirError(
+                f"{self.path}: another run is at work here ({holder}). Wait for it, stop it, or "
+                "use another workdir"
+            ) from error
+        except OSError as error:
+            if error.errno not in _LOCK_UNSUPPORTED:
+                raise
+            logging.warning("%s: no file locks here, a second run goes unnoticed", self.path)
+
+    def _write(self, path: epath.Path, text: str) -> None:
+        """Replaces a file at once: whoever reads it sees the old text or the new one."""
+        temporary = path.with_name(f".{path.name}.{_process_name()}")
+        with self._explained(f"could not write {path.name}"):
+            try:
+                with temporary.open("w") as file:
+                    file.write(text)
+                    file.flush()
+                    if not is_remote(path):
+                        os.fsync(file.fileno())
+                temporary.replace(path)
+            finally:
+                temporary.unlink(missing_ok=True)
+
+    def _read(self, path: epath.Path) -> dict[str, Any]:
+        with self._explained(f"cannot read {path.name}"):
+            contents = json.loads(path.read_text())
+            if not isinstance(contents, dict):
+                raise ValueError(f"expected a JSON object, not {type(contents).__name__}")
+        return contents
+
+    @contextlib.contextmanager
+    def _explained(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        # ImportError: no package for this kind of URL is installed.
+        except (OSError, ValueError, ImportError) as error:
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+            raise WorkdirError(f"{self.path}: {what}: {reason}") from error
+
+
+def to_json(value: Any, indent: int | None = None) -> str:
+    """JSON with NumPy and JAX arrays as lists and floats that read back as the same bits.
+
+    >>> to_json({"loss": np.float32([0.1, 2])})
+    '{"loss": [0.10000000149011612, 2.0]}'
+    """
+    return json.dumps(value, default=_plain, indent=indent)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, ml_collections.ConfigDict):
+        return value.to_dict()
+    if hasattr(value, "__array__"):
+        return np.asarray(value).tolist()
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    raise TypeError(f"{type(value).__name__} has no JSON form: {value!r}")
+
+
+def _parse(text: str) -> list[tuple[str, dict[str, Any] | None]]:
+    """Each line and what it says; None for one that is no JSON object."""
+    parsed: list[tuple[str, dict[str, Any] | None]] = []
+    for line in text.removesuffix("\n").split("\n") if text else ():
+        try:
+            metrics = json.loads(line)
+        except ValueError:
+            metrics = None
+        parsed.append((line, metrics if isinstance(metrics, dict) else None))
+    broken = [number for number, (_, metrics) in enumerate(parsed, 1) if metrics is None]
+    if broken and broken != [len(parsed)]:
+        logging.warning("metrics.jsonl: left out unreadable lines %s", broken)
+    return parsed
+
+
+def _shown(settings: Mapping[str, Any], name: str) -> str:
+    return repr(settings[name]) if name in settings else "not a setting"
+
+
+def _is_free(name: str) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in FREE_SETTINGS)
+
+
+def _process_name() -> str:
+    return f"{socket.gethostname()}.{os.getpid()}"

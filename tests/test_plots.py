@@ -1,0 +1,35 @@
+# Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
+"""Figures of records, and the hop picture."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+
+from experiments import topology
+from experiments.harness import plots
+from experiments.harness.study import PerClass
+from tests.invented import record
+
+
+def test_figures_of_the_same_records_have_the_same_bytes(tmp_path: Path) -> None:
+    records = [record("a", [0.4, 0.8]), dataclasses.replace(record("b", [0.5]), group="g")]
+    for name in ("one", "two"):
+        plots.save(plots.dots(records), tmp_path / name)
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+
+
+def test_the_hop_picture_is_a_table_too() -> None:
+    """Two seeds on a ring; in the second every label is everybody's own: no hops at all."""
+    kept = PerClass(
+        class_accuracy=np.stack([np.full((3, 2, 3), 0.25), np.full((3, 2, 3), 0.75)]),
+        primary_labels=np.stack([np.eye(3, dtype=bool), np.ones((3, 3), bool)]),
+        adjacency=np.stack([np.roll(np.eye(3, dtype=bool), -1, axis=1)] * 2),
+    )
+    ring, other = record("ring", [0.4, 0.5], per_class=kept), record("other", [0.4])
+    lines = topology.hop_picture([ring, other]).splitlines()
+    assert lines[2] == "| ring: hops | 0 | 1 | 2 |"
+    assert lines[4] == "| main | 0.500 ± 0.354 | 0.250 | 0.250 |"
+    assert lines[6] == "| seeds with such a label | 2 | 1 | 1 |"

@@ -1,0 +1,56 @@
+# Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
+"""Every study is a list of runs that can start, and its claims can fail."""
+
+from __future__ import annotations
+
+import pytest
+
+from experiments import abstract, digits_claims
+from experiments.all import STUDIES
+from experiments.harness.presets import PRESETS, ROOT, preset
+from experiments.harness.runs import cell_configs
+from mhd_jax.config import validate
+from mhd_jax.errors import ConfigError
+from tests.invented import record
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_cell_of_every_study_is_a_legal_setting(name: str) -> None:
+    if not (ROOT / PRESETS[name].config.partition(":")[0]).exists():
+        pytest.skip(f"{PRESETS[name].config} is not there")
+    for study in STUDIES:
+        cells = study.cells(preset(name))
+        assert len({cell.name for cell in cells}) == len(cells), study.name
+        for cell in cells:
+            validate(cell_configs(preset(name), cell)[0])
+
+
+def test_unknown_preset_is_told_with_a_hint() -> None:
+    with pytest.raises(ConfigError, match="did you mean 'digits'"):
+        preset("digit")
+
+
+def test_claims_pass_and_fail() -> None:
+    good = [
+        record("complete", [0.4, 0.8, 0.8, 0.8]),
+        record("cycle", [0.4, 0.5, 0.6, 0.7]),
+        record("islands", [0.4, 0.6, 0.6, 0.6]),
+        record("random", [0.4, 0.6, 0.6, 0.6]),
+    ]
+    verdicts = digits_claims.verdicts(good)
+    assert len(verdicts) == 6 and all(verdict.holds for verdict in verdicts)
+    bad = [
+        record("complete", [0.4, 0.7, 0.7, 0.7], private=0.87),
+        record("cycle", [0.4, 0.7, 0.6, 0.5]),
+        record("islands", [0.4, 0.8, 0.8, 0.8]),
+        record("random", [0.4, 0.8, 0.8, 0.8]),
+    ]
+    verdicts = digits_claims.verdicts(bad)
+    assert len(verdicts) == 6 and not any(verdict.holds for verdict in verdicts)
+    assert "FAIL" in digits_claims.verdict_table(bad) and len(digits_claims.verdicts(bad[1:2])) == 2
+
+
+def test_a_claim_without_its_cells_is_not_measured() -> None:
+    assert abstract.table({}).count("not measured yet") == len(abstract.CLAIMS)
+    found = record("complete", [0.4, 0.8])
+    assert "+0.400" in abstract.table({"digits_claims/complete": found})

@@ -1,0 +1,30 @@
+# Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
+"""What TensorBoard is given."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import numpy as np
+import pytest
+
+from mhd_jax.runtime import tensorboard
+
+
+def test_heads_are_named_and_clients_averaged():
+    values = {"step": 3, "loss": [1.0, 2.0], "head_losses": np.array([[1.0, 3.0], [2.0, 5.0]])}
+    assert tensorboard.scalars(values) == {
+        "step": 3.0, "loss": 1.5, "head_losses/head_0": 1.5, "head_losses/head_1": 4.0,
+    }  # fmt: skip
+
+
+def test_without_the_extra_nothing_is_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    tensorboard.TensorBoard(tmp_path).write(1, {"loss": [1.0]})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_with_the_extra_events_are_written(tmp_path):
+    pytest.importorskip("tensorflow")
+    tensorboard.TensorBoard(tmp_path).write(1, {"loss": [1.0]})
+    assert list(tmp_path.glob("events.out.tfevents.*"))
