@@ -21,8 +21,8 @@ import jax
 import numpy as np
 
 from experiments.accelerator.pieces import Case, Context, Piece, Records
-from mhd_jax import experiment as experiment_lib
 from mhd_jax import estimate, train
+from mhd_jax import experiment as experiment_lib
 from mhd_jax.config import update
 from mhd_jax.data import sources
 from tests import small

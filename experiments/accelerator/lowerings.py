@@ -9,11 +9,11 @@ from typing import Any
 
 import jax
 
-from experiments.harness import tables
 from experiments.accelerator import speed
 from experiments.accelerator.pieces import Case, Context, Piece, Records
 from experiments.benchmarks import timing
 from experiments.benchmarks.convolutions import LOWERINGS
+from experiments.harness import tables
 from mhd_jax.models import conv
 
 CLIENTS = 8

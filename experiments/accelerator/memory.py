@@ -9,9 +9,9 @@ from typing import Any
 
 import jax
 
-from experiments.harness import tables
 from experiments.accelerator import speed
 from experiments.accelerator.pieces import Case, Context, Piece, Records
+from experiments.harness import tables
 
 GIB = 2**30
 # What doubles from where, everything else being ResNet-18's case of 8 clients in bfloat16.

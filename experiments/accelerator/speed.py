@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.harness import tables
 from experiments.accelerator.pieces import Case, Context, Piece, Records, read
 from experiments.benchmarks import limits, ours, step, timing, vit
 from experiments.benchmarks.timing import Contender, missing
+from experiments.harness import tables
 from mhd_jax import estimate as estimate_lib
 
 OURS = step.OURS
