@@ -56,7 +56,7 @@ def test_a_job_is_the_command_of_a_run() -> None:
         (["--config=configs/digit.py"], "--config = 'configs/digit.py': expected a file of this"),
         (["--config=/etc/passwd"], "--config = '/etc/passwd': expected a file of this checkout"),
         (["--config=configs/digits.py:smok"], "did you mean 'smoke'"),
-        (["--config.heads.axu=1"], "settings that exist .*axu"),
+        (["--config.heads.axu=1"], "heads.axu = '1': .*did you mean .*heads.aux"),
         (["--config.heads.aux=many"], "settings that exist .*many"),
         (["--config.heads.aux=-1"], "heads.aux = -1: expected 0 or more"),
         (["--name=MHD_1"], "--name = 'MHD_1': expected up to 40 of a-z"),

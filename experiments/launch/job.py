@@ -109,6 +109,10 @@ def make(name: str, config: str, settings: Sequence[str], workdir: str) -> Job:
 
 def _read(config: str, settings: Sequence[str]) -> ml_collections.ConfigDict:
     """The settings that `mhd_jax.main` would read from the same flags, checked."""
+    known = config_lib.flatten(config_lib.default_config())
+    for setting in settings:
+        name, _, value = setting.partition("=")
+        config_lib.check_name(name.removeprefix("--config."), value, known)
     values, words = flags.FlagValues(), ["main", f"--config={ROOT / config}", *settings]
     holder = config_flags.DEFINE_config_file(
         "config", lock_config=True, flag_values=values, sys_argv=words
