@@ -351,15 +351,16 @@ def validate(config: ml_collections.ConfigDict) -> None:
         raise ConfigError("distill.temperature", flat["distill.temperature"], "above 0")
     if not 0 <= flat["distill.fade_in"] <= 1:
         raise ConfigError(
-            "distill.fade_in", flat["distill.fade_in"], "a fraction of the run in [0, 1]"
+            "distill.fade_in", flat["distill.fade_in"], "a fraction of the run, 0 to 1"
         )
     if not 0 <= flat["distill.alignment_momentum"] < 1:
         raise ConfigError(
             "distill.alignment_momentum", flat["distill.alignment_momentum"], "in [0, 1)"
         )
     if flat["distill.alignment"] < 0 and flat["distill.alignment"] != -1:
-        accepted = "0 or more, or -1 for the method's own"
-        raise ConfigError("distill.alignment", flat["distill.alignment"], accepted)
+        raise ConfigError(
+            "distill.alignment", flat["distill.alignment"], "0 or more, or -1 for the method's own"
+        )
     if not flat["optimizer.momentum"] < 1:
         raise ConfigError("optimizer.momentum", flat["optimizer.momentum"], "in [0, 1)")
     if not 0 < flat["data.public_fraction"] < 1:

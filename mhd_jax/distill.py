@@ -289,12 +289,23 @@ def select_teachers(
 # --- Teacher rules: from candidates to targets ----------------------------------------------------
 
 
+class Target(NamedTuple):
+    """What taught heads learn towards, and where there is a teacher at all."""
+
+    scores: Float[Array, "k B m C"]
+    taught: Bool[Array, "k B m"]
+
+
+Choice = Int[Array, "k B m"] | Float[Array, "k N B m"] | Target
+"""What a rule returns."""
+
+
 class TeacherRule(Protocol):
     """Weighs the candidates of every student, sample and rank: the extension point for teachers."""
 
     def __call__(
         self, candidates: Candidates, confidence: Float[Array, "N B m"], keys: Key[Array, "k B"]
-    ) -> Array:
+    ) -> Choice:
         """Chooses or weighs.
 
         Args:
@@ -308,17 +319,6 @@ class TeacherRule(Protocol):
           or, for a rule that mixes in another way, the `Target` itself.
         """
         ...
-
-
-class Target(NamedTuple):
-    """What taught heads learn towards, and where there is a teacher at all."""
-
-    scores: Float[Array, "k B m C"]
-    taught: Bool[Array, "k B m"]
-
-
-Choice = Int[Array, "k B m"] | Float[Array, "k N B m"] | Target
-"""What a rule returns."""
 
 
 RULES: Registry[TeacherRule] = Registry("distill.rule")

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from absl import logging
+from jaxtyping import Float
 
 from mhd_jax import config as config_lib
 from mhd_jax import distill, evaluate, exchange, graph, methods, models, parallel, state

@@ -11,7 +11,6 @@ line on the terminal when something has gone wrong, once per kind.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -148,7 +147,7 @@ class Watch:
         self, step: int, top_share: Float[np.ndarray, "K H"], reads: Bool[np.ndarray, "k K"]
     ) -> str:
         readers = reads.any(axis=1)
-        collapsed = (top_share[:, 1:] >= COLLAPSED) & readers[:, None]
+        collapsed = np.asarray(top_share[:, 1:] >= COLLAPSED) & readers[:, None]
         if not collapsed.any() or not self._first("collapsed"):
             return ""
         rank = int(collapsed.sum(axis=0).argmax()) + 1
@@ -184,7 +183,7 @@ class Watch:
         return new
 
 
-def _clients(index: Sequence[int]) -> str:
+def _clients(index: Int[np.ndarray, " n"]) -> str:
     """A short list: "client 3", "clients 0, 1 and 5", "clients 0, 1, 2 and 61 more"."""
     names = [str(int(i)) for i in index]
     if len(names) == 1:

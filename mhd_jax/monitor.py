@@ -48,21 +48,21 @@ class Monitor:
             return {}, []
         experiment = self.experiment
         exchange = experiment.schedule.exchange(max(step - 1, 0))
-        found = self._probe(state, exchange, *self._images, experiment.seed_array)
-        host = experiment.layout.fetch(found)
+        probed = self._probe(state, exchange, *self._images, experiment.seed_array)
+        host = experiment.layout.fetch(probed)
         joined = [experiment.layout.join(parts, axis=0) for parts in zip(*host, strict=True)]
-        vitals = Vitals(*joined)
+        found = dict(zip(Vitals._fields, joined, strict=True))
+        shares = found.pop("teaching_shares")
         values = {
-            "prediction_entropy": vitals.prediction_entropy,
-            "top_class_share": vitals.top_class_share,
-            "teacher_agreement": vitals.teacher_agreement[0],
-            "teaching_share": vitals.teaching_shares.mean(axis=0),
+            **found,
+            "teacher_agreement": found["teacher_agreement"][0],
+            "teaching_share": shares.mean(axis=0),
         }
-        if not np.isnan(vitals.teacher_accuracy).all():
-            values["teacher_accuracy"] = vitals.teacher_accuracy
+        if np.isnan(values["teacher_accuracy"]).all():
+            del values["teacher_accuracy"]
         reads = experiment.schedule.topologies[0].at(max(step - 1, 0))
         lines = self.watch.look(
-            step, top_share=vitals.top_class_share, shares=vitals.teaching_shares, reads=reads
+            step, top_share=found["top_class_share"], shares=shares, reads=reads
         )
         return values, lines
 

@@ -125,13 +125,14 @@ def _group_vitals(
     assert chosen is not None and published.scores is not None
     log_probs = jax.nn.log_softmax(student.scores)  # of log-probabilities: themselves
     candidates = candidates_of(parts, group, student, published, inputs)
-    keys = student_keys(parts, group, *log_probs.shape[:2], seed, step)
+    rows, samples = log_probs.shape[:2]
+    keys = student_keys(parts, group, rows, samples, seed, step)
     choice = distill.choose(
         candidates, keys, rule=chosen.rule, confidence=chosen.confidence,
         on_logits=chosen.mixes_logits,
     )  # fmt: skip
     target = distill.targets(candidates, choice, lambda scores: scores)
-    rows, clients = len(log_probs), parts.layout.num_clients
+    clients = parts.layout.num_clients
     ids = client_ids(parts, group, rows)
     in_front = candidates.published.shape[0] - published.scores.shape[0]
     agreement = health.agreement(published.scores)

@@ -218,7 +218,8 @@ def _private_gradients(
 
     params = tuple(group.params for group in learners)
     grads, (stats, losses) = jax.grad(objective, has_aux=True)(params)
-    return PrivateGradients(*_mean_over_data(parts, (grads, stats)), losses)
+    grads, stats = _mean_over_data(parts, (grads, stats))
+    return PrivateGradients(grads, stats, losses)
 
 
 def _distillation_gradients(
@@ -335,7 +336,8 @@ def _distillation(
             continue
         candidates = candidates_of(parts, group, student, published, inputs)
         taught = student.scores[:, :, 1:] if chosen.wiring == "chain" else student.scores[:, :, :1]
-        keys = student_keys(parts, group, *student.scores.shape[:2], seed, state.step)
+        rows, samples = student.scores.shape[:2]
+        keys = student_keys(parts, group, rows, samples, seed, state.step)
         heads.append(
             distill.head_losses(
                 taught, candidates, keys, rule=chosen.rule, confidence=chosen.confidence,
@@ -414,7 +416,7 @@ def candidates_of(
             mine = jax.lax.stop_gradient(student)
             present = _align(parts, chosen, mine.scores)[0] if chosen.alignment else mine.scores
             scores = jnp.concatenate([present, scores], axis=0)
-            if energy is not None:
+            if energy is not None and mine.energy is not None:
                 energy = jnp.concatenate([mine.energy, energy], axis=0)
             if shares is not None:
                 shares = jnp.concatenate([inputs.label_shares[ids], shares], axis=0)

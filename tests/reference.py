@@ -301,8 +301,8 @@ def align(
     """log p~ with p~_jh(c|x) proportional to p_jh(c|x) (π(c) / max(p̄_jh(c), 1e-6))^τ.
 
     p̄_jh is the mean over the batch of the same client's and head's predictions, or `marginal`
-    [K, H, C]. `log_probs` [K, B, H, C]; τ = 0 changes nothing. The idea is D. Berthelot et al., ReMixMatch, arXiv
-    1911.09785; a marginal for every teacher is this project's.
+    [K, H, C]. `log_probs` [K, B, H, C]; τ = 0 changes nothing. The idea is D. Berthelot et al.,
+    ReMixMatch, arXiv 1911.09785; a marginal for every teacher is this project's.
     """
     num_clients, num_samples, num_heads, num_classes = log_probs.shape
     aligned = np.zeros(log_probs.shape)

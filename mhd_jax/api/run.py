@@ -240,8 +240,8 @@ class _Restored:
         self._prepare = experiment_lib.preparation(config, self.experiment.federations).test
         self._predict = [self._forward(model) for model in self.experiment.parts.models]
 
-    def _forward(self, model: nn.Module) -> Callable[[Any, Array], Array]:
-        """A jitted function from the variables of k clients and images to [k, N, H, C]."""
+    def _forward(self, model: nn.Module) -> Callable[[Any, Array, int], Array]:
+        """A jitted function: variables of k clients, images and their replica to [k, N, H, C]."""
 
         def forward(variables: Any, images: Array, replica: int) -> Array:
             inputs = self._prepare(images, replica)
