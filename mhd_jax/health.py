@@ -151,7 +151,7 @@ class Watch:
         if not collapsed.any() or not self._first("collapsed"):
             return ""
         rank = int(collapsed.sum(axis=0).argmax()) + 1
-        clients = np.flatnonzero(collapsed[:, rank - 1])
+        clients = np.flatnonzero(np.asarray(collapsed)[:, rank - 1])
         return (
             f"step {step}: auxiliary head {rank} of {_clients(clients)} gives one class to "
             f"{top_share[clients, rank].min():.0%} of public images or more: it has collapsed. "
