@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from experiments.harness.study import PerClass, Record
 from experiments.harness.tables import rows
-from mhd_jax.reporting.charts import (
+from mhd_jax.reporting.style import (
     AUX,
     BASELINE,
     GRID,
