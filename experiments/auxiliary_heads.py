@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from experiments.harness import plots, sweep
 from experiments.harness.presets import Preset
 from experiments.harness.study import Cell, Kind, Record, Study
-from mhd_jax.reporting.charts import BASELINE
+from mhd_jax.reporting.style import BASELINE
 
 MOST_HEADS = 4
 WEIGHTS = ((3.0, 1.0), (3.0, 0.0), (1.0, 1.0), (1.0, 0.0))  # nu_aux, nu_emb

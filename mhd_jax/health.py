@@ -146,12 +146,12 @@ class Watch:
     def _collapsed(
         self, step: int, top_share: Float[np.ndarray, "K H"], reads: Bool[np.ndarray, "k K"]
     ) -> str:
-        readers = reads.any(axis=1)
-        collapsed = np.asarray(top_share[:, 1:] >= COLLAPSED) & readers[:, None]
+        readers = np.any(reads, axis=1, keepdims=True)
+        collapsed = np.asarray(top_share[:, 1:] >= COLLAPSED) & readers
         if not collapsed.any() or not self._first("collapsed"):
             return ""
         rank = int(collapsed.sum(axis=0).argmax()) + 1
-        clients = np.flatnonzero(np.asarray(collapsed)[:, rank - 1])
+        clients = np.flatnonzero(collapsed[:, rank - 1])
         return (
             f"step {step}: auxiliary head {rank} of {_clients(clients)} gives one class to "
             f"{top_share[clients, rank].min():.0%} of public images or more: it has collapsed. "

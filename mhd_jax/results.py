@@ -98,6 +98,8 @@ class _Record(Mapping[str, Any]):
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, _Record):
+        return value.to_json()
     if isinstance(value, Mapping):
         return {name: _plain(part) for name, part in value.items()}
     if isinstance(value, tuple | list):

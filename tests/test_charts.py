@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import numpy as np
@@ -15,19 +14,13 @@ from matplotlib.image import AxesImage
 from matplotlib.patches import FancyArrowPatch
 
 from mhd_jax import results
-from mhd_jax.reporting import charts
+from mhd_jax.reporting import charts, style
+from mhd_jax.reporting.graph_drawing import communication_graph
+from mhd_jax.reporting.report import ON_HISTORY, ON_SUMMARY
 from tests.synthetic import changed, synthetic_run
 
 COMPLETE = ~np.eye(3, dtype=bool)
 STAR = np.array([[0, 1, 1, 1], [1, 0, 0, 0], [1, 0, 0, 0], [1, 0, 0, 0]], dtype=bool)
-
-ON_SUMMARY = [
-    charts.accuracy_per_class,
-    charts.label_distribution,
-    charts.communication_graph,
-    charts.hop_picture,
-]
-ON_HISTORY = [charts.accuracy_over_steps, charts.losses, charts.accuracy_over_bytes]
 
 
 RUNS: dict[str, dict[str, Any]] = {
@@ -74,8 +67,8 @@ def test_heads_keep_their_colours_and_the_control_is_dashed() -> None:
     _, history = synthetic_run(aux=3)
     lines = {line.get_label(): line for line in charts.accuracy_over_steps(history).axes[0].lines}
     assert list(lines) == ["isolated baseline", "main", "aux 1", "aux 2", "aux 3"]
-    assert lines["main"].get_color() == charts.MAIN
-    assert lines["isolated baseline"].get_color() == charts.BASELINE
+    assert lines["main"].get_color() == style.MAIN
+    assert lines["isolated baseline"].get_color() == style.BASELINE
     assert lines["isolated baseline"].is_dashed()
     assert not lines["main"].is_dashed()
     hop_lines = charts.hop_picture(synthetic_run(aux=3)[0]).axes[0].lines
@@ -140,7 +133,7 @@ def test_arrows_point_from_teacher_to_student() -> None:
     summary, _ = synthetic_run(num_clients=3, aux=0)
     adjacency = [[False, True, False], [False, False, False], [False, True, False]]
     summary = changed(summary, adjacency=adjacency)
-    figure = charts.communication_graph(summary)
+    figure = communication_graph(summary)
     figure.canvas.draw()
     axis = figure.axes[0]
     places = {int(text.get_text()): np.array(text.get_position()) for text in axis.texts}
@@ -157,7 +150,7 @@ def test_arrows_point_from_teacher_to_student() -> None:
 
 def test_too_many_edges_become_lines_and_say_so() -> None:
     summary, _ = synthetic_run(num_clients=40, adjacency=~np.eye(40, dtype=bool))
-    axis = charts.communication_graph(summary).axes[0]
+    axis = communication_graph(summary).axes[0]
     assert not [patch for patch in axis.patches if isinstance(patch, FancyArrowPatch)]
     assert "780 edges, all of them mutual" in [text.get_text() for text in axis.texts]
 
@@ -218,17 +211,3 @@ def test_the_hop_picture_of_a_changing_graph_says_so() -> None:
     picture = charts.hop_picture(changed(summary, adjacency_union=union))
     assert "all graphs of the run" in picture.axes[0].get_xlabel()
     assert "all graphs" not in charts.hop_picture(summary).axes[0].get_xlabel()
-
-
-# ----------------------------------------------------------------------------- files
-
-
-def test_save_all_writes_every_figure(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(charts, "DPI", 40)  # to be quick
-    summary, history = synthetic_run(num_clients=2, num_classes=3, aux=1)
-    before = copy.deepcopy((summary, history))
-    paths = charts.save_all(summary, history, tmp_path / "run" / "figures")
-    assert {path.name for path in paths} == {f"{f.__name__}.png" for f in ON_SUMMARY + ON_HISTORY}
-    for path in paths:
-        assert path.read_bytes().startswith(b"\x89PNG")
-    assert (summary, history) == before

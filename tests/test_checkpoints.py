@@ -90,7 +90,7 @@ def steps(directory: Path) -> list[str]:
 def test_an_empty_directory_has_nothing_to_restore(tmp_path: Path) -> None:
     with Checkpoints(tmp_path / "new") as checkpoints:
         assert checkpoints.restore_latest(abstract(make_state())) is None
-        assert checkpoints.latest_step() is None and checkpoints.best_step() is None
+        assert checkpoints.latest_step() is None
 
 
 def test_the_same_bits_come_back_on_4_2_and_1_devices_and_on_the_data_axis(tmp_path: Path) -> None:
@@ -127,28 +127,20 @@ def test_the_state_may_be_donated_right_after_saving(tmp_path: Path) -> None:
 def test_saves_and_restores_where_implicit_transfers_are_forbidden(tmp_path: Path) -> None:
     state = make_state()
     with jax.transfer_guard("disallow"), Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(1, state, {"shared_accuracy": 0.5})
+        checkpoints.save(1, state)
         assert checkpoints.restore_latest(abstract(state)) is not None
 
 
-def test_keeps_the_newest_and_the_best(tmp_path: Path) -> None:
+def test_keeps_the_newest(tmp_path: Path) -> None:
     state = make_state()
-    scores = {1: 0.3, 2: 0.9, 3: float("nan"), 4: None, 5: 0.5, 6: 0.4}
     with Checkpoints(tmp_path, keep=2) as checkpoints:
-        for step, score in scores.items():
-            checkpoints.save(step, state, None if score is None else {"shared_accuracy": score})
+        for step in (1, 2, 3):
+            checkpoints.save(step, state)
         checkpoints.wait()
-        assert steps(tmp_path) == ["2", "5", "6"]
-        assert (checkpoints.latest_step(), checkpoints.best_step()) == (6, 2)
-        assert_same_bits(checkpoints.restore(2, abstract(state)), state)
-        with pytest.raises(WorkdirError, match="no checkpoint of step 4; there are 2, 5, 6"):
-            checkpoints.restore(4, abstract(state))
-    with Checkpoints(tmp_path, keep=2) as checkpoints:  # the next process knows the best, too
-        checkpoints.save(7, state, {"shared_accuracy": 0.1})
-    assert steps(tmp_path) == ["2", "6", "7"]
-    with Checkpoints(tmp_path, keep=1, keep_best=False) as checkpoints:
-        checkpoints.save(8, state, {"shared_accuracy": 0.1})
-    assert steps(tmp_path) == ["8"]
+        assert steps(tmp_path) == ["2", "3"] and checkpoints.latest_step() == 3
+    with Checkpoints(tmp_path, keep=1) as checkpoints:
+        checkpoints.save(4, state)
+    assert steps(tmp_path) == ["4"]
 
 
 def test_rows_of_padding_may_differ(tmp_path: Path) -> None:
@@ -247,7 +239,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("saved")
     with Checkpoints(directory) as checkpoints:
         for step in (1, 2, 3):
-            checkpoints.save(step, make_state(step), {"shared_accuracy": step / 10})
+            checkpoints.save(step, make_state(step))
     return directory
 
 
@@ -322,8 +314,6 @@ def test_another_state_than_the_saved_one_is_an_error(copy: Path) -> None:
     with Checkpoints(copy) as checkpoints:
         with pytest.raises(WorkdirError) as error:
             checkpoints.restore_latest(abstract(other))
-        with pytest.raises(WorkdirError, match="3 cannot be read: default/.* is not what was"):
-            checkpoints.restore(3, abstract(make_state()))
     assert str(error.value) == (
         f"{copy / '2'} is of another state: extra is missing there and int32[] here; mask is "
         "bool[8] there and bool[9] here; odd is float32[8] there and bfloat16[8] here; "
@@ -490,7 +480,7 @@ WORKER = """
     target = {"rows": jax.ShapeDtypeStruct(values.shape, np.float32, sharding=rows)}
     with Checkpoints(directory) as checkpoints:
         for step in (1, 2):
-            checkpoints.save(step, make(step), {"shared_accuracy": step})
+            checkpoints.save(step, make(step))
         checkpoints.wait()
         if process == "0":
             files = [path for path in checkpoints.directory.glob("2/default/*/d/*")]
@@ -500,7 +490,7 @@ WORKER = """
         assert step == 1, step
         for shard in state["rows"].addressable_shards:
             np.testing.assert_array_equal(shard.data, (values + 1)[shard.index])
-        checkpoints.save(2, make(2), {"shared_accuracy": 2})
+        checkpoints.save(2, make(2))
         step, state = checkpoints.restore_latest(target)
         assert step == 2, step
     jax.distributed.shutdown()

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import base64
+import copy
 import re
 from html.parser import HTMLParser
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mhd_jax.reporting import report
+from mhd_jax.reporting import report, style
 from mhd_jax.results import Spread, Summary, head_rows
 from tests.synthetic import changed, synthetic_run
 
@@ -70,7 +71,7 @@ def make_page(**settings: Any) -> tuple[Summary, Page]:
 def test_write_report_leaves_one_file_that_needs_no_other(
     tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(report.charts, "DPI", 40)  # to be quick
+    monkeypatch.setattr(style, "DPI", 40)  # to be quick
     summary, history = synthetic_run(num_clients=2, num_classes=3, aux=1)
     path = report.write_report(tmp_path, summary, history)
     assert path == tmp_path / "report.html"
@@ -232,3 +233,16 @@ def test_a_figure_is_as_wide_as_it_was_drawn() -> None:
 )
 def test_signed(value: float | Spread, text: str) -> None:
     assert report.signed(value) == text
+
+
+def test_save_all_writes_every_figure(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(style, "DPI", 40)  # to be quick
+    summary, history = synthetic_run(num_clients=2, num_classes=3, aux=1)
+    before = copy.deepcopy((summary, history))
+    paths = report.save_all(summary, history, tmp_path / "run" / "figures")
+    assert {path.name for path in paths} == {
+        f"{f.__name__}.png" for f in report.ON_SUMMARY + report.ON_HISTORY
+    }
+    for path in paths:
+        assert path.read_bytes().startswith(b"\x89PNG")
+    assert (summary, history) == before

@@ -259,9 +259,9 @@ def test_inert_rows_stay_where_they_are_and_out_of_the_result(tmp_path, monkeypa
     run = functools.partial(train.train_and_evaluate, with_report=False)
     saved, save, advance = [], Checkpoints.save, train.Run._advance
 
-    def noted(self, step, state, metrics=None):
+    def noted(self, step, state):
         saved.append([(x.shape, x.sharding.shard_shape(x.shape)) for x in jax.tree.leaves(state)])
-        save(self, step, state, metrics)
+        save(self, step, state)
 
     def interrupted(self, call, step):
         if step in (1, 3):

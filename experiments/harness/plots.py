@@ -14,7 +14,16 @@ from matplotlib.figure import Figure
 
 from experiments.harness.study import PerClass, Record
 from experiments.harness.tables import rows
-from mhd_jax.reporting.charts import AUX, BASELINE, GRID, HEAT, INK, MAIN, MUTED, WIDTH
+from mhd_jax.reporting.style import (
+    AUX,
+    BASELINE,
+    GRID,
+    HEAT,
+    INK,
+    MAIN,
+    MUTED,
+    WIDTH,
+)
 from mhd_jax.results import Spread, accuracy_by_hops, head_names, hop_name, label_hops
 
 DPI = 110  # enough for a screen, small enough for a repository
@@ -100,7 +109,7 @@ def ranks(records: Sequence[Record]) -> Figure:
 def hops(found: PerClass) -> tuple[list[str], list[int], Float[np.ndarray, "R H D"]]:
     """The hop table of every seed: heads, distances, accuracies; NaN where a seed lacks one."""
     heard = [
-        accuracy_by_hops(accuracy, label_hops(primary, adjacency))
+        accuracy_by_hops(np.array(accuracy), label_hops(np.array(primary), np.array(adjacency)))
         for accuracy, primary, adjacency in zip(
             found.class_accuracy, found.primary_labels, found.adjacency, strict=True
         )

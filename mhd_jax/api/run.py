@@ -23,6 +23,7 @@ from mhd_jax.api.pieces import PIECES, use
 from mhd_jax.errors import ConfigError, WorkdirError, suggest
 from mhd_jax.experiment import Experiment
 from mhd_jax.reporting import charts
+from mhd_jax.reporting.graph_drawing import communication_graph
 from mhd_jax.reporting.terminal import final_table
 from mhd_jax.results import Line, Summary, head_names
 from mhd_jax.runtime import tensorboard
@@ -163,7 +164,7 @@ class Run:
 
     def plot_graph(self) -> Figure:
         """Who learns from whom."""
-        return charts.communication_graph(self.summary)
+        return communication_graph(self.summary)
 
     def plot_hops(self) -> Figure:
         """Accuracy by how many hops away the nearest holder of a label is."""

@@ -7,17 +7,20 @@ The prose and the looks are in ``templates/report.html.j2``; here are only the n
 from __future__ import annotations
 
 import base64
+import io
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jinja2
 import numpy as np
 from etils import epath
+from matplotlib.figure import Figure
 
 from mhd_jax.config import default_config, flatten
-from mhd_jax.reporting import charts
+from mhd_jax.reporting import charts, style
 from mhd_jax.reporting.charts import format_bytes
+from mhd_jax.reporting.graph_drawing import communication_graph
 from mhd_jax.results import (
     ISOLATED,
     History,
@@ -26,6 +29,15 @@ from mhd_jax.results import (
     head_rows,
     hop_table,
 )
+
+ON_SUMMARY = (
+    charts.accuracy_per_class,
+    charts.label_distribution,
+    communication_graph,
+    charts.hop_picture,
+)
+ON_HISTORY = (charts.accuracy_over_steps, charts.losses, charts.accuracy_over_bytes)
+"""The figures of a report, from its summary and from its history."""
 
 MOST_LABELS = 8  # primary labels of a client that are listed; more are counted
 
@@ -42,13 +54,42 @@ def write_report(workdir: epath.PathLike, summary: Summary, history: History) ->
       The path of the report.
     """
     folder = epath.Path(workdir)
-    paths = charts.save_all(summary, history, folder / "figures")
+    paths = save_all(summary, history, folder / "figures")
     images = {path.stem: path.read_bytes() for path in paths}
     report = folder / "report.html"
     unfinished = folder / ".report.html"
     unfinished.write_text(render(summary, images))
     unfinished.replace(report)  # so that a report that exists is a whole one
     return report
+
+
+def save_all(summary: Summary, history: History, directory: epath.PathLike) -> list[epath.Path]:
+    """Writes every figure as a PNG.
+
+    Args:
+      summary: what a run leaves in ``summary.json``.
+      history: The objects of ``metrics.jsonl``.
+      directory: Where to; made if it is not there. May be on a remote file system.
+
+    Returns:
+      The files, one per figure, named like the functions that draw them.
+    """
+    folder = epath.Path(directory)
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for draw in ON_SUMMARY:
+        paths.append(_save(draw(summary), folder, draw))
+    for trace in ON_HISTORY:
+        paths.append(_save(trace(history), folder, trace))
+    return paths
+
+
+def _save(figure: Figure, folder: epath.Path, draw: Callable[..., Figure]) -> epath.Path:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=style.DPI, facecolor="white")
+    path = folder / f"{draw.__name__}.png"
+    path.write_bytes(buffer.getvalue())
+    return path
 
 
 def render(summary: Summary, images: Mapping[str, bytes]) -> str:
@@ -90,7 +131,7 @@ def render(summary: Summary, images: Mapping[str, bytes]) -> str:
 def _embedded(png: bytes) -> dict[str, Any]:
     """The data and the width, in percent of the page, at which text is equally large in all."""
     pixels = int.from_bytes(png[16:20], "big")  # the first field of a PNG's header
-    width = min(100, round(100 * pixels / (charts.WIDTH * charts.DPI)))
+    width = min(100, round(100 * pixels / (style.WIDTH * style.DPI)))
     return {"data": base64.b64encode(png).decode(), "width": width}
 
 

@@ -5,20 +5,19 @@ Orbax writes in the background into a temporary directory and renames it when al
 crash while saving leaves the checkpoints before it as they were. What it does not do: OCDBT keeps
 checksums of its index but not of the values, so a flipped bit in an array is restored without a
 word (measured with orbax-checkpoint 0.12.8: about 39 of 40 flips), and an array of another dtype
-is converted. Hence every checkpoint carries `manifest.json`: the SHA-256 of its files, the shape
-and dtype of its arrays, and its metrics. Process 0 writes it in the temporary directory just before
+is converted. Hence every checkpoint carries `manifest.json`: the SHA-256 of its files, and the
+shape and dtype of its arrays. Process 0 writes it in the temporary directory just before
 the rename: a checkpoint and its manifest appear together or not at all.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import hashlib
 import json
 import logging as python_logging
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -42,32 +41,8 @@ _NOT_SUMMED = (MANIFEST, "_CHECKPOINT_METADATA", "commit_success.txt")
 PyTree = Any
 
 
-@dataclasses.dataclass
-class _Best(checkpoint_managers.PreservationPolicy):
-    """Preserves the step of the largest score, of equals the newest.
-
-    Orbax's own `BestN` reads the metrics of all steps on opening and stops at a damaged file.
-    """
-
-    scores: Mapping[int, float]
-
-    def should_preserve(
-        self,
-        checkpoints: Sequence[checkpoint_managers.PolicyCheckpointInfo],
-        *,
-        context: checkpoint_managers.PreservationContext,
-    ) -> Sequence[bool]:
-        del context
-        best = self.step(checkpoint.step for checkpoint in checkpoints)
-        return [checkpoint.step == best for checkpoint in checkpoints]
-
-    def step(self, steps: Iterable[int]) -> int | None:
-        scored = [step for step in steps if step in self.scores]
-        return max(scored, key=lambda step: (self.scores[step], step), default=None)
-
-
 class Checkpoints:
-    """The checkpoints of one run: a directory of numbered steps, the newest `keep` and the best.
+    """The checkpoints of one run: a directory of numbered steps, the newest `keep`.
 
     Every method is called by all processes of a run, in the same order. Use as a context manager,
     or call `close`: until then the last save may still be under way.
@@ -86,8 +61,6 @@ class Checkpoints:
         directory: epath.PathLike,
         *,
         keep: int = 3,
-        keep_best: bool = True,
-        best_metric: str = "shared_accuracy",
         strip: Callable[[PyTree], PyTree] = lambda state: state,
     ) -> None:
         """Opens the directory, creating it, and clears what a crashed save left behind.
@@ -96,8 +69,6 @@ class Checkpoints:
           directory: where the steps are; local, or any URL that etils.epath can write.
           keep: how many of the newest checkpoints to keep; with less than 2 there is nothing to
             fall back to.
-          keep_best: also keep the checkpoint whose `best_metric` is largest.
-          best_metric: the name in the `metrics` given to `save`.
           strip: from a state to its shapes without rows that are only padding. A checkpoint is
             of the same state where these agree; rows beyond them are cut off, or zero.
 
@@ -109,21 +80,14 @@ class Checkpoints:
             raise ConfigError("keep", keep, "a number of checkpoints >= 1")
         _quieten_orbax()
         self.directory = absolute(directory)
-        self._best_metric, self._strip = best_metric, strip
-        self._scores: dict[int, float] = {}
+        self._strip = strip
         self._saving: int | None = None
         self._manifest: dict[str, Any] = {}
         with self._explained("could not open the checkpoints"):
             self.directory.mkdir(parents=True, exist_ok=True)
-            self._manager = ocp.CheckpointManager(
-                self.directory, options=self._options(keep, keep_best)
-            )
-        for step in self._manager.all_steps():
-            # A damaged manifest is told when its checkpoint is to be restored.
-            with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
-                self._note_score(step, _read_manifest(self.directory / str(step))["metrics"])
+            self._manager = ocp.CheckpointManager(self.directory, options=self._options(keep))
 
-    def save(self, step: int, state: PyTree, metrics: Mapping[str, float] | None = None) -> None:
+    def save(self, step: int, state: PyTree) -> None:
         """Starts writing `state` as checkpoint `step` and returns once it is copied off the device.
 
         The state may be donated or changed right after. A save still under way is waited for
@@ -132,8 +96,6 @@ class Checkpoints:
         Args:
           step: the number of training steps done.
           state: a tree of jax arrays, sharded in any way.
-          metrics: named scalars of this state, among them `best_metric`, larger is better;
-            without them the checkpoint is never the best.
 
         Raises:
           WorkdirError: this save, or the one before it, could not be written (disk full, say);
@@ -143,12 +105,7 @@ class Checkpoints:
         if step in self._manager.all_steps():
             logging.info("checkpoint %d is already in %s", step, self.directory)
             return
-        scalars = {name: float(value) for name, value in (metrics or {}).items()}
-        self._note_score(step, scalars)
-        self._saving, self._manifest = (
-            step,
-            {"metrics": scalars, "leaves": _leaves(self._strip(state))},
-        )
+        self._saving, self._manifest = step, {"leaves": _leaves(self._strip(state))}
         with self._explained(f"could not save step {step}"), jax.transfer_guard("allow"):
             self._check_space(state)
             args = ocp.args.StandardSave(_without_empty(state))
@@ -187,28 +144,9 @@ class Checkpoints:
             )
         return None
 
-    def restore(self, step: int, abstract_state: PyTree) -> PyTree:
-        """Restores checkpoint `step`, for example `best_step()`; see `restore_latest`.
-
-        Raises:
-          WorkdirError: there is no such checkpoint, it cannot be read, or it is of other arrays.
-        """
-        self.wait()
-        if step not in self._manager.all_steps():
-            known = ", ".join(map(str, self._manager.all_steps())) or "none"
-            raise WorkdirError(f"{self.directory}: no checkpoint of step {step}; there are {known}")
-        problem, state = self._try_restore(step, abstract_state)
-        if problem is not None:
-            raise WorkdirError(f"{self.directory / str(step)} cannot be read: {problem}")
-        return state
-
     def latest_step(self) -> int | None:
         """The newest step saved or being saved, or None."""
         return self._manager.latest_step()
-
-    def best_step(self) -> int | None:
-        """The step with the largest `best_metric` so far, or None."""
-        return _Best(self._scores).step(self._manager.all_steps())
 
     def wait(self) -> None:
         """Waits for the save under way; raises `WorkdirError` if it could not be written."""
@@ -228,22 +166,13 @@ class Checkpoints:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _options(self, keep: int, keep_best: bool) -> ocp.CheckpointManagerOptions:
-        policies: list[checkpoint_managers.PreservationPolicy] = [checkpoint_managers.LatestN(keep)]
-        if keep_best:
-            policies.append(_Best(self._scores))
+    def _options(self, keep: int) -> ocp.CheckpointManagerOptions:
         return ocp.CheckpointManagerOptions(
-            preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
+            preservation_policy=checkpoint_managers.LatestN(keep),
             cleanup_tmp_directories=True,
             lightweight_initialize=True,
             async_options=ocp.AsyncOptions(post_finalization_callback=self._write_manifest),
         )
-
-    def _note_score(self, step: int, metrics: Mapping[str, float]) -> None:
-        self._scores.pop(step, None)
-        score = metrics.get(self._best_metric, np.nan)
-        if not np.isnan(score):
-            self._scores[step] = score
 
     def _write_manifest(self) -> None:
         """Process 0, in the background: all files are written, the rename comes next."""
