@@ -31,7 +31,7 @@ from mhd_jax.config_bases import small_images
 
 VARIANTS = small_images(
     {
-        "": {"data.name": "cifar10", "partition.primary_labels": 2, "model.name": "resnet20"},
+        "": {"data.name": "cifar10", "model.name": "resnet20"},
         "mlp": {
             "data.image_size": 16,
             "data.batch_size": 32,
@@ -39,10 +39,6 @@ VARIANTS = small_images(
             "data.augment": "none",
             "model.name": "mlp",
             "model.width": 64,
-            "heads.aux": 2,
-            "optimizer.learning_rate": 0.001,
-            "optimizer.warmup_steps": 100,
-            "optimizer.weight_decay": 0.0,
             "train.steps": 2000,
             "train.log_every": 50,
             "train.eval_every": 500,

@@ -23,7 +23,7 @@ import ml_collections
 from mhd_jax.config import variant as _variant
 from mhd_jax.config_bases import small_images
 
-VARIANTS = small_images({"": {"data.name": "tiny_imagenet32", "partition.primary_labels": 50}})
+VARIANTS = small_images({"": {"data.name": "tiny_imagenet32"}})
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:

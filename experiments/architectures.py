@@ -19,7 +19,8 @@ SETTINGS = {
     "own_kind": "among their own kind",
     "together_emb0": "together, predictions alone",
     "own_kind_emb0": "among their own kind, predictions alone",
-    "together_late": "together, distillation fades in",
+    "together_at_once": "together, no fade-in",
+    "together_mhd": "together, MHD as published",
 }
 OWN_KIND = "experiments/graphs/own_kind.txt"  # clients 0 to 4 and 5 to 7, complete each
 
@@ -30,15 +31,14 @@ def cells(preset: Preset) -> list[Cell]:
     own_kind = {"graph.name": "matrix", "graph.matrix": OWN_KIND}
     mixed = {"clients.models": preset.models}
     without = {**mixed, "distill.nu_emb": 0.0}
-    late = {**mixed, "distill.warmup_steps": preset.base().train.steps // 3}
     return [
         Cell("together", everybody, mixed),
         Cell("own_kind", f"{everybody}, each among its own kind", {**mixed, **own_kind}),
         Cell("together_emb0", f"{everybody}, predictions alone", without),
         Cell("own_kind_emb0", f"{everybody}, predictions alone, each among its own kind",
              {**without, **own_kind}),
-        Cell("together_late", f"{everybody}, distillation fades in over a third of the steps",
-             late),
+        Cell("together_at_once", f"{everybody}, no fade-in", {**mixed, "distill.fade_in": 0.0}),
+        Cell("together_mhd", f"{everybody}, MHD as published", {**mixed, "distill.alignment": 0.0}),
     ]  # fmt: skip
 
 

@@ -47,7 +47,7 @@ def cells(preset: Preset) -> list[Cell]:
         Cell("complete", "complete graph, most confident"),
         Cell("cycle", "directed cycle", {"graph.name": "cycle"}, per_class=True),
         Cell("islands", "two islands", {"graph.name": "islands", "graph.islands": 2}),
-        Cell("random", "complete graph, random teacher", {"distill.confidence": "random"}),
+        Cell("random", "complete graph, random teacher", {"distill.rule": "random"}),
     ]
 
 

@@ -6,22 +6,52 @@ python -m experiments.teachers --preset=digits --workdir=runs/digits
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from experiments.harness import plots, sweep
 from experiments.harness.presets import Preset
 from experiments.harness.study import Cell, Study
 
+Settings = Mapping[str, Any]
+
+PAPER: Settings = {"distill.alignment": 0.0}
+RULES: dict[str, tuple[str, Settings]] = {
+    "max_prob": ("most confident: largest probability", {}),
+    "neg_entropy": ("most confident: entropy", {"distill.confidence": "neg_entropy"}),
+    "margin": ("most confident: margin", {"distill.confidence": "margin"}),
+    "energy": ("most confident: standardised energy", {"distill.confidence": "energy"}),
+    "class_thresholds": ("most confident above its thresholds (FreeMatch)",
+                         {"distill.rule": "class_thresholds"}),
+    "random": ("random", {"distill.rule": "random"}),
+    "mean": ("mean of all", {"distill.rule": "mean"}),
+    "sharpened": ("mean of all, sharpened (DS-FL)",
+                  {"distill.rule": "mean", "distill.temperature": 0.1}),
+    "mean_log_prob": ("mean log-probability", {"distill.rule": "mean_log_prob"}),
+    "entropy_weighted": ("weights by entropy", {"distill.rule": "entropy_weighted"}),
+    "entropy_power": ("weights by entropy, squared", {"distill.rule": "entropy_power"}),
+    "label_share": ("weights by label shares",
+                    {"distill.rule": "label_share", "distill.publish_label_shares": True}),
+}  # fmt: skip
+"""What a rule is called, and its settings."""
+
 
 def cells(preset: Preset) -> list[Cell]:
     del preset
-    return [
-        Cell("max_prob", "most confident: largest probability"),
-        Cell("neg_entropy", "most confident: entropy", {"distill.confidence": "neg_entropy"}),
-        Cell("margin", "most confident: margin", {"distill.confidence": "margin"}),
-        Cell("random", "random", {"distill.confidence": "random"}),
-        Cell("mean", "mean of all", {"distill.rule": "mean"}),
-        Cell("without_self", "most confident, never oneself", {"distill.include_self": False}),
-        Cell("same_rank", "most confident, same rank too", {"distill.same_rank": True}),
+    found = [
+        Cell(f"{name}{suffix}", label, {**changes, **aligned}, group=group)
+        for suffix, group, aligned in (("", "aligned", {}), ("_paper", "not aligned", PAPER))
+        for name, (label, changes) in RULES.items()
     ]
+    return [
+        *found,
+        Cell("without_self", "most confident, never oneself", {"distill.include_self": False},
+             group="aligned"),
+        Cell("same_rank", "most confident, same rank too", {"distill.same_rank": True},
+             group="aligned"),
+        Cell("batch_mean", "most confident, mean of this batch alone",
+             {"distill.alignment_momentum": 0.0}, group="aligned"),
+    ]  # fmt: skip
 
 
 STUDY = Study(
@@ -30,7 +60,12 @@ STUDY = Study(
     cells,
     draw=plots.ranks,
     all_heads=True,
-    definitions=("Unless a row says otherwise a client's own lower head may be its teacher.",),
+    definitions=(
+        "Unless a row says otherwise a client's own lower head may be its teacher.",
+        "Not aligned, the first row is the paper's method.",
+        "A standardised energy costs one number more per sample and head, label shares one number "
+        "per class and client, once.",
+    ),
 )
 
 
