@@ -93,17 +93,28 @@ def test_confidence(name: str) -> None:
 def test_teacher_rule(name: str) -> None:
     allowed = jnp.array([[False, True, True], [False, False, False]])
     scores = log_probs(0, N, B, M, C)
+    shares = jnp.full((N, C), 1 / C)
 
-    def choose(scores: jax.Array) -> jax.Array:
-        confidence = distill.max_prob(scores)
-        return RULES.get(name)(Candidates(scores, allowed, M), confidence, keys())
+    def choose(scores: jax.Array) -> distill.Choice:
+        candidates = Candidates(scores, allowed, M, label_shares=shares)
+        return RULES.get(name)(candidates, distill.max_prob(scores), keys())
+
+    def numbers(scores: jax.Array) -> jax.Array:
+        choice = choose(scores)
+        return choice.scores if isinstance(choice, distill.Target) else choice
 
     choice = choose(scores)
+    if isinstance(choice, distill.Target):
+        check_function(numbers, scores, (K, B, M, C))
+        assert choice.taught[0].all() and not choice.taught[1].any()
+        np.testing.assert_allclose(choice.scores[0].sum(axis=-1), 1, rtol=1e-5)
+        return
     is_index = jnp.issubdtype(choice.dtype, jnp.integer)
-    check_function(choose, scores, (K, B, M) if is_index else (K, N, B, M))
+    check_function(numbers, scores, (K, B, M) if is_index else (K, N, B, M))
     np.testing.assert_array_equal(choose(scores), choice)  # a function of its arguments alone
-    if is_index:
-        assert np.isin(choice[0], [1, 2]).all() and (choice[1] == -1).all()
+    if is_index:  # thresholds may leave a sample without a teacher
+        assert np.isin(choice[0], [1, 2] + [-1] * (name == "class_thresholds")).all()
+        assert (choice[1] == -1).all()
     else:
         np.testing.assert_allclose(choice[0].sum(axis=0), 1, rtol=1e-6)
         assert (choice[0, 0] == 0).all() and (choice[1] == 0).all()
@@ -113,10 +124,10 @@ def test_teacher_rule(name: str) -> None:
 @pytest.mark.parametrize("rule", own(RULES))
 def test_losses_under_every_rule(rule: str, loss: str) -> None:
     allowed = jnp.array([[False, True, True], [False, False, False]])
-    teachers = log_probs(0, N, B, M, C)
+    teachers, shares = log_probs(0, N, B, M, C), jnp.full((N, C), 1 / C)
 
     def losses(student: jax.Array) -> jax.Array:
-        candidates = Candidates(teachers, allowed, M)
+        candidates = Candidates(teachers, allowed, M, label_shares=shares)
         return distill.head_losses(student, candidates, keys(), rule=rule, loss=loss)
 
     student = log_probs(5, K, B, M, C)

@@ -66,7 +66,7 @@ def source(config: ConfigDict) -> Source:
     if not isinstance(size, int) or isinstance(size, bool) or size < 0:
         raise ConfigError("data.image_size", size, "a size in pixels, or 0 for the stored size")
     found = _load(config.name, config.dir, config.split, (size, size, 0))
-    return first_classes(found, config.get("num_classes", 0))
+    return first_classes(found, config.num_classes if "num_classes" in config else 0)
 
 
 def public_split(config: ConfigDict, image_shape: Shape) -> Split:
