@@ -97,6 +97,8 @@ def _add_clients(config: ml_collections.ConfigDict) -> None:
     # residual networks: no ReLU on the embedding, which would make training diverge
     config.model.signed_embedding = True
     config.model.dtype = "float32"  # type of activations and arithmetic; parameters are float32
+    # residual networks: less memory for more time; blocks are computed again in the backward pass
+    config.model.remat = False
     config.heads = ml_collections.ConfigDict()
     config.heads.name = "linear"  # the classifier on top of the embedding
     config.heads.aux = 4  # auxiliary heads per client, m; rank r hears from up to r hops away

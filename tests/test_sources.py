@@ -390,7 +390,7 @@ def test_missing_dataset_names_the_command_that_prepares_it(tmp_path: Path) -> N
     message = str(caught.value)
     assert message.startswith("data.name = 'cifar100': expected a dataset prepared as array_record")
     assert f"data.dir = {str(tmp_path)!r} has nothing of that name" in message
-    command = f"tfds build cifar100 --file_format=array_record --data_dir={tmp_path}"
+    command = f"python -m experiments.prepare cifar100 --dir={tmp_path}"
     assert message.endswith(command)
 
 
@@ -401,7 +401,7 @@ def test_dataset_in_another_format_names_the_command_that_converts_it(tmp_path: 
     message = str(caught.value)
     assert "has tfrecord files of that name" in message
     folder = tmp_path / "blobs" / "1.0.0"
-    command = f"tfds convert_format --dataset_version_dir={folder} --out_file_format=array_record"
+    command = f"experiments.prepare blobs '--dir=another folder' --from={folder}"
     assert message.endswith(command)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import ml_collections
 import numpy as np
 
 from experiments.benchmarks.stepping import Stepper
@@ -40,15 +41,21 @@ def photographs(samples: int = 2000, side: int = 32) -> sources.Source:
     return sources.from_arrays("noise", (images, labels), (images[:100], labels[:100]))
 
 
+def endless(settings: Mapping[str, Any]) -> ml_collections.ConfigDict:
+    """The config of such a run."""
+    config = default_config()
+    every = {f"train.{name}": ENDLESS for name in ("steps", "eval_every", "checkpoint_every")}
+    update(config, {"isolated_baseline": False, "partition.name": "iid", **every, **settings})
+    return config
+
+
 def build(settings: Mapping[str, Any], source: sources.Source | None = None) -> Stepper:
     """The run with these settings, without end, evaluation or isolated baseline unless asked for.
 
     Samples are dealt evenly, so that all clients have as many. They are digits for dense networks,
     noise for others unless there is a source.
     """
-    config = default_config()
-    every = {f"train.{name}": ENDLESS for name in ("steps", "eval_every", "checkpoint_every")}
-    update(config, {"isolated_baseline": False, "partition.name": "iid", **every, **settings})
+    config = endless(settings)
     if source is None:
         source = digits(config.clients.num) if config.model.name == "mlp" else photographs()
     return Stepper(config, (source, None))
