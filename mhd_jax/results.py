@@ -142,6 +142,10 @@ class SeedResult(Accuracies):
 
     seed: int = _field("int", "1", "Seed of data, initial parameters and everything drawn.")
     partition_hash: str = _field("str", "–", "Names the assignment of samples to clients.")
+    normalization: Float[np.ndarray, "2 C"] = _field(
+        "[2, channels]", "1", "Mean and standard deviation that images are normalised with, of "
+        "values in 0..1: published ones, or those of the public images.", dtype=float,
+    )  # fmt: skip
     isolated_baseline: Accuracies | None = _field(
         "object or null", "–",
         "The same clients trained without peers, one head each: same data, same initial values.",
@@ -245,6 +249,18 @@ LINE_FIELDS = (
     FieldDoc("embedding_loss", "[K]", "1", "Embedding distillation, before its weight."),
     FieldDoc("head_losses", "[K, m]", "nats", "Prediction distillation of each head that is "
              "taught, before its weight: the auxiliary heads, or the main head."),
+    FieldDoc("private_gradient", "[K]", "1", "Norm of the private loss's gradient on the trunk, "
+             "the embedding network."),
+    FieldDoc("distillation_gradient", "[K]", "1", "The same of the distillation losses."),
+    FieldDoc("gradient_cosine", "[K]", "1", "Of the angle between both; below 0 they pull against "
+             "each other."),
+    FieldDoc("prediction_entropy", "[K, H]", "nats", "Entropy of each head's mean prediction over "
+             "a sample of the public set; this and the next four at the step alone."),
+    FieldDoc("top_class_share", "[K, H]", "1", "Share of it that a head gives to one class."),
+    FieldDoc("teacher_agreement", "[H]", "1", "Chance that two clients agree on an image."),
+    FieldDoc("teaching_share", "[K]", "1", "Share of all lessons that a client gives."),
+    FieldDoc("teacher_accuracy", "[K, m]", "1", "How often the chosen teacher is right; only where "
+             "public images have labels, which never reach training."),
     FieldDoc("control_loss", "[K]", "nats", "Loss of the isolated baseline."),
     FieldDoc("bytes_sent", "float", "bytes", "Sent by all clients so far."),
     FieldDoc("shared_accuracy", "[K, H]", "1", "As in `summary.json`; this and what follows every "

@@ -402,11 +402,13 @@ def _seed_values(experiment: Experiment, found: Evaluation, index: int) -> dict[
     if found.baseline is not None:
         shared, private = (values[index] for values in found.baseline)
         baseline = Accuracies(shared_accuracy=shared, private_accuracy=private)
-    partition = experiment.federations[index].partition
+    federation = experiment.federations[index]
+    partition = federation.partition
     topology = experiment.schedule.topologies[index]
     return {
         "seed": experiment.seeds[index],
         "partition_hash": partition.hash(),
+        "normalization": np.array([federation.mean, federation.std]),
         "shared_accuracy": found.shared[index],
         "private_accuracy": found.private[index],
         "isolated_baseline": baseline,

@@ -39,8 +39,8 @@ def synthetic_run(
             for _ in range(replicas - 1)
         ]
         fields = (
-            "seed", "partition_hash", "shared_accuracy", "private_accuracy", "isolated_baseline",
-            "class_accuracy", "label_histogram", "primary_labels", "adjacency", "adjacency_union",
+            "seed", "partition_hash", "normalization", "shared_accuracy", "private_accuracy",
+            "isolated_baseline", "class_accuracy", "label_histogram", "primary_labels", "adjacency", "adjacency_union",
         )  # fmt: skip
         summary["replicas"] = [
             {key: run[key] for key in fields} | {"seed": index, "partition_hash": f"{index}" * 20}
@@ -86,6 +86,7 @@ def _summary(
         "steps_per_second": 341.2,
         "compile_seconds": 6.4,
         "partition_hash": "3f2a9c0d7be14c55a1e0",
+        "normalization": [[0.5], [0.25]],
         "shared_accuracy": accuracy.mean(axis=-1).tolist(),
         "private_accuracy": (accuracy * mix[:, None]).sum(axis=-1).tolist(),
         "isolated_baseline": {
@@ -133,12 +134,28 @@ def _history(rng: np.random.Generator, summary: dict[str, Any]) -> list[dict[str
                 "private_loss": private.tolist(),
                 "embedding_loss": embedding.tolist(),
                 "head_losses": parts.tolist(),
+                **_vitals(rng, parts),
                 "bytes_sent": per_step * step,
             }
         )
         if step % 100 == 0:
             lines.append({"step": step, "seconds": step / 341} | _evaluation(rng, summary, step))
     return lines
+
+
+def _vitals(rng: np.random.Generator, parts: np.ndarray) -> dict[str, Any]:
+    """What the probe finds; nothing for clients that nobody teaches."""
+    clients, taught = parts.shape
+    if not taught:
+        return {}
+    heads = taught + 1
+    return {
+        "prediction_entropy": rng.uniform(0.5, 2, (clients, heads)).tolist(),
+        "top_class_share": rng.uniform(0.1, 0.9, (clients, heads)).tolist(),
+        "teacher_agreement": rng.uniform(0, 1, heads).tolist(),
+        "teaching_share": rng.dirichlet(np.ones(clients)).tolist(),
+        "teacher_accuracy": rng.uniform(0.3, 0.9, (clients, taught)).tolist(),
+    }
 
 
 def _evaluation(rng: np.random.Generator, summary: dict[str, Any], step: int) -> dict[str, Any]:

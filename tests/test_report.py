@@ -78,7 +78,7 @@ def test_write_report_leaves_one_file_that_needs_no_other(
     html = path.read_text()
     page = Page(html)
     pictures = sorted((tmp_path / "figures").glob("*.png"))
-    assert len(pictures) == len(page.addresses) == 7
+    assert len(pictures) == len(page.addresses) == 8
     embedded = {address.removeprefix("data:image/png;base64,") for address in page.addresses}
     assert embedded == {base64.b64encode(png.read_bytes()).decode() for png in pictures}
     assert not re.search(r"https?://|@import|url\(|<script|<link", html)

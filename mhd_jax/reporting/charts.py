@@ -102,6 +102,39 @@ def losses(history: History) -> Figure:
 
 
 @mpl.rc_context(STYLE)
+def health(history: History) -> Figure:
+    """How distillation is doing: spread and agreement of predictions, who teaches, who is right."""
+    parts = {
+        "prediction_entropy": "classes named, exp(entropy of the mean prediction)",
+        "teacher_agreement": "two clients agree on a public image",
+        "teaching_share": "share of all lessons, by client",
+        "teacher_accuracy": "the chosen teacher is right",
+    }
+    figure, axes = new_figure(4.7, 2, 2)
+    for axis, (key, title) in zip(axes, parts.items(), strict=True):
+        titles(axis, title, "step")
+        steps, numbers = _values(history, key)
+        if not numbers.size:
+            say(axis, "no labels recorded" if key == "teacher_accuracy" else "nothing recorded")
+            continue
+        if key == "teaching_share":
+            _band(axis, steps, numbers, INK, "clients")
+        elif key == "teacher_agreement":
+            for (name, colour), rank in zip(head_colours(numbers.shape[1]), numbers.T, strict=True):
+                axis.plot(steps, rank, color=colour, label=name)
+        else:
+            shown = np.exp(numbers) if key == "prediction_entropy" else numbers
+            heads = head_colours(shown.shape[-1])
+            if key == "teacher_accuracy":
+                heads = _taught_heads(history, shown.shape[-1])
+            for (name, colour), head in zip(heads, shown.T, strict=True):
+                _band(axis, steps, head.T, colour, name, alpha=_pale(len(heads)))
+        axis.set_ylim(bottom=0)
+    legend(figure, axes[0])
+    return figure
+
+
+@mpl.rc_context(STYLE)
 def accuracy_over_bytes(history: History) -> Figure:
     """Shared accuracy of the last head over the bytes that all clients together have sent."""
     lines = _lines(history, "shared_accuracy")

@@ -36,7 +36,12 @@ ON_SUMMARY = (
     communication_graph,
     charts.hop_picture,
 )
-ON_HISTORY = (charts.accuracy_over_steps, charts.losses, charts.accuracy_over_bytes)
+ON_HISTORY = (
+    charts.accuracy_over_steps,
+    charts.losses,
+    charts.health,
+    charts.accuracy_over_bytes,
+)
 """The figures of a report, from its summary and from its history."""
 
 MOST_LABELS = 8  # primary labels of a client that are listed; more are counted
