@@ -153,7 +153,8 @@ def test_feddf_distils_the_ensemble_into_the_average():
     """After the private part: parameters are the average, the target is the ensemble before it."""
     changes = {
         "rounds__private_steps": 2, "rounds__public_steps": 2, "isolated_baseline": False,
-        "train__log_every": 1, "optimizer__warmup_steps": 0, "optimizer__learning_rate": 0.5,
+        "train__log_every": 1, "optimizer__name": "sgd", "optimizer__warmup_steps": 0,
+        "optimizer__learning_rate": 0.5,
     }  # fmt: skip
     experiment = small.build(method="feddf", **changes)
     local, _ = small.run(small.build(method="fedavg", average__every=99, **changes), calls=2)

@@ -9,7 +9,10 @@ import jax
 import numpy as np
 import pytest
 
+from experiments.robustness import FORMER
 from mhd_jax import experiment as experiment_lib
+from mhd_jax import train
+from mhd_jax.config import default_config, update
 from mhd_jax.data import sources
 from mhd_jax.monitor import Monitor
 from tests import reference, small
@@ -94,3 +97,21 @@ def test_public_images_of_another_data_set_have_no_labels_to_look_at():
 
 def test_isolated_clients_have_nothing_to_look_at():
     assert looked(method="isolated")[2:] == ({}, [])
+
+
+@pytest.mark.parametrize(("settings", "collapses"), [(FORMER, True), ({}, False)])
+def test_a_planted_collapse_is_told_and_a_healthy_run_is_left_alone(
+    settings, collapses, tmp_path, capsys
+):
+    """A hundred steps of the quickstart: under the defaults of 0.1 all heads give one class."""
+    config = default_config()
+    steps = {"train.steps": 100, "train.log_every": 50, "train.eval_every": 100,
+             "train.checkpoint_every": 100}  # fmt: skip
+    update(config, {**settings, **steps, "parallel.client_devices": 1})
+    train.train_and_evaluate(config, tmp_path, with_report=False)
+    warnings = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
+    if collapses:
+        assert any("has collapsed" in line and "distill.fade_in" in line for line in warnings)
+        assert len(warnings) == len(set(warnings)) <= 3  # once per kind
+    else:
+        assert warnings == []
