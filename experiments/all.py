@@ -11,6 +11,7 @@ from experiments import (
     digits_claims,
     main_comparison,
     public_data,
+    robustness,
     scaling,
     staleness,
     teachers,
@@ -31,6 +32,9 @@ STUDIES = (
     public_data.STUDY,
     scaling.STUDY,
 )
+
+EVERY = (*STUDIES, robustness.STUDY)
+"""With the grid of defaults, which has data sets of its own and a preset of its own, `grid`."""
 
 if __name__ == "__main__":
     sweep.main(*STUDIES)

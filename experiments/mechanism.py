@@ -30,11 +30,10 @@ SETTINGS: Mapping[str, Any] = {
     "train.eval_every": 100, "isolated_baseline": False,
 }  # fmt: skip
 PANELS = {
-    "distillation over private gradient": "trunk: norm of the distillation gradient over "
-    "that of the private one",
-    "spread": "how many classes the last head names, exp of its entropy",
-    "teacher accuracy": "how often the teacher of rank 1 is right",
-    "shared accuracy": "shared accuracy of the last head",
+    "gradient ratio": "norm of the distillation gradient on the trunk over the private one's",
+    "classes named": "how many classes the last head names, exp of its entropy",
+    "teacher right": "how often the teacher of rank 1 is right",
+    "shared accuracy": "of the last head",
 }
 """What is drawn over the steps, and what it is."""
 
@@ -49,9 +48,9 @@ def curves(records: Sequence[Mapping[str, Any]]) -> dict[str, list[list[float]]]
             private, lesson = (
                 np.array(record[f"{kind}_gradient"]) for kind in ("private", "distillation")
             )
-            values["distillation over private gradient"] = (lesson / private.clip(1e-6)).mean()
-            values["spread"] = np.exp(np.array(record["prediction_entropy"])[:, -1]).mean()
-            values["teacher accuracy"] = np.array(record["teacher_accuracy"])[:, 0].mean()
+            values["gradient ratio"] = (lesson / private.clip(1e-6)).mean()
+            values["classes named"] = np.exp(np.array(record["prediction_entropy"])[:, -1]).mean()
+            values["teacher right"] = np.array(record["teacher_accuracy"])[:, 0].mean()
         if "shared_accuracy" in record:
             values["shared accuracy"] = np.array(record["shared_accuracy"])[:, -1].mean()
         for name, value in values.items():

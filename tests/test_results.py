@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments.all import STUDIES
+from experiments.all import EVERY
 from experiments.benchmarks.all import BENCHMARKS
 from experiments.harness import render, tables
 from experiments.harness.study import Record
 from mhd_jax.config import default_config, flatten
 
-BY_NAME = {study.name: study for study in STUDIES}
+BY_NAME = {study.name: study for study in EVERY}
 # Other measurements have folders of their own beside those of the studies.
 FILES = sorted(f for f in render.RESULTS.glob("*/*/*.json") if f.parent.name in BY_NAME)
 FOLDERS = sorted({file.parent for file in FILES})

@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments import abstract
-from experiments.all import STUDIES
+from experiments.all import EVERY
 from experiments.benchmarks import timing
 from experiments.benchmarks.all import BENCHMARKS
 from experiments.harness import records as records_lib
@@ -34,7 +34,7 @@ from experiments.harness.study import Record, Study
 from mhd_jax.errors import ConfigError, suggest
 
 RESULTS = ROOT / "experiments" / "results"
-_BY_NAME = {study.name: study for study in STUDIES}
+_BY_NAME = {study.name: study for study in EVERY}
 _BEGIN = re.compile(r"<!-- results: (\w+/\w+) -->\n")
 _PLACE = re.compile(r"(<!-- results: (\w+)/(\w+) -->\n).*?(<!-- end of results -->)", re.DOTALL)
 
@@ -91,7 +91,7 @@ def block(preset: str, name: str, page: Path) -> str:
 def _everything(preset: str) -> dict[str, Record]:
     return {
         f"{study.name}/{record.cell}": record
-        for study in STUDIES
+        for study in EVERY
         for record in records(preset, study)
     }
 
@@ -116,7 +116,7 @@ def render(page: Path, text: str | None = None) -> str:
 def collect(workdir: Path) -> None:
     """Takes over the records of a sweep that are new or differ."""
     for preset in PRESETS:
-        for study in STUDIES:
+        for study in EVERY:
             for cell in study.cells(PRESETS[preset]) if (workdir / preset).exists() else ():
                 made = workdir / preset / study.name / f"{cell.name}.json"
                 if made.exists():
@@ -128,7 +128,7 @@ def collect(workdir: Path) -> None:
 def write_up() -> None:
     """Tables and figures beside the committed records."""
     for preset in PRESETS:
-        for study in STUDIES:
+        for study in EVERY:
             if (RESULTS / preset / study.name).exists():
                 found = records(preset, study)
                 sweep.write_up(study, found, RESULTS / preset / study.name)
