@@ -40,7 +40,8 @@ def synthetic_run(
         ]
         fields = (
             "seed", "partition_hash", "normalization", "shared_accuracy", "private_accuracy",
-            "isolated_baseline", "class_accuracy", "label_histogram", "primary_labels", "adjacency", "adjacency_union",
+            "isolated_baseline", "class_accuracy", "label_histogram", "primary_labels", "adjacency",
+            "adjacency_union",
         )  # fmt: skip
         summary["replicas"] = [
             {key: run[key] for key in fields} | {"seed": index, "partition_hash": f"{index}" * 20}
