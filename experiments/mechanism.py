@@ -20,8 +20,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.harness import plots
+from experiments.harness.candidates import CANDIDATES
 from experiments.harness.presets import ROOT
-from experiments.robustness import CANDIDATES
 from mhd_jax.config import default_config, update
 
 RESULTS = ROOT / "experiments" / "results" / "digits" / "mechanism"

@@ -16,26 +16,12 @@ from typing import Any
 import numpy as np
 
 from experiments.harness import sweep
+from experiments.harness.candidates import CANDIDATES
 from experiments.harness.presets import Preset
 from experiments.harness.study import Cell, Record, Study
 
 Settings = Mapping[str, Any]
 
-FORMER: Settings = {
-    "optimizer.name": "sgd",
-    "optimizer.learning_rate": 0.01,
-    "distill.nu_aux": 3.0,
-    "distill.split_nu_aux": False,
-    "distill.fade_in": 0.0,
-    "distill.alignment": 0.0,
-}
-"""The defaults of version 0.1."""
-
-CANDIDATES: dict[str, Settings] = {
-    "defaults": {},
-    "MHD (no alignment)": {"distill.alignment": 0.0},
-    "defaults of 0.1": FORMER,
-}
 LEFT_OUT: dict[str, Settings] = {
     "no fade-in": {"distill.fade_in": 0.0},
     "SGD 0.01": {"optimizer.name": "sgd", "optimizer.learning_rate": 0.01},

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.robustness import FORMER
+from experiments.harness.candidates import FORMER
 from mhd_jax import experiment as experiment_lib
 from mhd_jax import train
 from mhd_jax.config import default_config, update
