@@ -25,14 +25,16 @@ from mhd_jax.errors import DivergedError, WorkdirError
 from mhd_jax.evaluator import Evaluation
 from mhd_jax.exchange import Stale
 from mhd_jax.experiment import Experiment
+from mhd_jax.inputs import StepInputs
 from mhd_jax.parallel import InFlight
 from mhd_jax.reporting import terminal
-from mhd_jax.results import Accuracies, SeedResult, Summary
+from mhd_jax.results import Accuracies, Line, SeedResult, Summary
 from mhd_jax.runtime import processes
 from mhd_jax.runtime.checkpoints import Checkpoints
 from mhd_jax.runtime.tensorboard import TensorBoard
 from mhd_jax.runtime.workdir import Workdir
 from mhd_jax.state import State
+from mhd_jax.step import Metrics
 
 TURNS_LOOKED_AT = 100  # graphs of a changing sequence that warnings at the start are about
 
@@ -145,7 +147,7 @@ class Stepper:
         self.compiled = experiment.step.lower(*arguments).compile()
         self.compile_seconds = time.monotonic() - begin
 
-    def advance(self, start: int, stop: int) -> dict[str, Any]:
+    def advance(self, start: int, stop: int) -> Metrics:
         """Dispatches steps start..stop - 1, at most `steps_per_call`; their metrics, on devices.
 
         Waits until no more than two calls, this one counted, are not done; see `parallel.InFlight`.
@@ -162,7 +164,7 @@ class Stepper:
                 self._next_step, self._next = stop, self._inputs(stop)
         return metrics
 
-    def _inputs(self, step: int) -> Any:
+    def _inputs(self, step: int) -> StepInputs:
         return self.experiment.schedule.inputs(step, step + self.experiment.parts.steps_per_call)
 
 
@@ -179,7 +181,7 @@ class Run:
         self.leader = jax.process_index() == 0
         self.state, self.first_step = self._start()
         self.seconds_training = 0.0
-        self._pending: list[tuple[int, int, dict[str, Any]]] = []  # still on the devices
+        self._pending: list[tuple[int, int, Metrics]] = []  # still on the devices
         self._collected: list[dict[str, np.ndarray]] = []  # since the last log, on the host
         self._evaluation: Evaluation | None = None
         self._evaluated = -1  # the step of the last evaluation
@@ -301,7 +303,7 @@ class Run:
     def _save(self, step: int) -> None:
         self.checkpoints.save(step, self.state)
 
-    def _write(self, step: int, values: dict[str, Any]) -> None:
+    def _write(self, step: int, values: Line) -> None:
         if self.leader:
             seconds = round(time.monotonic() - self._started, 3)
             self.directory.append_metrics({"step": step, "seconds": seconds, **values})
