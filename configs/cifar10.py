@@ -3,8 +3,8 @@
 
     python -m mhd_jax.main --config=configs/cifar10.py --workdir=runs/cifar10
 
-The data set has to be prepared once (``tfds build cifar10 --file_format=array_record``) below
-``data.dir`` or ``$TFDS_DATA_DIR``. Variants:
+The data set has to be prepared once, ``python -m experiments.prepare cifar10 --dir=...``,
+in ``data.dir`` or ``$TFDS_DATA_DIR``. Variants:
 
 | variant  | network, images            | steps  | hardware     |
 |----------|----------------------------|--------|--------------|

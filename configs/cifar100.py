@@ -3,8 +3,9 @@
 
     python -m mhd_jax.main --config=configs/cifar100.py --workdir=runs/cifar100
 
-The data set has to be prepared once, ``tfds build cifar100 --file_format=array_record``,
-below ``data.dir`` or ``$TFDS_DATA_DIR``. ``--estimate`` instead of a workdir says what a run needs.
+The data set has to be prepared once,
+``python -m experiments.prepare cifar100 --dir=...``,
+in ``data.dir`` or ``$TFDS_DATA_DIR``. ``--estimate`` instead of a workdir says what a run needs.
 Variants, as in ``configs/cifar100.py:cpu``:
 
 | variant  | network, images               | steps  | hardware     |

@@ -3,8 +3,9 @@
 
     python -m mhd_jax.main --config=configs/imagenet.py --workdir=runs/imagenet
 
-The data set has to be prepared once, ``tfds build imagenet2012 --file_format=array_record``,
-below ``data.dir`` or ``$TFDS_DATA_DIR``. ``--estimate`` instead of a workdir says what a run needs.
+The data set has to be prepared once,
+``python -m experiments.prepare imagenet2012 --dir=... --manual_dir=...``,
+in ``data.dir`` or ``$TFDS_DATA_DIR``. ``--estimate`` instead of a workdir says what a run needs.
 Variants, as in ``configs/imagenet.py:cpu``:
 
 | variant  | network, images                  | steps  | hardware     |

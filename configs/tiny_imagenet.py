@@ -3,8 +3,9 @@
 
     python -m mhd_jax.main --config=configs/tiny_imagenet.py --workdir=runs/tiny_imagenet
 
-The data set has to be prepared once, ``tfds build tiny_imagenet32 --file_format=array_record``,
-below ``data.dir`` or ``$TFDS_DATA_DIR``. ``--estimate`` instead of a workdir says what a run needs.
+The data set has to be prepared once,
+``python -m experiments.prepare tiny_imagenet32 --dir=... --from=tiny-imagenet-200``,
+in ``data.dir`` or ``$TFDS_DATA_DIR``. ``--estimate`` instead of a workdir says what a run needs.
 Variants, as in ``configs/tiny_imagenet.py:cpu``:
 
 | variant  | network, images               | steps  | hardware     |

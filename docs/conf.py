@@ -28,8 +28,8 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["_build"]
 suppress_warnings = ["config.cache"]
 nitpicky = True
-# Objects of other projects: their reference is not at hand without a network.
-nitpick_ignore_regex = [("py:.*", r"(?!mhd_jax\.).*"), ("py:.*", r".*\.T")]
+# Objects of other projects, whose reference is not at hand without a network; private ones.
+nitpick_ignore_regex = [("py:.*", pattern) for pattern in (r"(?!mhd_jax\.).*", r".*\.(_\w+|T)")]
 
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 4

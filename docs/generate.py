@@ -21,6 +21,7 @@ from typing import Any
 
 import mhd_jax
 from mhd_jax import config as config_lib
+from mhd_jax import results
 from mhd_jax.models import classifier
 from mhd_jax.registry import Registry
 
@@ -55,6 +56,9 @@ ROOMS = {
     "train": ("train", "experiment"),
     "parallel": ("models/",),
 }
+
+# Sections whose settings are also read by their last name as a string.
+BY_KEY = ("graph", "model", "partition")
 
 
 def modules() -> Iterator[ModuleType]:
@@ -103,14 +107,14 @@ def readers() -> dict[str, list[str]]:
             as_read = {f"{section or 'config'}.{leaf}"}
             if any(path.startswith(room) for room in ROOMS.get(section, ())):
                 as_read |= {f"config.{leaf}", f"settings.{leaf}", f"chosen.{leaf}", f"*{leaf}"}
-                as_read |= {leaf} if leaf != "name" else set()
+                as_read |= {f"'{leaf}'", f"'{name}'"} if section in BY_KEY else set()
             if as_read & used:
                 found[name].append(path)
     return found
 
 
 def _names_used(source: str) -> set[str]:
-    """The last two words of dotted names, keyword-only parameters as `*name`, and strings."""
+    """The last two words of dotted names, keyword-only parameters as `*x`, and strings as `'x'`."""
     used = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Attribute):
@@ -118,7 +122,7 @@ def _names_used(source: str) -> set[str]:
         elif isinstance(node, ast.arguments):
             used |= {f"*{parameter.arg}" for parameter in node.kwonlyargs}
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            used.add(node.value)
+            used.add(f"'{node.value}'")
     return used
 
 
@@ -235,6 +239,62 @@ What the defaults rest on is told in [Method: defaults](method.md#defaults).
 """
 
 
+# --- Outputs --------------------------------------------------------------------------------------
+
+
+def outputs_page() -> str:
+    """`outputs.md`."""
+    text = NOTICE.format(source="mhd_jax/results.py") + OUTPUTS_INTRODUCTION
+    for file, keys in results.describe_fields().items():
+        text += f"\n## {file}\n\n{ABOUT_FILES.get(file, '')}\n"
+        text += "| key | shape | unit | meaning |\n" + 4 * "| --- " + "|\n"
+        for key in keys:
+            cells = (f"`{key.key}`", key.shape, "" if key.unit in "1–" else key.unit, key.about)
+            text += "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
+    return text
+
+
+OUTPUTS_INTRODUCTION = """
+# Outputs
+
+What a run leaves in its `--workdir`, and what every key means.
+
+| file | what it holds |
+| --- | --- |
+| `config.json` | all settings of the run; the same command resumes it, other settings are refused |
+| [`summary.json`](#summaryjson) | the result: accuracies of all clients and heads, data, graph |
+| [`metrics.jsonl`](#metricsjsonl) | losses and accuracies over steps, one JSON object a line |
+| `report.html` | tables and figures in one file that opens offline |
+| `figures/*.png` | the figures of the report |
+| `checkpoints/` | the latest states, from which the run resumes |
+
+With the extra `[tensorboard]`, TensorBoard shows what `metrics.jsonl` has, as means over clients.
+
+From Python, `Run.load` reads all of it:
+
+```python
+import mhd_jax
+
+run = mhd_jax.Run.load("runs/digits")
+run.summary["shared_accuracy"]  # [K, H]: one row per client, one column per head
+run.history  # metrics.jsonl as a pandas frame, means over clients
+```
+
+Shapes: K clients, H = m + 1 heads (the main head, then the auxiliary heads by rank), C classes. A
+number without a unit has no dimension; accuracies are fractions from 0 to 1.
+"""
+
+ABOUT_FILES = {
+    "summary.json": """Written at the end of a run. If `num_seeds` is more than 1, results are those
+of the first seed, and `replicas` has those of every seed.
+""",
+    "metrics.jsonl": """Every line has `step` and `seconds`. Lines with losses are written every
+`train.log_every` steps, lines with accuracies every `train.eval_every`. With several seeds, values
+are those of the first.
+""",
+}
+
+
 # --- Reference ------------------------------------------------------------------------------------
 
 
@@ -251,7 +311,7 @@ def write_reference(folder: Path) -> None:
 
 def pages() -> dict[str, str]:
     """All committed pages that are written from the code, by file name."""
-    return {"settings.md": settings_page()}
+    return {"settings.md": settings_page(), "outputs.md": outputs_page()}
 
 
 def write_pages(folder: Path) -> None:

@@ -19,6 +19,7 @@ RENAMED = {
     "replicas": "num_seeds",
     "cohorts": "clients.models",
     "parallel.conv": "parallel.conv_lowering",
+    "distill.warmup_steps": "distill.fade_in",
 }
 """Settings of earlier versions and what they are called now."""
 
@@ -51,6 +52,7 @@ def _add_data(config: ml_collections.ConfigDict) -> None:
     # the part of the training set to use [train, or a slice such as "train[:2000]"]
     config.data.split = "train"
     config.data.image_size = 0  # side in pixels that images are resized to; 0 = as stored
+    config.data.num_classes = 0  # the first so many classes only; 0 = all
     # share of the training set that becomes public, without labels [above 0, below 1]
     config.data.public_fraction = 0.1
     # data set that public images come from; "" = a fraction of the training set [as data.name]
@@ -97,6 +99,8 @@ def _add_clients(config: ml_collections.ConfigDict) -> None:
     # residual networks: no ReLU on the embedding, which would make training diverge
     config.model.signed_embedding = True
     config.model.dtype = "float32"  # type of activations and arithmetic; parameters are float32
+    # residual networks: less memory for more time; blocks are computed again in the backward pass
+    config.model.remat = False
     config.heads = ml_collections.ConfigDict()
     config.heads.name = "linear"  # the classifier on top of the embedding
     config.heads.aux = 4  # auxiliary heads per client, m; rank r hears from up to r hops away
@@ -134,18 +138,30 @@ def _add_exchange(config: ml_collections.ConfigDict) -> None:
 
     config.distill = ml_collections.ConfigDict()
     config.distill.nu_emb = 1.0  # weight of embedding distillation; 0 publishes no embeddings
-    config.distill.nu_aux = 3.0  # weight of prediction distillation in the head chain
+    config.distill.nu_aux = 1.0  # weight of prediction distillation in the head chain
+    # the aux heads share nu_aux, each having nu_aux / heads.aux; False gives it whole to each
+    config.distill.split_nu_aux = True
     # fedmd, feddf, codistillation: weight of the main head's distillation
     config.distill.nu_main = 1.0
-    config.distill.confidence = "max_prob"  # how sure a prediction is; the surest candidate teaches
+    # fraction of the run over which the weight of distillation rises to its full value [0 to 1]
+    config.distill.fade_in = 0.3
+    # tau: teachers' predictions are divided by their own mean to this power; 0 is the paper,
+    # -1 the method's own: 1 for mhd, 0 for the others [0 or more, or -1]
+    config.distill.alignment = -1.0
+    # of the moving average of that mean over steps; 0 takes each batch's own, as stale teachers
+    # always do [0 or more, below 1]
+    config.distill.alignment_momentum = 0.9
+    config.distill.class_frequencies = ()  # of the public set where they are known; () = equal
+    # how sure a prediction is; the surest candidate teaches [or "energy", which is published too]
+    config.distill.confidence = "max_prob"
     config.distill.include_self = True  # a client's own head of the rank below may be its teacher
     config.distill.same_rank = False  # peers' heads of the same rank may be teachers too
     config.distill.rule = "most_confident"  # how teachers are chosen or weighted, sample by sample
+    # each client publishes its label distribution once, for rules that weigh by it
+    config.distill.publish_label_shares = False
     # targets are raised to the power 1 / temperature; below 1 sharpens [above 0]
     config.distill.temperature = 1.0
     config.distill.loss = "mae"  # fedmd: distance of logits from the consensus
-    # steps over which the weight of distillation rises to its full value
-    config.distill.warmup_steps = 0
 
     config.average = ml_collections.ConfigDict()
     config.average.every = 200  # fedavg, gossip: steps between two averages of parameters
@@ -156,8 +172,8 @@ def _add_exchange(config: ml_collections.ConfigDict) -> None:
 
 def _add_training(config: ml_collections.ConfigDict) -> None:
     config.optimizer = ml_collections.ConfigDict()
-    config.optimizer.name = "sgd"  # the optimiser; each client has its own state
-    config.optimizer.learning_rate = 0.01  # highest learning rate [above 0]
+    config.optimizer.name = "adamw"  # the optimiser; each client has its own state
+    config.optimizer.learning_rate = 0.002  # highest learning rate [above 0]
     config.optimizer.warmup_steps = 50  # steps over which the learning rate rises to it
     # momentum of sgd, first decay rate of adamw [0 or more, below 1]
     config.optimizer.momentum = 0.9
@@ -293,9 +309,9 @@ _AT_LEAST_ONE = (
     "rounds.public_steps",
 )  # fmt: skip
 _NOT_NEGATIVE = (
-    "seed", "heads.aux", "model.width", "data.image_size", "data.workers", "distill.nu_emb",
-    "distill.nu_aux", "distill.nu_main",
-    "distill.warmup_steps", "optimizer.warmup_steps", "optimizer.momentum",
+    "seed", "heads.aux", "model.width", "data.image_size", "data.num_classes", "data.workers",
+    "distill.nu_emb", "distill.nu_aux", "distill.nu_main",
+    "optimizer.warmup_steps", "optimizer.momentum",
     "optimizer.weight_decay", "optimizer.clip_norm", "train.steps_per_call",
     "parallel.client_devices", "parallel.data_devices",
 )  # fmt: skip
@@ -333,6 +349,18 @@ def validate(config: ml_collections.ConfigDict) -> None:
         raise ConfigError("optimizer.learning_rate", flat["optimizer.learning_rate"], "above 0")
     if flat["distill.temperature"] <= 0:
         raise ConfigError("distill.temperature", flat["distill.temperature"], "above 0")
+    if not 0 <= flat["distill.fade_in"] <= 1:
+        raise ConfigError(
+            "distill.fade_in", flat["distill.fade_in"], "a fraction of the run, 0 to 1"
+        )
+    if not 0 <= flat["distill.alignment_momentum"] < 1:
+        raise ConfigError(
+            "distill.alignment_momentum", flat["distill.alignment_momentum"], "in [0, 1)"
+        )
+    if flat["distill.alignment"] < 0 and flat["distill.alignment"] != -1:
+        raise ConfigError(
+            "distill.alignment", flat["distill.alignment"], "0 or more, or -1 for the method's own"
+        )
     if not flat["optimizer.momentum"] < 1:
         raise ConfigError("optimizer.momentum", flat["optimizer.momentum"], "in [0, 1)")
     if not 0 < flat["data.public_fraction"] < 1:

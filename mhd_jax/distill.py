@@ -10,8 +10,8 @@ https://arxiv.org/abs/2211.15774.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -43,11 +43,15 @@ class Candidates(struct.PyTreeNode):
       published: scores of all clients, log-probabilities or logits.
       allowed: who may learn from whom.
       ranks: number of taught heads m.
+      energy: standardised energies, published only where `confidence="energy"` asks for them.
+      label_shares: every client's label distribution, where clients publish it.
     """
 
     published: Float[Array, "K B H C"]
     allowed: Bool[Array, "k N"]
     ranks: int = struct.field(pytree_node=False)
+    energy: Float[Array, "K B H"] | None = None
+    label_shares: Float[Array, "K C"] | None = None
 
     @property
     def blocks(self) -> int:
@@ -104,6 +108,97 @@ def margin(log_probs: Float[Array, "*shape C"]) -> Float[Array, "*shape"]:
     """Largest minus second largest probability (the largest itself when C = 1)."""
     largest = jnp.exp(jax.lax.top_k(log_probs, min(2, log_probs.shape[-1]))[0])
     return largest[..., 0] - (largest[..., 1] if largest.shape[-1] > 1 else 0.0)
+
+
+ENERGY = "energy"
+"""The confidence that needs more than log-probabilities: see `standardized_energy`."""
+
+
+def standardized_energy(
+    logits: Float[Array, "*K B H C"], mean: BatchMean | None = None
+) -> Float[Array, "*K B H"]:
+    """How far a sample's log-sum-exp lies above its head's average, in standard deviations.
+
+    e = log sum_c exp(logit_c), the negative energy; z = (e - mean_B e) / std_B e for every client
+    and head. Log-probabilities have lost e, so a client publishes z beside them: one number more
+    per sample and head. Raw energies of different clients do not compare, z does. Source of the
+    score: W. Liu et al., 2020, https://arxiv.org/abs/2010.03759; standardising it is ours.
+
+    Args:
+      logits: of every head.
+      mean: mean over the whole public batch (axis -2), see `BatchMean`.
+    """
+    mean = mean or batch_mean
+    energy = jax.nn.logsumexp(logits, axis=-1)
+    centred = energy - mean(energy)
+    return centred * jax.lax.rsqrt(mean(centred**2) + 1e-12)
+
+
+class BatchMean(Protocol):
+    """Mean over the samples of a public batch, which several devices may share."""
+
+    def __call__(self, values: Float[Array, "*K B H"]) -> Float[Array, "*K 1 H"]:
+        """The mean over the axis before the last, which is kept with size 1."""
+        ...
+
+
+def batch_mean(values: Float[Array, "*K B H"]) -> Float[Array, "*K 1 H"]:
+    """The mean over a batch that is all here."""
+    return values.mean(axis=-2, keepdims=True)
+
+
+# --- Alignment: what a teacher says of an image, against what it says of every image -------------
+
+MARGINAL_FLOOR = 1e-6
+
+
+def mean_prediction(
+    scores: Float[Array, "K B H C"], *, logits: bool = False
+) -> Float[Array, "K H C"]:
+    """p_bar, every published head's mean prediction over the public batch.
+
+    Args:
+      scores: published log-probabilities, or logits.
+      logits: which of the two.
+    """
+    log_probs = jax.nn.log_softmax(scores) if logits else scores
+    return jnp.exp(log_probs).mean(axis=1)
+
+
+def align(
+    scores: Float[Array, "K B H C"],
+    marginal: Float[Array, "K H C"],
+    strength: float,
+    *,
+    frequencies: Sequence[float] = (),
+    logits: bool = False,
+) -> Float[Array, "K B H C"]:
+    """Divides every published prediction by its own head's mean prediction.
+
+    p~(c|x) is proportional to p(c|x) (pi(c) / max(p_bar(c), 1e-6))^tau. A client that knows two
+    classes says one of them of every image; divided by how often it says so, it is sure only where
+    an image stands out. tau = 0 is the paper's method. Alignment is this project's addition;
+    the idea is the distribution alignment of ReMixMatch (D. Berthelot et al., 2020,
+    https://arxiv.org/abs/1911.09785), which aligns one model's guesses with a known marginal.
+
+    Args:
+      scores: published log-probabilities, or logits.
+      marginal: p_bar, from `mean_prediction` or a moving average of it.
+      strength: tau.
+      frequencies: pi, the classes' frequencies in the public set; () takes them as equal.
+      logits: scores are logits, which stay unnormalised.
+
+    >>> says_zero = jnp.log(jnp.array([[[0.9, 0.1]], [[0.6, 0.4]]]))[None]  # K = H = 1, B = 2
+    >>> aligned = align(says_zero, mean_prediction(says_zero), 1.0)
+    >>> jnp.exp(aligned[0, :, 0]).round(2)
+    Array([[0.75, 0.25],
+           [0.33, 0.67]], dtype=float32)
+    """
+    lift = jnp.log(jnp.maximum(marginal, MARGINAL_FLOOR))
+    if len(frequencies):
+        lift = lift - jnp.log(jnp.maximum(jnp.asarray(frequencies, jnp.float32), MARGINAL_FLOOR))
+    shifted = scores - strength * lift[:, None]
+    return shifted if logits else jax.nn.log_softmax(shifted)
 
 
 # --- The head chain: rank r learns from rank r - 1 ------------------------------------------------
@@ -194,12 +289,23 @@ def select_teachers(
 # --- Teacher rules: from candidates to targets ----------------------------------------------------
 
 
+class Target(NamedTuple):
+    """What taught heads learn towards, and where there is a teacher at all."""
+
+    scores: Float[Array, "k B m C"]
+    taught: Bool[Array, "k B m"]
+
+
+Choice = Int[Array, "k B m"] | Float[Array, "k N B m"] | Target
+"""What a rule returns."""
+
+
 class TeacherRule(Protocol):
     """Weighs the candidates of every student, sample and rank: the extension point for teachers."""
 
     def __call__(
         self, candidates: Candidates, confidence: Float[Array, "N B m"], keys: Key[Array, "k B"]
-    ) -> Array:
+    ) -> Choice:
         """Chooses or weighs.
 
         Args:
@@ -209,7 +315,8 @@ class TeacherRule(Protocol):
 
         Returns:
           The index of one candidate, int [k, B, m] with -1 for none; or weights, float
-          [k, N, B, m], 0 where a candidate is not allowed, with sum 1 over N (0 for no teacher).
+          [k, N, B, m], 0 where a candidate is not allowed, with sum 1 over N (0 for no teacher);
+          or, for a rule that mixes in another way, the `Target` itself.
         """
         ...
 
@@ -259,9 +366,110 @@ def entropy_weighted_rule(
     https://arxiv.org/abs/2102.02514; this form is ours.
     """
     del keys, confidence
-    surety = jnp.exp(candidates.by_rank(neg_entropy(candidates.published)))
-    weights = jnp.where(candidates.allowed[:, :, None, None], surety[None], 0.0)
-    return weights / jnp.maximum(weights.sum(axis=1, keepdims=True), 1e-12)
+    return _shares(candidates, jnp.exp(candidates.by_rank(neg_entropy(candidates.published))))
+
+
+@RULES.register("entropy_power")
+def entropy_power_rule(
+    candidates: Candidates, confidence: Float[Array, "N B m"], keys: Key[Array, "k B"]
+) -> Float[Array, "k N B m"]:
+    """Weights by a power of the entropy, w_j proportional to (entropy_j / log C)^-2.
+
+    Harsher than `entropy_weighted` on the unsure: the weights of two candidates of entropy 0.1 and
+    1 nats differ by a factor of 100. The floor of 0.01 keeps a certain candidate's weight finite.
+    Entropy weights are those of FedAUX, https://arxiv.org/abs/2102.02514; the power is ours.
+    """
+    del keys, confidence
+    classes = candidates.published.shape[-1]
+    entropy = -candidates.by_rank(neg_entropy(candidates.published)) / jnp.log(max(classes, 2))
+    return _shares(candidates, jnp.maximum(entropy, 0.01) ** -2)
+
+
+@RULES.register("class_thresholds")
+def class_thresholds_rule(
+    candidates: Candidates, confidence: Float[Array, "N B m"], keys: Key[Array, "k B"]
+) -> Int[Array, "k B m"]:
+    """The most confident of those candidates that pass their own threshold for the class they name.
+
+    A candidate's threshold for class c is its mean largest probability over the public batch times
+    p_bar(c) / max p_bar: lower for classes it names rarely. Where none passes, nobody teaches.
+    Source: the self-adaptive thresholds of FreeMatch, Y. Wang et al., 2023,
+    https://arxiv.org/abs/2205.07246; here from this batch alone, not from a moving average.
+    """
+    del keys
+    probs = jnp.exp(candidates.published)
+    largest, named = probs.max(axis=-1), probs.argmax(axis=-1)
+    mean = probs.mean(axis=1, keepdims=True)
+    relative = mean / mean.max(axis=-1, keepdims=True)
+    at_named = jnp.take_along_axis(
+        jnp.broadcast_to(relative, probs.shape), named[..., None], axis=-1
+    )[..., 0]
+    passes = largest >= largest.mean(axis=1, keepdims=True) * at_named
+    passing = jnp.where(candidates.by_rank(passes), confidence, -jnp.inf)
+    index = most_confident(passing, candidates.allowed)
+    best = jnp.where(candidates.allowed[:, :, None, None], passing[None], -jnp.inf).max(axis=1)
+    return jnp.where(best > -jnp.inf, index, -1)
+
+
+@RULES.register("mean_log_prob")
+def mean_log_prob_rule(
+    candidates: Candidates, confidence: Float[Array, "N B m"], keys: Key[Array, "k B"]
+) -> Target:
+    """The normalised geometric mean, p proportional to exp(mean_j log p_j): a product of experts.
+
+    One candidate that excludes a class excludes it for all. Source: G. Hinton, 2002, "Training
+    products of experts by minimizing contrastive divergence",
+    https://doi.org/10.1162/089976602760128018.
+    """
+    del keys, confidence
+    allowed = candidates.allowed
+    share = allowed / jnp.maximum(allowed.sum(axis=1, keepdims=True), 1)
+    logits = _mixed(candidates, share, jnp.maximum(candidates.published, jnp.log(1e-12)))
+    return _everywhere(jax.nn.softmax(logits), allowed)
+
+
+@RULES.register("label_share")
+def label_share_rule(
+    candidates: Candidates, confidence: Float[Array, "N B m"], keys: Key[Array, "k B"]
+) -> Target:
+    """A candidate counts for a class as far as its client holds that class.
+
+    p(c) is proportional to sum_j q_j(c) p_j(c) with q_j the label distribution of client j, which
+    clients publish once (`distill.publish_label_shares`). Weights per class and client are those
+    of DaFKD's and FedGKD's relatives; see J. Zhang et al., 2022, FedLC,
+    https://arxiv.org/abs/2209.00189, for label counts as calibration. This form is ours.
+
+    Raises:
+      ConfigError: clients do not publish their label shares.
+    """
+    del keys, confidence
+    if candidates.label_shares is None:
+        raise ConfigError(
+            "distill.rule", "label_share", "distill.publish_label_shares = True beside it"
+        )
+    probs = jnp.exp(candidates.published) * candidates.label_shares[:, None, None, :]
+    mixed = _mixed(candidates, candidates.allowed.astype(probs.dtype), probs)
+    total = jnp.maximum(mixed.sum(axis=-1, keepdims=True), 1e-12)
+    return _everywhere(mixed / total, candidates.allowed)
+
+
+def _shares(candidates: Candidates, weights: Float[Array, "N B m"]) -> Float[Array, "k N B m"]:
+    """Weights of the allowed candidates, of sum 1 for every student and sample."""
+    allowed = jnp.where(candidates.allowed[:, :, None, None], weights[None], 0.0)
+    return allowed / jnp.maximum(allowed.sum(axis=1, keepdims=True), 1e-12)
+
+
+def _mixed(
+    candidates: Candidates, share: Float[Array, "k N"], values: Float[Array, "K B H C"]
+) -> Float[Array, "k B m C"]:
+    """sum_j share_ij values_j for every student; nothing of size k N C is built."""
+    return jnp.einsum("kn,nbmc->kbmc", share, candidates.by_rank(values))
+
+
+def _everywhere(scores: Float[Array, "k B m C"], allowed: Bool[Array, "k N"]) -> Target:
+    """A target on every sample of every student that has a candidate."""
+    taught = jnp.broadcast_to(allowed.any(axis=1)[:, None, None], scores.shape[:-1])
+    return Target(scores, taught)
 
 
 def sharpen(probs: Float[Array, "*shape C"], temperature: float) -> Float[Array, "*shape C"]:
@@ -274,18 +482,16 @@ def sharpen(probs: Float[Array, "*shape C"], temperature: float) -> Float[Array,
     return jax.nn.softmax(jnp.log(jnp.maximum(probs, 1e-30)) / temperature, axis=-1)
 
 
-def targets(
-    candidates: Candidates,
-    choice: Int[Array, "k B m"] | Float[Array, "k N B m"],
-    link: Callable[[Array], Array],
-) -> tuple[Float[Array, "k B m C"], Bool[Array, "k B m"]]:
+def targets(candidates: Candidates, choice: Choice, link: Callable[[Array], Array]) -> Target:
     """What a rule's choice makes of the candidates' scores, and where there is a teacher at all.
 
     An index gathers one candidate per sample; weights mix candidates in the space that `link`
-    maps scores to: `jnp.exp` takes log-probabilities to probabilities.
+    maps scores to: `jnp.exp` takes log-probabilities to probabilities. A `Target` stays as it is.
     """
+    if isinstance(choice, Target):
+        return choice
     if jnp.issubdtype(choice.dtype, jnp.integer):
-        return link(candidates.take(choice)), choice >= 0
+        return Target(link(candidates.take(choice)), choice >= 0)
     linked = link(candidates.published)
     clients, ranks = linked.shape[0], candidates.ranks
     mixed = sum(
@@ -296,7 +502,7 @@ def targets(
         )
         for block in range(candidates.blocks)
     )
-    return jnp.asarray(mixed), choice.sum(axis=1) > 0
+    return Target(jnp.asarray(mixed), choice.sum(axis=1) > 0)
 
 
 # --- Losses ---------------------------------------------------------------------------------------
@@ -382,20 +588,37 @@ def head_losses(
       candidates: scores of the same kind to learn from, and who may learn from whom.
       keys: one per student and sample, for rules that draw.
       rule: a name in `RULES`.
-      confidence: a name in `CONFIDENCES`.
+      confidence: a name in `CONFIDENCES`, or "energy" where candidates publish it.
       loss: "cross_entropy" on probabilities, or a name in `LOGIT_LOSSES` on logits.
       temperature: of the targets' probabilities, see `sharpen`.
     """
     on_logits = loss != "cross_entropy"
-    published = candidates.published
-    log_probs = jax.nn.log_softmax(published) if on_logits else published
-    certainty = candidates.by_rank(_certainty(confidence, log_probs))
-    choice = _choice(rule, candidates, certainty, keys)
+    choice = choose(candidates, keys, rule=rule, confidence=confidence, on_logits=on_logits)
     link = (lambda logits: logits) if on_logits else jnp.exp
     target, taught = targets(candidates, choice, link)
     if on_logits:
         return _taught_mean(LOGIT_LOSSES.get(loss), student, target, taught)
     return _taught_mean(soft_cross_entropy, student, sharpen(target, temperature), taught)
+
+
+def choose(
+    candidates: Candidates,
+    keys: Key[Array, "k B"],
+    *,
+    rule: str,
+    confidence: str,
+    on_logits: bool = False,
+) -> Choice:
+    """What a teacher rule makes of the candidates; see `head_losses` for the arguments."""
+    published = candidates.published
+    log_probs = jax.nn.log_softmax(published) if on_logits else published
+    if confidence == ENERGY:
+        if candidates.energy is None:
+            raise ConfigError("distill.confidence", ENERGY, "candidates that publish it")
+        certainty = candidates.energy
+    else:
+        certainty = _certainty(confidence, log_probs)
+    return _choice(rule, candidates, candidates.by_rank(certainty), keys)
 
 
 def _certainty(name: str, log_probs: Float[Array, "K B H C"]) -> Float[Array, "K B H"]:
@@ -409,10 +632,20 @@ def _certainty(name: str, log_probs: Float[Array, "K B H C"]) -> Float[Array, "K
 
 def _choice(
     name: str, candidates: Candidates, certainty: Float[Array, "N B m"], keys: Key[Array, "k B"]
-) -> Array:
+) -> Choice:
     """What the named rule makes of the candidates; `ConfigError` for another shape or type."""
-    choice = jnp.asarray(RULES.get(name)(candidates, certainty, keys))
+    made = RULES.get(name)(candidates, certainty, keys)
     students, (num, *rest) = len(candidates.allowed), certainty.shape
+    if isinstance(made, Target):
+        shape = (students, *rest, candidates.published.shape[-1])
+        if made.scores.shape != shape or made.taught.shape != shape[:-1]:
+            accepted = (
+                f"a Target with scores [k, B, m, C] = {shape} and taught {shape[:-1]}, not "
+                f"{made.scores.shape} and {made.taught.shape}"
+            )
+            raise ConfigError("distill.rule", name, accepted)
+        return made
+    choice = jnp.asarray(made)
     index, weights = (students, *rest), (students, num, *rest)
     is_index = jnp.issubdtype(choice.dtype, jnp.integer) and choice.shape == index
     is_weights = jnp.issubdtype(choice.dtype, jnp.floating) and choice.shape == weights
@@ -425,11 +658,21 @@ def _choice(
     return choice
 
 
-def check_pieces(*, rule: str, confidence: str, loss: str, num_classes: int) -> None:
+def check_pieces(
+    *, rule: str, confidence: str, loss: str, num_classes: int, label_shares: bool = False
+) -> None:
     """Calls the named pieces on shapes alone (k = 2 students, K = 3, B = 5, m = 4).
 
+    Args:
+      rule: a name in `RULES`.
+      confidence: a name in `CONFIDENCES`, or "energy".
+      loss: "cross_entropy" or a name in `LOGIT_LOSSES`.
+      num_classes: C.
+      label_shares: whether clients publish their label shares.
+
     Raises:
-      ConfigError: an unknown name, or a result of another shape than the contract says.
+      ConfigError: an unknown name, a rule that needs what clients do not publish, or a result of
+        another shape than the contract says.
     """
     students, teachers, samples, ranks = 2, 3, 5, 4
     student = jax.ShapeDtypeStruct((students, samples, ranks, num_classes), jnp.float32)
@@ -438,7 +681,9 @@ def check_pieces(*, rule: str, confidence: str, loss: str, num_classes: int) -> 
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), (students, samples)))
 
     def losses(student: Array, scores: Array, allowed: Array, keys: Array) -> Array:
-        candidates = Candidates(scores, allowed, ranks)
+        energy = scores[..., 0] if confidence == ENERGY else None
+        shares = scores[:, 0, 0] if label_shares else None
+        candidates = Candidates(scores, allowed, ranks, energy, shares)
         return head_losses(
             student, candidates, keys, rule=rule, confidence=confidence, loss=loss
         )  # fmt: skip
@@ -461,6 +706,35 @@ def _taught_mean(
     """
     losses = loss(jnp.where(taught[..., None], student, 0.0), target)
     return jnp.where(taught, losses, 0.0).mean(axis=1)
+
+
+# --- Gradients: how much distillation weighs on the trunk -----------------------------------------
+
+
+class TrunkGradients(NamedTuple):
+    """What the two gradients do to one client's embedding network.
+
+    Attributes:
+      private_gradient: norm of the private loss's gradient.
+      distillation_gradient: norm of the distillation losses' gradient.
+      gradient_cosine: of the angle between them; below 0 they pull against each other.
+    """
+
+    private_gradient: Float[Array, ""]
+    distillation_gradient: Float[Array, ""]
+    gradient_cosine: Float[Array, ""]
+
+
+def trunk_gradients(private: Any, lesson: Any) -> TrunkGradients:
+    """Compares two gradients of one network, trees of the same shape.
+
+    >>> found = trunk_gradients(jnp.array([1.0, 0.0]), jnp.array([-3.0, 4.0]))
+    >>> float(found.distillation_gradient), round(float(found.gradient_cosine), 2)
+    (5.0, -0.6)
+    """
+    ours, theirs = optax.tree.norm(private), optax.tree.norm(lesson)
+    inner = optax.tree.vdot(private, lesson)
+    return TrunkGradients(ours, theirs, inner / jnp.maximum(ours * theirs, 1e-12))
 
 
 def normalize(embeddings: Float[Array, "*shape D"]) -> Float[Array, "*shape D"]:

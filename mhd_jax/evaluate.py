@@ -133,7 +133,7 @@ def make_counter(
       layout: who owns which client.
       models: one per group.
       num_classes: C.
-      prepare: stored images to normalised ones.
+      prepare: stored images [B, ...] to normalised ones for every replica, [R, B, ...].
 
     Returns:
       A function of the learners of every group, images [B, ...] and labels [B] (-1 for padding)
@@ -154,17 +154,21 @@ def make_counter(
 
 
 def _count_group(
-    model: nn.Module, learners: Learners, inputs: Array, labels: Array, num_classes: int
+    model: nn.Module,
+    learners: Learners,
+    inputs: Float[Array, "R B ..."],
+    labels: Array,
+    num_classes: int,
 ) -> Float[Array, "R k H C"]:
     """Correct predictions by client, head and class."""
     classes = jax.nn.one_hot(labels, num_classes)  # a label of -1 is a row of zeros
 
-    def one(snapshot: Variables) -> Float[Array, "H C"]:
+    def one(snapshot: Variables, inputs: Array) -> Float[Array, "H C"]:
         logits, _ = model.apply(snapshot, inputs, train=False)
         hits = jnp.argmax(logits, axis=-1) == labels[:, None]
         return jnp.einsum("bh,bc->hc", hits.astype(jnp.float32), classes)
 
-    return jax.vmap(jax.vmap(one))(learners.snapshot)
+    return jax.vmap(jax.vmap(one, in_axes=(0, None)))(learners.snapshot, inputs)
 
 
 def count_all(

@@ -48,7 +48,7 @@ class Evaluator:
       source: with the test set.
       histograms: private samples by client and class, [K, C] for each seed.
       metrics: names of further metrics.
-      prepare: stored images to normalised ones.
+      prepare: stored images [B, ...] to normalised ones for every replica, [R, B, ...].
       keep: whether test images stay on the devices.
 
     Attributes:

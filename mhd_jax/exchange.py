@@ -297,13 +297,16 @@ def make_reader(
 # --- The ledger: bytes, counted both ways ---------------------------------------------------------
 
 
-def message_bytes(encoding: Encoding, scores_shape: tuple[int, ...], embedding_width: int) -> int:
+def message_bytes(
+    encoding: Encoding, scores_shape: tuple[int, ...], embedding_width: int, energy: bool = False
+) -> int:
     """Bytes one client publishes in one step.
 
     Args:
       encoding: the form predictions travel in.
       scores_shape: [V * B', H, C]; a zero anywhere means that no predictions are published.
       embedding_width: D, or 0 where no embeddings are published.
+      energy: a standardised energy travels beside every prediction, as embeddings do.
     """
     total = 0
     if 0 not in scores_shape:
@@ -311,7 +314,8 @@ def message_bytes(encoding: Encoding, scores_shape: tuple[int, ...], embedding_w
         for part in jax.eval_shape(encoding.encode, scores):
             total += part.size * part.dtype.itemsize
     width = jnp.dtype(encoding.embedding_type).itemsize
-    return total + scores_shape[0] * embedding_width * width
+    energies = scores_shape[1] if energy else 0
+    return total + scores_shape[0] * (embedding_width + energies) * width
 
 
 @dataclasses.dataclass(frozen=True)
@@ -324,6 +328,7 @@ class Ledger:
       fedavg: shipping the parameters every `average.every` steps, as FedAvg does.
       method: supplies when distillation and averaging happen.
       average_every: steps between two averages.
+      once: published a single time, at the start: label distributions, where a rule needs them.
     """
 
     predictions: Float[np.ndarray, " K"]
@@ -331,11 +336,12 @@ class Ledger:
     fedavg: Float[np.ndarray, " K"]
     method: Method
     average_every: int
+    once: float = 0.0
 
     def sent(self, step: int) -> float:
         """Bytes that all clients together have really sent in the first `step` steps."""
         steps = np.arange(step)
-        total = 0.0
+        total = self.once * len(self.predictions) if step else 0.0
         if self.method.distillation is not None:
             total += float(self.predictions.sum()) * int((self.method.when(steps)[:, 1] > 0).sum())
         if self.method.averaging is not None:

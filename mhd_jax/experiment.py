@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from absl import logging
+from jaxtyping import Float
 
 from mhd_jax import config as config_lib
 from mhd_jax import distill, evaluate, exchange, graph, methods, models, parallel, state
@@ -79,6 +80,7 @@ class Experiment:
             self.parts.optimizer,
             self.image_shape,
             pool_slots=self.schedule.readers[0].pool_slots,
+            marginals=_marginals(self.parts, self.schedule.readers[0].pool_slots),
             same_start=self.parts.method.same_start,
             abstract=abstract,
         )
@@ -102,7 +104,7 @@ class Experiment:
                 for fed in self.federations
             ],
             metrics=self.config.metrics,
-            prepare=_preparation(self.config, source).test,
+            prepare=preparation(self.config, self.federations).test_all,
             keep=isinstance(self.feed, Resident),
         )
 
@@ -145,6 +147,7 @@ def build(
     built = _models(config, source.num_classes, method.num_heads(config.heads.aux))
     baseline = _models(config, source.num_classes, 1) if _wants_baseline(config, method) else ()
     encoding = exchange.make_encoding(config, method, source.num_classes)
+    _check_alignment(config, method, source.num_classes)
     parts = StepParts(
         layout=layout,
         method=method,
@@ -161,7 +164,9 @@ def build(
         config=config,
         seeds=seeds,
         federations=federations,
-        schedule=Schedule(layout, method, topologies, readers, feed),
+        schedule=Schedule(
+            layout, method, topologies, readers, feed, _label_shares(config, federations)
+        ),
         parts=parts,
         feed=feed,
         ledger=_ledger(config, parts, readers[0], source.image_shape),
@@ -176,12 +181,72 @@ def _check_pieces(
     if chosen is not None:
         distill.check_pieces(
             rule=chosen.rule, confidence=chosen.confidence, loss=chosen.loss,
-            num_classes=num_classes,
+            num_classes=num_classes, label_shares=config.distill.publish_label_shares,
         )  # fmt: skip
     for name in evaluate.chosen_metrics(config.metrics):
         shape = (config.clients.num, method.num_heads(config.heads.aux), num_classes)
         owned = np.zeros((shape[0], num_classes))
         evaluate.measure(name, np.zeros(shape), np.ones(num_classes, int), owned)
+
+
+def _check_alignment(
+    config: ml_collections.ConfigDict, method: methods.Method, num_classes: int
+) -> None:
+    """Refuses what alignment cannot do and warns of what weakens it.
+
+    Raises:
+      ConfigError: frequencies that are not those of the classes.
+    """
+    chosen = method.distillation
+    if chosen is None or not chosen.alignment or not chosen.nu_pred:
+        return
+    frequencies = np.asarray(chosen.class_frequencies, float)
+    if frequencies.size and (frequencies.shape != (num_classes,) or frequencies.min() < 0):
+        raise ConfigError(
+            "distill.class_frequencies", chosen.class_frequencies,
+            f"one number of at least 0 for each of {num_classes} classes",
+        )  # fmt: skip
+    if config.exchange.encoding == "top_k":
+        logging.warning(
+            "distill.alignment = %g with exchange.encoding = top_k: the encoding has lost the "
+            "small probabilities that alignment compares; much of its effect is lost",
+            chosen.alignment,
+        )
+    if config.distill.fade_in == 1:
+        logging.warning(
+            "distill.fade_in = 1: distillation reaches its full weight at the last step only"
+        )
+
+
+def _marginals(parts: StepParts, pool_slots: int) -> tuple[int, ...]:
+    """Shape (K, H, C) of the moving average that alignment keeps; () for none.
+
+    Snapshots are aligned with the batch's own mean: each would need an average of its own.
+    """
+    chosen = parts.method.distillation
+    if (
+        pool_slots
+        or chosen is None
+        or not (chosen.alignment and chosen.alignment_momentum and chosen.nu_pred)
+    ):
+        return ()
+    heads = parts.models[0].num_heads if chosen.wiring == "chain" else 1
+    return (parts.layout.num_clients, heads, parts.num_classes)
+
+
+def _label_shares(
+    config: ml_collections.ConfigDict, federations: Sequence[Federation]
+) -> Float[np.ndarray, "R K C"] | None:
+    """Every client's label distribution, if clients publish it."""
+    if not config.distill.publish_label_shares:
+        return None
+    counts = np.stack(
+        [
+            fed.partition.histogram(fed.source.train.labels, fed.source.num_classes)
+            for fed in federations
+        ]
+    )
+    return counts / np.maximum(counts.sum(axis=-1, keepdims=True), 1)
 
 
 # --- Data -----------------------------------------------------------------------------------------
@@ -218,16 +283,22 @@ def _federation(
             "a batch holds some of them more than once",
             config.data.public_batch_size, len(indices),
         )  # fmt: skip
-    return Federation(seed, source, parts, split, indices)
+    mean, std = source.mean, source.std
+    if not mean:
+        mean, std = sources.measured_statistics(split, indices)
+    return Federation(seed, source, parts, split, indices, mean, std)
 
 
-def _preparation(config: ml_collections.ConfigDict, source: sources.Source) -> Preparation:
+def preparation(
+    config: ml_collections.ConfigDict, federations: Sequence[Federation]
+) -> Preparation:
     """What happens to images on the device; an augmentation of the host leaves nothing to it."""
     name, on_host = config.data.augment, streaming.HOST_AUGMENTS.names()
     known = [*augment.AUGMENTS, *on_host]
     if name not in known:
         raise ConfigError("data.augment", name, suggest(name, known))
-    return Preparation("none" if name in on_host else name, source.mean, source.std)
+    statistics = np.array([(fed.mean, fed.std) for fed in federations], np.float32)
+    return Preparation("none" if name in on_host else name, statistics)
 
 
 def _feed(
@@ -244,15 +315,15 @@ def _feed(
     order = SampleOrder(
         tuple(federations), layout, config.data.batch_size, config.data.public_batch_size
     )
-    preparation = _preparation(config, federations[0].source)
-    resident = Resident(order, preparation)
+    prepared = preparation(config, federations)
+    resident = Resident(order, prepared)
     name = config.data.augment
     on_host = name if name in streaming.HOST_AUGMENTS.names() else ""
     needed = resident_bytes(resident, layout)
     streamed, why = streams(config.data.feed, needed, memory, on_host)
     feed: Resident | streaming.Streaming = resident
     if streamed:
-        feed = streaming.Streaming(order, preparation, on_host, config.data.workers)
+        feed = streaming.Streaming(order, prepared, on_host, config.data.workers)
     feed.why = why
     return feed
 
@@ -346,7 +417,7 @@ def _ledger(
             heads = parts.method.num_heads(config.heads.aux)
             shape = (rows, heads if chosen.nu_pred else 0, parts.num_classes)
             width = state.embedding_width(model, image_shape) if chosen.nu_emb else 0
-            sent = exchange.message_bytes(parts.encoding, shape, width)
+            sent = exchange.message_bytes(parts.encoding, shape, width, chosen.publishes_energy)
         predictions += [float(sent)] * size
     return exchange.Ledger(
         predictions=np.asarray(predictions),
@@ -354,6 +425,7 @@ def _ledger(
         fedavg=np.asarray(parameters) / config.average.every,
         method=parts.method,
         average_every=config.average.every,
+        once=4.0 * parts.num_classes if config.distill.publish_label_shares else 0.0,
     )
 
 

@@ -20,6 +20,7 @@ class StepInputs(NamedTuple):
       weights: of the private and of the distillation loss, [n, 2].
       average: whether the step ends with an average, bool [n].
       mixing: rows of the averaging matrix, [n, R, K, K], or [n, R, 0, 0] without averaging.
+      label_shares: label distributions that clients publish, [n, R, K, C], or [n, R, 0, 0].
     """
 
     private: Any
@@ -30,6 +31,7 @@ class StepInputs(NamedTuple):
     weights: Any
     average: Any
     mixing: Any
+    label_shares: Any
 
 
 class Batch(NamedTuple):

@@ -8,7 +8,7 @@ A method is a value, `Method`, that the one training step reads; adding one adds
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import ml_collections
 import numpy as np
@@ -34,6 +34,9 @@ class Distillation:
       include_self: the client's own lower head is a candidate too.
       same_rank: the peers' heads of the same rank are candidates too.
       temperature: exponent 1 / temperature on the target's probabilities.
+      alignment: tau, how far published predictions are divided by their own mean; 0 is the paper.
+      alignment_momentum: of the moving average of that mean; 0 takes this batch's alone.
+      class_frequencies: of the public set, where they are known; () takes them as equal.
     """
 
     wiring: Literal["chain", "main"] = "chain"
@@ -45,11 +48,15 @@ class Distillation:
     include_self: bool = False
     same_rank: bool = False
     temperature: float = 1.0
+    alignment: float = 0.0
+    alignment_momentum: float = 0.0
+    class_frequencies: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         """Raises `ConfigError` for a name that is not known."""
         distill.RULES.get(self.rule)
-        distill.CONFIDENCES.get(self.confidence)
+        if not self.publishes_energy:
+            distill.CONFIDENCES.get(self.confidence)
         if self.mixes_logits:
             distill.LOGIT_LOSSES.get(self.loss)
 
@@ -57,6 +64,11 @@ class Distillation:
     def mixes_logits(self) -> bool:
         """Whether raw logits are published and mixed, rather than log-probabilities."""
         return self.loss != "cross_entropy"
+
+    @property
+    def publishes_energy(self) -> bool:
+        """Whether a standardised energy travels beside every prediction."""
+        return self.confidence == distill.ENERGY
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +106,7 @@ class EveryStep:
     """Private loss and distillation in every step; distillation fades in over `warmup_steps`."""
 
     warmup_steps: int = 0
+    rests: ClassVar[bool] = False  # neither weight is ever 0, so that the step need not look
 
     def __call__(self, steps: np.ndarray) -> Float[np.ndarray, "n 2"]:
         """Weights 1 and min(1, (step + 1) / (warmup_steps + 1))."""
@@ -107,6 +120,7 @@ class Rounds:
 
     private_steps: int
     public_steps: int
+    rests: ClassVar[bool] = True
 
     @property
     def length(self) -> int:
@@ -174,28 +188,47 @@ def build(config: ml_collections.ConfigDict) -> Method:
 def mhd(config: ml_collections.ConfigDict) -> Method:
     """Multi-headed distillation: head chain, most confident teacher, in every step.
 
-    Source: https://arxiv.org/abs/2211.15774.
+    Source: https://arxiv.org/abs/2211.15774. Aligned teachers are this project's addition;
+    `distill.alignment = 0` takes them out.
     """
-    chosen = config.distill
-    nu_pred = chosen.nu_aux if config.heads.aux else 0.0
+    chosen, heads = config.distill, config.heads.aux
+    nu_pred = chosen.nu_aux if heads else 0.0
     if not (nu_pred or chosen.nu_emb):
         return Method()
-    known = [*distill.CONFIDENCES, "random"]
-    if chosen.confidence not in known:
-        raise ConfigError(
-            "distill.confidence", chosen.confidence, suggest(chosen.confidence, known)
-        )
+    _check_confidence(chosen.confidence)
     distillation = Distillation(
         wiring="chain",
-        rule="random" if chosen.confidence == "random" else chosen.rule,
-        confidence="max_prob" if chosen.confidence == "random" else chosen.confidence,
+        rule=chosen.rule,
+        confidence=chosen.confidence,
         nu_emb=chosen.nu_emb,
-        nu_pred=nu_pred,
+        nu_pred=nu_pred / heads if heads and chosen.split_nu_aux else nu_pred,
         include_self=chosen.include_self,
         same_rank=chosen.same_rank,
         temperature=chosen.temperature,
+        **_alignment(config, own=1.0),
     )
-    return Method(distillation, when=EveryStep(chosen.warmup_steps))
+    return Method(distillation, when=_fading_in(config))
+
+
+def _check_confidence(name: str) -> None:
+    known = [*distill.CONFIDENCES, distill.ENERGY]
+    if name not in known:
+        raise ConfigError("distill.confidence", name, suggest(name, known))
+
+
+def _alignment(config: ml_collections.ConfigDict, own: float) -> dict[str, Any]:
+    """The settings of alignment; `own` is the method's strength where none is asked for."""
+    chosen = config.distill
+    return {
+        "alignment": own if chosen.alignment < 0 else chosen.alignment,
+        "alignment_momentum": chosen.alignment_momentum,
+        "class_frequencies": tuple(chosen.class_frequencies),
+    }
+
+
+def _fading_in(config: ml_collections.ConfigDict) -> EveryStep:
+    """Distillation in every step, at full weight after the first `distill.fade_in` of the run."""
+    return EveryStep(round(config.distill.fade_in * config.train.steps))
 
 
 @METHODS.register("isolated")
@@ -242,8 +275,9 @@ def fedmd(config: ml_collections.ConfigDict) -> Method:
     phase on public labels: labels of the public set are never read.
     """
     distillation = Distillation(
-        wiring="main", rule="mean", loss=config.distill.loss, nu_pred=config.distill.nu_main
-    )
+        wiring="main", rule="mean", loss=config.distill.loss, nu_pred=config.distill.nu_main,
+        **_alignment(config, own=0.0),
+    )  # fmt: skip
     return Method(distillation, when=_rounds(config), snapshot_rounds=True)
 
 
@@ -257,8 +291,9 @@ def feddf(config: ml_collections.ConfigDict) -> Method:
     """
     rounds = _rounds(config)
     distillation = Distillation(
-        wiring="main", rule="mean", loss="kl", nu_pred=config.distill.nu_main
-    )
+        wiring="main", rule="mean", loss="kl", nu_pred=config.distill.nu_main,
+        **_alignment(config, own=0.0),
+    )  # fmt: skip
     averaging = Averaging("uniform", rounds.length, after=rounds.private_steps, reset_momentum=True)
     return Method(distillation, averaging, when=rounds, snapshot_rounds=True, same_start=True)
 
@@ -270,8 +305,10 @@ def codistillation(config: ml_collections.ConfigDict) -> Method:
     Source: R. Anil et al., 2018, https://arxiv.org/abs/1804.03235. Differs from it in that the
     loss is taken on the public batch, the only one that all clients see.
     """
-    distillation = Distillation(wiring="main", rule="mean", nu_pred=config.distill.nu_main)
-    return Method(distillation, when=EveryStep(config.distill.warmup_steps))
+    distillation = Distillation(
+        wiring="main", rule="mean", nu_pred=config.distill.nu_main, **_alignment(config, own=0.0)
+    )
+    return Method(distillation, when=_fading_in(config))
 
 
 def _rounds(config: ml_collections.ConfigDict) -> Rounds:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from jax.sharding import PartitionSpec as P
+from jaxtyping import Float
 
 from mhd_jax import graph
 from mhd_jax.data.feed import Feed
@@ -31,6 +32,7 @@ class Schedule:
       topologies: one per replica.
       readers: one per replica.
       feed: gives the batch entries.
+      label_shares: label distributions [R, K, C], where clients publish them.
     """
 
     layout: Layout
@@ -38,22 +40,28 @@ class Schedule:
     topologies: Sequence[Topology]
     readers: Sequence[Reader]
     feed: Feed
+    label_shares: Float[np.ndarray, "R K C"] | None = None
 
     def host_inputs(self, start: int, stop: int) -> StepInputs:
         """The inputs of steps start..stop - 1 as host arrays."""
+        private, public = self.feed.inputs(start, stop)
+        return self.host_exchange(start, stop)._replace(private=private, public=public)
+
+    def host_exchange(self, start: int, stop: int) -> StepInputs:
+        """The same less the batches: who reads whom, the weights, the averages."""
         steps = np.arange(start, stop)
         readings = [reader(start, stop) for reader in self.readers]
-        private, public = self.feed.inputs(start, stop)
         averaging = self.method.averaging
         return StepInputs(
-            private=private,
-            public=public,
+            private=(),
+            public=(),
             reads=self.layout.split(np.stack([r.reads for r in readings], axis=1), axis=2),
             versions=np.stack([r.versions for r in readings], axis=1),
             write=readings[0].write,
             weights=self.method.when(steps),
             average=averaging.due(steps) if averaging else np.zeros(len(steps), bool),
             mixing=self._mixing(steps),
+            label_shares=self._shares(len(steps)),
         )
 
     def inputs(self, start: int, stop: int) -> StepInputs:
@@ -61,6 +69,18 @@ class Schedule:
         return self.layout.put_tree(
             self.host_inputs(start, stop), input_specs(self.layout, self.feed)
         )
+
+    def exchange(self, step: int) -> StepInputs:
+        """`host_exchange` of one step, on the devices."""
+        made = self.host_exchange(step, step + 1)
+        return self.layout.put_tree(made, exchange_specs(self.layout))
+
+    def _shares(self, count: int) -> np.ndarray:
+        """Label distributions for `count` steps; empty where clients keep them to themselves."""
+        if self.label_shares is None:
+            return np.zeros((count, len(self.topologies), 0, 0), np.float32)
+        shares = self.label_shares.astype(np.float32)
+        return np.broadcast_to(shares, (count, *shares.shape))
 
     def _mixing(self, steps: np.ndarray) -> np.ndarray:
         """Averaging matrices [n, R, K, K] in padded rows; empty without averaging."""
@@ -84,8 +104,13 @@ class Schedule:
 def input_specs(layout: Layout, feed: Feed) -> StepInputs:
     """How every entry lies on the mesh; matches `Schedule.inputs`."""
     private, public = feed.input_specs()
+    return exchange_specs(layout)._replace(private=private, public=public)
+
+
+def exchange_specs(layout: Layout) -> StepInputs:
+    """The same for inputs without batches; matches `Schedule.exchange`."""
     rows = P(None, None, CLIENTS)
     return StepInputs(
-        private=private, public=public, reads=(rows,) * len(layout.groups),
-        versions=P(), write=P(), weights=P(), average=P(), mixing=rows,
+        private=(), public=(), reads=(rows,) * len(layout.groups), versions=P(), write=P(),
+        weights=P(), average=P(), mixing=rows, label_shares=P(),
     )  # fmt: skip

@@ -54,12 +54,15 @@ class State(struct.PyTreeNode):
       clients: one `Learners` per group.
       baseline: the same clients without peers and without aux heads; () when not wanted.
       pool: per group, the last snapshots of its clients, leaves [R, K, S, ...]; () when fresh.
+      marginals: moving average of every published head's mean prediction, [R, K, H, C], the same
+        on all devices; () where alignment needs none.
     """
 
     step: jax.Array
     clients: tuple[Learners, ...]
     baseline: tuple[Learners, ...]
     pool: Pool
+    marginals: jax.Array | tuple[()] = ()
 
 
 def make_optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransformation:
@@ -138,6 +141,7 @@ def init_state(
     image_shape: Sequence[int],
     *,
     pool_slots: int = 0,
+    marginals: tuple[int, ...] = (),
     same_start: bool = False,
     abstract: bool = False,
 ) -> State:
@@ -151,6 +155,8 @@ def init_state(
       optimizer: of one client.
       image_shape: shape of one normalised image.
       pool_slots: snapshots kept per client.
+      marginals: (K, H, C) of the moving average that alignment keeps, which starts uniform; ()
+        for none.
       same_start: give every client of a group the parameters of its first client.
       abstract: return shapes, types and shardings only; nothing is compiled.
     """
@@ -174,7 +180,8 @@ def init_state(
 
     def everything(seeds: jax.Array) -> State:
         clients, baseline, pool = jax.vmap(system)(seeds)
-        return State(jnp.zeros((), jnp.int32), clients, baseline, pool)
+        start = jnp.full((len(seeds), *marginals), 1 / marginals[-1]) if marginals else ()
+        return State(jnp.zeros((), jnp.int32), clients, baseline, pool, start)
 
     seed_array = jnp.asarray(seeds, jnp.uint32)
     shapes = jax.eval_shape(everything, seed_array)
@@ -190,9 +197,11 @@ def init_state(
 
 
 def shardings(state: State, layout: Layout) -> State:
-    """The sharding of every leaf: the client axis over devices, the step everywhere."""
-    rows = layout.sharding(None, CLIENTS)
-    return jax.tree.map(lambda _: rows, state).replace(step=layout.sharding())
+    """The sharding of every leaf: the client axis over devices, step and marginals everywhere."""
+    rows, everywhere = layout.sharding(None, CLIENTS), layout.sharding()
+    spread: State = jax.tree.map(lambda _: rows, state)
+    marginals = jax.tree.map(lambda _: everywhere, state.marginals)
+    return spread.replace(step=everywhere, marginals=marginals)
 
 
 def abstract(state: State) -> State:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import flax.linen as nn
 import jax
@@ -43,7 +43,7 @@ Load = Callable[[PyTree, StepInputs, Array, Array], Batch]
 
 @dataclasses.dataclass(frozen=True)
 class StepParts:
-    """The fixed trees of a run that the step is compiled from.
+    """The fixed parts of a run that the step is compiled from.
 
     Attributes:
       layout: who owns which client.
@@ -76,8 +76,7 @@ def make_step(parts: StepParts, input_specs: StepInputs, data_specs: PyTree) -> 
     The call does `count` <= `parts.steps_per_call` steps. The state is donated. Metrics are per
     step, axes [steps_per_call, R, K, ...]; entries beyond `count` are 0.
     """
-    rows = P(None, CLIENTS)
-    state_specs: Any = State(P(), rows, rows, rows)  # type: ignore[arg-type]  # specs, same tree
+    specs = state_specs()
 
     def call(state: State, data: PyTree, inputs: StepInputs, seeds: Array, count: Array) -> Any:
         return _run_steps(parts, state, data, inputs, seeds, count)
@@ -85,11 +84,17 @@ def make_step(parts: StepParts, input_specs: StepInputs, data_specs: PyTree) -> 
     sharded = on_mesh(
         call,
         parts.layout,
-        in_specs=(state_specs, data_specs, input_specs, P(), P()),
-        out_specs=(state_specs, P(None, None, CLIENTS)),
+        in_specs=(specs, data_specs, input_specs, P(), P()),
+        out_specs=(specs, P(None, None, CLIENTS)),
     )
     options = CPU_OPTIONS if jax.default_backend() == "cpu" else None
     return jax.jit(sharded, donate_argnums=0, compiler_options=options)
+
+
+def state_specs() -> Any:
+    """How the state lies on the mesh, the same tree with a spec for every part."""
+    rows: Any = P(None, CLIENTS)
+    return State(P(), rows, rows, rows, P())  # type: ignore[arg-type]
 
 
 def _run_steps(
@@ -118,8 +123,8 @@ def _all_replicas(
     parts: StepParts, state: State, data: PyTree, inputs: StepInputs, seeds: Array
 ) -> tuple[State, Metrics]:
     """One step of every replica: `_one_system` vmapped, or called directly where R = 1."""
-    per_replica = (state.clients, state.baseline, state.pool)
-    axes = StepInputs(0, 0, 0, 0, None, None, None, 0)
+    per_replica = (state.clients, state.baseline, state.pool, state.marginals)
+    axes = StepInputs(0, 0, 0, 0, None, None, None, 0, 0)
 
     def one(trees: Any, data: PyTree, inputs: StepInputs, seed: Array) -> Any:
         return _one_system(parts, State(state.step, *trees), data, inputs, seed)
@@ -138,58 +143,152 @@ def _all_replicas(
 
 def _one_system(
     parts: StepParts, state: State, data: PyTree, inputs: StepInputs, seed: Array
-) -> tuple[tuple[Any, Any, Any], Metrics]:
+) -> tuple[tuple[Any, Any, Any, Any], Metrics]:
     """One step of one system: learn, average, snapshot; and the isolated baseline beside it."""
     batch = parts.load(data, inputs, seed, state.step)
-    pooled = _pool_predictions(parts, state.pool, inputs.versions, batch.public)
-
-    def objective(params: tuple[PyTree, ...]) -> tuple[Array, Any]:
-        return _objective(parts, params, state, batch, pooled, inputs, seed)
-
-    params = tuple(group.params for group in state.clients)
-    grads, (stats, metrics) = jax.grad(objective, has_aux=True)(params)
-    clients = _update(parts, state.clients, grads, stats)
+    private = _unless_resting(
+        parts,
+        inputs.weights[0],
+        lambda: _private_gradients(parts, parts.models, state.clients, batch, inputs.weights[0]),
+        stats=tuple(group.stats for group in state.clients),
+    )
+    grads, metrics = private.grads, {"private_loss": private.losses, "loss": private.losses}
+    marginals = state.marginals
+    if parts.method.distillation is not None:
+        lessons = _unless_resting(
+            parts,
+            inputs.weights[1],
+            lambda: _distillation_gradients(parts, state, batch.public, inputs, seed),
+            marginals=state.marginals,
+        )
+        marginals = lessons.marginals
+        metrics |= _trunk_metrics(grads, lessons.grads)
+        grads = jax.tree.map(jnp.add, grads, lessons.grads)
+        metrics |= {"embedding_loss": lessons.embedding, "head_losses": lessons.heads}
+        metrics["loss"] = jax.tree.map(jnp.add, private.losses, lessons.losses)
+    clients = _update(parts, state.clients, grads, private.stats)
     pool = _write_pool(state.pool, clients, inputs.write)
     clients = _average(parts, clients, inputs)
     baseline, baseline_loss = _train_baseline(parts, state.baseline, batch)
     if baseline:
         metrics["control_loss"] = baseline_loss
-    return (clients, baseline, pool), _mean_over_data(parts, metrics)
+    return (clients, baseline, pool, marginals), _mean_over_data(parts, metrics)
+
+
+def _unless_resting(
+    parts: StepParts, weight: Float[Array, ""], compute: Callable[[], Gradients], **kept: object
+) -> Gradients:
+    """`compute()`; in steps where its weight is 0, zeros in its place and nothing is computed.
+
+    Args:
+      parts: whose method says whether there are such steps at all.
+      weight: of this step.
+      compute: gradients and what comes with them.
+      **kept: fields that are not zeros then.
+    """
+    if not getattr(parts.method.when, "rests", True):
+        return compute()
+    shapes = jax.eval_shape(compute)
+
+    def rest() -> Gradients:
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        return zeros._replace(**kept)
+
+    return jax.lax.cond(weight > 0, compute, rest)
 
 
 # --- The objective --------------------------------------------------------------------------------
 
 
 class Predictions(NamedTuple):
-    """Scores and embeddings of one group on the public batch."""
+    """Scores and embeddings of one group on the public batch; energies where they are published."""
 
     scores: Float[Array, "k B H C"]
     embeddings: Float[Array, "k B D"]
+    energy: Float[Array, "k B H"] | None = None
 
 
-def _objective(
+class PrivateGradients(NamedTuple):
+    """Of the private loss; everything per group, losses [k] weighted as in the objective."""
+
+    grads: tuple[PyTree, ...]
+    stats: tuple[PyTree, ...]
+    losses: tuple[Float[Array, " k"], ...]
+
+
+class Lessons(NamedTuple):
+    """Gradients of the distillation losses and what they were, per group.
+
+    Attributes:
+      grads: by client, like its parameters.
+      losses: weighted as in the objective, [k].
+      embedding: the embedding loss, [k].
+      heads: the loss of every taught head, [k, m].
+      marginals: the moving average of every published head's mean prediction, or ().
+    """
+
+    grads: tuple[PyTree, ...]
+    losses: tuple[Float[Array, " k"], ...]
+    embedding: tuple[Float[Array, " k"], ...]
+    heads: tuple[Float[Array, "k m"], ...]
+    marginals: Any
+
+
+Gradients = TypeVar("Gradients", PrivateGradients, Lessons)
+
+
+def _private_gradients(
     parts: StepParts,
-    params: tuple[PyTree, ...],
-    state: State,
+    models: Sequence[nn.Module],
+    learners: tuple[Learners, ...],
     batch: Batch,
-    pooled: tuple[Predictions, ...],
-    inputs: StepInputs,
-    seed: Array,
-) -> tuple[Array, Any]:
-    """Sum over local clients of L_i; with it new statistics and metrics, per group [k, ...]."""
+    weight: Float[Array, ""],
+) -> PrivateGradients:
+    """Gradients of weight * CE(private labels) of the local clients, over their whole batches."""
+
+    def objective(params: tuple[PyTree, ...]) -> tuple[Array, Any]:
+        losses, stats = _private_losses(models, params, learners, batch)
+        losses = tuple(weight * loss for loss in losses)
+        return jnp.asarray(sum(loss.sum() for loss in losses)), (stats, losses)
+
+    params = tuple(group.params for group in learners)
+    grads, (stats, losses) = jax.grad(objective, has_aux=True)(params)
+    grads, stats = _mean_over_data(parts, (grads, stats))
+    return PrivateGradients(grads, stats, losses)
+
+
+def _distillation_gradients(
+    parts: StepParts, state: State, public: Array, inputs: StepInputs, seed: Array
+) -> Lessons:
+    """Gradients of weight * (nu_emb L_emb + nu_aux sum_r L_aux,r) of the local clients."""
     chosen = parts.method.distillation
-    private, stats = _private_losses(parts.models, params, state.clients, batch)
-    metrics = {"private_loss": private}
-    total = tuple(inputs.weights[0] * loss for loss in private)
-    if chosen is not None:
-        embedding, heads = _distillation(parts, chosen, params, state, batch, pooled, inputs, seed)
-        metrics |= {"embedding_loss": embedding, "head_losses": heads}
-        total = tuple(
-            loss + inputs.weights[1] * (chosen.nu_emb * emb + chosen.nu_pred * head.sum(axis=1))
-            for loss, emb, head in zip(total, embedding, heads, strict=True)
+    assert chosen is not None
+    pooled = pool_predictions(parts, state.pool, inputs.versions, public)
+
+    def objective(params: tuple[PyTree, ...]) -> tuple[Array, Any]:
+        embedding, heads, marginals = _distillation(
+            parts, chosen, params, state, public, pooled, inputs, seed
         )
-    metrics["loss"] = total
-    return jnp.asarray(sum(loss.sum() for loss in total)), (stats, metrics)
+        losses = tuple(
+            inputs.weights[1] * (chosen.nu_emb * emb + chosen.nu_pred * head.sum(axis=1))
+            for emb, head in zip(embedding, heads, strict=True)
+        )
+        total = jnp.asarray(sum(loss.sum() for loss in losses))
+        return total, (losses, embedding, heads, marginals)
+
+    params = tuple(group.params for group in state.clients)
+    grads, aux = jax.grad(objective, has_aux=True)(params)
+    return Lessons(_mean_over_data(parts, grads), *aux)
+
+
+def _trunk_metrics(private: tuple[PyTree, ...], lessons: tuple[PyTree, ...]) -> Metrics:
+    """What both gradients do to the trunk, the embedding network, of every client, [k] each."""
+    found = [
+        jax.vmap(distill.trunk_gradients)(ours["model"]["network"], theirs["model"]["network"])
+        for ours, theirs in zip(private, lessons, strict=True)
+    ]
+    names = distill.TrunkGradients._fields
+    return {name: tuple(getattr(norms, name) for norms in found) for name in names}
 
 
 def _private_losses(
@@ -222,17 +321,23 @@ def _private_loss(
     return jax.vmap(one)(params, stats, images, labels)
 
 
-def _public_forward(
-    model: nn.Module, method: Distillation, variables: PyTree, public: Array
+def public_forward(
+    parts: StepParts, model: nn.Module, variables: PyTree, public: Array
 ) -> Predictions:
     """Predictions in evaluation mode on the public batch, as log-probabilities or logits."""
+    chosen = parts.method.distillation
+    assert chosen is not None
 
     def one(variables: PyTree) -> Any:
         return model.apply(variables, public, train=False)
 
     logits, embeddings = jax.vmap(one)(variables)
-    scores = logits if method.mixes_logits else jax.nn.log_softmax(logits)
-    return Predictions(scores, embeddings)
+    scores = logits if chosen.mixes_logits else jax.nn.log_softmax(logits)
+    energy = None
+    if chosen.publishes_energy:
+        mean = lambda x: _mean_over_data(parts, distill.batch_mean(x))  # noqa: E731
+        energy = distill.standardized_energy(logits, mean)
+    return Predictions(scores, embeddings, energy)
 
 
 def _distillation(
@@ -240,66 +345,120 @@ def _distillation(
     chosen: Distillation,
     params: tuple[PyTree, ...],
     state: State,
-    batch: Batch,
+    public: Array,
     pooled: tuple[Predictions, ...],
     inputs: StepInputs,
     seed: Array,
-) -> tuple[tuple[Float[Array, " k"], ...], tuple[Float[Array, "k m"], ...]]:
-    """Embedding loss and head losses of the local clients of every group."""
+) -> tuple[tuple[Float[Array, " k"], ...], tuple[Float[Array, "k m"], ...], Any]:
+    """Embedding loss and head losses of the local clients of every group; new marginals."""
     own = tuple(
-        _public_forward(
-            model, chosen, {"params": tree["model"], "batch_stats": learners.stats}, batch.public
+        public_forward(
+            parts, model, {"params": tree["model"], "batch_stats": learners.stats}, public
         )
         for model, tree, learners in zip(parts.models, params, state.clients, strict=True)
     )
-    fresh = not pooled
-    scores, embeddings = publish(parts, chosen, jax.lax.stop_gradient(own if fresh else pooled))
+    published, marginals = read_published(parts, own, pooled, state.marginals)
     embedding_losses, heads = [], []
     for group, student in enumerate(own):
         reads = inputs.reads[group]
         embedding_losses.append(
-            _embedding_loss(parts, group, chosen, student, params[group], embeddings, reads)
+            _embedding_loss(
+                parts, group, chosen, student, params[group], published.embeddings, reads
+            )
         )
-        keys = _student_keys(parts, group, len(reads), student.scores.shape[1], seed, state.step)
-        heads.append(_head_losses(parts, group, chosen, student.scores, scores, reads, keys, fresh))
-    return tuple(embedding_losses), tuple(heads)
+        if published.scores is None:
+            heads.append(jnp.zeros((len(reads), 0)))
+            continue
+        candidates = candidates_of(parts, group, student, published, inputs)
+        taught = student.scores[:, :, 1:] if chosen.wiring == "chain" else student.scores[:, :, :1]
+        rows, samples = student.scores.shape[:2]
+        keys = student_keys(parts, group, rows, samples, seed, state.step)
+        heads.append(
+            distill.head_losses(
+                taught, candidates, keys, rule=chosen.rule, confidence=chosen.confidence,
+                loss=chosen.loss, temperature=chosen.temperature,
+            )
+        )  # fmt: skip
+    return tuple(embedding_losses), tuple(heads), marginals
 
 
-def _head_losses(
-    parts: StepParts,
-    group: int,
-    chosen: Distillation,
-    student: Float[Array, "k B H C"],
-    published: Float[Array, "N B h C"] | None,
-    reads: Bool[Array, "k N"],
-    keys: Array,
-    fresh: bool,
-) -> Float[Array, "k m"]:
-    """Losses of the taught heads of one group: aux heads in a chain, or the main head."""
-    num_rows = student.shape[0]
-    if published is None:
-        return jnp.zeros((num_rows, 0))
+class Published(NamedTuple):
+    """What the clients let each other see, as its readers take it.
+
+    Attributes:
+      scores: aligned if the method aligns; None where no predictions are published.
+      embeddings: per group.
+      energy: where it is published.
+      fresh: the publishers are the students' own present states; otherwise snapshots.
+    """
+
+    scores: Float[Array, "N B h C"] | None
+    embeddings: tuple[Float[Array, "N B D"], ...]
+    energy: Float[Array, "N B h"] | None
+    fresh: bool
+
+
+def read_published(
+    parts: StepParts, own: tuple[Predictions, ...], pooled: tuple[Predictions, ...], marginals: Any
+) -> tuple[Published, Any]:
+    """Publishes (the snapshots where there are any) and aligns; with it the new marginals."""
+    chosen = parts.method.distillation
+    assert chosen is not None
+    sent = publish(parts, chosen, jax.lax.stop_gradient(pooled or own))
+    if sent.scores is None or not chosen.alignment:
+        return sent._replace(fresh=not pooled), marginals
+    scores, marginals = _align(parts, chosen, sent.scores, marginals)
+    return sent._replace(scores=scores, fresh=not pooled), marginals
+
+
+def _align(
+    parts: StepParts, chosen: Distillation, scores: Float[Array, "N B h C"], marginals: Any = ()
+) -> tuple[Float[Array, "N B h C"], Any]:
+    """Scores aligned with their mean over the batch, or with its moving average."""
+    now = distill.mean_prediction(scores, logits=chosen.mixes_logits)
+    now = _mean_over_data(parts, now)
+    if not isinstance(marginals, tuple):
+        keep = chosen.alignment_momentum
+        now = marginals = keep * marginals + (1 - keep) * now
+    aligned = distill.align(
+        scores, now, chosen.alignment,
+        frequencies=chosen.class_frequencies, logits=chosen.mixes_logits,
+    )  # fmt: skip
+    return aligned, marginals
+
+
+def candidates_of(
+    parts: StepParts, group: int, student: Predictions, published: Published, inputs: StepInputs
+) -> distill.Candidates:
+    """Whom the local clients of a group may learn from: peers and, if chosen, themselves."""
+    chosen = parts.method.distillation
+    assert chosen is not None and published.scores is not None
+    reads, num_rows = inputs.reads[group], student.scores.shape[0]
+    scores, energy = published.scores, published.energy
     below, same = reads, reads if chosen.same_rank else None
+    ids = client_ids(parts, group, num_rows)
+    shares = inputs.label_shares if inputs.label_shares.size else None
+    if shares is not None:
+        shares = jnp.repeat(shares, len(scores) // len(shares), axis=0)
     if chosen.include_self:
         connected = reads.any(axis=1)[:, None]
-        if fresh:
-            row = _client_ids(parts, group, num_rows)[:, None]
-            below = reads | (jnp.arange(reads.shape[1])[None] == row) & connected
+        if published.fresh:
+            below = reads | (jnp.arange(reads.shape[1])[None] == ids[:, None]) & connected
         else:  # one's own present state is no snapshot: it joins the candidates in front
             below = jnp.concatenate([jnp.eye(num_rows, dtype=bool) & connected, reads], axis=1)
             nobody = jnp.zeros((num_rows, num_rows), bool)
             same = None if same is None else jnp.concatenate([nobody, same], axis=1)
-            published = jnp.concatenate([jax.lax.stop_gradient(student), published], axis=0)
+            mine = jax.lax.stop_gradient(student)
+            present = _align(parts, chosen, mine.scores)[0] if chosen.alignment else mine.scores
+            scores = jnp.concatenate([present, scores], axis=0)
+            if energy is not None and mine.energy is not None:
+                energy = jnp.concatenate([mine.energy, energy], axis=0)
+            if shares is not None:
+                shares = jnp.concatenate([inputs.label_shares[ids], shares], axis=0)
     if chosen.wiring == "chain":
-        candidates = distill.chain_candidates(published, below, same)
-        taught = student[:, :, 1:]
-    else:
-        candidates = distill.Candidates(published, below, ranks=1)
-        taught = student[:, :, :1]
-    return distill.head_losses(
-        taught, candidates, keys, rule=chosen.rule, confidence=chosen.confidence,
-        loss=chosen.loss, temperature=chosen.temperature,
-    )  # fmt: skip
+        allowed = below if same is None else jnp.concatenate([below, same], axis=1)
+        return distill.Candidates(scores, allowed, scores.shape[2] - 1, energy, shares)
+    return distill.Candidates(scores, below, 1, energy, shares)
 
 
 def _embedding_loss(
@@ -332,13 +491,13 @@ def _embedding_loss(
 
 def publish(
     parts: StepParts, chosen: Distillation, predictions: tuple[Predictions, ...]
-) -> tuple[Float[Array, "N B h C"] | None, tuple[Float[Array, "N B D"], ...]]:
+) -> Published:
     """Everything the clients let each other see, in client order: the only exchange.
 
     Predictions may carry a version axis, [k, V, B, ...]; candidates are then N = K * V, versions
-    of a client together. None where no predictions are published; embeddings stay per group.
+    of a client together.
     """
-    scores, embeddings = [], []
+    scores, embeddings, energies = [], [], []
     for size, own in zip(parts.layout.groups, predictions, strict=True):
         versions = own.scores.ndim == 5
 
@@ -346,17 +505,29 @@ def publish(
             rows = gather_clients(x)[:size]
             return rows.reshape(-1, *rows.shape[2:]) if versions else rows
 
+        def floats(x: Array, everyone: Callable[[Array], Array] = everyone) -> Array:
+            wire = to_wire(x, parts.encoding.embedding_type)
+            return from_wire(everyone(wire), parts.encoding.embedding_type)
+
+        heads = slice(0, 1) if chosen.wiring == "main" else slice(None)
         if chosen.nu_pred:
-            taught_from = own.scores[..., :1, :] if chosen.wiring == "main" else own.scores
-            message = tuple(everyone(part) for part in parts.encoding.encode(taught_from))
+            message = tuple(
+                everyone(part) for part in parts.encoding.encode(own.scores[..., heads, :])
+            )
             scores.append(parts.encoding.decode(message, parts.num_classes))
+            if own.energy is not None:
+                energies.append(floats(own.energy[..., heads]))
         if chosen.nu_emb:
-            wire = to_wire(own.embeddings, parts.encoding.embedding_type)
-            embeddings.append(from_wire(everyone(wire), parts.encoding.embedding_type))
-    return (jnp.concatenate(scores) if scores else None), tuple(embeddings)
+            embeddings.append(floats(own.embeddings))
+    return Published(
+        scores=jnp.concatenate(scores) if scores else None,
+        embeddings=tuple(embeddings),
+        energy=jnp.concatenate(energies) if energies else None,
+        fresh=True,
+    )
 
 
-def _pool_predictions(
+def pool_predictions(
     parts: StepParts, pool: tuple[PyTree, ...], versions: Int[Array, " V"], public: Array
 ) -> tuple[Predictions, ...]:
     """What the snapshots in the given slots predict, [k, V, B, ...]; () where there is no pool."""
@@ -367,7 +538,7 @@ def _pool_predictions(
     for model, snapshots in zip(parts.models, pool, strict=True):
         read = jax.tree.map(lambda x: x[:, versions], snapshots)
         rows = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), read)
-        flat = _public_forward(model, chosen, rows, public)
+        flat = public_forward(parts, model, rows, public)
         out.append(jax.tree.map(lambda x: x.reshape(-1, len(versions), *x.shape[1:]), flat))
     return tuple(out)
 
@@ -397,7 +568,6 @@ def _update(
     stats: tuple[PyTree, ...],
 ) -> tuple[Learners, ...]:
     """One optimiser step of every client on its own gradient."""
-    grads, stats = _mean_over_data(parts, (grads, stats))
     updated = []
     for group, gradient, new_stats in zip(learners, grads, stats, strict=True):
         step = jax.vmap(parts.optimizer.update)
@@ -414,13 +584,8 @@ def _train_baseline(
     if not baseline:
         return (), ()
 
-    def objective(params: tuple[PyTree, ...]) -> tuple[Array, Any]:
-        losses, stats = _private_losses(parts.baseline_models, params, baseline, batch)
-        return jnp.asarray(sum(loss.sum() for loss in losses)), (stats, losses)
-
-    params = tuple(group.params for group in baseline)
-    grads, (stats, losses) = jax.grad(objective, has_aux=True)(params)
-    return _update(parts, baseline, grads, stats), losses
+    made = _private_gradients(parts, parts.baseline_models, baseline, batch, jnp.float32(1))
+    return _update(parts, baseline, made.grads, made.stats), made.losses
 
 
 def _average(
@@ -456,18 +621,18 @@ def _zero_floats(x: Array, where: Bool[Array, ""]) -> Array:
 # --- Small helpers --------------------------------------------------------------------------------
 
 
-def _client_ids(parts: StepParts, group: int, num_rows: int) -> Int[Array, " k"]:
+def client_ids(parts: StepParts, group: int, num_rows: int) -> Int[Array, " k"]:
     """Index among all clients of each local row of a group."""
     first = parts.layout.offsets[group] + jax.lax.axis_index(CLIENTS) * num_rows
     return first + jnp.arange(num_rows)
 
 
-def _student_keys(
+def student_keys(
     parts: StepParts, group: int, num_rows: int, num_samples: int, seed: Array, step: Array
 ) -> Array:
     """Keys [k, B] for teacher rules that draw; the same however clients and batches are split."""
     base = rng.stream(seed, "teachers", step)
-    ids = _client_ids(parts, group, num_rows)
+    ids = client_ids(parts, group, num_rows)
     keys = jax.vmap(lambda client: jax.random.fold_in(base, client))(ids)
     first = jax.lax.axis_index(DATA) * num_samples
     return distill.sample_keys(keys, first + jnp.arange(num_samples))

@@ -8,7 +8,7 @@ import functools
 import os
 import platform
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from typing import Any, NoReturn
 
@@ -26,6 +26,8 @@ from mhd_jax.evaluator import Evaluation
 from mhd_jax.exchange import Stale
 from mhd_jax.experiment import Experiment
 from mhd_jax.inputs import StepInputs
+from mhd_jax.methods import When
+from mhd_jax.monitor import Monitor
 from mhd_jax.parallel import InFlight
 from mhd_jax.reporting import terminal
 from mhd_jax.results import Accuracies, Line, SeedResult, Summary
@@ -187,6 +189,7 @@ class Run:
         self._evaluated = -1  # the step of the last evaluation
         self._started = time.monotonic()
         self._tensorboard = TensorBoard(directory.path, enabled=self.leader)
+        self.monitor = Monitor(experiment)
 
     def finish(self) -> Summary:
         """Runs all steps that are left and returns the summary, written."""
@@ -273,14 +276,13 @@ class Run:
     def _log(self, step: int) -> None:
         """Writes the means since the last log of the first replica, per client."""
         collected, self._collected = self._collected, []
-        means = {
-            name: np.concatenate([values[name][:, 0] for values in collected]).mean(axis=0)
-            for name in collected[0]
-        }
+        means = _means(collected, self.experiment.parts.method.when, step)
         speed = (step - self.first_step) / max(self.seconds_training, 1e-9)
         sent = self.experiment.ledger.sent(step)
-        self._write(step, {"steps_per_second": speed, **means, "bytes_sent": sent})
+        vitals, lines = self.monitor.look(self.state, step)
+        self._write(step, {"steps_per_second": speed, **means, **vitals, "bytes_sent": sent})
         self.progress.update(step)
+        self._say(lines)
 
     def _evaluate(self, step: int) -> None:
         """Writes the accuracies of the first replica and shows the means of all."""
@@ -299,6 +301,12 @@ class Run:
             shown[f"β_sh aux {len(heads) - 1}"] = heads[-1]
         shown["β_priv main"] = found.private[..., 0].mean()
         self.progress.update(step, {name: float(value) for name, value in shown.items()})
+        if found.baseline is not None:
+            self._say(self.monitor.compare(step, found.private[0], found.baseline[1][0]))
+
+    def _say(self, lines: Sequence[str]) -> None:
+        for line in lines:
+            self.progress.message(f"warning: {line}")
 
     def _save(self, step: int) -> None:
         self.checkpoints.save(step, self.state)
@@ -313,6 +321,26 @@ class Run:
         done = self.config.train.steps - self.first_step
         rate = done / self.seconds_training if done and self.seconds_training else 0.0
         return {"steps_per_second": rate, "compile_seconds": stepper.compile_seconds}
+
+
+def _means(
+    collected: Sequence[Mapping[str, np.ndarray]], when: When, step: int
+) -> dict[str, np.ndarray]:
+    """Means of the metrics of the steps before `step`, first seed; of a loss, where it counts.
+
+    A method of rounds computes the private loss in some steps and distillation in the others.
+    """
+    joined = {
+        name: np.concatenate([values[name][:, 0] for values in collected]) for name in collected[0]
+    }
+    counts = when(np.arange(step - len(joined["loss"]), step)) > 0
+    part = {"private_loss": 0, "embedding_loss": 1, "head_losses": 1}
+    means = {}
+    for name, values in joined.items():
+        counted = values[counts[:, part[name]]] if name in part else values
+        if len(counted):
+            means[name] = counted.mean(axis=0)
+    return means
 
 
 def _check_finite(values: Mapping[str, np.ndarray], start: int, checkpoints: Checkpoints) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from experiments.harness.presets import Preset
 from experiments.harness.study import Cell, PerClass, Record, Results, Study
+from mhd_jax.results import SeedResult, Summary
 
 TINY = Preset("tiny", "configs/digits.py:smoke", seeds=2, num_seeds=2, changes={"clients.num": 4})
 STUDY = Study(
@@ -22,36 +23,40 @@ STUDY = Study(
 )
 
 
-def summary(config: Any) -> dict[str, Any]:
-    """What a run leaves, with invented accuracies."""
+def summary(config: Any) -> Summary:
+    """What a run of four clients leaves, with invented accuracies."""
     heads = config.heads.aux + 1 if config.method == "mhd" else 1
     draw = np.random.default_rng(len(config.method))
-    by_seed = [
+    by_seed: list[dict[str, Any]] = [
         {
             "seed": config.seed + r,
             "partition_hash": f"hash {config.seed + r}",
             "shared_accuracy": draw.random((4, heads)),
             "private_accuracy": draw.random((4, heads)),
             "class_accuracy": draw.random((4, heads, 10)),
-            "label_histogram": np.ones((4, 10)),
+            "label_histogram": np.ones((4, 10), int),
             "primary_labels": np.eye(4, 10, dtype=bool),
-            "adjacency": np.roll(np.eye(4, dtype=bool), -1, axis=1),
+            "adjacency": np.zeros((4, 4), bool),
+            "adjacency_union": np.roll(np.eye(4, dtype=bool), -1, axis=1),
         }
         for r in range(config.num_seeds)
     ]
-    return {
+    return Summary(
         **by_seed[0],
-        "replicas": by_seed,
-        "config": config.to_dict(),
-        "steps": config.train.steps,
-        "steps_per_second": 10.0,
-        "compile_seconds": 1.0,
-        "bytes_sent": 0.0 if config.method == "isolated" else 1e4,
-        "bytes_per_step": {"predictions": [1.0, 3.0]},
-        "versions": {"jax": "0"},
-        "device": "cpu",
-        "num_params": [5],
-    }
+        replicas=tuple(SeedResult(**one) for one in by_seed),
+        method=config.method,
+        config=config.to_dict(),
+        versions={"jax": "0"},
+        device="cpu",
+        mesh="1 x 1",
+        num_params=[5] * 4,
+        num_classes=10,
+        steps=config.train.steps,
+        steps_per_second=10.0,
+        compile_seconds=1.0,
+        bytes_per_step={"predictions": np.array([1.0, 3.0])},
+        bytes_sent=0.0 if config.method == "isolated" else 1e4,
+    )
 
 
 def record(

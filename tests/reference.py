@@ -198,8 +198,14 @@ def local_objective(
     measure: str = "max_prob",
     include_self: bool = True,
     same_rank: bool = False,
+    weight: float = 1.0,
+    alignment: float = 0.0,
+    momentum: float = 0.0,
 ) -> NDArray[np.float64]:
-    """L_i = CE(y, h_i^0(x)) + ν_emb L_emb,i + ν_aux Σ_{r=1..m} L_aux,i,r for every client, [K].
+    """L_i = CE(y, h_i^0(x)) + w (ν_emb L_emb,i + ν_aux Σ_{r=1..m} L_aux,i,r) of every client, [K].
+
+    w fades in over a run. Teachers are aligned with τ = `alignment`, in the first step of a moving
+    average that starts uniform: p̄ = momentum / C + (1 - momentum) mean over the batch.
 
     Args:
       private_log_probs: [K, B, H, C] on each client's private batch, labels [K, B]: only the main
@@ -208,13 +214,16 @@ def local_objective(
       adjacency: bool [K, K], row distils from column.
     """
     below, same = wiring(adjacency, include_self, same_rank)
-    client, head = select_teachers(log_probs, below, same, measure)
-    aux = prediction_loss(log_probs, log_probs, client, head)
+    marginal = np.exp(np.asarray(log_probs, np.float64)).mean(axis=1)
+    marginal = momentum / log_probs.shape[-1] + (1 - momentum) * marginal
+    published = align(log_probs, alignment, marginal=marginal)
+    client, head = select_teachers(published, below, same, measure)
+    aux = prediction_loss(log_probs, published, client, head)
     emb = embedding_loss(embeddings, embeddings, adjacency)
     total = np.zeros(len(adjacency))
     for i in range(len(adjacency)):
         private = cross_entropy(private_log_probs[i, :, 0], labels[i])
-        total[i] = private + nu_emb * emb[i] + nu_aux * sum(aux[i])
+        total[i] = private + weight * (nu_emb * emb[i] + nu_aux * sum(aux[i]))
     return total
 
 
@@ -241,7 +250,85 @@ def rule_weights(predictions: list[Floats], rule: str, measure: str = "max_prob"
     if rule == "entropy_weighted":
         powers = [math.exp(confidence(p, "neg_entropy")) for p in predictions]
         return [power / sum(powers) for power in powers]
+    if rule == "entropy_power":  # w_j = max(H(p_j) / log C, 0.01)^-2, normalised
+        scale = math.log(len(predictions[0]))
+        powers = [max(-confidence(p, "neg_entropy") / scale, 0.01) ** -2 for p in predictions]
+        return [power / sum(powers) for power in powers]
     raise ValueError(f"no such rule: {rule}")
+
+
+def geometric_mean(predictions: list[Floats]) -> NDArray[np.float64]:
+    """A product of experts, p(c) = Π_j p_j(c)^(1/n) / Σ_c' of the same, for log-probabilities [C].
+
+    Source: G. Hinton, Training products of experts by minimizing contrastive divergence, 2002.
+    """
+    classes = len(predictions[0])
+    logs = [sum(float(p[c]) for p in predictions) / len(predictions) for c in range(classes)]
+    products = [math.exp(value) for value in logs]
+    return np.array([product / sum(products) for product in products])
+
+
+def share_weighted(predictions: list[Floats], shares: list[Floats]) -> NDArray[np.float64]:
+    """p(c) = Σ_j q_j(c) p_j(c), normalised over c; q_j is the label distribution of client j."""
+    classes = range(len(predictions[0]))
+    sums = [
+        sum(float(q[c]) * math.exp(p[c]) for p, q in zip(predictions, shares, strict=True))
+        for c in classes
+    ]
+    return np.array([value / sum(sums) for value in sums])
+
+
+def class_thresholds(log_probs: Floats) -> NDArray[np.float64]:
+    """Threshold [C] of one head from its predictions [B, C] on the public batch.
+
+    τ(c) = p̄(c) / max_c' p̄(c') · mean over samples of max_c p_c. Source: Y. Wang et al.,
+    FreeMatch, arXiv 2205.07246, equations 3 to 5, without the moving averages.
+    """
+    probs = np.exp(np.asarray(log_probs, np.float64))
+    mean = probs.mean(axis=0)
+    return mean / mean.max() * probs.max(axis=1).mean()
+
+
+# --- Alignment: each teacher against its own mean prediction --------------------------------------
+
+
+def align(
+    log_probs: Floats,
+    strength: float,
+    frequencies: Floats | None = None,
+    marginal: Floats | None = None,
+) -> NDArray[np.float64]:
+    """log p~ with p~_jh(c|x) proportional to p_jh(c|x) (π(c) / max(p̄_jh(c), 1e-6))^τ.
+
+    p̄_jh is the mean over the batch of the same client's and head's predictions, or `marginal`
+    [K, H, C]. `log_probs` [K, B, H, C]; τ = 0 changes nothing. The idea is D. Berthelot et al.,
+    ReMixMatch, arXiv 1911.09785; a marginal for every teacher is this project's.
+    """
+    num_clients, num_samples, num_heads, num_classes = log_probs.shape
+    aligned = np.zeros(log_probs.shape)
+    for j in range(num_clients):
+        for h in range(num_heads):
+            probs = np.exp(np.asarray(log_probs[j, :, h], np.float64))
+            for b in range(num_samples):
+                values = []
+                for c in range(num_classes):
+                    mean = sum(probs[:, c]) / num_samples
+                    mean = max(mean if marginal is None else float(marginal[j, h, c]), 1e-6)
+                    prior = 1.0 if frequencies is None else float(frequencies[c])
+                    values.append(probs[b, c] * (prior / mean) ** strength)
+                aligned[j, b, h] = np.log(np.array(values) / sum(values))
+    return aligned
+
+
+def standardized_energy(logits: Floats) -> NDArray[np.float64]:
+    """(e - mean of e) / std of e per client and head, e = log Σ_c exp z_c: [K, B, H]."""
+    logits = np.asarray(logits, np.float64)
+    energy = np.log(np.exp(logits).sum(axis=-1))
+    out = np.zeros(energy.shape)
+    for j, h in np.ndindex(energy.shape[0], energy.shape[2]):
+        column = energy[j, :, h]
+        out[j, :, h] = (column - column.mean()) / column.std()
+    return out
 
 
 def sharpen(target: Floats, temperature: float) -> NDArray[np.float64]:
@@ -263,8 +350,13 @@ def rule_loss(
     rule: str,
     temperature: float = 1.0,
     measure: str = "max_prob",
+    shares: Floats | None = None,
 ) -> NDArray[np.float64]:
-    """Prediction loss towards Σ_j w_j p_j(c), sharpened; w from `rule_weights`: [k, H-1]."""
+    """Prediction loss towards the rule's target, sharpened: [k, H-1].
+
+    The target is Σ_j w_j p_j(c), w from `rule_weights`, but for the rules that mix otherwise.
+    `shares` [K, C] are the clients' label distributions.
+    """
     num_students, num_samples, num_heads, _ = student_log_probs.shape
     loss = np.zeros((num_students, num_heads - 1))
     for i in range(num_students):
@@ -273,16 +365,45 @@ def rule_loss(
             for b in range(num_samples):
                 if not allowed:
                     continue
-                predictions = [log_probs[j, b, h] for j, h in allowed]
-                weights = rule_weights(predictions, rule, measure)
-                target = np.zeros(log_probs.shape[-1])
-                for weight, prediction in zip(weights, predictions, strict=True):
-                    target += weight * np.exp(np.asarray(prediction, np.float64))
+                target = rule_target(log_probs, allowed, b, rule, measure, shares)
+                if target is None:
+                    continue
                 value = soft_cross_entropy(
                     sharpen(target, temperature), student_log_probs[i, b, rank]
                 )
                 loss[i, rank - 1] += value / num_samples
     return loss
+
+
+def rule_target(
+    log_probs: Floats,
+    allowed: Candidates,
+    sample: int,
+    rule: str,
+    measure: str,
+    shares: Floats | None,
+) -> NDArray[np.float64] | None:
+    """What one student's head learns towards on one sample, [C]; None for no teacher."""
+    predictions = [log_probs[j, sample, h] for j, h in allowed]
+    if rule == "mean_log_prob":
+        return geometric_mean(predictions)
+    if rule == "label_share":
+        assert shares is not None
+        return share_weighted(predictions, [shares[j] for j, _ in allowed])
+    if rule == "class_thresholds":
+        passing = [
+            p
+            for p, (j, h) in zip(predictions, allowed, strict=True)
+            if math.exp(max(p)) >= class_thresholds(log_probs[j, :, h])[int(np.argmax(p))]
+        ]
+        if not passing:
+            return None
+        predictions, rule = passing, "most_confident"
+    weights = rule_weights(predictions, rule, measure)
+    target = np.zeros(log_probs.shape[-1])
+    for weight, prediction in zip(weights, predictions, strict=True):
+        target += weight * np.exp(np.asarray(prediction, np.float64))
+    return target
 
 
 # --- Other methods -------------------------------------------------------------------------------

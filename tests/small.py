@@ -74,11 +74,13 @@ def walk(
 
 def run(experiment: Experiment, calls: int = 1) -> tuple[State, dict[str, np.ndarray]]:
     """The state after `calls` calls, and the last call's metrics [n, R, K, ...]."""
-    state, metrics, done = None, None, 0
+    state: State | None = None
+    metrics, done = None, 0
     for _ in range(calls):
         args = arguments(experiment, state, done)
         state, metrics = experiment.step(*args)
         done += int(args[-1])
+    assert state is not None
     fetched = jax.device_get(metrics)
     return state, {k: experiment.layout.join(v, axis=2) for k, v in fetched.items()}
 

@@ -150,11 +150,16 @@ def test_other_losses_are_noticed() -> None:
         step.compare({"ours": [[1.0, 2.0]], "plain": [[1.0, 2.1]]})
 
 
-@pytest.mark.parametrize(("name", "shape"), [("mlp", (8, 8, 1)), ("resnet8", (8, 8, 3))])
+NETWORKS = [("mlp", (8, 8, 1)), ("resnet8", (8, 8, 3)), ("resnet18", (8, 8, 3)), ("vit", (8, 8, 3))]
+
+
+@pytest.mark.parametrize(("name", "shape"), NETWORKS)
 def test_networks_in_pytorch_compute_the_same(name: str, shape: tuple[int, ...]) -> None:
     torch = pytest.importorskip("torch")
     from experiments.benchmarks import networks
 
+    if name == "vit":
+        importlib.import_module("experiments.benchmarks.vit")  # registers it
     ours = models.build({"name": name, "width": 16}, num_classes=3, num_heads=2)
     rng = np.random.default_rng(0)
     images = rng.normal(size=(5, *shape)).astype(np.float32)
@@ -168,3 +173,19 @@ def test_networks_in_pytorch_compute_the_same(name: str, shape: tuple[int, ...])
     expected = ours.apply({"params": params}, images, train=False)
     for theirs, mine in zip(found, expected, strict=True):
         np.testing.assert_allclose(theirs.numpy(), mine, rtol=2e-4, atol=2e-4)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_all_ways_of_pytorch_train_the_same(dtype: str) -> None:
+    pytest.importorskip("torch")
+    from experiments.benchmarks import torch_devices
+
+    settings = {"clients.num": 3, "model.width": 8, "heads.aux": 2, "model.dtype": dtype,
+                "data.batch_size": 8, "data.public_batch_size": 8}  # fmt: skip
+    stepper = ours.build(settings)
+    ways, left_out = torch_devices.contenders(stepper.experiment, "cpu", quick=True)
+    assert set(ways) == {"eager", "vmap"} and len(left_out) == 2
+    losses = {step.OURS: step._first_losses(stepper)}
+    losses |= {name: [way.step().tolist() for _ in range(3)] for name, way in ways.items()}
+    for name in ways:
+        assert max(step.difference(losses, name)) < {"float32": 1e-3, "bfloat16": 5e-2}[dtype]

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mhd_jax import distill, evaluate
+from mhd_jax.errors import ConfigError
 from tests import reference
 
 CASES = json.loads((Path(__file__).parent / "cases.json").read_text())
@@ -483,14 +484,22 @@ def head_losses(
 
 @pytest.mark.parametrize("same_rank", [False, True])
 @pytest.mark.parametrize("temperature", [1.0, 0.5, 2.0])
-@pytest.mark.parametrize("rule", ["most_confident", "mean", "entropy_weighted"])
+@pytest.mark.parametrize(
+    "rule",
+    [
+        "most_confident", "mean", "entropy_weighted", "entropy_power", "class_thresholds",
+        "mean_log_prob", "label_share",
+    ],
+)  # fmt: skip
 def test_teacher_rules_equal_the_oracle(rule: str, temperature: float, same_rank: bool) -> None:
     system = five_clients(same_rank=same_rank)
     rows = slice(2, 5)  # students are a slice, and the last one has no peers
     same = None if system.same is None else system.same[rows]
+    shares = np.random.default_rng(1).dirichlet(np.ones(4), 5).astype(np.float32)
+    candidates = distill.chain_candidates(jnp.asarray(system.log_probs), system.below[rows], same)
     actual = head_losses(
         system.log_probs[rows, :, 1:],
-        distill.chain_candidates(jnp.asarray(system.log_probs), system.below[rows], same),
+        candidates.replace(label_shares=jnp.asarray(shares)),
         rule=rule,
         temperature=temperature,
     )
@@ -501,9 +510,86 @@ def test_teacher_rules_equal_the_oracle(rule: str, temperature: float, same_rank
         same,
         rule=rule,
         temperature=temperature,
+        shares=shares,
     )
     np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
     np.testing.assert_array_equal(actual[-1], 0.0)
+
+
+def test_a_candidate_below_its_thresholds_does_not_teach() -> None:
+    """One sample that each head is less sure of than of the others: nobody passes there."""
+    sure, unsure = np.log([0.9, 0.05, 0.05]), np.log([0.4, 0.3, 0.3])
+    log_probs = np.stack([sure, sure, sure, unsure])[None, :, None].repeat(2, axis=0)
+    candidates = distill.Candidates(jnp.asarray(log_probs, jnp.float32), ~np.eye(2, dtype=bool), 1)
+    keys = jax.random.split(jax.random.key(0), (2, 4))
+    choice = distill.choose(candidates, keys, rule="class_thresholds", confidence="max_prob")
+    np.testing.assert_array_equal(choice[0, :, 0], [1, 1, 1, -1])
+
+
+def test_label_shares_that_nobody_publishes_are_refused() -> None:
+    with pytest.raises(ConfigError, match="distill.rule = 'label_share'.*publish_label_shares"):
+        distill.check_pieces(
+            rule="label_share", confidence="max_prob", loss="cross_entropy", num_classes=4
+        )
+
+
+# --- Alignment -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("frequencies", [None, (0.1, 0.2, 0.3, 0.4)])
+def test_alignment_equals_the_oracle(strength: float, frequencies: Any) -> None:
+    log_probs = random_log_probs(np.random.default_rng(3), (3, 6, 2, 4))
+    marginal = distill.mean_prediction(jnp.asarray(log_probs))
+    actual = distill.align(
+        jnp.asarray(log_probs), marginal, strength, frequencies=frequencies or ()
+    )
+    expected = reference.align(log_probs, strength, frequencies)
+    np.testing.assert_allclose(np.exp(actual), np.exp(expected), atol=1e-5)
+    if strength == 0.0:
+        np.testing.assert_allclose(actual, log_probs, atol=1e-5)
+
+
+def test_aligned_logits_are_aligned_log_probabilities_up_to_a_constant() -> None:
+    logits = jnp.asarray(np.random.default_rng(0).normal(size=(2, 5, 3, 4)), jnp.float32)
+    marginal = distill.mean_prediction(logits, logits=True)
+    aligned = distill.align(logits, marginal, 1.0, logits=True)
+    expected = reference.align(reference.log_softmax(logits), 1.0)
+    np.testing.assert_allclose(jax.nn.log_softmax(aligned), expected, atol=1e-5)
+
+
+def test_a_constant_prediction_has_no_lift() -> None:
+    """A client that says one class of every image is, aligned, sure of nothing."""
+    honest = random_log_probs(np.random.default_rng(0), (2, 8, 2, 4))
+    liar = np.broadcast_to(np.log([0.997, 0.001, 0.001, 0.001]), (1, 8, 2, 4))
+    log_probs = jnp.asarray(np.concatenate([honest, liar]), jnp.float32)
+    aligned = distill.align(log_probs, distill.mean_prediction(log_probs), 1.0)
+    np.testing.assert_allclose(np.exp(aligned[2]), 0.25, atol=1e-5)
+    everyone = ~np.eye(3, dtype=bool)
+    before = distill.select_teachers(log_probs, everyone).client[:2]
+    after = distill.select_teachers(aligned, everyone).client[:2]
+    assert (before == 2).mean() > 0.5 > (after == 2).mean()
+
+
+def test_standardized_energy_equals_the_oracle() -> None:
+    logits = np.random.default_rng(0).normal(2.0, 3.0, (3, 7, 2, 5))
+    actual = distill.standardized_energy(jnp.asarray(logits, jnp.float32))
+    np.testing.assert_allclose(actual, reference.standardized_energy(logits), atol=1e-4)
+
+
+def test_energy_is_the_confidence_where_it_is_published() -> None:
+    log_probs = random_log_probs(np.random.default_rng(0), (3, 6, 2, 4))
+    energy = np.random.default_rng(1).normal(size=(3, 6, 2)).astype(np.float32)
+    allowed = ~np.eye(3, dtype=bool)
+    candidates = distill.chain_candidates(jnp.asarray(log_probs), allowed)
+    keys = jax.random.split(jax.random.key(0), (3, 6))
+    chosen = distill.choose(
+        candidates.replace(energy=energy), keys, rule="most_confident", confidence="energy"
+    )
+    masked = np.where(allowed[:, :, None], energy[None, :, :, 0], -np.inf)
+    np.testing.assert_array_equal(chosen[..., 0], masked.argmax(axis=1))
+    with pytest.raises(ConfigError, match="distill.confidence = 'energy'"):
+        distill.choose(candidates, keys, rule="most_confident", confidence="energy")
 
 
 @pytest.mark.parametrize("measure", MEASURES)

@@ -146,6 +146,17 @@ def test_defaults_that_the_method_page_explains_are_the_defaults() -> None:
         assert shown == (f'"{value}"' if isinstance(value, str) else str(value)), name
 
 
+# --- API reference --------------------------------------------------------------------------------
+
+
+def test_the_reference_has_a_page_for_every_module(generate: Any, tmp_path: Path) -> None:
+    generate.write_reference(tmp_path / "api")
+    found = {page.stem for page in (tmp_path / "api").iterdir()}
+    files = (ROOT / "mhd_jax").rglob("*.py")
+    modules = {".".join(file.relative_to(ROOT).with_suffix("").parts) for file in files}
+    assert found == {name.removesuffix(".__init__") for name in modules}
+
+
 # --- Citation -------------------------------------------------------------------------------------
 
 

@@ -44,10 +44,14 @@ def test_nothing_imports_in_a_circle() -> None:
 
 def test_arrows_between_rooms_run_down() -> None:
     """`render`, which shows everything, stands above the studies and the benchmarks."""
-    below = {"studies": "harness", "benchmarks": "harness", "checks": "harness", "harness": ""}
+    below: dict[str, set[str]] = {
+        "harness": set(), "launch": set(), "studies": {"harness"}, "benchmarks": {"harness"},
+        "checks": {"harness"}, "prepare": {"launch"},
+        "accelerator": {"harness", "benchmarks", "checks"},
+    }  # fmt: skip
     for module, other in EXPERIMENTS.edges:
         if module != "experiments.harness.render" and room(module) != room(other):
-            assert room(other) == below[room(module)], f"{module} imports {other}"
+            assert room(other) in below[room(module)], f"{module} imports {other}"
 
 
 def test_studies_do_not_know_each_other() -> None:

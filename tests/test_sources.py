@@ -166,7 +166,7 @@ def test_folder_reads_images_and_classes(photos: Path) -> None:
         images = lib.load_all(split)
         assert images.shape == (size, 12, 12, 3) and images.dtype == np.uint8
         assert np.array_equal(images.mean((1, 2, 3)) > 128, split.labels == 1)
-    assert (source.mean, source.std) == ((0.5,) * 3, (0.25,) * 3)
+    assert (source.mean, source.std) == ((), ())  # measured on the public images of a run
 
 
 def test_folder_in_a_bucket(photos: Path, remote: epath.Path) -> None:
@@ -390,7 +390,7 @@ def test_missing_dataset_names_the_command_that_prepares_it(tmp_path: Path) -> N
     message = str(caught.value)
     assert message.startswith("data.name = 'cifar100': expected a dataset prepared as array_record")
     assert f"data.dir = {str(tmp_path)!r} has nothing of that name" in message
-    command = f"tfds build cifar100 --file_format=array_record --data_dir={tmp_path}"
+    command = f"python -m experiments.prepare cifar100 --dir={tmp_path}"
     assert message.endswith(command)
 
 
@@ -401,7 +401,7 @@ def test_dataset_in_another_format_names_the_command_that_converts_it(tmp_path: 
     message = str(caught.value)
     assert "has tfrecord files of that name" in message
     folder = tmp_path / "blobs" / "1.0.0"
-    command = f"tfds convert_format --dataset_version_dir={folder} --out_file_format=array_record"
+    command = f"experiments.prepare blobs '--dir=another folder' --from={folder}"
     assert message.endswith(command)
 
 
@@ -433,14 +433,52 @@ def test_datasets_that_do_not_classify_images_are_refused(tmp_path: Path) -> Non
         ("cifar10", 3, 0.4914),
         ("cifar10:3.0.2", 3, 0.4914),
         ("imagenet_resized/64x64", 3, 0.485),
-        ("mnist", 1, 0.5),
-        ("cifar10", 1, 0.5),
+        ("mnist", 1, None),
+        ("cifar10", 1, None),
     ],
 )
-def test_statistics_are_published_ones_or_none(name: str, channels: int, mean: float) -> None:
+def test_statistics_are_published_ones_or_none(
+    name: str, channels: int, mean: float | None
+) -> None:
     means, stds = interface.statistics(name, channels)
-    assert len(means) == len(stds) == channels
-    assert means[0] == mean
+    assert len(means) == len(stds) == (0 if mean is None else channels)
+    assert means[:1] == (() if mean is None else (mean,))
+
+
+def _split(images: np.ndarray) -> lib.ArraySplit:
+    return lib.ArraySplit(images, np.zeros(len(images), np.int64))
+
+
+def test_statistics_are_measured_on_the_given_images_alone() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (50, 4, 4, 3), dtype=np.uint8)
+    mean, std = lib.measured_statistics(_split(images), np.arange(0, 50, 2))
+    pixels = images[::2].reshape(-1, 3) / 255
+    np.testing.assert_allclose(mean, pixels.mean(axis=0), atol=1e-6)
+    np.testing.assert_allclose(std, pixels.std(axis=0), atol=1e-6)
+
+
+def test_constant_images_are_refused_and_a_constant_channel_is_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    images = np.full((5, 2, 2, 2), 7, np.uint8)
+    with pytest.raises(ConfigError, match="data.name.*all their pixels are the same number"):
+        lib.measured_statistics(_split(images), np.arange(5))
+    images[0, 0, 0, 0] = 9
+    with caplog.at_level("WARNING", logger="absl"):
+        _, std = lib.measured_statistics(_split(images), np.arange(5))
+    assert std[1] == 1.0 and "channels [1]" in caplog.text
+
+
+def test_the_first_classes_of_a_data_set_are_a_data_set() -> None:
+    whole = lib.source(ConfigDict({"name": "digits", "dir": "", "split": "", "image_size": 0}))
+    part = interface.first_classes(whole, 3)
+    assert part.num_classes == 3 and part.class_names == ("0", "1", "2")
+    at = np.flatnonzero(whole.train.labels < 3)
+    np.testing.assert_array_equal(part.train.labels, whole.train.labels[at])
+    np.testing.assert_array_equal(part.train.images([0, 5]), whole.train.images(at[[0, 5]]))
+    for count in (1, 11):
+        with pytest.raises(ConfigError, match=f"data.num_classes = {count}: .*2 to 10 classes"):
+            interface.first_classes(whole, count)
 
 
 def test_nothing_imports_tensorflow(tmp_path: Path) -> None:

@@ -42,8 +42,10 @@ def _forward(experiment, state, images, train):
         {"graph__name": "cycle", "distill__same_rank": True, "distill__confidence": "margin"},
         {"graph__name": "none"},
         {"heads__aux": 0},
+        {"distill__alignment": 0.0, "distill__fade_in": 0.0, "distill__split_nu_aux": False},
+        {"distill__alignment": 0.5, "distill__alignment_momentum": 0.0},
     ],
-    ids=["complete", "chain", "same rank", "no peers", "no aux heads"],
+    ids=["complete", "chain", "same rank", "no peers", "no aux heads", "the paper", "batch mean"],
 )
 def test_losses_of_a_step_equal_the_reference(changes):
     experiment = small.build(train__steps=1, **changes)
@@ -53,18 +55,21 @@ def test_losses_of_a_step_equal_the_reference(changes):
               zip(fed.partition.indices, private[0, 0], strict=True)]  # fmt: skip
     labels = [fed.source.train.labels[own[at]] for own, at in
               zip(fed.partition.indices, private[0, 0], strict=True)]  # fmt: skip
-    prepare = lambda x: (x - np.float32(fed.source.mean)) / np.float32(fed.source.std)  # noqa: E731
+    prepare = lambda x: (x - np.float32(fed.mean)) / np.float32(fed.std)  # noqa: E731
     private_logits, _ = _forward(experiment, state, [prepare(x) for x in images], train=True)
     public_images = prepare(fed.public.images(fed.public_indices[public[0, 0]]))
     logits, embeddings = _forward(experiment, state, public_images, train=False)
 
-    settings = experiment.config.distill
+    settings, heads = experiment.config.distill, experiment.config.heads.aux
+    chosen = experiment.parts.method.distillation
     adjacency = experiment.schedule.topologies[0].at(0)
     expected = reference.local_objective(
         reference.log_softmax(private_logits), np.stack(labels), reference.log_softmax(logits),
-        embeddings, adjacency, nu_emb=settings.nu_emb, nu_aux=settings.nu_aux,
+        embeddings, adjacency, nu_emb=settings.nu_emb,
+        nu_aux=settings.nu_aux / max(heads, 1) if settings.split_nu_aux else settings.nu_aux,
         include_self=settings.include_self, same_rank=settings.same_rank,
-        measure=settings.confidence,
+        measure=settings.confidence, weight=experiment.parts.method.when(np.arange(1))[0, 1],
+        alignment=chosen.alignment, momentum=settings.alignment_momentum,
     )  # fmt: skip
     _, metrics = small.run(experiment)
     np.testing.assert_allclose(metrics["loss"][0, 0], expected, rtol=1e-5)
@@ -118,10 +123,10 @@ def test_a_planted_gather_of_parameters_is_noticed(monkeypatch):
     one_system = step_lib._one_system
 
     def leaking(system, state, data, inputs, seed):
-        (clients, control, pool), metrics = one_system(system, state, data, inputs, seed)
+        (clients, *rest), metrics = one_system(system, state, data, inputs, seed)
         everyone = parallel.gather_clients(clients[0].params["model"]["head"]["kernel"])
         metrics["loss"] = (metrics["loss"][0] + 1e-30 * everyone.sum(),)
-        return (clients, control, pool), metrics
+        return (clients, *rest), metrics
 
     monkeypatch.setattr(step_lib, "_one_system", leaking)
     experiment = small.build(parallel__client_devices=4, data__public_batch_size=12)

@@ -57,7 +57,7 @@ def measure(settings: Mapping[str, Any], effort: Effort) -> dict[str, Any]:
     }
     if max(differences.values()) > TOLERANCE:
         raise ValueError(f"the contenders train different things: {differences}")
-    contenders = [stepper.contender(name) for name, stepper in steppers.items()]
+    contenders = [ours.contender(name, stepper) for name, stepper in steppers.items()]
     contenders.append(torch.contender(TORCH, cores()))
     return {
         "clients": settings["clients.num"],

@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiments.benchmarks import ours, timing
-from experiments.benchmarks.stepping import Stepper
 from experiments.benchmarks.timing import Benchmark, Effort, Record
 from experiments.harness import tables
 from experiments.harness.presets import PRESETS
+from experiments.harness.stepping import Stepper
 
 FRESH = "fresh"
 REFRESH = 50  # S_P: how often a snapshot is replaced
@@ -45,7 +45,7 @@ def measure(effort: Effort) -> dict[str, Any]:
         config = base.base({**common, **changes})
         config.num_seeds = 1
         steppers[name] = Stepper(config)
-    contenders = [stepper.contender(name) for name, stepper in steppers.items()]
+    contenders = [ours.contender(name, stepper) for name, stepper in steppers.items()]
     return {
         "refresh_steps": REFRESH,
         "measured": timing.alternate(contenders, effort),

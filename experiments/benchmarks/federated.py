@@ -23,8 +23,8 @@ import numpy as np
 import optax
 
 from experiments.benchmarks import ours, timing
-from experiments.benchmarks.stepping import Stepper
 from experiments.benchmarks.timing import Benchmark, Case, Contender, Effort, Record
+from experiments.harness.stepping import Stepper
 from mhd_jax.data.augment import normalize
 
 OURS = "ours"
@@ -57,7 +57,7 @@ def _batches(stepper: Stepper) -> list[tuple[np.ndarray, np.ndarray]]:
     for client, owned in enumerate(fed.partition.indices):
         index = owned[positions[:, client]]
         stored = jnp.asarray(fed.source.train.images(index.ravel()))
-        images = normalize(stored, fed.source.mean, fed.source.std)
+        images = normalize(stored, fed.mean, fed.std)
         shape = (*index.shape, *images.shape[1:])
         found.append((np.asarray(images).reshape(shape), fed.source.train.labels[index]))
     return found

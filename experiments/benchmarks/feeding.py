@@ -15,8 +15,8 @@ from typing import Any
 
 from experiments.benchmarks import ours, timing
 from experiments.benchmarks.step import without_contenders
-from experiments.benchmarks.stepping import Stepper
 from experiments.benchmarks.timing import Benchmark, Effort, Record
+from experiments.harness.stepping import Stepper
 
 FEEDS = ("resident", "streaming")
 SWITCH_SECONDS = 1e-4  # between threads, so that the end of a call is noticed at once
@@ -27,7 +27,7 @@ def measure(settings: Mapping[str, Any], effort: Effort) -> dict[str, Any]:
     runs = {feed: ours.build({**settings, "data.feed": feed}) for feed in FEEDS}
     config = runs["resident"].experiment.config
     images = config.clients.num * config.data.batch_size + config.data.public_batch_size
-    measured = timing.alternate([run.contender(feed) for feed, run in runs.items()], effort)
+    measured = timing.alternate([ours.contender(feed, run) for feed, run in runs.items()], effort)
     return {
         "clients": config.clients.num,
         "model": config.model.name,

@@ -21,9 +21,9 @@ from typing import Any
 import jax
 
 from experiments.benchmarks import ours, timing
-from experiments.benchmarks.stepping import Stepper
 from experiments.benchmarks.timing import Benchmark, Case, Contender, Effort, Record
 from experiments.harness import tables
+from experiments.harness.stepping import Stepper
 
 DEVICES = 4  # virtual ones, of the case that compares numbers of devices
 
@@ -53,7 +53,9 @@ def grow(name: str, effort: Effort) -> dict[str, Any]:
 
 def _measure(runs: Mapping[str, Stepper], effort: Effort) -> dict[str, Any]:
     return {
-        "measured": timing.alternate([run.contender(name) for name, run in runs.items()], effort),
+        "measured": timing.alternate(
+            [ours.contender(name, run) for name, run in runs.items()], effort
+        ),
         "memory": {name: run.memory() for name, run in runs.items()},
     }
 
@@ -87,7 +89,7 @@ def together(name: str, effort: Effort) -> dict[str, Any]:
 
     compiled = sum(run.compile_seconds for run in apart)
     separate = Contender("apart", one_after_another, compiled, joint.unit)
-    return {"measured": timing.alternate([joint.contender("together"), separate], effort)}
+    return {"measured": timing.alternate([ours.contender("together", joint), separate], effort)}
 
 
 def cases(quick: bool) -> list[Case]:

@@ -24,7 +24,8 @@ from experiments.harness import tables
 STEP, PRODUCT, MEMORY = "step", "product", "memory"
 
 
-def _repeated(name: str, function: Callable[..., jax.Array], *arguments: jax.Array) -> Contender:
+def repeated(name: str, function: Callable[..., jax.Array], *arguments: jax.Array) -> Contender:
+    """A compiled function as a contender; one unit of work is one call."""
     call = jax.jit(function).lower(*arguments).compile()
 
     def run(count: int) -> None:
@@ -40,9 +41,9 @@ def measure(settings: Mapping[str, Any], effort: Effort) -> dict[str, Any]:
     square, long = jnp.ones((side, side)), jnp.ones(length)
     stepper = ours.build(settings)
     contenders = [
-        stepper.contender(STEP),
-        _repeated(PRODUCT, jnp.matmul, square, square),
-        _repeated(MEMORY, jnp.add, long, long),
+        ours.contender(STEP, stepper),
+        repeated(PRODUCT, jnp.matmul, square, square),
+        repeated(MEMORY, jnp.add, long, long),
     ]
     cost = stepper.compiled.cost_analysis()
     return {

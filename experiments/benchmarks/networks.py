@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
+from experiments.benchmarks import vit
 from mhd_jax.models.norm import num_groups
 
 PyTree = Any
@@ -101,6 +103,50 @@ class ResNet(nn.Module):
         return x.mean((2, 3))
 
 
+class Attention(nn.Module):
+    """`experiments.benchmarks.vit.Block`."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.project = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.dense1, self.dense2 = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+        self.heads = heads
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, N, D] to [B, N, D]."""
+        y = self.qkv(self.norm1(x)).unflatten(-1, (3 * self.heads, -1)).transpose(1, 2)
+        y = functional.scaled_dot_product_attention(*y.chunk(3, dim=1))
+        x = x + self.project(y.transpose(1, 2).flatten(2))
+        y = functional.gelu(self.dense1(self.norm2(x)), approximate="tanh")
+        return x + self.dense2(y)
+
+
+class ViT(nn.Module):
+    """`experiments.benchmarks.vit.ViT`."""
+
+    def __init__(self, width: int, depth: int, image_shape: tuple[int, ...]) -> None:
+        super().__init__()
+        height, columns, channels = image_shape
+        count = (height // vit.PATCH) * (columns // vit.PATCH)
+        self.embed = nn.Linear(vit.PATCH**2 * channels, width)
+        where = torch.from_numpy(vit.positions(count, width))
+        self.register_buffer("positions", where, persistent=False)
+        self.blocks = [f"block{index}" for index in range(depth)]
+        for name in self.blocks:
+            self.add_module(name, Attention(width, vit.HEADS))
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] to [B, D]."""
+        x = x.unfold(2, vit.PATCH, vit.PATCH).unfold(3, vit.PATCH, vit.PATCH)
+        x = x.permute(0, 2, 3, 4, 5, 1).flatten(3).flatten(1, 2)  # [B, N, P * P * C]
+        x = self.embed(x) + self.positions
+        for name in self.blocks:
+            x = self.get_submodule(name)(x)
+        return self.norm(x).mean(1)
+
+
 def _group_norm(channels: int) -> nn.Module:
     return nn.GroupNorm(num_groups(channels), channels)
 
@@ -141,21 +187,30 @@ def _turned(kernel: np.ndarray) -> np.ndarray:
     return kernel.transpose(order)
 
 
-def make(name: str, image_shape: tuple[int, ...], width: int, heads: int, classes: int) -> Client:
+def make(
+    name: str, image_shape: tuple[int, ...], width: int, heads: int, classes: int, depth: int = 0
+) -> Client:
     """The PyTorch counterpart of one of our clients.
 
     Args:
-      name: `model.name`, "mlp" or "resnet" with its number of layers (8, 14 or 20).
+      name: `model.name`: "mlp", "vit", or "resnet" with its number of layers (8, 14, 20 or 18).
       image_shape: of our images, channels last.
       width: `model.width`, 0 for the network's own.
       heads: H.
       classes: C.
+      depth: `model.depth`, of "vit" only.
     """
     if name == "mlp":
         width = width or 128
         return Client(mlp(int(np.prod(image_shape)), width), width // 2, heads, classes)
-    depth = re.fullmatch(r"resnet(8|14|20)", name)
-    if depth is None:
+    if name == "vit":
+        width = width or vit.WIDTH
+        return Client(ViT(width, depth or vit.DEPTH, image_shape), width, heads, classes)
+    if name == "resnet18":
+        width = width or 64
+        return Client(ResNet((2, 2, 2, 2), width, image_shape[-1]), 8 * width, heads, classes)
+    layers = re.fullmatch(r"resnet(8|14|20)", name)
+    if layers is None:
         raise ValueError(f"no PyTorch counterpart of {name!r}")
-    stages, width = ((int(depth[1]) - 2) // 6,) * 3, width or 16
+    stages, width = ((int(layers[1]) - 2) // 6,) * 3, width or 16
     return Client(ResNet(stages, width, image_shape[-1]), 4 * width, heads, classes)

@@ -8,9 +8,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import ml_collections
 import numpy as np
 
-from experiments.benchmarks.stepping import Stepper
+from experiments.benchmarks.timing import Contender
+from experiments.harness.stepping import Stepper
 from mhd_jax.config import default_config, update
 from mhd_jax.data import sources
 from mhd_jax.experiment import Experiment
@@ -40,18 +42,29 @@ def photographs(samples: int = 2000, side: int = 32) -> sources.Source:
     return sources.from_arrays("noise", (images, labels), (images[:100], labels[:100]))
 
 
+def endless(settings: Mapping[str, Any]) -> ml_collections.ConfigDict:
+    """The config of such a run."""
+    config = default_config()
+    every = {f"train.{name}": ENDLESS for name in ("steps", "eval_every", "checkpoint_every")}
+    update(config, {"isolated_baseline": False, "partition.name": "iid", **every, **settings})
+    return config
+
+
 def build(settings: Mapping[str, Any], source: sources.Source | None = None) -> Stepper:
     """The run with these settings, without end, evaluation or isolated baseline unless asked for.
 
     Samples are dealt evenly, so that all clients have as many. They are digits for dense networks,
     noise for others unless there is a source.
     """
-    config = default_config()
-    every = {f"train.{name}": ENDLESS for name in ("steps", "eval_every", "checkpoint_every")}
-    update(config, {"isolated_baseline": False, "partition.name": "iid", **every, **settings})
+    config = endless(settings)
     if source is None:
         source = digits(config.clients.num) if config.model.name == "mlp" else photographs()
     return Stepper(config, (source, None))
+
+
+def contender(name: str, stepper: Stepper) -> Contender:
+    """For `timing.alternate`."""
+    return Contender(name, stepper.run, stepper.compile_seconds, stepper.unit)
 
 
 def host_params(experiment: Experiment) -> list[Any]:

@@ -62,8 +62,8 @@ class PerClient:
         return time.monotonic() - begin
 
     def _forward(self, params: Any, stored: jax.Array, at: jax.Array) -> tuple[Any, Any]:
-        source = self._experiment.federations[0].source
-        images = normalize(stored[at], source.mean, source.std)
+        federation = self._experiment.federations[0]
+        images = normalize(stored[at], federation.mean, federation.std)
         return self._experiment.parts.models[0].apply(
             {"params": params["model"]}, images, train=True
         )

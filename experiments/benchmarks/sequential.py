@@ -33,7 +33,7 @@ class Sequential:
         for params in ours.host_params(experiment):
             client = networks.make(
                 self.config.model.name, source.image_shape, self.config.model.width, heads,
-                source.num_classes,
+                source.num_classes, self.config.model.depth,
             )  # fmt: skip
             networks.load(client, params)
             self.clients.append(client)
@@ -67,17 +67,23 @@ class Sequential:
     def step(self) -> Tensor:
         """One step of all clients; their losses [K]."""
         number = self._step % PLANNED
-        public = self.public[self._public_batches[number]]
-        outputs = [client(public) for client in self.clients]
+        losses = self._learn(self._private_batches[number], self._public_batches[number])
+        self._step += 1
+        return losses
+
+    def _learn(self, private_batches: Tensor, public_batch: Tensor) -> Tensor:
+        """One step on the samples with these numbers, [K, B] and [B']."""
+        public = self.public[public_batch]
+        outputs = [self._forward(i, public) for i in range(len(self.clients))]
         log_probs = [functional.log_softmax(logits, dim=-1) for logits, _ in outputs]
         embeddings = [functional.normalize(embedding, dim=-1) for _, embedding in outputs]
         published = torch.stack([x.detach() for x in log_probs])
         theirs = torch.stack([x.detach() for x in embeddings])
         certainty, lengths = published.amax(-1).exp(), (theirs * theirs).sum(-1)
         losses = []
-        for i, client in enumerate(self.clients):
-            batch = self._private_batches[number, i]
-            logits, _ = client(self.images[i][batch])
+        for i in range(len(self.clients)):
+            batch = private_batches[i]
+            logits, _ = self._forward(i, self.images[i][batch])
             loss = functional.cross_entropy(logits[:, 0], self.labels[i][batch])
             share = self._allowed[i] / self._allowed[i].sum().clamp(min=1)
             loss = loss + self.config.distill.nu_emb * _embedding_loss(
@@ -88,8 +94,11 @@ class Sequential:
             )
             self._update(i, loss)
             losses.append(loss.detach())
-        self._step += 1
         return torch.stack(losses)
+
+    def _forward(self, i: int, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits [B, H, C] and embeddings [B, D] of client i."""
+        return self.clients[i](images)
 
     def _head_loss(self, i: int, student: Tensor, published: Tensor, certainty: Tensor) -> Tensor:
         allowed = self._allowed[i].clone()
@@ -97,7 +106,7 @@ class Sequential:
         masked = certainty[:, :, :-1].masked_fill(~allowed[:, None, None], -torch.inf)
         best = masked.argmax(0)
         samples, ranks = best.shape
-        teacher = published[best, torch.arange(samples)[:, None], torch.arange(ranks)]
+        teacher = published[best, _range(samples, best)[:, None], _range(ranks, best)]
         return -(teacher.exp() * student[:, 1:]).sum(-1).mean(0).sum()
 
     def _update(self, i: int, loss: Tensor) -> None:
@@ -119,6 +128,11 @@ class Sequential:
                 self.step()
 
         return Contender(name, run)
+
+
+def _range(count: int, beside: Tensor) -> Tensor:
+    """0, 1, ... on the device of another tensor."""
+    return torch.arange(count, device=beside.device)
 
 
 def _optimizer(config: Any, client: torch.nn.Module) -> torch.optim.Optimizer:

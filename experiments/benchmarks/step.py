@@ -51,7 +51,11 @@ def measure(settings: Mapping[str, Any], effort: Effort) -> dict[str, Any]:
     }
     compare(losses)
     threads = _best_threads(torch, effort)
-    contenders = [stepper.contender(OURS), torch.contender(TORCH, threads), plain.contender(PLAIN)]
+    contenders = [
+        ours.contender(OURS, stepper),
+        torch.contender(TORCH, threads),
+        plain.contender(PLAIN),
+    ]
     config = experiment.config
     return {
         "clients": config.clients.num,

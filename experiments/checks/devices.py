@@ -16,15 +16,15 @@ from typing import Any
 import jax
 import numpy as np
 
-from mhd_jax import audit
-from mhd_jax import experiment as experiment_lib
+from experiments.harness.stepping import Stepper
+from mhd_jax import audit, parallel
 from mhd_jax.config import default_config, update
 
 Parameters = list[np.ndarray]
 
 
 def measure(clients: int, devices: int, steps: int) -> tuple[dict[str, Any], Parameters]:
-    """One row, and the parameters after `steps` steps, for the first `devices` devices.
+    """One row, and all parameters after `steps` steps, for the first `devices` devices.
 
     Without an isolated baseline, one step per call; batches are shared between devices where there
     are more of them than clients.
@@ -32,14 +32,14 @@ def measure(clients: int, devices: int, steps: int) -> tuple[dict[str, Any], Par
     config = default_config()
     update(config, {"clients.num": clients, "isolated_baseline": False, "train.steps": steps,
                     "train.steps_per_call": 1, "optimizer.warmup_steps": 0})  # fmt: skip
-    shape = experiment_lib.parallel.make_layout(
+    shape = parallel.make_layout(
         [clients], batch_sizes=(config.data.batch_size, config.data.public_batch_size),
         devices=jax.devices()[:devices],
     )  # fmt: skip
     update(config, {"parallel.client_devices": shape.client_devices,
                     "parallel.data_devices": shape.data_devices})  # fmt: skip
-    experiment = experiment_lib.build(config)
-    compiled = experiment.step.lower(*audit.abstract_arguments(experiment)).compile()
+    stepper = Stepper(config)
+    experiment, compiled = stepper.experiment, stepper.compiled
     found = audit.explain(experiment, audit.parse(compiled.as_text()))
     memory = compiled.memory_analysis()
     row = {
@@ -54,17 +54,9 @@ def measure(clients: int, devices: int, steps: int) -> tuple[dict[str, Any], Par
         "received_bytes": sum(f.collective.shape.nbytes for f in found.findings),
         "only_predictions_leave": found.clean,
     }
-    return row, train(experiment, compiled, steps)
-
-
-def train(experiment: experiment_lib.Experiment, step: jax.stages.Compiled, n: int) -> Parameters:
-    """All parameters of all clients after `n` steps; inert rows left out."""
-    state, one = experiment.init_state(), experiment.layout.put(np.int32(1))
-    for start in range(n):
-        inputs = experiment.schedule.inputs(start, start + 1)
-        state, _ = step(state, experiment.feed.data, inputs, experiment.seed_array, one)
-    (cohort,) = state.clients
-    return [np.asarray(x)[:, : experiment.layout.num_clients] for x in jax.tree.leaves(cohort)]
+    stepper.run(steps)
+    (cohort,) = stepper.state.clients
+    return row, [np.asarray(x)[:, :clients] for x in jax.tree.leaves(cohort)]
 
 
 def main() -> None:

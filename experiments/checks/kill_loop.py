@@ -104,11 +104,11 @@ def _in_a_save(workdir: Path) -> bool:
     return any("tmp" in path.name for path in (workdir / "checkpoints").glob("*"))
 
 
-def last_state(workdir: Path) -> list[np.ndarray]:
-    """All arrays of the last checkpoint."""
+def last_state(workdir: Path, step: int | None = None) -> list[np.ndarray]:
+    """All arrays of the checkpoint of a step, the last one unless said otherwise."""
     import orbax.checkpoint as ocp
 
-    path = workdir / "checkpoints" / str(SETTINGS["train.steps"]) / "default"
+    path = workdir / "checkpoints" / str(step or SETTINGS["train.steps"]) / "default"
     import jax
 
     with ocp.StandardCheckpointer() as reader:

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mhd_jax import experiment as experiment_lib
+from experiments.harness.stepping import Stepper
 from mhd_jax.config import default_config, update
 from mhd_jax.data import augment
 from mhd_jax.experiment import Experiment
@@ -44,25 +44,18 @@ def measure(skew: float, steps: int, seeds: int, at: list[int]) -> dict[str, Any
     update(config, {"partition.skew": skew, "train.steps": steps, "num_seeds": seeds,
                     "isolated_baseline": False, "train.log_every": 50, "train.checkpoint_every": 50,
                     "train.eval_every": 50})  # fmt: skip
-    experiment = experiment_lib.build(config)
-    state, guesses = experiment.init_state(), []
-    for step in range(0, steps, experiment.parts.steps_per_call):
-        state = _advance(experiment, state, step)
-        if step + experiment.parts.steps_per_call in at:
-            guesses.append(guess(experiment, state))
-    return _compare(experiment, np.stack(guesses), at)
-
-
-def _advance(experiment: Experiment, state: State, step: int) -> State:
-    inputs = experiment.schedule.inputs(step, step + experiment.parts.steps_per_call)
-    count = experiment.layout.put(np.int32(experiment.parts.steps_per_call))
-    return experiment.step(state, experiment.feed.data, inputs, experiment.seed_array, count)[0]
+    stepper, guesses = Stepper(config), []
+    for step in range(stepper.unit, steps + 1, stepper.unit):
+        stepper.run(stepper.unit)
+        if step in at:
+            guesses.append(guess(stepper.experiment, stepper.state))
+    return _compare(stepper.experiment, np.stack(guesses), at)
 
 
 def guess(experiment: Experiment, state: State) -> np.ndarray:
     """Mean probabilities of the published main head on the public set, [R, K, C]."""
-    source, model = experiment.federations[0].source, experiment.parts.models[0]
-    images = augment.normalize(experiment.feed.data["public"], source.mean, source.std)
+    fed, model = experiment.federations[0], experiment.parts.models[0]
+    images = augment.normalize(experiment.feed.data["public"], fed.mean, fed.std)
 
     def of_client(snapshot: Any, images: jax.Array) -> jax.Array:
         logits, _ = model.apply(snapshot, images, train=False)

@@ -106,6 +106,7 @@ PRESETS = {
             models=_MLPS,
             public_names=("photos",),
         ),
+        Preset("grid", "configs/digits.py", seeds=3, num_seeds=3, changes=_QUIET),
         Preset("smoke", "configs/digits.py:smoke", seeds=2, num_seeds=2, models=_MLPS),
         Preset("cifar10", "configs/cifar10.py", seeds=3, public_names=("tiny_imagenet32",)),
         Preset(

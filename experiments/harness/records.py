@@ -18,6 +18,7 @@ import numpy as np
 
 from experiments.harness.presets import ROOT, Preset
 from experiments.harness.study import Cell, PerClass, Record, Results, Study
+from mhd_jax.results import SeedResult, Summary
 from mhd_jax.runtime.workdir import to_json
 
 _DIGITS = 4  # of the accuracies in a record
@@ -26,52 +27,41 @@ _DIGITS = 4  # of the accuracies in a record
 # --- From the summaries of runs -------------------------------------------------------------------
 
 
-def results(
-    runs: Sequence[Mapping[str, Any]], isolated: Sequence[Mapping[str, Any]], per_class: bool
-) -> Results:
+def results(runs: Sequence[Summary], isolated: Sequence[Summary], per_class: bool) -> Results:
     """The results of a cell from the summaries of its runs and of the isolated baseline's.
 
     Raises:
       ValueError: clients and their isolated baseline have different data.
     """
-    seeds, baselines = _by_seed(runs), _by_seed(isolated)
-    hashes = [one["partition_hash"] for one in seeds]
-    if hashes != [one["partition_hash"] for one in baselines]:
+    seeds, baselines = ([one for run in some for one in run.seeds] for some in (runs, isolated))
+    hashes = [one.partition_hash for one in seeds]
+    if hashes != [one.partition_hash for one in baselines]:
         raise ValueError("the isolated baseline was trained on other data than its cell")
     first = runs[0]
-    clients = len(seeds[0]["label_histogram"])
+    clients = len(first.label_histogram)
     return Results(
-        seeds=[one["seed"] for one in seeds],
+        seeds=[one.seed for one in seeds],
         partition_hash=hashes,
-        shared_accuracy=_rounded(r["shared_accuracy"] for r in seeds),
-        private_accuracy=_rounded(r["private_accuracy"] for r in seeds),
-        isolated_shared_accuracy=_rounded(r["shared_accuracy"] for r in baselines),
-        isolated_private_accuracy=_rounded(r["private_accuracy"] for r in baselines),
-        bytes_per_client_and_step=first["bytes_sent"] / (clients * first["steps"]),
-        bytes_per_step={n: float(np.mean(values)) for n, values in first["bytes_per_step"].items()},
+        shared_accuracy=_rounded(one.shared_accuracy for one in seeds),
+        private_accuracy=_rounded(one.private_accuracy for one in seeds),
+        isolated_shared_accuracy=_rounded(one.shared_accuracy for one in baselines),
+        isolated_private_accuracy=_rounded(one.private_accuracy for one in baselines),
+        bytes_per_client_and_step=first.bytes_sent / (clients * first.steps),
+        bytes_per_step={name: float(sent.mean()) for name, sent in first.bytes_per_step.items()},
         per_class=_per_class(seeds) if per_class else None,
     )
 
 
-def _per_class(seeds: Sequence[Mapping[str, Any]]) -> PerClass:
+def _per_class(seeds: Sequence[SeedResult]) -> PerClass:
     return PerClass(
-        class_accuracy=_rounded((r["class_accuracy"] for r in seeds), 3),
-        primary_labels=np.array([r["primary_labels"] for r in seeds], bool),
-        adjacency=np.array([r["adjacency"] for r in seeds], bool),
+        class_accuracy=_rounded((one.class_accuracy for one in seeds), 3),
+        primary_labels=np.array([one.primary_labels for one in seeds]),
+        adjacency=np.array([one.adjacency_union for one in seeds]),
     )
 
 
-def _by_seed(runs: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Of runs of one seed each the run itself, of others what they hold of every seed."""
-    return [
-        one
-        for run in runs
-        for one in (run.get("replicas") or [{**run, "seed": run["config"]["seed"]}])
-    ]
-
-
-def _rounded(arrays: Iterable[Any], digits: int = _DIGITS) -> np.ndarray:
-    return np.round(np.array([np.asarray(array, float) for array in arrays]), digits)
+def _rounded(arrays: Iterable[np.ndarray], digits: int = _DIGITS) -> np.ndarray:
+    return np.round(np.array(list(arrays)), digits)
 
 
 def record(
@@ -79,7 +69,7 @@ def record(
     study: Study,
     cell: Cell,
     config: ml_collections.ConfigDict,
-    runs: Sequence[Mapping[str, Any]],
+    runs: Sequence[Summary],
     found: Results | str,
     wall_seconds: float,
     jobs: int = 1,
@@ -96,8 +86,8 @@ def record(
       wall_seconds: spent on the runs.
       jobs: runs that were made at once.
     """
-    first: Mapping[str, Any] = runs[0] if runs else {}
-    speeds = [run["steps_per_second"] for run in runs if run["steps_per_second"]]
+    first = runs[0] if runs else None
+    speeds = [run.steps_per_second for run in runs if run.steps_per_second]
     return Record(
         study=study.name,
         cell=cell.name,
@@ -109,12 +99,12 @@ def record(
         changes=dict(cell.changes),
         config=json.loads(to_json(config)),
         revision=revision(),
-        versions=first.get("versions", {}),
-        device=first.get("device", ""),
+        versions=first.versions if first else {},
+        device=first.device if first else "",
         hardware=hardware(max(1, cores() // jobs)),
-        num_params=first.get("num_params", []),
+        num_params=list(first.num_params) if first else [],
         seconds_per_step=round(float(np.mean([1 / s for s in speeds])), 5) if speeds else None,
-        compile_seconds=round(sum(run["compile_seconds"] for run in runs), 1),
+        compile_seconds=round(sum(run.compile_seconds for run in runs), 1),
         wall_seconds=round(wall_seconds, 1),
         found=None if isinstance(found, str) else found,
         diverged=found if isinstance(found, str) else "",

@@ -18,7 +18,8 @@ from experiments.harness import records
 from experiments.harness.presets import Preset
 from experiments.harness.study import Cell
 from mhd_jax.config import default_config, flatten, update
-from mhd_jax.runtime.workdir import FREE_SETTINGS, to_json
+from mhd_jax.results import Summary
+from mhd_jax.runtime.workdir import FREE_SETTINGS, Workdir, to_json
 
 # What a client that exchanges nothing does not depend on.
 _ONLY_FOR_EXCHANGE = ("graph.*", "exchange.*", "distill.*", "average.*", "rounds.*", "heads.aux")
@@ -48,8 +49,9 @@ def cell_configs(
       changes: settings that replace the cell's.
     """
     found = []
-    for first in range(0, chosen.seeds, chosen.num_seeds):
-        stacked = {"seed": first, "num_seeds": min(chosen.num_seeds, chosen.seeds - first)}
+    together = cell.changes.get("num_seeds", chosen.num_seeds)
+    for first in range(0, chosen.seeds, together):
+        stacked = {"seed": first, "num_seeds": min(together, chosen.seeds - first)}
         settings = {"isolated_baseline": False, **cell.changes, **(changes or {}), **stacked}
         config = chosen.base(settings, cell.config)
         if config.method == "isolated":
@@ -89,9 +91,9 @@ class Runs:
         """Whether there is nothing left to do."""
         return (self.path(config) / "summary.json").exists()
 
-    def summary(self, config: ml_collections.ConfigDict) -> Mapping[str, Any]:
+    def summary(self, config: ml_collections.ConfigDict) -> Summary:
         """What the finished run left."""
-        return json.loads((self.path(config) / "summary.json").read_text())
+        return Workdir(self.path(config)).read_summary()
 
     def seconds(self, config: ml_collections.ConfigDict) -> float:
         """Wall seconds spent on the run so far; what a killed process spent is not counted."""

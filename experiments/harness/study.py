@@ -74,7 +74,7 @@ class PerClass:
     Attributes:
       class_accuracy: of every head on every class.
       primary_labels: the labels of which a client has most.
-      adjacency: [i, j] where client i learns from client j.
+      adjacency: [i, j] where client i learns from client j at any step of the run.
     """
 
     class_accuracy: Float[np.ndarray, "R K H C"]

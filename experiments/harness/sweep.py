@@ -116,7 +116,7 @@ class Sweep:
         """Runs what is missing and keeps tables and figures up to date."""
         left = [t for t in self.tasks if not self.record_path(t.study, t.cell).exists()]
         total, before = len(self.tasks), len(self.tasks) - len(left)
-        print(f"{total} cells, {before} of them finished before · {self.outlook()}", flush=True)
+        print(f"{before} of {total} cells finished before · {self.outlook()}", flush=True)
         ended: dict[str, DivergedError | None] = {}
         with contextlib.closing(self._make_runs(left)) as runs_made:
             for key, error in runs_made:
@@ -193,9 +193,9 @@ class Sweep:
         configs = [config for _, config in self.needed().values()]
         spent = [self.made.seconds(config) for config in configs if self.made.finished(config)]
         text = f"{len(spent)} of {len(configs)} runs done"
-        if spent:
-            left = (len(configs) - len(spent)) * sum(spent) / len(spent)
-            text += f", ETA {_duration(left / self.jobs)}"
+        left = len(configs) - len(spent)
+        if spent and left:
+            text += f", ETA {_duration(left * sum(spent) / len(spent) / self.jobs)}"
         return text
 
     def list_runs(self) -> str:

@@ -30,11 +30,9 @@ def rows(record: Record) -> list[HeadRow]:
     """A row per head, then the isolated baseline; of a pooled model, the same for all clients."""
     found = record.results
     return accuracy_rows(
-        np.asarray(found.shared_accuracy),
-        np.asarray(found.private_accuracy),
-        np.asarray(found.isolated_shared_accuracy),
-        np.asarray(found.isolated_private_accuracy),
-    )
+        found.shared_accuracy, found.private_accuracy,
+        found.isolated_shared_accuracy, found.isolated_private_accuracy,
+    )  # fmt: skip
 
 
 def number(spread: Spread | None, signed: bool = False) -> str:
@@ -184,7 +182,7 @@ def csv_text(records: Sequence[Record]) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(
-        ["study", "cell", "group", "label", "head"]
+        ["study", "cell", "group", "label", "column", "head"]
         + [
             f"{kind}_{part}"
             for kind in ("shared", "private", "shared_gain")
@@ -193,7 +191,7 @@ def csv_text(records: Sequence[Record]) -> str:
         + ["bytes_per_client_and_step", "seconds_per_step"]
     )
     for record in (record for record in records if record.found):
-        start = [record.study, record.cell, record.group, record.label]
+        start = [record.study, record.cell, record.group, record.label, record.column]
         end = [record.results.bytes_per_client_and_step, record.seconds_per_step]
         for row in rows(record):
             spreads = [row.shared, row.private, row.shared_gain]

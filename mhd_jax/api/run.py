@@ -20,7 +20,6 @@ from mhd_jax import config as config_lib
 from mhd_jax import experiment as experiment_lib
 from mhd_jax import state as state_lib
 from mhd_jax.api.pieces import PIECES, use
-from mhd_jax.data.feed import Preparation
 from mhd_jax.errors import ConfigError, WorkdirError, suggest
 from mhd_jax.experiment import Experiment
 from mhd_jax.reporting import charts
@@ -240,19 +239,18 @@ class _Restored:
         local.parallel.client_devices, local.parallel.data_devices = 0, 1
         self.experiment = experiment_lib.build(local)
         self.state = _restore(self.experiment, directory)
-        source = self.experiment.federations[0].source
-        self._prepare = Preparation(config.data.augment, source.mean, source.std).test
+        self._prepare = experiment_lib.preparation(config, self.experiment.federations).test
         self._predict = [self._forward(model) for model in self.experiment.parts.models]
 
-    def _forward(self, model: nn.Module) -> Callable[[Variables, Array], Array]:
-        """A jitted function from the variables of k clients and images to [k, N, H, C]."""
+    def _forward(self, model: nn.Module) -> Callable[[Variables, Array, int], Array]:
+        """A jitted function: variables of k clients, images and their replica to [k, N, H, C]."""
 
-        def forward(variables: Variables, images: Array) -> Array:
-            inputs = self._prepare(images)
+        def forward(variables: Variables, images: Array, replica: int) -> Array:
+            inputs = self._prepare(images, replica)
             one = lambda client: model.apply(client, inputs, train=False)[0]  # noqa: E731
             return jax.nn.softmax(jax.vmap(one)(variables))
 
-        return jax.jit(forward)
+        return jax.jit(forward, static_argnames="replica")
 
     def predict(self, images: np.ndarray, replica: int) -> np.ndarray:
         """See `Run.predict`."""
@@ -265,7 +263,7 @@ class _Restored:
         ):
             chosen = jax.tree.map(lambda x, size=size: x[replica, :size], group.snapshot)
             chunks = [
-                np.asarray(forward(chosen, jnp.asarray(images[start : start + CHUNK])))
+                np.asarray(forward(chosen, jnp.asarray(images[start : start + CHUNK]), replica))
                 for start in range(0, max(len(images), 1), CHUNK)
             ]
             parts.append(np.concatenate(chunks, axis=1))

@@ -15,10 +15,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int
 
 from mhd_jax import rng
 from mhd_jax.data import augment, batches
@@ -44,8 +45,10 @@ class Federation:
       seed: the replica's seed.
       source: private training set, test set and normalisation.
       partition: the private samples of every client.
-      public: the split public images come from; its labels are never read.
+      public: the split public images come from; its labels never reach training.
       public_indices: the public set within that split.
+      mean: per channel, subtracted from values in 0..1 before an image enters a network.
+      std: per channel, the divisor after that.
     """
 
     seed: int
@@ -53,6 +56,8 @@ class Federation:
     partition: Partition
     public: Split
     public_indices: Int[np.ndarray, " P"]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
 
 
 class Feed(Protocol):
@@ -130,33 +135,50 @@ class SampleOrder:
 
 @dataclasses.dataclass(frozen=True)
 class Preparation:
-    """From stored images to the network's input: augmentation and normalisation, on the device."""
+    """From stored images to the network's input: augmentation and normalisation, on the device.
+
+    Attributes:
+      augment: name of the augmentation on the device.
+      statistics: mean and standard deviation per channel for every replica.
+    """
 
     augment: str
-    mean: Sequence[float]
-    std: Sequence[float]
+    statistics: Float[np.ndarray, "R 2 C"]
 
-    def test(self, images: Array) -> Array:
+    def test(self, images: Array, replica: int = 0) -> Array:
         """[B, ...] stored images, normalised only."""
-        return augment.normalize(images, self.mean, self.std)
+        return augment.normalize(images, *self.statistics[replica])
 
-    def train(self, images: Array, keys: Array) -> Array:
+    def test_all(self, images: Array) -> Array:
+        """[R, B, ...]: the same for every replica."""
+        return jnp.stack([self.test(images, replica) for replica in range(len(self.statistics))])
+
+    def train(self, images: Array, keys: Array, statistics: Float[Array, "2 C"]) -> Array:
         """[B, ...] stored images and one key each, augmented and normalised."""
-        return self.test(augment.augment(self.augment, keys, images))
+        return augment.normalize(augment.augment(self.augment, keys, images), *statistics)
 
-    def private(self, images: Array, seed: Array, step: Array, first_client: Array) -> Array:
+    def private(
+        self,
+        images: Array,
+        statistics: Float[Array, "2 C"],
+        seed: Array,
+        step: Array,
+        first_client: Array,
+    ) -> Array:
         """[k, B, ...]: every client's batch with its own draws."""
         base = rng.stream(seed, "augment private", step)
         first = jax.lax.axis_index(DATA) * images.shape[1]
         clients = first_client + np.arange(images.shape[0])
         keys = jax.vmap(lambda client: _keys(base, client, first, images.shape[1]))(clients)
-        return jax.vmap(self.train)(images, keys)
+        return jax.vmap(self.train, in_axes=(0, 0, None))(images, keys, statistics)
 
-    def public(self, images: Array, seed: Array, step: Array) -> Array:
+    def public(
+        self, images: Array, statistics: Float[Array, "2 C"], seed: Array, step: Array
+    ) -> Array:
         """[B', ...]: the same augmented batch for all clients."""
         base = rng.stream(seed, "augment public", step)
         first = jax.lax.axis_index(DATA) * images.shape[0]
-        return self.train(images, _keys(base, 0, first, images.shape[0]))
+        return self.train(images, _keys(base, 0, first, images.shape[0]), statistics)
 
 
 def _keys(base: Array, client: Array | int, first: Array, size: int) -> Array:
@@ -182,6 +204,7 @@ class Resident:
         return {
             "private": tuple(self._private(group) for group in range(len(self._layout.groups))),
             "public": self._layout.put(public),
+            "statistics": self._layout.put(self._preparation.statistics),
         }
 
     def _private(self, group: int) -> tuple[jax.Array, jax.Array]:
@@ -247,12 +270,18 @@ class Resident:
             for rows in self._layout.rows
         )
         shape = (replicas, len(first.public_indices), *public.image_shape)
-        return {"private": private, "public": jax.ShapeDtypeStruct(shape, public.dtype)}
+        statistics = self._preparation.statistics
+        return {
+            "private": private,
+            "public": jax.ShapeDtypeStruct(shape, public.dtype),
+            "statistics": jax.ShapeDtypeStruct(statistics.shape, statistics.dtype),
+        }
 
     def data_specs(self) -> DeviceData:
         """Private data with its client, public data everywhere."""
         rows = P(None, CLIENTS)
-        return {"private": ((rows, rows),) * len(self._layout.groups), "public": P()}
+        private = ((rows, rows),) * len(self._layout.groups)
+        return {"private": private, "public": P(), "statistics": P()}
 
     def inputs(self, start: int, stop: int) -> Entries:
         """Positions only."""
@@ -274,9 +303,15 @@ class Resident:
             index = inputs.private[group]
             first = self._layout.offsets[group] + jax.lax.axis_index(CLIENTS) * len(index)
             take = jax.vmap(lambda x, at: x[at])
-            images.append(self._preparation.private(take(stored, index), seed, step, first))
+            images.append(
+                self._preparation.private(
+                    take(stored, index), data["statistics"], seed, step, first
+                )
+            )
             labels.append(take(owned, index))
-        public = self._preparation.public(data["public"][inputs.public], seed, step)
+        public = self._preparation.public(
+            data["public"][inputs.public], data["statistics"], seed, step
+        )
         return Batch(tuple(images), tuple(labels), public)
 
 

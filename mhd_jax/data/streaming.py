@@ -9,6 +9,7 @@ without reading what came before. A process reads the private images of its own 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -197,18 +198,19 @@ class Streaming:
         self.seconds_waiting = 0.0
         self.why = "data.feed = streaming"
 
-    @property
+    @functools.cached_property
     def data(self) -> DeviceData:
-        """Nothing stays on the devices."""
-        return {}
+        """No images stay on the devices, only how they are normalised."""
+        return {"statistics": self._layout.put(self._preparation.statistics)}
 
     def data_shapes(self) -> DeviceData:
-        """Nothing."""
-        return {}
+        """Of the statistics."""
+        statistics = self._preparation.statistics
+        return {"statistics": jax.ShapeDtypeStruct(statistics.shape, statistics.dtype)}
 
     def data_specs(self) -> DeviceData:
-        """Nothing."""
-        return {}
+        """Everywhere."""
+        return {"statistics": P()}
 
     def inputs(self, start: int, stop: int) -> Entries:
         """Images and labels of steps start..stop - 1, [n, R, K, B, ...], and public images."""
@@ -281,10 +283,10 @@ class Streaming:
 
     def load(self, data: DeviceData, inputs: StepInputs, seed: Array, step: Array) -> Batch:
         """Augments and normalises what came with the inputs."""
-        del data
-        images = []
+        images, statistics = [], data["statistics"]
         for group, (stored, _) in enumerate(inputs.private):
             first = self._layout.offsets[group] + jax.lax.axis_index(CLIENTS) * len(stored)
-            images.append(self._preparation.private(stored, seed, step, first))
+            images.append(self._preparation.private(stored, statistics, seed, step, first))
         labels = tuple(owned for _, owned in inputs.private)
-        return Batch(tuple(images), labels, self._preparation.public(inputs.public, seed, step))
+        public = self._preparation.public(inputs.public, statistics, seed, step)
+        return Batch(tuple(images), labels, public)

@@ -30,6 +30,7 @@ class ModelSettings:
       dtype: "float32" or "bfloat16", the type of the computation; parameters are float32.
       stem: first layers of a ResNet, "default", "cifar" (3x3) or "imagenet" (7x7/2 and a pool).
       signed_embedding: leave the last ReLU out, so that embeddings have both signs.
+      remat: residual networks keep only their blocks' inputs for the backward pass.
       conv_lowering: lowering of stacked convolutions, see `mhd_jax.models.conv`.
     """
 
@@ -39,6 +40,7 @@ class ModelSettings:
     dtype: str = "float32"
     stem: str = "default"
     signed_embedding: bool = True
+    remat: bool = False
     conv_lowering: str = "auto"
 
     def __post_init__(self) -> None:

@@ -81,6 +81,7 @@ class ResNet(nn.Module):
       norm: normalisation, "layer", "group", "batch" or "none".
       dtype: type of activations and arithmetic.
       conv: lowering of stacked convolutions.
+      remat: keep only the blocks' inputs for the backward pass and compute the rest again.
     """
 
     stages: tuple[int, ...]
@@ -91,15 +92,18 @@ class ResNet(nn.Module):
     norm: str = "group"
     dtype: DTypeLike = jnp.float32
     conv: str = "auto"
+    remat: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"], train: bool) -> Float[Array, "B D"]:
         """Embeddings, the mean over positions of the last block's output."""
         x = self._stem(x.astype(self.dtype), train)
+        # Argument 2, after the module and x, is `train`, which is no array.
+        block_type = nn.remat(ResidualBlock, static_argnums=(2,)) if self.remat else ResidualBlock
         for stage, blocks in enumerate(self.stages):
             for block in range(blocks):
                 last = stage == len(self.stages) - 1 and block == blocks - 1
-                x = ResidualBlock(
+                x = block_type(
                     width=self.width * 2**stage,
                     stride=2 if stage > 0 and block == 0 else 1,
                     bottleneck=self.bottleneck,
@@ -142,6 +146,7 @@ def resnet(
         norm=settings.norm_or("group"),
         dtype=settings.compute_dtype,
         conv=settings.conv_lowering,
+        remat=settings.remat,
     )
 
 

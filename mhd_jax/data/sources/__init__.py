@@ -15,8 +15,10 @@ from mhd_jax.data.sources.interface import (
     Source,
     Split,
     check_source,
+    first_classes,
     fit,
     load_all,
+    measured_statistics,
     part,
 )
 from mhd_jax.data.sources.tfds import TfdsSplit, tensorflow_dataset
@@ -36,6 +38,7 @@ __all__ = [
     "fit",
     "from_arrays",
     "load_all",
+    "measured_statistics",
     "part",
     "public_split",
     "source",
@@ -49,8 +52,8 @@ def source(config: ConfigDict) -> Source:
     Args:
       config: with `name` ("digits", "photos", "folder", or one of TensorFlow Datasets such as
         "cifar10" or "imagenet_resized/64x64"), `dir`, `split` ("" or "train" for all training
-        samples, or a part such as "train[:20%]" or "train[:5000]"), and `image_size` (0 for the
-        stored size).
+        samples, or a part such as "train[:20%]" or "train[:5000]"), `image_size` (0 for the
+        stored size), and `num_classes` (the first so many classes only, 0 for all).
 
     Raises:
       ConfigError: there is no such dataset, it is not prepared, or a setting does not fit it.
@@ -62,7 +65,8 @@ def source(config: ConfigDict) -> Source:
     size = config.image_size
     if not isinstance(size, int) or isinstance(size, bool) or size < 0:
         raise ConfigError("data.image_size", size, "a size in pixels, or 0 for the stored size")
-    return _load(config.name, config.dir, config.split, (size, size, 0))
+    found = _load(config.name, config.dir, config.split, (size, size, 0))
+    return first_classes(found, config.get("num_classes", 0))
 
 
 def public_split(config: ConfigDict, image_shape: Shape) -> Split:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
 
 import numpy as np
+from absl import logging
 from etils import epath
 from jaxtyping import Int, Shaped, UInt8
 from PIL import Image, ImageOps
@@ -34,8 +35,8 @@ AS_STORED: Shape = (0, 0, 0)
 MAX_THREADS = 16
 BLOCK = 256
 
-# Published channel statistics, of values in 0..1. Any other dataset gets 0.5 and 0.25: statistics
-# measured on the clients' images would be something that leaves the clients before training.
+# Published channel statistics, of values in 0..1. Any other data set is measured on its public
+# images: statistics of the clients' images would leave the clients before training.
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 STATISTICS = {
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
@@ -100,16 +101,17 @@ class Source:
       class_names: one per class; a label is an index into them.
       train: what clients and the public set draw from.
       test: what everybody is evaluated on.
-      mean: per channel, subtracted from values in 0..1 before an image enters a model.
-      std: per channel, the divisor after that.
+      mean: per channel, subtracted from values in 0..1 before an image enters a model; () to
+        measure it on the public images of a run.
+      std: per channel, the divisor after that; likewise.
     """
 
     name: str
     class_names: tuple[str, ...]
     train: Split
     test: Split
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
 
     @property
     def num_classes(self) -> int:
@@ -120,6 +122,45 @@ class Source:
     def image_shape(self) -> Shape:
         """Height, width and channels of every image."""
         return self.train.image_shape
+
+
+class SubSplit(Split):
+    """Some samples of another split, by index; their labels stay what they are."""
+
+    def __init__(self, whole: Split, indices: Int[np.ndarray, " n"]) -> None:
+        self.image_shape, self.dtype = whole.image_shape, whole.dtype
+        self._whole, self._indices = whole, np.asarray(indices)
+
+    @property
+    def labels(self) -> Int[np.ndarray, " N"]:
+        """Labels of the samples that are left."""
+        return self._whole.labels[self._indices]
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def read(self, indices: Int[np.ndarray, " n"]) -> Iterator[Shaped[np.ndarray, "h w c"]]:
+        """Decodes images of the whole split."""
+        return self._whole.read(self._indices[np.asarray(indices)])
+
+
+def first_classes(source: Source, count: int) -> Source:
+    """The data set less all classes but the first `count`; 0 keeps all.
+
+    Raises:
+      ConfigError: fewer than 2 classes, or more than there are.
+    """
+    if count == 0 or count == source.num_classes:
+        return source
+    if not 2 <= count <= source.num_classes:
+        accepted = f"0 for all, or 2 to {source.num_classes} classes of {source.name}"
+        raise ConfigError("data.num_classes", count, accepted)
+    train, test = (
+        SubSplit(split, np.flatnonzero(split.labels < count))
+        for split in (source.train, source.test)
+    )
+    names = source.class_names[:count]
+    return dataclasses.replace(source, class_names=names, train=train, test=test)
 
 
 Loader = Callable[[str, str, Shape], Source]
@@ -194,11 +235,38 @@ def resolve_shape(stored: Sequence[int | None], wanted: Shape) -> Shape:
 
 
 def statistics(name: str, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation per channel, the published ones where there are any."""
+    """Published mean and standard deviation per channel; () and () where there are none."""
     mean, std = STATISTICS.get(re.split("[/:]", name)[0], ((), ()))
-    if len(mean) != channels:
-        return (0.5,) * channels, (0.25,) * channels
-    return mean, std
+    return (mean, std) if len(mean) == channels else ((), ())
+
+
+MEASURED = 4096  # images that statistics are measured on, at most
+
+
+def measured_statistics(
+    split: Split, indices: Int[np.ndarray, " P"]
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per channel of some images, of values in 0..1.
+
+    Args:
+      split: of the public images.
+      indices: the public set; more than `MEASURED` are thinned out evenly.
+
+    Raises:
+      ConfigError: all pixels of all channels are alike.
+    """
+    images = split.images(indices[:: -(-len(indices) // MEASURED)])
+    scale = 255.0 if images.dtype == np.uint8 else 1.0
+    pixels = images.reshape(-1, images.shape[-1]).astype(np.float64) / scale
+    mean, std = pixels.mean(axis=0), pixels.std(axis=0)
+    if not std.any():
+        accepted = "public images that differ: all their pixels are the same number"
+        raise ConfigError("data.name", f"a mean of {mean.round(3).tolist()}", accepted)
+    if not std.all():
+        dead = np.flatnonzero(std == 0).tolist()
+        logging.warning("channels %s of the public images are constant: not scaled", dead)
+    std = np.where(std == 0, 1.0, std)
+    return tuple(map(float, mean.round(6))), tuple(map(float, std.round(6)))
 
 
 def part(split: str, num_samples: int) -> slice:
@@ -230,8 +298,10 @@ def check_source(found: Source, name: str) -> None:
         accepted = f"a loader that returns a Source, not {type(found).__name__}"
         raise ConfigError("data.name", name, accepted)
     shape, classes = found.image_shape, found.num_classes
-    if len(found.mean) != shape[-1] or len(found.std) != shape[-1]:
-        accepted = f"a mean and a std of {shape[-1]} channels, not {found.mean} and {found.std}"
+    if len(found.mean) not in (0, shape[-1]) or len(found.std) != len(found.mean):
+        accepted = (
+            f"a mean and a std of {shape[-1]} channels, or none, not {found.mean} and {found.std}"
+        )
         raise ConfigError("data.name", name, accepted)
     for part, split in (("train", found.train), ("test", found.test)):
         images, labels = split.images(np.zeros(1, np.int64)), split.labels

@@ -138,22 +138,20 @@ def _builder(name: str, directory: str) -> tfds.core.DatasetBuilder:
             "data.name", name, f"a dataset of TensorFlow Datasets ({reason})"
         ) from None
     if not builder.info.splits:
-        command = ["tfds", "build", name, "--file_format=array_record"]
-        command += [f"--data_dir={directory}"] if directory else []
-        _refuse_unprepared(name, directory, "nothing", command)
+        _refuse_unprepared(name, directory, "nothing", f"--dir={directory or '~/tfds'}")
     if "array_record" not in {form.value for form in builder.info.available_file_formats()}:
-        command = ["tfds", "convert_format", f"--dataset_version_dir={builder.data_path}"]
-        command += ["--out_file_format=array_record"]
-        _refuse_unprepared(name, directory, f"{builder.info.file_format.value} files", command)
+        found, source = f"{builder.info.file_format.value} files", f"--from={builder.data_path}"
+        _refuse_unprepared(name, directory, found, "--dir=another folder", source)
     return builder
 
 
-def _refuse_unprepared(name: str, directory: str, found: str, command: list[str]) -> NoReturn:
+def _refuse_unprepared(name: str, directory: str, found: str, *flags: str) -> NoReturn:
+    command = shlex.join(["python", "-m", "experiments.prepare", name, *flags])
     raise ConfigError(
         "data.name",
         name,
         f"a dataset prepared as array_record files, but data.dir = {directory!r} has {found} of"
-        f" that name. Prepare it once, where TensorFlow is installed, with: {shlex.join(command)}",
+        f" that name. Prepare it once, in a checkout of mhd-jax, with: {command}",
     )
 
 

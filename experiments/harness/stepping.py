@@ -12,7 +12,6 @@ import jax
 import ml_collections
 import numpy as np
 
-from experiments.benchmarks.timing import Contender
 from mhd_jax import experiment as experiment_lib
 from mhd_jax import train
 from mhd_jax.state import State
@@ -64,10 +63,6 @@ class Stepper:
         found = [layout.fetch(metrics) for metrics in waiting]
         jax.block_until_ready(self._stepper.state)
         return [{k: layout.join(v, axis=2) for k, v in one.items()} for one in found]
-
-    def contender(self, name: str = "ours") -> Contender:
-        """For `timing.alternate`."""
-        return Contender(name, self.run, self.compile_seconds, self.unit)
 
     def waiting(self, steps: int) -> float:
         """Does the next `steps` steps; the share of that time devices had nothing to do."""

@@ -1,0 +1,178 @@
+# Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
+"""(a) Does it compute the same here? The tests' small runs beside a CPU's, resume, every config.
+
+python -m experiments.accelerator.correctness OUT.npz   # the CPU's side, in its own process
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments.accelerator.pieces import Case, Context, Piece, Records
+from mhd_jax import estimate, train
+from mhd_jax import experiment as experiment_lib
+from mhd_jax.config import update
+from mhd_jax.data import sources
+from tests import small
+
+CALLS = 2  # of the step; the second one is through an update
+# Largest relative difference of a loss, and of a parameter to the largest of its kind.
+TOLERANCE = {"float32": 1e-3, "bfloat16": 1e-1}
+CASES: dict[str, dict[str, Any]] = {
+    "mhd": {},
+    "resnet8": {"model__name": "resnet8", "model__width": 4},
+    "bfloat16": {"model__dtype": "bfloat16"},
+    "stale": {"exchange__mode": "stale", "exchange__pool_size": 2, "exchange__refresh_steps": 2},
+    "fedavg": {"method": "fedavg", "average__every": 2},
+    "fedmd": {"method": "fedmd"},
+    "codistillation": {"method": "codistillation"},
+    "cnn": {"model__name": "cnn", "model__width": 4},
+    "streaming": {"data__feed": "streaming"},
+    "adamw": {"optimizer__name": "adamw", "optimizer__learning_rate": 1e-3},
+}
+QUICK = ("mhd", "cnn")
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+
+
+def outcome(name: str) -> dict[str, np.ndarray]:
+    """Losses and parameters after a small run, by name."""
+    experiment = small.build(**CASES[name])
+    state, metrics = small.run(experiment, calls=CALLS)
+    leaves = small.clients(experiment, state)
+    return {f"{name}/loss": metrics["loss"]} | {
+        f"{name}/parameter{index}": leaf for index, leaf in enumerate(leaves)
+    }
+
+
+def reference(names: Sequence[str]) -> dict[str, np.ndarray]:
+    """The same on the CPU, computed by another process."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "cpu.npz"
+        command = [sys.executable, "-m", "experiments.accelerator.correctness", str(file), *names]
+        environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+        subprocess.run(command, check=True, env=environment)
+        with np.load(file) as found:
+            return dict(found)
+
+
+def compare(name: str, mine: Mapping[str, np.ndarray], cpu: Mapping[str, np.ndarray]) -> float:
+    """The largest difference, relative to the largest value of an array.
+
+    Raises:
+      ValueError: it is above the tolerance, or something is not a finite number.
+    """
+    worst = 0.0
+    for key, value in mine.items():
+        scale = max(float(np.abs(cpu[key]).max()), 1e-6)
+        found = float(np.abs(value.astype(np.float64) - cpu[key]).max()) / scale
+        if not np.isfinite(found):
+            raise ValueError(f"{key}: a value that is not finite")
+        worst = max(worst, found)
+    dtype = CASES[name].get("model__dtype", "float32")
+    if worst > TOLERANCE[dtype]:
+        raise ValueError(f"{name} differs from the CPU's by {worst:.2g} of the largest value")
+    return worst
+
+
+def steps(context: Context) -> dict[str, Any]:
+    """Every small run here and on the CPU."""
+    names = QUICK if context.quick else tuple(CASES)
+    cpu = reference(names)
+    return {"difference": {name: compare(name, outcome(name), cpu) for name in names}}
+
+
+def resume(context: Context) -> dict[str, Any]:
+    """A run that is resumed from its first checkpoint ends with the bits of one left alone."""
+    from experiments.checks import kill_loop
+
+    del context
+    config = small.config(train__steps=6, train__checkpoint_every=3, isolated_baseline=False)
+    with tempfile.TemporaryDirectory() as folder:
+        whole, again = Path(folder) / "whole", Path(folder) / "again"
+        train.train_and_evaluate(config, whole, with_report=False)
+        shutil.copytree(whole, again)
+        shutil.rmtree(again / "checkpoints" / "6")
+        (again / "summary.json").unlink()
+        train.train_and_evaluate(config, again, with_report=False)
+        ends = [kill_loop.last_state(path, 6) for path in (whole, again)]
+    if difference := kill_loop.difference(*ends):
+        raise ValueError(f"the resumed run differs by {difference:.2g}")
+    return {"difference": 0.0, "arrays": len(ends[0])}
+
+
+def config_trains(file: Path, context: Context) -> dict[str, Any]:
+    """Some steps of a config's smallest variant, on random images of its data set's shape."""
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = module.get_config("smoke")
+    update(config, {"clients.num": 2 if context.quick else 4, "isolated_baseline": False})
+    experiment = experiment_lib.build(config, _random_images(config))
+    _, metrics = small.run(experiment, calls=CALLS)
+    if not np.isfinite(metrics["loss"]).all():
+        raise ValueError(f"{file.name}: a loss that is not finite")
+    return {"loss": float(metrics["loss"].mean())}
+
+
+def _random_images(config: Any) -> experiment_lib.DataSets | None:
+    """Random images, a few of each class, for the data sets that have to be prepared."""
+    if config.data.name == "digits":
+        return None
+    classes = estimate.KNOWN[config.data.name][0]
+    draw, count = np.random.default_rng(0), 4 * classes
+    shape = (config.data.image_size, config.data.image_size, 3)
+    images = draw.integers(0, 256, (count, *shape), np.uint8)
+    labels = np.arange(count) % classes
+    return sources.from_arrays("random", (images, labels), (images[:40], labels[:40])), None
+
+
+def cases(context: Context) -> list[Case]:
+    files = sorted(CONFIGS.glob("*.py"))
+    if context.quick:
+        files = [file for file in files if file.stem in ("digits", "cifar10")]
+    trained = [Case(f"config_{f.stem}", functools.partial(config_trains, f)) for f in files]
+    return [Case("steps", steps), Case("resume", resume), *trained]
+
+
+def rows(records: Records) -> list[tuple[str, str]]:
+    """What agrees, and by how much."""
+    found = []
+    for name, record in records.items():
+        results = record.get("results", {})
+        if name == "steps" and results:
+            worst = max(results["difference"].values())
+            count = len(results["difference"])
+            found.append((f"{count} small runs beside the CPU's", f"differ by at most {worst:.1g}"))
+        elif name == "resume" and results:
+            found.append(("resumed run", "the same bits"))
+        elif results:
+            found.append((f"{name.removeprefix('config_')}.py:smoke", "trains"))
+    return found
+
+
+PIECE = Piece(
+    "correctness", "The tests' small cases beside the CPU's, resume, every config", cases, rows,
+    # Products in full float32, and the same order of additions every time.
+    {"JAX_DEFAULT_MATMUL_PRECISION": "highest", "XLA_FLAGS": "--xla_gpu_deterministic_ops=true"},
+)  # fmt: skip
+
+
+if __name__ == "__main__":
+    arrays: dict[str, np.ndarray] = {}
+    for chosen in sys.argv[2:]:
+        arrays |= outcome(chosen)
+    assert jax.default_backend() == "cpu"
+    np.savez(sys.argv[1], **arrays)  # type: ignore[arg-type]

@@ -1,0 +1,193 @@
+# Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
+"""Is distillation going well? What predictions on public images tell, and the warnings they raise.
+
+At every log point a fixed sample of the public set goes through all clients (`step.make_probe`),
+beside training and without a trace in it. From what the heads say of it come four numbers: how
+spread out a head's predictions are, how often teachers agree, who teaches, and, where the public
+images happen to have labels, how often the chosen teacher is right. `Watch` turns them into one
+line on the terminal when something has gone wrong, once per kind.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from mhd_jax import distill
+
+# --- What the probe measures ----------------------------------------------------------------------
+
+
+def prediction_entropy(log_probs: Float[Array, "K B H C"]) -> Float[Array, "K H"]:
+    """Entropy in nats of each head's mean prediction: log C when all classes are named alike.
+
+    >>> one_class = jnp.log(jnp.array([0.998, 0.001, 0.001]))
+    >>> round(float(prediction_entropy(jnp.broadcast_to(one_class, (1, 5, 1, 3)))[0, 0]), 2)
+    0.02
+    """
+    return -distill.neg_entropy(jnp.log(distill.mean_prediction(log_probs)))
+
+
+def top_class_share(log_probs: Float[Array, "K B H C"]) -> Float[Array, "K H"]:
+    """Share of the images that a head gives to the class it names most; 1 is a collapsed head."""
+    named = jax.nn.one_hot(jnp.argmax(log_probs, axis=-1), log_probs.shape[-1])
+    return named.mean(axis=1).max(axis=-1)
+
+
+def agreement(log_probs: Float[Array, "K B H C"]) -> Float[Array, " H"]:
+    """Chance that two different clients' heads of one rank name the same class of an image.
+
+    1 for a single client. Source: pairwise agreement, as in the churn literature; from counts
+    n_c of the clients that name class c it is sum_c n_c (n_c - 1) / (K (K - 1)).
+    """
+    clients = log_probs.shape[0]
+    if clients == 1:
+        return jnp.ones(log_probs.shape[2])
+    count = jax.nn.one_hot(jnp.argmax(log_probs, axis=-1), log_probs.shape[-1]).sum(axis=0)
+    pairs = (count * (count - 1)).sum(axis=-1)
+    return pairs.mean(axis=0) / (clients * (clients - 1))
+
+
+def taught_shares(
+    choice: distill.Choice,
+    candidates: distill.Candidates,
+    num_clients: int,
+    ids: Int[Array, " k"],
+    in_front: int = 0,
+) -> Float[Array, "k K"]:
+    """How each student's lessons are divided among clients, over samples and ranks.
+
+    Candidates are one or more versions of every client, those of a client together; students'
+    own present states may stand in front.
+
+    Args:
+      choice: what a teacher rule returned; a `Target` has no single teachers and gives zeros.
+      candidates: that it chose from.
+      num_clients: K.
+      ids: which clients the students are.
+      in_front: how many of the candidates are the students themselves: k where teachers are
+        snapshots and oneself may teach, else 0.
+    """
+    if isinstance(choice, distill.Target):
+        return jnp.zeros((len(ids), num_clients))
+    num = candidates.allowed.shape[1]
+    if jnp.issubdtype(choice.dtype, jnp.integer):
+        chosen = jax.nn.one_hot(choice, num).mean(axis=(1, 2))
+    else:
+        chosen = choice.mean(axis=(2, 3))
+    per_block = candidates.published.shape[0]
+    chosen = chosen.reshape(len(ids), -1, per_block).sum(axis=1)
+    shares = chosen[:, in_front:].reshape(len(ids), num_clients, -1).sum(axis=2)
+    own = chosen[:, :in_front].sum(axis=1)
+    return shares + own[:, None] * jax.nn.one_hot(ids, num_clients)
+
+
+def teacher_accuracy(target: distill.Target, labels: Int[Array, " B"]) -> Float[Array, "k m"]:
+    """How often the target's likeliest class is right, over the taught samples; NaN for none."""
+    right = (jnp.argmax(target.scores, axis=-1) == labels[None, :, None]) & target.taught
+    return right.sum(axis=1) / target.taught.sum(axis=1)
+
+
+# --- When to say something ------------------------------------------------------------------------
+
+COLLAPSED = 0.95  # of the images in one class
+DOMINANT = 0.5  # of all lessons from one client, and ...
+UNEVEN = 3.0  # ... so many times its share if every reader chose at random
+BEHIND = 0.05  # of private accuracy that the main head lacks, mean over clients
+
+
+@dataclasses.dataclass
+class Watch:
+    """Remembers what has been said, so that each kind of trouble is told once in a run.
+
+    Attributes:
+      patience: steps before anything is said: until then heads know too little to be judged.
+    """
+
+    patience: int = 0
+    _told: set[str] = dataclasses.field(default_factory=set)
+
+    def look(
+        self,
+        step: int,
+        *,
+        top_share: Float[np.ndarray, "K H"],
+        shares: Float[np.ndarray, "k K"],
+        reads: Bool[np.ndarray, "k K"],
+    ) -> list[str]:
+        """What the probe of this step gives reason to say, a line each."""
+        if step < self.patience:
+            return []
+        lines = [self._collapsed(step, top_share, reads), self._dominant(step, shares, reads)]
+        return [line for line in lines if line]
+
+    def compare(
+        self,
+        step: int,
+        private: Float[np.ndarray, " K"],
+        baseline: Float[np.ndarray, " K"],
+    ) -> list[str]:
+        """What the main heads' private accuracies against the isolated baseline's say."""
+        behind = float(np.mean(baseline - private))
+        if step < self.patience or behind <= BEHIND or not self._first("behind"):
+            return []
+        worst = int(np.argmax(baseline - private))
+        return [
+            f"step {step}: main heads lie {behind:.2f} behind the isolated baseline in private "
+            f"accuracy (client {worst} most, {private[worst]:.2f} against {baseline[worst]:.2f}): "
+            "distillation crowds out the private task. Try a smaller distill.nu_aux or a longer "
+            "distill.fade_in"
+        ]
+
+    def _collapsed(
+        self, step: int, top_share: Float[np.ndarray, "K H"], reads: Bool[np.ndarray, "k K"]
+    ) -> str:
+        readers = np.any(reads, axis=1, keepdims=True)
+        collapsed = np.asarray(top_share[:, 1:] >= COLLAPSED) & readers
+        if not collapsed.any() or not self._first("collapsed"):
+            return ""
+        rank = int(collapsed.sum(axis=0).argmax()) + 1
+        clients = np.flatnonzero(collapsed[:, rank - 1])
+        return (
+            f"step {step}: auxiliary head {rank} of {_clients(clients)} gives one class to "
+            f"{top_share[clients, rank].min():.0%} of public images or more: it has collapsed. "
+            "Try a longer distill.fade_in, a smaller distill.nu_aux, or distill.alignment = 1"
+        )
+
+    def _dominant(
+        self, step: int, shares: Float[np.ndarray, "k K"], reads: Bool[np.ndarray, "k K"]
+    ) -> str:
+        if not reads.any() or not shares.any():
+            return ""
+        given = shares.sum(axis=0) / max(shares.sum(), 1e-9)
+        fair = (reads / np.maximum(reads.sum(axis=1, keepdims=True), 1)).sum(axis=0)
+        fair = fair / max(fair.sum(), 1e-9)
+        teacher = int(given.argmax())
+        unusual = given[teacher] > max(DOMINANT, UNEVEN * fair[teacher])
+        if not unusual or not self._first("dominant"):
+            return ""
+        return (
+            f"step {step}: client {teacher} gives {given[teacher]:.0%} of all lessons (chosen at "
+            f"random it would give {fair[teacher]:.0%}): it is surest of everything, or it lies. "
+            "Try distill.alignment = 1 or another distill.rule"
+        )
+
+    def _first(self, kind: str) -> bool:
+        """Whether this kind is new."""
+        new = kind not in self._told
+        self._told.add(kind)
+        return new
+
+
+def _clients(index: Int[np.ndarray, " n"]) -> str:
+    """A short list: "client 3", "clients 0, 1 and 5", "clients 0, 1, 2 and 61 more"."""
+    names = [str(int(i)) for i in index]
+    if len(names) == 1:
+        return f"client {names[0]}"
+    if len(names) > 4:
+        return f"clients {', '.join(names[:3])} and {len(names) - 3} more"
+    return f"clients {', '.join(names[:-1])} and {names[-1]}"

@@ -1,0 +1,92 @@
+# Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
+"""Takes the pulse of a run at every log point and says, once per kind, what has gone wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float
+
+from mhd_jax import health
+from mhd_jax.experiment import Experiment, preparation
+from mhd_jax.probe import Vitals, make_probe, sample_of
+from mhd_jax.state import State
+
+PATIENCE = 0.3  # of the run, or as long as distillation fades in: before that nobody is judged
+
+
+@dataclasses.dataclass
+class Monitor:
+    """The probe of a run and the watch over what it finds.
+
+    Attributes:
+      experiment: the run.
+    """
+
+    experiment: Experiment
+
+    @functools.cached_property
+    def watch(self) -> health.Watch:
+        """What has been said so far."""
+        config = self.experiment.config
+        return health.Watch(round(max(PATIENCE, config.distill.fade_in) * config.train.steps))
+
+    @property
+    def works(self) -> bool:
+        """Whether there is anything to look at: heads that learn from published predictions."""
+        chosen = self.experiment.parts.method.distillation
+        return chosen is not None and bool(chosen.nu_pred)
+
+    def look(self, state: State, step: int) -> tuple[dict[str, np.ndarray], list[str]]:
+        """Numbers for the record of a step, of the first seed, and lines for people."""
+        if not self.works:
+            return {}, []
+        experiment = self.experiment
+        exchange = experiment.schedule.exchange(max(step - 1, 0))
+        probed = self._probe(state, exchange, *self._images, experiment.seed_array)
+        host = experiment.layout.fetch(probed)
+        joined = [experiment.layout.join(parts, axis=0) for parts in zip(*host, strict=True)]
+        found = dict(zip(Vitals._fields, joined, strict=True))
+        shares = found.pop("teaching_shares")
+        values = {
+            **found,
+            "teacher_agreement": found["teacher_agreement"][0],
+            "teaching_share": shares.mean(axis=0),
+        }
+        if np.isnan(values["teacher_accuracy"]).all():
+            del values["teacher_accuracy"]
+        reads = experiment.schedule.topologies[0].at(max(step - 1, 0))
+        lines = self.watch.look(
+            step, top_share=found["top_class_share"], shares=shares, reads=reads
+        )
+        return values, lines
+
+    def compare(
+        self,
+        step: int,
+        private: Float[np.ndarray, "K H"],
+        baseline: Float[np.ndarray, "K 1"],
+    ) -> list[str]:
+        """Lines for people where main heads fall behind the isolated baseline."""
+        return self.watch.compare(step, private[:, 0], baseline[:, 0]) if self.works else []
+
+    @functools.cached_property
+    def _probe(self) -> Callable[..., Any]:
+        experiment = self.experiment
+        prepare = preparation(experiment.config, experiment.federations).test
+        return make_probe(experiment.parts, prepare)
+
+    @functools.cached_property
+    def _images(self) -> tuple[jax.Array, jax.Array]:
+        """Public images to look at and their labels, -1 where they are another data set's."""
+        federation, layout = self.experiment.federations[0], self.experiment.layout
+        chosen = sample_of(federation.public_indices)
+        known = federation.public is federation.source.train
+        labels = federation.public.labels[chosen] if known else np.full(len(chosen), -1)
+        images = federation.public.images(chosen)
+        return layout.put(images), layout.put(labels.astype(np.int32))

@@ -1,0 +1,96 @@
+# Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
+"""The probe beside training: what it reports, that it leaves no trace, and its warnings."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from mhd_jax import experiment as experiment_lib
+from mhd_jax.data import sources
+from mhd_jax.monitor import Monitor
+from tests import reference, small
+
+
+def looked(step=3, **changes):
+    experiment = small.build(**changes)
+    state, _ = small.run(experiment)
+    return experiment, state, *Monitor(experiment).look(state, step)
+
+
+@pytest.fixture(scope="module")
+def plain():
+    return looked()
+
+
+def test_every_client_and_rank_is_reported(plain):
+    _, _, values, lines = plain
+    shapes = {name: np.shape(value) for name, value in values.items()}
+    assert shapes == {
+        "prediction_entropy": (4, 3), "top_class_share": (4, 3), "teacher_agreement": (3,),
+        "teaching_share": (4,), "teacher_accuracy": (4, 2),
+    }  # fmt: skip
+    assert values["teaching_share"].sum() == pytest.approx(1, abs=1e-5)
+    assert lines == []
+
+
+def test_entropy_is_that_of_what_the_heads_say_of_the_public_set(plain):
+    experiment, state, values, _ = plain
+    fed = experiment.federations[0]
+    images = (fed.public.images(fed.public_indices) - np.float32(fed.mean)) / np.float32(fed.std)
+    model, params = experiment.parts.models[0], state.clients[0].params["model"]
+    for client in range(4):
+        variables = {"params": jax.tree.map(lambda x, c=client: x[0, c], params)}
+        logits = model.apply(variables, images, train=False)[0]
+        mean = np.exp(reference.log_softmax(logits)).mean(axis=0)
+        expected = -(mean * np.log(mean)).sum(axis=-1)
+        np.testing.assert_allclose(values["prediction_entropy"][client], expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"parallel__client_devices": 3},
+        {"exchange__mode": "stale", "exchange__pool_size": 2, "exchange__refresh_steps": 1},
+        {"method": "fedmd", "rounds__private_steps": 1, "rounds__public_steps": 1},
+        {"distill__rule": "mean_log_prob"},
+        {"num_seeds": 2},
+    ],
+    ids=["devices", "stale", "fedmd", "a rule that mixes", "seeds"],
+)
+def test_every_way_of_teaching_can_be_looked_at(changes, plain):
+    _, _, values, _ = looked(**changes)
+    heads = 1 if "method" in changes else 3
+    assert np.shape(values["prediction_entropy"]) == (4, heads)
+    assert all(np.isfinite(value).all() for value in values.values())
+    if "parallel__client_devices" in changes:
+        for name, value in plain[2].items():
+            np.testing.assert_allclose(values[name], value, atol=1e-4, err_msg=name)
+
+
+def test_public_labels_reach_the_report_and_no_parameter(plain):
+    """Other labels of the public set: another accuracy of teachers, the same bits of parameters."""
+    _, expected, values, _ = plain
+    source = sources.source(small.config().data)
+    public = experiment_lib.build(small.config()).federations[0].public_indices
+    labels = source.train.labels.copy()
+    labels[public] = (labels[public] + 1) % 10
+    train = sources.ArraySplit(sources.load_all(source.train), labels)
+    made = experiment_lib.build(small.config(), (dataclasses.replace(source, train=train), None))
+    state, _ = small.run(made)
+    found, _ = Monitor(made).look(state, 3)
+    for ours, theirs in zip(jax.tree.leaves(state), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert not np.allclose(found["teacher_accuracy"], values["teacher_accuracy"])
+
+
+def test_public_images_of_another_data_set_have_no_labels_to_look_at():
+    _, _, values, _ = looked(data__public_name="photos")
+    assert "teacher_accuracy" not in values
+
+
+def test_isolated_clients_have_nothing_to_look_at():
+    assert looked(method="isolated")[2:] == ({}, [])
