@@ -22,7 +22,6 @@ import math
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
 
 import jax
 import ml_collections
@@ -32,8 +31,6 @@ from mhd_jax import experiment as experiment_lib
 from mhd_jax import state as state_lib
 from mhd_jax.experiment import Experiment
 from mhd_jax.parallel import CLIENTS, DATA, Layout
-
-PyTree = Any
 
 PREDICTIONS, EMBEDDINGS = "published predictions", "published embeddings"
 PARAMETERS, STATISTICS = "parameters or their gradients", "batch statistics"
@@ -176,7 +173,7 @@ def compiled_text(experiment: Experiment) -> str:
     return experiment.step.lower(*abstract_arguments(experiment)).compile().as_text()
 
 
-def abstract_arguments(experiment: Experiment) -> tuple[PyTree, ...]:
+def abstract_arguments(experiment: Experiment) -> tuple[object, ...]:
     """Shapes and shardings of what the step takes: state, data, inputs, seeds, count."""
     layout = experiment.layout
     state = experiment.init_state(abstract=True)
@@ -288,7 +285,7 @@ def _holdings(experiment: Experiment, gathered: bool) -> dict[tuple[str, int], s
     parts = 1 if gathered else experiment.layout.client_devices
     state = experiment.init_state(abstract=True)
     learners = (*state.clients, *state.baseline)
-    named: list[tuple[str, PyTree]] = [
+    named: list[tuple[str, object]] = [
         (METRICS, _metric_shapes(experiment)),
         (OPTIMIZER, [group.opt_state for group in learners]),
         (STATISTICS, [group.stats for group in learners]),
@@ -305,7 +302,7 @@ def _holdings(experiment: Experiment, gathered: bool) -> dict[tuple[str, int], s
     return held
 
 
-def _metric_shapes(experiment: Experiment) -> PyTree:
+def _metric_shapes(experiment: Experiment) -> Sequence[object]:
     """Losses of all clients [R, K] and of all their taught heads [R, K, m]."""
     layout, aux = experiment.layout, max(experiment.config.heads.aux, 1)
     make = functools.partial(jax.ShapeDtypeStruct, dtype=np.float32)
@@ -313,7 +310,7 @@ def _metric_shapes(experiment: Experiment) -> PyTree:
     return [(make(shape), make((*shape, aux))) for shape in lead]
 
 
-def _private_shapes(experiment: Experiment) -> PyTree:
+def _private_shapes(experiment: Experiment) -> Sequence[object]:
     """Private images and labels: whole sets as stored, and batches, stored or normalised."""
     config, source = experiment.config, experiment.federations[0].source
     stored = source.train.images(np.zeros(1, np.int64)).dtype
@@ -328,7 +325,7 @@ def _private_shapes(experiment: Experiment) -> PyTree:
     return shapes
 
 
-def _dtype(x: Any) -> str:
+def _dtype(x: jax.Array | jax.ShapeDtypeStruct | np.dtype) -> str:
     """XLA's name of an array's or NumPy's type."""
     dtype = np.dtype(getattr(x, "dtype", x))
     names = {"bool": "pred", "bfloat16": "bf16", "float": "f", "uint": "u", "int": "s"}

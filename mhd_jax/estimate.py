@@ -19,16 +19,17 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from jaxtyping import Array, Int
+from numpy.typing import DTypeLike
 
 from mhd_jax import config as config_lib
 from mhd_jax import experiment as experiment_lib
 from mhd_jax.data import sources
-from mhd_jax.data.feed import Feed, Resident, resident_bytes
+from mhd_jax.data.feed import Entries, Feed, Resident, resident_bytes
 from mhd_jax.errors import ConfigError
 from mhd_jax.experiment import Experiment
 from mhd_jax.parallel import IN_FLIGHT
-
-PyTree = Any
+from mhd_jax.state import State
+from mhd_jax.trees import Variables
 
 GIB = 2**30
 
@@ -52,7 +53,7 @@ class Unread(sources.Split):
     """
 
     def __init__(
-        self, size: int, num_classes: int, image_shape: sources.Shape, dtype: Any = np.uint8
+        self, size: int, num_classes: int, image_shape: sources.Shape, dtype: DTypeLike = np.uint8
     ) -> None:
         self._labels = np.arange(size, dtype=np.int32) % num_classes
         self.image_shape = image_shape
@@ -197,7 +198,7 @@ def estimate(config: ml_collections.ConfigDict, memory: int) -> Estimate:
     )
 
 
-def tree_bytes(tree: PyTree) -> int:
+def tree_bytes(tree: object) -> int:
     """Bytes of all arrays in a tree of shapes."""
     return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
@@ -241,8 +242,8 @@ def _kept_bytes(model: nn.Module, image_shape: Sequence[int], batch_size: int) -
     variables = jax.eval_shape(init, image)
     params, rest = variables["params"], {k: v for k, v in variables.items() if k != "params"}
 
-    def residuals(params: PyTree, rest: PyTree, x: Array) -> Any:
-        def forward(params: PyTree) -> Any:
+    def residuals(params: Variables, rest: Variables, x: Array) -> object:
+        def forward(params: Variables) -> object:
             return model.apply({"params": params, **rest}, x, train=False)
 
         return jax.vjp(forward, params)[1]
@@ -260,12 +261,12 @@ class _Shapes:
     def __init__(self, feed: Feed) -> None:
         self._feed = feed
 
-    def inputs(self, start: int, stop: int) -> tuple[tuple[PyTree, ...], PyTree]:
+    def inputs(self, start: int, stop: int) -> Entries:
         """See `Feed.inputs`."""
         return self._feed.input_shapes(stop - start)
 
 
-def _flops(experiment: Experiment, state: PyTree) -> float:
+def _flops(experiment: Experiment, state: State) -> float:
     """Floating-point operations of one step on one device, from the traced program."""
     feed = experiment.feed
     shapes: Any = _Shapes(feed)

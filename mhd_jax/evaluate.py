@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import flax.linen as nn
 import jax
@@ -18,6 +18,7 @@ from mhd_jax.errors import ConfigError
 from mhd_jax.parallel import CLIENTS, DATA, InFlight, Layout, on_mesh
 from mhd_jax.registry import Registry
 from mhd_jax.state import Learners
+from mhd_jax.trees import Variables
 
 
 def shared_and_private(
@@ -162,7 +163,7 @@ def _count_group(
     """Correct predictions by client, head and class."""
     classes = jax.nn.one_hot(labels, num_classes)  # a label of -1 is a row of zeros
 
-    def one(snapshot: Any, inputs: Array) -> Float[Array, "H C"]:
+    def one(snapshot: Variables, inputs: Array) -> Float[Array, "H C"]:
         logits, _ = model.apply(snapshot, inputs, train=False)
         hits = jnp.argmax(logits, axis=-1) == labels[:, None]
         return jnp.einsum("bh,bc->hc", hits.astype(jnp.float32), classes)
@@ -183,6 +184,8 @@ def count_all(
         found = count(learners, images, labels)
         total = found if total is None else _add(total, found)
         in_flight.add(total)
+    if total is None:
+        raise ValueError("a test set without a sample")
     return layout.join(layout.fetch(total), axis=1)
 
 

@@ -35,6 +35,7 @@ from mhd_jax.parallel import Layout
 from mhd_jax.schedule import Schedule, input_specs
 from mhd_jax.state import State
 from mhd_jax.step import StepParts, make_step
+from mhd_jax.trees import Variables
 
 
 @dataclasses.dataclass(frozen=True)
@@ -433,7 +434,7 @@ def count_params(model: models.MultiHeadClassifier, image_shape: Sequence[int]) 
     return sum(leaf.size for leaf in jax.tree.leaves(param_shapes(model, image_shape)))
 
 
-def param_shapes(model: models.MultiHeadClassifier, image_shape: Sequence[int]) -> Any:
+def param_shapes(model: models.MultiHeadClassifier, image_shape: Sequence[int]) -> Variables:
     """The tree of one client's parameters as shapes, nothing computed."""
     image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     init = lambda x: model.init(jax.random.key(0), x, train=False)  # noqa: E731

@@ -21,10 +21,10 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from mhd_jax.errors import ConfigError
+from mhd_jax.trees import AnyTree
 
 CLIENTS, DATA = "clients", "data"
 IN_FLIGHT = 2  # the devices work on one call while the next one is queued
-PyTree = Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,14 +95,14 @@ class Layout:
         parts = np.split(array, list(self.offsets[1:]), axis=axis)
         return tuple(self.pad(part, group, axis) for group, part in enumerate(parts))
 
-    def put_tree(self, tree: PyTree, specs: PyTree) -> PyTree:
+    def put_tree(self, tree: AnyTree, specs: AnyTree) -> AnyTree:
         """Puts a tree of host arrays on the mesh, one `PartitionSpec` per leaf."""
         if jax.process_count() == 1:
             sharding = jax.tree.map(lambda _, spec: NamedSharding(self.mesh, spec), tree, specs)
             return jax.device_put(tree, sharding)
         return jax.tree.map(lambda leaf, spec: self.put(leaf, *spec), tree, specs)
 
-    def join(self, parts: Sequence[np.ndarray], axis: int) -> np.ndarray:
+    def join(self, parts: Sequence[np.ndarray | jax.Array], axis: int) -> np.ndarray:
         """The inverse of `split`: one array over all clients, inert rows left out."""
         kept = [
             np.take(np.asarray(part), range(size), axis=axis)
@@ -118,7 +118,7 @@ class Layout:
         with jax.transfer_guard_host_to_device("allow"):  # as explicit as `device_put` is
             return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
-    def fetch(self, tree: PyTree) -> PyTree:
+    def fetch(self, tree: AnyTree) -> AnyTree:
         """Whole arrays on the host of every process; scalars and metrics, never images."""
         if jax.process_count() == 1:
             return jax.device_get(tree)
@@ -213,7 +213,7 @@ def _meshes(
 
 
 def on_mesh(
-    function: Callable[..., Any], layout: Layout, in_specs: PyTree, out_specs: PyTree
+    function: Callable[..., Any], layout: Layout, in_specs: object, out_specs: object
 ) -> Callable[..., Any]:
     """`jax.shard_map` over the mesh; inside, arrays are one device's part.
 
@@ -235,9 +235,9 @@ class InFlight:
     """
 
     def __init__(self) -> None:
-        self._results: collections.deque[PyTree] = collections.deque()
+        self._results: collections.deque[object] = collections.deque()
 
-    def add(self, result: PyTree) -> None:
+    def add(self, result: object) -> None:
         """Takes what a call returned, nothing of it donated to a later call; waits if need be."""
         self._results.append(result)
         if len(self._results) > IN_FLIGHT:

@@ -262,6 +262,21 @@ LINE_FIELDS = (
     FieldDoc("teacher_accuracy", "[K, m]", "1", "How often the chosen teacher is right; only where "
              "public images have labels, which never reach training."),
     FieldDoc("control_loss", "[K]", "nats", "Loss of the isolated baseline."),
+    FieldDoc("private_gradient", "[K]", "nats", "Norm of the private loss's gradient on the "
+             "embedding network."),
+    FieldDoc("distillation_gradient", "[K]", "nats", "Norm of the distillation losses' gradient "
+             "on the embedding network."),
+    FieldDoc("gradient_cosine", "[K]", "1", "Of the angle between both gradients; below 0 they "
+             "pull against each other."),
+    FieldDoc("prediction_entropy", "[K, H]", "nats", "Of every head's mean prediction on public "
+             "images: 0 where it names one class only."),
+    FieldDoc("top_class_share", "[K, H]", "1", "Share of public images to which a head gives the "
+             "class that it names most."),
+    FieldDoc("teacher_agreement", "[h]", "1", "Chance that two clients' published heads of a rank "
+             "name the same class."),
+    FieldDoc("teaching_share", "[K]", "1", "Share of all lessons that a client gives."),
+    FieldDoc("teacher_accuracy", "[K, m]", "1", "How often the chosen teacher is right, where "
+             "labels of public images are known."),
     FieldDoc("bytes_sent", "float", "bytes", "Sent by all clients so far."),
     FieldDoc("shared_accuracy", "[K, H]", "1", "As in `summary.json`; this and what follows every "
              "`train.eval_every` steps."),

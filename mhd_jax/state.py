@@ -19,8 +19,12 @@ from flax import struct
 
 from mhd_jax import rng
 from mhd_jax.parallel import CLIENTS, Layout
+from mhd_jax.trees import AnyTree, Variables
 
 PyTree = Any
+
+Pool = tuple[Variables, ...]
+"""Snapshots of every group of clients."""
 
 
 class Learners(struct.PyTreeNode):
@@ -37,7 +41,7 @@ class Learners(struct.PyTreeNode):
     opt_state: PyTree
 
     @property
-    def snapshot(self) -> PyTree:
+    def snapshot(self) -> Variables:
         """What a snapshot keeps of a client: enough to predict."""
         return {"params": self.params["model"], "batch_stats": self.stats}
 
@@ -57,7 +61,7 @@ class State(struct.PyTreeNode):
     step: jax.Array
     clients: tuple[Learners, ...]
     baseline: tuple[Learners, ...]
-    pool: tuple[PyTree, ...]
+    pool: Pool
     marginals: jax.Array | tuple[()] = ()
 
 
@@ -165,7 +169,7 @@ def init_state(
         one = lambda key: init_learner(key, model, optimizer, image_shape, others)  # noqa: E731
         return jax.vmap(one)(keys)
 
-    def system(seed: jax.Array) -> tuple[Any, Any, Any]:
+    def system(seed: jax.Array) -> tuple[tuple[Learners, ...], tuple[Learners, ...], Pool]:
         clients = tuple(
             learners(seed, group, model, sorted(set(widths) - {widths[group]}))
             for group, model in enumerate(models)
@@ -247,11 +251,11 @@ def refill(state: State, initial: State, layout: Layout) -> State:
 
 
 def _each_group(
-    change: Callable[..., PyTree], layout: Layout, *states: State
-) -> dict[str, tuple[PyTree, ...]]:
+    change: Callable[..., AnyTree], layout: Layout, *states: State
+) -> dict[str, tuple[AnyTree, ...]]:
     """`change(clients of the group, leaf of every state)` for all that has a client axis."""
 
-    def parts(*groups: tuple[PyTree, ...]) -> tuple[PyTree, ...]:
+    def parts(*groups: Pool) -> tuple[AnyTree, ...]:
         if not groups[0]:  # no isolated baseline, no pool
             return ()
         return tuple(
@@ -263,6 +267,6 @@ def _each_group(
     return {name: parts(*(getattr(state, name) for state in states)) for name in names}
 
 
-def _fill_pool(snapshot: PyTree, slots: int) -> PyTree:
+def _fill_pool(snapshot: Variables, slots: int) -> Variables:
     """[K, ...] to [K, S, ...]: at the start every slot holds the initial state."""
     return jax.tree.map(lambda x: jnp.repeat(x[:, None], slots, axis=1), snapshot)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import flax.linen as nn
 import jax
@@ -146,11 +146,21 @@ def _one_system(
 ) -> tuple[tuple[Any, Any, Any, Any], Metrics]:
     """One step of one system: learn, average, snapshot; and the isolated baseline beside it."""
     batch = parts.load(data, inputs, seed, state.step)
-    private = _private_gradients(parts, parts.models, state.clients, batch, inputs.weights[0])
+    private = _unless_resting(
+        parts,
+        inputs.weights[0],
+        lambda: _private_gradients(parts, parts.models, state.clients, batch, inputs.weights[0]),
+        stats=tuple(group.stats for group in state.clients),
+    )
     grads, metrics = private.grads, {"private_loss": private.losses, "loss": private.losses}
     marginals = state.marginals
     if parts.method.distillation is not None:
-        lessons = _distillation_gradients(parts, state, batch.public, inputs, seed)
+        lessons = _unless_resting(
+            parts,
+            inputs.weights[1],
+            lambda: _distillation_gradients(parts, state, batch.public, inputs, seed),
+            marginals=state.marginals,
+        )
         marginals = lessons.marginals
         metrics |= _trunk_metrics(grads, lessons.grads)
         grads = jax.tree.map(jnp.add, grads, lessons.grads)
@@ -163,6 +173,28 @@ def _one_system(
     if baseline:
         metrics["control_loss"] = baseline_loss
     return (clients, baseline, pool, marginals), _mean_over_data(parts, metrics)
+
+
+def _unless_resting(
+    parts: StepParts, weight: Float[Array, ""], compute: Callable[[], Gradients], **kept: object
+) -> Gradients:
+    """`compute()`; in steps where its weight is 0, zeros in its place and nothing is computed.
+
+    Args:
+      parts: whose method says whether there are such steps at all.
+      weight: of this step.
+      compute: gradients and what comes with them.
+      **kept: fields that are not zeros then.
+    """
+    if not getattr(parts.method.when, "rests", True):
+        return compute()
+    shapes = jax.eval_shape(compute)
+
+    def rest() -> Gradients:
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        return zeros._replace(**kept)
+
+    return jax.lax.cond(weight > 0, compute, rest)
 
 
 # --- The objective --------------------------------------------------------------------------------
@@ -200,6 +232,9 @@ class Lessons(NamedTuple):
     embedding: tuple[Float[Array, " k"], ...]
     heads: tuple[Float[Array, "k m"], ...]
     marginals: Any
+
+
+Gradients = TypeVar("Gradients", PrivateGradients, Lessons)
 
 
 def _private_gradients(

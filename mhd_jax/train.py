@@ -25,15 +25,18 @@ from mhd_jax.errors import DivergedError, WorkdirError
 from mhd_jax.evaluator import Evaluation
 from mhd_jax.exchange import Stale
 from mhd_jax.experiment import Experiment
+from mhd_jax.inputs import StepInputs
+from mhd_jax.methods import When
 from mhd_jax.monitor import Monitor
 from mhd_jax.parallel import InFlight
 from mhd_jax.reporting import terminal
-from mhd_jax.results import Accuracies, SeedResult, Summary
+from mhd_jax.results import Accuracies, Line, SeedResult, Summary
 from mhd_jax.runtime import processes
 from mhd_jax.runtime.checkpoints import Checkpoints
 from mhd_jax.runtime.tensorboard import TensorBoard
 from mhd_jax.runtime.workdir import Workdir
 from mhd_jax.state import State
+from mhd_jax.step import Metrics
 
 TURNS_LOOKED_AT = 100  # graphs of a changing sequence that warnings at the start are about
 
@@ -146,7 +149,7 @@ class Stepper:
         self.compiled = experiment.step.lower(*arguments).compile()
         self.compile_seconds = time.monotonic() - begin
 
-    def advance(self, start: int, stop: int) -> dict[str, Any]:
+    def advance(self, start: int, stop: int) -> Metrics:
         """Dispatches steps start..stop - 1, at most `steps_per_call`; their metrics, on devices.
 
         Waits until no more than two calls, this one counted, are not done; see `parallel.InFlight`.
@@ -163,7 +166,7 @@ class Stepper:
                 self._next_step, self._next = stop, self._inputs(stop)
         return metrics
 
-    def _inputs(self, step: int) -> Any:
+    def _inputs(self, step: int) -> StepInputs:
         return self.experiment.schedule.inputs(step, step + self.experiment.parts.steps_per_call)
 
 
@@ -180,7 +183,7 @@ class Run:
         self.leader = jax.process_index() == 0
         self.state, self.first_step = self._start()
         self.seconds_training = 0.0
-        self._pending: list[tuple[int, int, dict[str, Any]]] = []  # still on the devices
+        self._pending: list[tuple[int, int, Metrics]] = []  # still on the devices
         self._collected: list[dict[str, np.ndarray]] = []  # since the last log, on the host
         self._evaluation: Evaluation | None = None
         self._evaluated = -1  # the step of the last evaluation
@@ -273,10 +276,7 @@ class Run:
     def _log(self, step: int) -> None:
         """Writes the means since the last log of the first replica, per client."""
         collected, self._collected = self._collected, []
-        means = {
-            name: np.concatenate([values[name][:, 0] for values in collected]).mean(axis=0)
-            for name in collected[0]
-        }
+        means = _means(collected, self.experiment.parts.method.when, step)
         speed = (step - self.first_step) / max(self.seconds_training, 1e-9)
         sent = self.experiment.ledger.sent(step)
         vitals, lines = self.monitor.look(self.state, step)
@@ -311,7 +311,7 @@ class Run:
     def _save(self, step: int) -> None:
         self.checkpoints.save(step, self.state)
 
-    def _write(self, step: int, values: dict[str, Any]) -> None:
+    def _write(self, step: int, values: Line) -> None:
         if self.leader:
             seconds = round(time.monotonic() - self._started, 3)
             self.directory.append_metrics({"step": step, "seconds": seconds, **values})
@@ -321,6 +321,26 @@ class Run:
         done = self.config.train.steps - self.first_step
         rate = done / self.seconds_training if done and self.seconds_training else 0.0
         return {"steps_per_second": rate, "compile_seconds": stepper.compile_seconds}
+
+
+def _means(
+    collected: Sequence[Mapping[str, np.ndarray]], when: When, step: int
+) -> dict[str, np.ndarray]:
+    """Means of the metrics of the steps before `step`, first seed; of a loss, where it counts.
+
+    A method of rounds computes the private loss in some steps and distillation in the others.
+    """
+    joined = {
+        name: np.concatenate([values[name][:, 0] for values in collected]) for name in collected[0]
+    }
+    counts = when(np.arange(step - len(joined["loss"]), step)) > 0
+    part = {"private_loss": 0, "embedding_loss": 1, "head_losses": 1}
+    means = {}
+    for name, values in joined.items():
+        counted = values[counts[:, part[name]]] if name in part else values
+        if len(counted):
+            means[name] = counted.mean(axis=0)
+    return means
 
 
 def _check_finite(values: Mapping[str, np.ndarray], start: int, checkpoints: Checkpoints) -> None:

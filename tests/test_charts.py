@@ -11,11 +11,9 @@ from matplotlib import pyplot
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
-from matplotlib.patches import FancyArrowPatch
 
 from mhd_jax import results
 from mhd_jax.reporting import charts, style
-from mhd_jax.reporting.graph_drawing import communication_graph
 from mhd_jax.reporting.report import ON_HISTORY, ON_SUMMARY
 from tests.synthetic import changed, synthetic_run
 
@@ -127,32 +125,6 @@ def test_bytes_are_those_sent_until_the_evaluation() -> None:
 )
 def test_format_bytes(count: float, text: str) -> None:
     assert charts.format_bytes(count) == text
-
-
-def test_arrows_point_from_teacher_to_student() -> None:
-    summary, _ = synthetic_run(num_clients=3, aux=0)
-    adjacency = [[False, True, False], [False, False, False], [False, True, False]]
-    summary = changed(summary, adjacency=adjacency)
-    figure = communication_graph(summary)
-    figure.canvas.draw()
-    axis = figure.axes[0]
-    places = {int(text.get_text()): np.array(text.get_position()) for text in axis.texts}
-    arrows = [patch for patch in axis.patches if isinstance(patch, FancyArrowPatch)]
-    found = set()
-    for arrow in arrows:
-        line = np.asarray(arrow.get_path().vertices)[:3]  # the head follows
-        start, stop = (min(places, key=lambda n: np.hypot(*(places[n] - p))) for p in line[[0, 2]])
-        style: Any = arrow.get_arrowstyle()
-        assert style.arrow == "-|>"
-        found.add((start, stop))
-    assert found == {(1, 0), (1, 2)}
-
-
-def test_too_many_edges_become_lines_and_say_so() -> None:
-    summary, _ = synthetic_run(num_clients=40, adjacency=~np.eye(40, dtype=bool))
-    axis = communication_graph(summary).axes[0]
-    assert not [patch for patch in axis.patches if isinstance(patch, FancyArrowPatch)]
-    assert "780 edges, all of them mutual" in [text.get_text() for text in axis.texts]
 
 
 def test_cells_carry_the_numbers_of_their_client_and_class() -> None:

@@ -185,7 +185,7 @@ def check_gradients(module: nn.Module, variables: Any, x: jax.Array) -> None:
 
 @pytest.mark.parametrize("name", own(graph.GRAPHS))
 def test_graph(name: str) -> None:
-    settings = {**graph.DEFAULTS, "name": name}
+    settings = {**default_config().graph, "name": name}
     if name == "matrix":
         settings["matrix"] = np.eye(6)[[1, 2, 3, 4, 5, 0]]
     adjacency = graph.make_topology(settings, 6, seed=3).at(0)

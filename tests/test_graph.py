@@ -396,7 +396,6 @@ def test_settings_of_other_graphs_do_not_matter() -> None:
 
 def test_defaults_are_those_of_the_config() -> None:
     defaults = config.default_config()
-    assert dict(defaults.graph) == dict(graph.DEFAULTS)
     chosen = graph.make_topology(defaults.graph, defaults.clients.num, defaults.seed)
     assert chosen.at(0).sum() == 8 * 7
     update = ml_collections.ConfigDict({"name": "star", "peers_per_step": 1})
@@ -722,7 +721,7 @@ def test_metropolis_weights(adjacency: np.ndarray) -> None:
 def test_metropolis_averaging_converges(adjacency: np.ndarray) -> None:
     assume(graph.describe(adjacency)["weakly_connected"])
     many = np.linalg.matrix_power(graph.metropolis_weights(adjacency), 10_000)
-    np.testing.assert_allclose(many, graph.uniform_weights(len(adjacency)), atol=1e-6)
+    np.testing.assert_allclose(many, np.full(adjacency.shape, 1 / len(adjacency)), atol=1e-6)
 
 
 @given(arrays.arrays(bool, (3, 5, 5)))
@@ -731,7 +730,3 @@ def test_metropolis_weights_of_many_graphs(stack: np.ndarray) -> None:
     stack &= ~np.eye(5, dtype=bool)
     expected = np.stack([graph.metropolis_weights(adjacency) for adjacency in stack])
     assert (graph.metropolis_weights(stack) == expected).all()
-
-
-def test_uniform_weights() -> None:
-    assert graph.uniform_weights(4).tolist() == [[0.25] * 4] * 4

@@ -14,7 +14,7 @@ import mhd_jax
 PACKAGE = Path(mhd_jax.__file__).parent
 
 LAYERS = (
-    ("errors", "files", "rng"),
+    ("errors", "files", "rng", "trees"),
     ("config", "registry"),
     ("config_bases", "graph", "inputs", "models", "parallel"),
     ("data", "distill", "results"),

@@ -238,3 +238,27 @@ def test_test_data_stay_out_of_training():
     usual = sources.source(small.config().data).test
     for ours, theirs in zip(final(usual), final(other), strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("method", ["fedmd", "feddf"])
+def test_a_pass_that_does_not_count_is_not_run(method, monkeypatch):
+    """Two private steps, then one on public images: each with its own forward passes only."""
+    passes = []
+
+    class Counted(nn.Module):
+        @nn.compact
+        def __call__(self, x, train):
+            jax.debug.callback(lambda _, train=train: passes.append(train), x.sum())
+            return nn.Dense(4)(x.reshape(len(x), -1))
+
+    monkeypatch.setitem(models.MODELS._pieces, "counted", lambda settings: Counted())
+    experiment = small.build(
+        method=method, model__name="counted", rounds__private_steps=2, rounds__public_steps=1,
+        isolated_baseline=False, train__steps_per_call=1,
+    )  # fmt: skip
+    seen = []
+    for _ in small.walk(experiment, 3):
+        jax.effects_barrier()
+        seen.append(set(passes))
+        passes.clear()
+    assert seen == [{True}, {True}, {False}]

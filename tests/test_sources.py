@@ -445,13 +445,13 @@ def test_statistics_are_published_ones_or_none(
     assert means[:1] == (() if mean is None else (mean,))
 
 
-def _split(images: np.ndarray) -> sources.ArraySplit:
-    return sources.ArraySplit(images, np.zeros(len(images), np.int64))
+def _split(images: np.ndarray) -> lib.ArraySplit:
+    return lib.ArraySplit(images, np.zeros(len(images), np.int64))
 
 
 def test_statistics_are_measured_on_the_given_images_alone() -> None:
     images = np.random.default_rng(0).integers(0, 256, (50, 4, 4, 3), dtype=np.uint8)
-    mean, std = sources.measured_statistics(_split(images), np.arange(0, 50, 2))
+    mean, std = lib.measured_statistics(_split(images), np.arange(0, 50, 2))
     pixels = images[::2].reshape(-1, 3) / 255
     np.testing.assert_allclose(mean, pixels.mean(axis=0), atol=1e-6)
     np.testing.assert_allclose(std, pixels.std(axis=0), atol=1e-6)
@@ -462,15 +462,15 @@ def test_constant_images_are_refused_and_a_constant_channel_is_told(
 ) -> None:
     images = np.full((5, 2, 2, 2), 7, np.uint8)
     with pytest.raises(ConfigError, match="data.name.*all their pixels are the same number"):
-        sources.measured_statistics(_split(images), np.arange(5))
+        lib.measured_statistics(_split(images), np.arange(5))
     images[0, 0, 0, 0] = 9
     with caplog.at_level("WARNING", logger="absl"):
-        _, std = sources.measured_statistics(_split(images), np.arange(5))
+        _, std = lib.measured_statistics(_split(images), np.arange(5))
     assert std[1] == 1.0 and "channels [1]" in caplog.text
 
 
 def test_the_first_classes_of_a_data_set_are_a_data_set() -> None:
-    whole = sources.source(ConfigDict({"name": "digits", "dir": "", "split": "", "image_size": 0}))
+    whole = lib.source(ConfigDict({"name": "digits", "dir": "", "split": "", "image_size": 0}))
     part = interface.first_classes(whole, 3)
     assert part.num_classes == 3 and part.class_names == ("0", "1", "2")
     at = np.flatnonzero(whole.train.labels < 3)

@@ -42,6 +42,14 @@ def test_both_feeds_have_the_same_batches_at_any_step(pair, ranges):
             np.testing.assert_array_equal(ours, theirs)
 
 
+def test_worker_processes_read_the_same_batches(pair):
+    here = pair[1].feed
+    there = small.build(data__feed="streaming", clients__num=3, train__steps_per_call=3,
+                        data__workers=1).feed  # fmt: skip
+    ours, theirs = here.inputs(2, 4), there.inputs(2, 4)
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+
+
 def test_shapes_are_known_without_reading(pair):
     for experiment in pair:
         shapes = jax.tree.map(lambda x: (x.shape, x.dtype), experiment.feed.input_shapes(2))

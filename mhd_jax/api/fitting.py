@@ -6,32 +6,33 @@ from __future__ import annotations
 import shutil
 import tempfile
 import weakref
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import ml_collections
 from etils import epath
+from numpy.typing import ArrayLike
 
 from mhd_jax import config as config_lib
 from mhd_jax import train
-from mhd_jax.api.pieces import use
+from mhd_jax.api.pieces import Piece, use
 from mhd_jax.api.run import Run
+from mhd_jax.data.sources import Source
 
 
 def fit(
-    config: ml_collections.ConfigDict | Mapping[str, Any] | None = None,
+    config: ml_collections.ConfigDict | Mapping[str, object] | None = None,
     workdir: epath.PathLike | None = None,
     *,
-    head: Any = None,
-    model: Any = None,
-    confidence: Any = None,
-    rule: Any = None,
-    graph: Any = None,
-    partition: Any = None,
-    source: Any = None,
-    method: Any = None,
-    encoding: Any = None,
-    metric: Any = None,
+    head: Piece | None = None,
+    model: Piece | None = None,
+    confidence: Piece | None = None,
+    rule: Piece | None = None,
+    graph: Piece | ArrayLike | None = None,
+    partition: Piece | None = None,
+    source: Piece | Source | None = None,
+    method: Piece | None = None,
+    encoding: Piece | None = None,
+    metric: Piece | Sequence[Piece] | None = None,
 ) -> Run:
     """Runs an experiment to its end, or goes on with the one in `workdir`.
 
@@ -85,7 +86,9 @@ def fit(
     return run
 
 
-def _config(config: ml_collections.ConfigDict | Mapping[str, Any] | None) -> Any:
+def _config(
+    config: ml_collections.ConfigDict | Mapping[str, object] | None,
+) -> ml_collections.ConfigDict:
     """A config of our own to change."""
     if isinstance(config, ml_collections.ConfigDict):
         return config.copy_and_resolve_references()

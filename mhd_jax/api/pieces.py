@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import flax.linen as nn
 import ml_collections
@@ -19,8 +19,13 @@ from mhd_jax.evaluate import METRICS
 from mhd_jax.exchange import ENCODINGS
 from mhd_jax.graph import GRAPHS
 from mhd_jax.methods import METHODS
-from mhd_jax.models import HEADS, MODELS
+from mhd_jax.models import HEADS, MODELS, ModelSettings
 from mhd_jax.registry import Registry
+
+T = TypeVar("T")
+
+Piece = str | Callable[..., object] | nn.Module
+"""The name of a registered piece, or an object that becomes one."""
 
 PIECES: dict[str, Registry[Any]] = {
     "head": HEADS,
@@ -37,7 +42,7 @@ PIECES: dict[str, Registry[Any]] = {
 """Every extension point: the argument of `fit` that takes such a piece, and its registry."""
 
 
-def register(setting: str, name: str, piece: Any) -> Any:
+def register(setting: str, name: str, piece: T) -> T:
     """Files a piece under a name that a config may use, and returns it.
 
     A name may be used again for a newer version of one's own piece (a notebook cell run twice),
@@ -75,13 +80,13 @@ _YOURS: set[tuple[str, str]] = set()
 """Settings and names under which users have registered pieces: theirs to use again."""
 
 
-def _is_ours(piece: Any) -> bool:
+def _is_ours(piece: object) -> bool:
     """Whether this package brings the piece, possibly wrapped in `functools.partial`."""
     module = getattr(getattr(piece, "func", piece), "__module__", "") or ""
     return module.partition(".")[0] == "mhd_jax"
 
 
-def use(config: ml_collections.ConfigDict, pieces: Mapping[str, Any]) -> None:
+def use(config: ml_collections.ConfigDict, pieces: Mapping[str, object]) -> None:
     """Writes the names of the given pieces into the config, registering objects."""
     for argument, piece in pieces.items():
         if piece is None:
@@ -96,7 +101,7 @@ def use(config: ml_collections.ConfigDict, pieces: Mapping[str, Any]) -> None:
             config_lib.update(config, {setting: _name_of(argument, setting, piece)})
 
 
-def _use_matrix(config: ml_collections.ConfigDict, matrix: Any) -> None:
+def _use_matrix(config: ml_collections.ConfigDict, matrix: object) -> None:
     """A matrix stands in the config itself, as rows of 0 and 1."""
     array = np.asarray(matrix)
     rows = array.astype(int) if array.dtype == bool else array
@@ -105,7 +110,7 @@ def _use_matrix(config: ml_collections.ConfigDict, matrix: Any) -> None:
         config.graph.matrix = tuple(map(tuple, rows.tolist())) if rows.ndim == 2 else rows.tolist()
 
 
-def _name_of(argument: str, setting: str, piece: Any) -> str:
+def _name_of(argument: str, setting: str, piece: object) -> str:
     """The name of a piece: itself if it is one, else the name it is now registered under."""
     if isinstance(piece, str):
         return piece
@@ -140,19 +145,19 @@ _WANTED = {
 }
 
 
-def _network_factory(piece: Any) -> Any:
+def _network_factory(piece: object) -> object:
     """A function from settings to a module, named like the module where one was given."""
     if isinstance(piece, nn.Module):
         module, name = piece, type(piece).__name__
 
-        def factory(settings: Any) -> nn.Module:
+        def factory(settings: ModelSettings) -> nn.Module:
             del settings
             return module.clone()
 
     elif isinstance(piece, type) and issubclass(piece, nn.Module):
         kind, name = piece, piece.__name__
 
-        def factory(settings: Any) -> nn.Module:
+        def factory(settings: ModelSettings) -> nn.Module:
             del settings
             return kind()
 

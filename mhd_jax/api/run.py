@@ -30,6 +30,7 @@ from mhd_jax.runtime import tensorboard
 from mhd_jax.runtime.checkpoints import Checkpoints
 from mhd_jax.runtime.workdir import Workdir
 from mhd_jax.state import State
+from mhd_jax.trees import Variables
 
 CHUNK = 500  # images per forward pass of `Run.predict`
 
@@ -51,7 +52,7 @@ class Run:
         self.config = config
 
     @classmethod
-    def load(cls, workdir: epath.PathLike, **pieces: Any) -> Run:
+    def load(cls, workdir: epath.PathLike, **pieces: object) -> Run:
         """The run in a directory.
 
         Args:
@@ -221,7 +222,7 @@ class Client:
         return self._run._restored.client(self.index, 0)[0]
 
     @property
-    def params(self) -> dict[str, Any]:
+    def params(self) -> Variables:
         """Its trained variables, collections `params` and `batch_stats`, as NumPy arrays."""
         return self._run._restored.client(self.index, 0)[1]
 
@@ -241,10 +242,10 @@ class _Restored:
         self._prepare = experiment_lib.preparation(config, self.experiment.federations).test
         self._predict = [self._forward(model) for model in self.experiment.parts.models]
 
-    def _forward(self, model: nn.Module) -> Callable[[Any, Array, int], Array]:
+    def _forward(self, model: nn.Module) -> Callable[[Variables, Array, int], Array]:
         """A jitted function: variables of k clients, images and their replica to [k, N, H, C]."""
 
-        def forward(variables: Any, images: Array, replica: int) -> Array:
+        def forward(variables: Variables, images: Array, replica: int) -> Array:
             inputs = self._prepare(images, replica)
             one = lambda client: model.apply(client, inputs, train=False)[0]  # noqa: E731
             return jax.nn.softmax(jax.vmap(one)(variables))
@@ -268,7 +269,7 @@ class _Restored:
             parts.append(np.concatenate(chunks, axis=1))
         return np.concatenate(parts)
 
-    def client(self, index: int, replica: int) -> tuple[nn.Module, dict[str, Any]]:
+    def client(self, index: int, replica: int) -> tuple[nn.Module, Variables]:
         """Model and variables of one client."""
         layout = self.experiment.layout
         group = int(np.searchsorted(layout.offsets, index, side="right")) - 1

@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -28,8 +28,13 @@ from mhd_jax.data.sources import Source, Split
 from mhd_jax.errors import ConfigError
 from mhd_jax.inputs import Batch, StepInputs
 from mhd_jax.parallel import CLIENTS, DATA, Layout
+from mhd_jax.trees import Tree
 
-PyTree = Any
+DeviceData = Mapping[str, Any]
+"""Arrays that stay on the devices, by name; or their shapes, or how they lie on the mesh."""
+
+Entries = tuple[tuple[Tree, ...], Tree]
+"""What a step needs from the host: of each group of clients, and of the public batch."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +64,7 @@ class Feed(Protocol):
     """Gives every step its samples."""
 
     @property
-    def data(self) -> PyTree:
+    def data(self) -> DeviceData:
         """Arrays that live on the devices for the whole run, leaves [R, ...]."""
         ...
 
@@ -68,27 +73,27 @@ class Feed(Protocol):
         """What made this feed the chosen one, for people."""
         ...
 
-    def data_shapes(self) -> PyTree:
+    def data_shapes(self) -> DeviceData:
         """Shapes and types of `data`, nothing read."""
         ...
 
-    def data_specs(self) -> PyTree:
+    def data_specs(self) -> DeviceData:
         """How they lie on the mesh."""
         ...
 
-    def inputs(self, start: int, stop: int) -> tuple[tuple[PyTree, ...], PyTree]:
+    def inputs(self, start: int, stop: int) -> Entries:
         """What steps start..stop - 1 need from the host, private per group and public."""
         ...
 
-    def input_shapes(self, count: int) -> tuple[tuple[PyTree, ...], PyTree]:
+    def input_shapes(self, count: int) -> Entries:
         """Shapes and types of `inputs` for `count` steps, nothing read."""
         ...
 
-    def input_specs(self) -> tuple[tuple[PyTree, ...], PyTree]:
+    def input_specs(self) -> Entries:
         """How that lies on the mesh."""
         ...
 
-    def load(self, data: PyTree, inputs: StepInputs, seed: Array, step: Array) -> Batch:
+    def load(self, data: DeviceData, inputs: StepInputs, seed: Array, step: Array) -> Batch:
         """One step's batch inside the step, on one device."""
         ...
 
@@ -192,7 +197,7 @@ class Resident:
         self.test = order.federations[0].source.test
 
     @functools.cached_property
-    def data(self) -> PyTree:
+    def data(self) -> DeviceData:
         """The images and labels of all clients and the public images; read on first use."""
         federations = self._order.federations
         public = np.stack([fed.public.images(fed.public_indices) for fed in federations])
@@ -251,7 +256,7 @@ class Resident:
         """Samples of the client that has most."""
         return max(int(fed.partition.sizes.max()) for fed in self._order.federations)
 
-    def data_shapes(self) -> PyTree:
+    def data_shapes(self) -> DeviceData:
         """Shapes and types of `data`, nothing read."""
         first, replicas = self._order.federations[0], len(self._order.federations)
         train, public = first.source.train, first.public
@@ -272,26 +277,26 @@ class Resident:
             "statistics": jax.ShapeDtypeStruct(statistics.shape, statistics.dtype),
         }
 
-    def data_specs(self) -> PyTree:
+    def data_specs(self) -> DeviceData:
         """Private data with its client, public data everywhere."""
         rows = P(None, CLIENTS)
         private = ((rows, rows),) * len(self._layout.groups)
         return {"private": private, "public": P(), "statistics": P()}
 
-    def inputs(self, start: int, stop: int) -> tuple[tuple[PyTree, ...], PyTree]:
+    def inputs(self, start: int, stop: int) -> Entries:
         """Positions only."""
         return self._order.private(start, stop), self._order.public(start, stop)
 
-    def input_shapes(self, count: int) -> tuple[tuple[PyTree, ...], PyTree]:
+    def input_shapes(self, count: int) -> Entries:
         """Positions only."""
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), self.inputs(0, count))
 
-    def input_specs(self) -> tuple[tuple[PyTree, ...], PyTree]:
+    def input_specs(self) -> Entries:
         """Clients over devices, batches over the data axis."""
         rows = P(None, None, CLIENTS, DATA)
         return (rows,) * len(self._layout.groups), P(None, None, DATA)
 
-    def load(self, data: PyTree, inputs: StepInputs, seed: Array, step: Array) -> Batch:
+    def load(self, data: DeviceData, inputs: StepInputs, seed: Array, step: Array) -> Batch:
         """Gathers, augments and normalises."""
         images, labels = [], []
         for group, (stored, owned) in enumerate(data["private"]):

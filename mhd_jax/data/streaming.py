@@ -13,17 +13,18 @@ import functools
 import math
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
+from absl import flags
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Int, Shaped, UInt8
 from PIL import Image
 
 from mhd_jax import rng
 from mhd_jax.data import batches
-from mhd_jax.data.feed import Federation, Preparation, SampleOrder
+from mhd_jax.data.feed import DeviceData, Entries, Federation, Preparation, SampleOrder
 from mhd_jax.data.sources import Split, fit
 from mhd_jax.errors import ConfigError
 from mhd_jax.inputs import Batch, StepInputs
@@ -33,7 +34,6 @@ from mhd_jax.registry import Registry
 if TYPE_CHECKING:
     import grain
 
-PyTree = Any
 HostBatch = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Private images [R, k, B, ...] and labels [R, k, B], public images [R, B', ...], of one step."""
 
@@ -199,20 +199,20 @@ class Streaming:
         self.why = "data.feed = streaming"
 
     @functools.cached_property
-    def data(self) -> PyTree:
+    def data(self) -> DeviceData:
         """No images stay on the devices, only how they are normalised."""
         return {"statistics": self._layout.put(self._preparation.statistics)}
 
-    def data_shapes(self) -> PyTree:
+    def data_shapes(self) -> DeviceData:
         """Of the statistics."""
         statistics = self._preparation.statistics
         return {"statistics": jax.ShapeDtypeStruct(statistics.shape, statistics.dtype)}
 
-    def data_specs(self) -> PyTree:
+    def data_specs(self) -> DeviceData:
         """Everywhere."""
         return {"statistics": P()}
 
-    def inputs(self, start: int, stop: int) -> tuple[tuple[PyTree, ...], PyTree]:
+    def inputs(self, start: int, stop: int) -> Entries:
         """Images and labels of steps start..stop - 1, [n, R, K, B, ...], and public images."""
         begin = time.monotonic()
         self._read = {step: batch for step, batch in self._read.items() if step >= start}
@@ -241,6 +241,8 @@ class Streaming:
         steps = grain.MapDataset.source(self._reader).slice(slice(step, None))
         dataset = steps.to_iter_dataset(threads)
         if self._workers:
+            if not flags.FLAGS.is_parsed():  # Grain reads flags of its own, from Python too
+                flags.FLAGS.mark_as_parsed()
             dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=self._workers))
         return iter(dataset)
 
@@ -256,7 +258,7 @@ class Streaming:
         everyone[:, :, self._clients] = local
         return self._layout.split(everyone, axis=2)
 
-    def input_shapes(self, count: int) -> tuple[tuple[PyTree, ...], PyTree]:
+    def input_shapes(self, count: int) -> Entries:
         """Shapes and types of `inputs` for `count` steps, nothing read."""
         first, order = self._order.federations[0], self._order
         lead = (count, len(order.federations))
@@ -274,12 +276,12 @@ class Streaming:
         )
         return private, images(public, order.public_batch_size)
 
-    def input_specs(self) -> tuple[tuple[PyTree, ...], PyTree]:
+    def input_specs(self) -> Entries:
         """Clients over devices, batches over the data axis."""
         rows = P(None, None, CLIENTS, DATA)
         return ((rows, rows),) * len(self._layout.groups), P(None, None, DATA)
 
-    def load(self, data: PyTree, inputs: StepInputs, seed: Array, step: Array) -> Batch:
+    def load(self, data: DeviceData, inputs: StepInputs, seed: Array, step: Array) -> Batch:
         """Augments and normalises what came with the inputs."""
         images, statistics = [], data["statistics"]
         for group, (stored, _) in enumerate(inputs.private):

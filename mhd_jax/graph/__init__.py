@@ -11,11 +11,9 @@ from mhd_jax.graph.facts import (
     describe,
     hop_distances,
     metropolis_weights,
-    uniform_weights,
     warn_unreachable,
 )
 from mhd_jax.graph.topology import (
-    DEFAULTS,
     Topology,
     make_topology,
     sample_peers,
@@ -23,7 +21,6 @@ from mhd_jax.graph.topology import (
 )
 
 __all__ = [
-    "DEFAULTS",
     "FIXED",
     "GRAPHS",
     "Adjacency",
@@ -35,7 +32,6 @@ __all__ = [
     "read_matrix",
     "sample_peers",
     "make_topology",
-    "uniform_weights",
     "warn_unreachable",
     "warn_without_effect",
 ]

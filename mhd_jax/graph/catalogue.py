@@ -12,7 +12,7 @@ import json
 import math
 import os
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import networkx as nx
 import numpy as np
@@ -49,19 +49,19 @@ FIXED = frozenset(
 
 
 @GRAPHS.register("none")
-def none(num_clients: int, rng: np.random.Generator, **_: Any) -> Adjacency:
+def none(num_clients: int, rng: np.random.Generator, **_: object) -> Adjacency:
     """No edges: every client learns alone."""
     return _adjacency(nx.empty_graph(num_clients))
 
 
 @GRAPHS.register("complete")
-def complete(num_clients: int, rng: np.random.Generator, **_: Any) -> Adjacency:
+def complete(num_clients: int, rng: np.random.Generator, **_: object) -> Adjacency:
     """Everybody reads everybody else."""
     return _adjacency(nx.complete_graph(num_clients))
 
 
 @GRAPHS.register("cycle")
-def cycle(num_clients: int, rng: np.random.Generator, **_: Any) -> Adjacency:
+def cycle(num_clients: int, rng: np.random.Generator, **_: object) -> Adjacency:
     """The directed ring: client i reads client i - 1 (mod K) and nobody else.
 
     >>> cycle(3, np.random.default_rng(0)).astype(int)
@@ -73,26 +73,26 @@ def cycle(num_clients: int, rng: np.random.Generator, **_: Any) -> Adjacency:
 
 
 @GRAPHS.register("undirected_cycle")
-def undirected_cycle(num_clients: int, rng: np.random.Generator, **_: Any) -> Adjacency:
+def undirected_cycle(num_clients: int, rng: np.random.Generator, **_: object) -> Adjacency:
     """The ring in both directions: client i reads clients i - 1 and i + 1 (mod K)."""
     return _adjacency(nx.cycle_graph(num_clients))
 
 
 @GRAPHS.register("chain")
-def chain(num_clients: int, rng: np.random.Generator, **_: Any) -> Adjacency:
+def chain(num_clients: int, rng: np.random.Generator, **_: object) -> Adjacency:
     """The undirected ring without the edge between the first and the last client."""
     return _adjacency(nx.path_graph(num_clients))
 
 
 @GRAPHS.register("star")
-def star(num_clients: int, rng: np.random.Generator, **_: Any) -> Adjacency:
+def star(num_clients: int, rng: np.random.Generator, **_: object) -> Adjacency:
     """Client 0 reads all the others, and each of them reads client 0 only."""
     return _adjacency(nx.star_graph(num_clients - 1))
 
 
 @GRAPHS.register("islands")
 def islands(
-    num_clients: int, rng: np.random.Generator, *, islands: int, bridges: int, **_: Any
+    num_clients: int, rng: np.random.Generator, *, islands: int, bridges: int, **_: object
 ) -> Adjacency:
     """`islands` complete graphs of K / islands consecutive clients, in a row.
 
@@ -124,7 +124,7 @@ def islands(
 
 @GRAPHS.register("random_regular")
 def random_regular(
-    num_clients: int, rng: np.random.Generator, *, degree: int, **_: Any
+    num_clients: int, rng: np.random.Generator, *, degree: int, **_: object
 ) -> Adjacency:
     """A random undirected graph in which every client has `degree` peers; maybe disconnected.
 
@@ -147,7 +147,7 @@ def random_regular(
 
 @GRAPHS.register("erdos_renyi")
 def erdos_renyi(
-    num_clients: int, rng: np.random.Generator, *, probability: float, **_: Any
+    num_clients: int, rng: np.random.Generator, *, probability: float, **_: object
 ) -> Adjacency:
     """Every pair of clients reads each other with `probability`, independently of all others.
 
@@ -160,7 +160,7 @@ def erdos_renyi(
 
 @GRAPHS.register("small_world")
 def small_world(
-    num_clients: int, rng: np.random.Generator, *, degree: int, probability: float, **_: Any
+    num_clients: int, rng: np.random.Generator, *, degree: int, probability: float, **_: object
 ) -> Adjacency:
     """A ring of `degree` nearest peers, one end of each edge moved at random with `probability`.
 
@@ -178,7 +178,7 @@ def small_world(
 
 
 @GRAPHS.register("grid")
-def grid(num_clients: int, rng: np.random.Generator, **_: Any) -> Adjacency:
+def grid(num_clients: int, rng: np.random.Generator, **_: object) -> Adjacency:
     """The undirected grid of rows x columns = K clients, row by row, as square as K allows.
 
     A prime K allows one row only, which is a chain; a warning says so.
@@ -191,7 +191,7 @@ def grid(num_clients: int, rng: np.random.Generator, **_: Any) -> Adjacency:
 
 @GRAPHS.register("matrix")
 def from_matrix(
-    num_clients: int, rng: np.random.Generator, *, matrix: object, **_: Any
+    num_clients: int, rng: np.random.Generator, *, matrix: object, **_: object
 ) -> Adjacency:
     """The matrix in the file `graph.matrix`, or given there as an array or nested lists.
 

@@ -118,8 +118,3 @@ def metropolis_weights(adjacency: Bool[np.ndarray, "*n K K"]) -> Float64[np.ndar
     weights = neighbours / (1.0 + larger)
     own = 1.0 - weights.sum(axis=-1)
     return weights + own[..., None] * np.eye(adjacency.shape[-1])
-
-
-def uniform_weights(num_clients: int) -> Float64[np.ndarray, "K K"]:
-    """Weights 1 / K everywhere: every client gets the mean of all."""
-    return np.full((num_clients, num_clients), 1.0 / num_clients)

@@ -12,7 +12,6 @@ import functools
 import inspect
 import numbers
 from collections.abc import Callable, Mapping
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -20,25 +19,11 @@ from absl import logging
 from jaxtyping import Bool
 from ml_collections import ConfigDict
 
+from mhd_jax.config import default_config
 from mhd_jax.errors import ConfigError, suggest
 from mhd_jax.graph.catalogue import FIXED, GRAPHS, Adjacency, check_adjacency, given
 from mhd_jax.graph.facts import listed
 from mhd_jax.rng import generator
-
-DEFAULTS: Mapping[str, Any] = MappingProxyType(
-    {
-        "name": "complete",
-        "degree": 2,
-        "islands": 2,
-        "bridges": 0,
-        "probability": 0.3,
-        "matrix": "",
-        "peers_per_step": 0,
-        "every": 0,
-        "sequence": (),
-        "drop": 0.0,
-    }
-)
 
 # Graphs of earlier periods kept at hand, for readers that look back (a pool of old snapshots).
 PERIODS_CACHED = 32
@@ -157,7 +142,7 @@ def make_topology(
     [4, 4, 6, 4]
 
     Args:
-      graph_config: settings of the group `graph`; those left out have their value in `DEFAULTS`.
+      graph_config: settings of the group `graph`; those left out have their default.
       num_clients: K.
       seed: of random graphs, drawn peers and lost messages.
       custom: step -> [K, K] of 0 and 1; takes the place of `graph.name` and `graph.sequence`.
@@ -167,7 +152,7 @@ def make_topology(
         What a function returns later is checked when it does.
     """
     _whole("clients.num", num_clients, 1)
-    settings = {**DEFAULTS, **graph_config}
+    settings = {**default_config().graph, **graph_config}
     if custom is not None:
         settings |= {"name": "matrix", "sequence": (), "matrix": custom}
     _check_ranges(settings)

@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Protocol
+from typing import Protocol
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from mhd_jax.errors import ConfigError, suggest
@@ -58,7 +59,7 @@ class ModelSettings:
         return default if self.norm == "default" else self.norm
 
     @property
-    def compute_dtype(self) -> Any:
+    def compute_dtype(self) -> DTypeLike:
         """The type of activations and of the arithmetic."""
         return DTYPES[self.dtype]
 

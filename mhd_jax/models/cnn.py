@@ -3,10 +3,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import flax.linen as nn
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from mhd_jax.models.classifier import EmbeddingFactory, ModelSettings
@@ -28,7 +27,7 @@ class CNN(nn.Module):
     width: int = 32
     depth: int = 3
     norm: str = "group"
-    dtype: Any = jnp.float32
+    dtype: DTypeLike = jnp.float32
     conv: str = "auto"
 
     @nn.compact

@@ -19,13 +19,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.custom_batching import custom_vmap
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
@@ -229,7 +229,9 @@ def _row_by_row(operation: Operation, looped: bool) -> Operation:
     return mapped
 
 
-def _lower(lowering: str, direct: Any, products: Any, geometry: Geometry) -> Operation:
+def _lower(
+    lowering: str, direct: Callable[..., Array], products: Callable[..., Array], geometry: Geometry
+) -> Operation:
     """One pass of the convolution with its lowering under `vmap`."""
     chosen = resolve(lowering)
     operation = functools.partial(products if chosen == "matmul" else direct, geometry=geometry)
@@ -287,7 +289,7 @@ class Conv(nn.Module):
     kernel_size: int = 3
     stride: int = 1
     use_bias: bool = False
-    dtype: Any = jnp.float32
+    dtype: DTypeLike = jnp.float32
     lowering: str = "auto"
 
     @nn.compact

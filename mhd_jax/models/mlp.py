@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from mhd_jax.models.classifier import EmbeddingFactory, ModelSettings
@@ -30,7 +30,7 @@ class MLP(nn.Module):
     width: int = 128
     depth: int = 1
     norm: str = "layer"
-    dtype: Any = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "B ..."], train: bool) -> Float[Array, "B D"]:

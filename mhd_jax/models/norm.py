@@ -7,11 +7,10 @@ reductions that keep the last axis are the ones that vectorise.
 
 from __future__ import annotations
 
-from typing import Any
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 EPSILON = 1e-5
@@ -50,7 +49,7 @@ class GroupNorm(nn.Module):
     """
 
     groups: int = 0
-    dtype: Any = jnp.float32
+    dtype: DTypeLike = jnp.float32
     scale_init: nn.initializers.Initializer = nn.initializers.ones
 
     @nn.compact
@@ -87,7 +86,7 @@ class BatchNorm(nn.Module):
     """
 
     momentum: float = 0.9
-    dtype: Any = jnp.float32
+    dtype: DTypeLike = jnp.float32
     scale_init: nn.initializers.Initializer = nn.initializers.ones
 
     @nn.compact
@@ -125,7 +124,7 @@ class NoNorm(nn.Module):
 
 def norm(
     kind: str,
-    dtype: Any,
+    dtype: DTypeLike,
     name: str | None = None,
     scale_init: nn.initializers.Initializer = nn.initializers.ones,
 ) -> nn.Module:

@@ -11,10 +11,10 @@ Embeddings are signed by default: the last block leaves its ReLU out, which adds
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from mhd_jax.models.classifier import EmbeddingFactory, ModelSettings
@@ -42,7 +42,7 @@ class ResidualBlock(nn.Module):
     bottleneck: bool = False
     last_relu: bool = True
     norm: str = "group"
-    dtype: Any = jnp.float32
+    dtype: DTypeLike = jnp.float32
     conv: str = "auto"
 
     @nn.compact
@@ -90,7 +90,7 @@ class ResNet(nn.Module):
     stem: str = "default"
     signed_embedding: bool = True
     norm: str = "group"
-    dtype: Any = jnp.float32
+    dtype: DTypeLike = jnp.float32
     conv: str = "auto"
     remat: bool = False
 

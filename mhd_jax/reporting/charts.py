@@ -17,6 +17,7 @@ from matplotlib import ticker
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
+from matplotlib.typing import ColorType
 
 from mhd_jax.reporting.style import (
     BASELINE,
@@ -267,7 +268,7 @@ def hop_picture(summary: Summary) -> Figure:
 # ----------------------------------------------------------------------------- parts
 
 
-def _taught_heads(history: History, taught: int) -> list[tuple[str, Any]]:
+def _taught_heads(history: History, taught: int) -> list[tuple[str, ColorType]]:
     """The heads that distillation losses are of: the auxiliary ones, or the main head alone."""
     evaluated = _lines(history, "shared_accuracy")
     only_main = evaluated and np.shape(evaluated[-1]["shared_accuracy"])[-1] != taught + 1
@@ -278,7 +279,7 @@ def _band(
     axis: Axes,
     x: Sequence[float] | np.ndarray,
     values: Float[np.ndarray, "T K"],
-    colour: Any,
+    colour: ColorType,
     label: str,
     alpha: float = 0.11,
     **style: Any,
@@ -326,7 +327,7 @@ def _heat_height(clients: int) -> float:
     return 0.75 + float(np.clip(0.21 * clients, 0.7, 2.8))
 
 
-def _class_panels(shape: tuple[int, int], panels: int) -> tuple[Figure, Any]:
+def _class_panels(shape: tuple[int, int], panels: int) -> tuple[Figure, np.ndarray]:
     """Panels of clients and classes, beside each other while the classes are few."""
     clients, classes = shape
     rows, columns = (1, panels) if classes <= SIDE_BY_SIDE else (panels, 1)
@@ -337,7 +338,7 @@ def _class_panels(shape: tuple[int, int], panels: int) -> tuple[Figure, Any]:
     return figure, axes
 
 
-def _class_labels(axes: Sequence[Axes], classes: int) -> None:
+def _class_labels(axes: Sequence[Axes] | np.ndarray, classes: int) -> None:
     few = classes <= MOST_CLASSES
     for axis in axes:
         place = axis.get_subplotspec()

@@ -20,6 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, LogNorm, Normalize
 from matplotlib.figure import Figure
+from matplotlib.typing import ColorType
 
 from mhd_jax.results import head_names
 
@@ -67,7 +68,9 @@ class Picture(Figure):
         return buffer.getvalue()
 
 
-def new_figure(height: float, rows: int, columns: int, width: float = WIDTH) -> tuple[Figure, Any]:
+def new_figure(
+    height: float, rows: int, columns: int, width: float = WIDTH
+) -> tuple[Figure, np.ndarray]:
     """A figure of several panels, `height` and `width` in inches, and its axes."""
     figure = Picture(figsize=(width, height), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
@@ -103,7 +106,7 @@ def legend(figure: Figure, axis: Axes) -> None:
         figure.legend(handles, labels, loc="outside lower center", ncols=columns)
 
 
-def head_colours(num_heads: int) -> list[tuple[str, Any]]:
+def head_colours(num_heads: int) -> list[tuple[str, ColorType]]:
     """Name and colour of every head."""
     ranks = num_heads - 1
     shades = [AUX] if ranks == 1 else [RANKS(r / max(1, ranks - 1)) for r in range(ranks)]
@@ -154,7 +157,11 @@ def heat(
 
 
 def colour_bars(
-    figure: Figure, axes: Sequence[Axes], norm: Normalize, label: str, own: bool = False
+    figure: Figure,
+    axes: Sequence[Axes] | np.ndarray,
+    norm: Normalize,
+    label: str,
+    own: bool = False,
 ) -> None:
     """The scale of a map; where it has orange cells, both scales side by side."""
     # Each bar goes inside the ones before it, so the first is the one with room for numbers.

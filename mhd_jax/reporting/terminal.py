@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool
+from ml_collections import ConfigDict
 from tqdm.auto import tqdm
 
 from mhd_jax.results import Spread, Summary, head_rows
@@ -87,7 +88,7 @@ def _layout(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def describe_run(
-    config: Mapping[str, Any],
+    config: ConfigDict,
     *,
     private_samples: Sequence[int],
     public_samples: int,
@@ -139,7 +140,7 @@ def _range(values: Sequence[int] | np.ndarray) -> str:
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
-def _architectures(config: Mapping[str, Any]) -> str:
+def _architectures(config: ConfigDict) -> str:
     groups = [f"{count} x {name}" for name, count in config["clients"]["models"]]
     return ", ".join(groups) or config["model"]["name"]
 
@@ -154,7 +155,7 @@ def _describe_heads(num_heads: int) -> str:
     return f"main head and {_count(num_heads - 1, 'auxiliary head')}"
 
 
-def _graph_name(config: Mapping[str, Any]) -> str:
+def _graph_name(config: ConfigDict) -> str:
     return ", ".join(config["graph"]["sequence"]) or config["graph"]["name"]
 
 

@@ -32,13 +32,12 @@ from orbax.checkpoint import checkpoint_managers
 from mhd_jax.errors import ConfigError, WorkdirError
 from mhd_jax.files import absolute, files_below, is_remote
 from mhd_jax.runtime.processes import anywhere
+from mhd_jax.trees import AnyTree
 
 MANIFEST = "manifest.json"
 UNREADABLE = ".unreadable"
 # Written or rewritten by Orbax at the rename itself and not needed to restore.
 _NOT_SUMMED = (MANIFEST, "_CHECKPOINT_METADATA", "commit_success.txt")
-
-PyTree = Any
 
 
 class Checkpoints:
@@ -61,7 +60,7 @@ class Checkpoints:
         directory: epath.PathLike,
         *,
         keep: int = 3,
-        strip: Callable[[PyTree], PyTree] = lambda state: state,
+        strip: Callable[..., object] = lambda state: state,
     ) -> None:
         """Opens the directory, creating it, and clears what a crashed save left behind.
 
@@ -87,7 +86,7 @@ class Checkpoints:
             self.directory.mkdir(parents=True, exist_ok=True)
             self._manager = ocp.CheckpointManager(self.directory, options=self._options(keep))
 
-    def save(self, step: int, state: PyTree) -> None:
+    def save(self, step: int, state: object) -> None:
         """Starts writing `state` as checkpoint `step` and returns once it is copied off the device.
 
         The state may be donated or changed right after. A save still under way is waited for
@@ -111,7 +110,7 @@ class Checkpoints:
             args = ocp.args.StandardSave(_without_empty(state))
             self._manager.save(step, args=args, force=True)
 
-    def restore_latest(self, abstract_state: PyTree) -> tuple[int, PyTree] | None:
+    def restore_latest(self, abstract_state: AnyTree) -> tuple[int, AnyTree] | None:
         """Restores the newest checkpoint that can be read, going back as far as need be.
 
         Checkpoints newer than the one restored are moved aside, to `<step>.unreadable`, with a
@@ -132,10 +131,10 @@ class Checkpoints:
         problems: dict[int, str] = {}
         for step in sorted(self._manager.all_steps(), reverse=True):
             problem, state = self._try_restore(step, abstract_state)
-            if problem is None:
+            if problem is None and state is not None:
                 self._set_aside(problems, restored=step)
                 return step, state
-            problems[step] = problem
+            problems[step] = problem or "it is empty"
         if problems:
             tried = "; ".join(f"step {step}: {problem}" for step, problem in problems.items())
             raise WorkdirError(
@@ -183,7 +182,7 @@ class Checkpoints:
         manifest = self._manifest | {"sha256": _checksums(written)}
         (written / MANIFEST).write_text(json.dumps(manifest, indent=1))
 
-    def _try_restore(self, step: int, abstract_state: PyTree) -> tuple[str | None, PyTree]:
+    def _try_restore(self, step: int, abstract_state: AnyTree) -> tuple[str | None, AnyTree | None]:
         """(None, state), or (what is wrong with the checkpoint, None), alike on all processes."""
         problem = _damage(self.directory / str(step)) if jax.process_index() == 0 else None
         if anywhere(problem is not None):
@@ -202,7 +201,7 @@ class Checkpoints:
             return problem or "another process could not restore it", None
         return None, state
 
-    def _check_state(self, step: int, abstract_state: PyTree) -> None:
+    def _check_state(self, step: int, abstract_state: object) -> None:
         """Raises when the (sound) checkpoint is of other arrays: going back would not help."""
         directory = self.directory / str(step)
         wanted = self._strip(abstract_state)
@@ -211,7 +210,7 @@ class Checkpoints:
             more = f"; and {len(differing) - 5} more" if len(differing) > 5 else ""
             raise WorkdirError(f"{directory} is of another state: {'; '.join(differing[:5])}{more}")
 
-    def _check_space(self, state: PyTree) -> None:
+    def _check_space(self, state: object) -> None:
         """A full disk is better met before the writing starts: it fails late and in many voices."""
         if is_remote(self.directory):
             return
@@ -297,7 +296,7 @@ def _damage(directory: epath.Path) -> str | None:
     return None
 
 
-def _differences(directory: epath.Path, state: PyTree) -> list[str]:
+def _differences(directory: epath.Path, state: object) -> list[str]:
     there, here = _read_manifest(directory)["leaves"], _leaves(state)
     return [
         f"{name} is {there.get(name, 'missing')} there and {here.get(name, 'missing')} here"
@@ -306,7 +305,7 @@ def _differences(directory: epath.Path, state: PyTree) -> list[str]:
     ]
 
 
-def _leaves(state: PyTree) -> dict[str, str]:
+def _leaves(state: object) -> dict[str, str]:
     """The arrays of a tree by path.
 
     >>> _leaves({"bias": jax.ShapeDtypeStruct((8, 3), np.float32)})
@@ -328,12 +327,12 @@ def _digest(path: epath.Path) -> str:
     return digest.hexdigest()
 
 
-def _without_empty(tree: PyTree) -> PyTree:
+def _without_empty(tree: AnyTree) -> AnyTree:
     """`tree` without its arrays of no elements, which Orbax refuses to save."""
     return jax.tree.map(lambda leaf: leaf if leaf.size else None, tree)
 
 
-def _with_empty(tree: PyTree, abstract: PyTree) -> PyTree:
+def _with_empty(tree: object, abstract: AnyTree) -> AnyTree:
     """`tree` with the arrays of no elements that `abstract` has put back."""
 
     def fill(leaf: jax.ShapeDtypeStruct, value: jax.Array | None) -> jax.Array | None:
