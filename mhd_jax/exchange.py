@@ -342,8 +342,7 @@ class Ledger:
         """Bytes that all clients together have really sent in the first `step` steps."""
         steps = np.arange(step)
         total = self.once * len(self.predictions) if step else 0.0
-        if self.method.distillation is not None:
-            total += float(self.predictions.sum()) * int((self.method.when(steps)[:, 1] > 0).sum())
+        total += float(self.predictions.sum()) * int(self.method.distils(steps).sum())
         if self.method.averaging is not None:
             parameters = float(self.fedavg.sum()) * self.average_every
             total += parameters * int(self.method.averaging.due(steps).sum())

@@ -158,6 +158,7 @@ def build(
         num_classes=source.num_classes,
         replicas=config.num_seeds,
         steps_per_call=_steps_per_call(config, built, source.image_shape, feed),
+        pauses=not method.distils(np.arange(config.train.steps)).all(),
     )
     return Experiment(
         config=config,
@@ -229,7 +230,7 @@ def _marginals(parts: StepParts, pool_slots: int) -> tuple[int, ...]:
         or not (chosen.alignment and chosen.alignment_momentum and chosen.nu_pred)
     ):
         return ()
-    heads = parts.models[0].num_heads if chosen.wiring == "chain" else 1
+    heads = chosen.published_heads(parts.models[0].num_heads)
     return (parts.layout.num_clients, heads, parts.num_classes)
 
 
@@ -413,8 +414,7 @@ def _ledger(
         sent = 0
         if chosen is not None:
             rows = config.data.public_batch_size * max(reader(0, 1).versions.shape[1], 1)
-            heads = parts.method.num_heads(config.heads.aux)
-            shape = (rows, heads if chosen.nu_pred else 0, parts.num_classes)
+            shape = (rows, chosen.published_heads(model.num_heads), parts.num_classes)
             width = state.embedding_width(model, image_shape) if chosen.nu_emb else 0
             sent = exchange.message_bytes(parts.encoding, shape, width, chosen.publishes_energy)
         predictions += [float(sent)] * size

@@ -70,6 +70,20 @@ class Distillation:
         """Whether a standardised energy travels beside every prediction."""
         return self.confidence == distill.ENERGY
 
+    def published_heads(self, num_heads: int) -> int:
+        """How many of a client's heads travel, those of the lowest ranks: those somebody may read.
+
+        In the chain nobody learns from the last head, unless heads of the same rank teach too.
+
+        >>> Distillation(wiring="chain").published_heads(5)
+        4
+        """
+        if not self.nu_pred:
+            return 0
+        if self.wiring == "main":
+            return 1
+        return num_heads if self.same_rank else num_heads - 1
+
 
 @dataclasses.dataclass(frozen=True)
 class Averaging:
@@ -155,6 +169,12 @@ class Method:
     snapshot_rounds: bool = False
     same_start: bool = False
     pooled: bool = False
+
+    def distils(self, steps: np.ndarray) -> Bool[np.ndarray, " n"]:
+        """In which of `steps` distillation has weight; in no others is anything published."""
+        if self.distillation is None:
+            return np.zeros(len(steps), bool)
+        return self.when(steps)[:, 1] > 0
 
     def num_heads(self, aux: int) -> int:
         """Heads a client needs: only the head chain trains auxiliary heads."""

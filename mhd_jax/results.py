@@ -244,7 +244,8 @@ LINE_FIELDS = (
     FieldDoc("private_loss", "[K]", "nats", "Cross-entropy of the main head on private data."),
     FieldDoc("embedding_loss", "[K]", "1", "Embedding distillation, before its weight."),
     FieldDoc("head_losses", "[K, m]", "nats", "Prediction distillation of each head that is "
-             "taught, before its weight: the auxiliary heads, or the main head."),
+             "taught, before its weight: the auxiliary heads, or the main head. This and "
+             "`embedding_loss` are means over the steps that distil, left out where none does."),
     FieldDoc("control_loss", "[K]", "nats", "Loss of the isolated baseline."),
     FieldDoc("bytes_sent", "float", "bytes", "Sent by all clients so far."),
     FieldDoc("shared_accuracy", "[K, H]", "1", "As in `summary.json`; this and what follows every "

@@ -56,6 +56,7 @@ class StepParts:
       num_classes: C.
       replicas: R.
       steps_per_call: most steps one call can do; 1 means no loop in the program at all.
+      pauses: in some steps distillation has no weight; nothing is published in them.
     """
 
     layout: Layout
@@ -68,6 +69,7 @@ class StepParts:
     num_classes: int
     replicas: int
     steps_per_call: int
+    pauses: bool = False
 
 
 def make_step(parts: StepParts, input_specs: StepInputs, data_specs: PyTree) -> Any:
@@ -150,7 +152,7 @@ def _one_system(
     grads, metrics = private.grads, {"private_loss": private.losses, "loss": private.losses}
     marginals = state.marginals
     if parts.method.distillation is not None:
-        lessons = _distillation_gradients(parts, state, batch.public, inputs, seed)
+        lessons = _lessons(parts, state, batch.public, inputs, seed)
         marginals = lessons.marginals
         metrics |= _trunk_metrics(grads, lessons.grads)
         grads = jax.tree.map(jnp.add, grads, lessons.grads)
@@ -220,6 +222,21 @@ def _private_gradients(
     grads, (stats, losses) = jax.grad(objective, has_aux=True)(params)
     grads, stats = _mean_over_data(parts, (grads, stats))
     return PrivateGradients(grads, stats, losses)
+
+
+def _lessons(
+    parts: StepParts, state: State, public: Array, inputs: StepInputs, seed: Array
+) -> Lessons:
+    """`_distillation_gradients`; zeros, and no exchange, in a step that does not distil."""
+
+    def learn() -> Lessons:
+        return _distillation_gradients(parts, state, public, inputs, seed)
+
+    def pause() -> Lessons:
+        nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(learn))
+        return nothing._replace(marginals=state.marginals)
+
+    return jax.lax.cond(inputs.weights[1] > 0, learn, pause) if parts.pauses else learn()
 
 
 def _distillation_gradients(
@@ -413,7 +430,7 @@ def candidates_of(
             below = jnp.concatenate([jnp.eye(num_rows, dtype=bool) & connected, reads], axis=1)
             nobody = jnp.zeros((num_rows, num_rows), bool)
             same = None if same is None else jnp.concatenate([nobody, same], axis=1)
-            mine = jax.lax.stop_gradient(student)
+            mine = jax.lax.stop_gradient(read_heads(chosen, student))
             present = _align(parts, chosen, mine.scores)[0] if chosen.alignment else mine.scores
             scores = jnp.concatenate([present, scores], axis=0)
             if energy is not None and mine.energy is not None:
@@ -422,7 +439,7 @@ def candidates_of(
                 shares = jnp.concatenate([inputs.label_shares[ids], shares], axis=0)
     if chosen.wiring == "chain":
         allowed = below if same is None else jnp.concatenate([below, same], axis=1)
-        return distill.Candidates(scores, allowed, scores.shape[2] - 1, energy, shares)
+        return distill.Candidates(scores, allowed, student.scores.shape[2] - 1, energy, shares)
     return distill.Candidates(scores, below, 1, energy, shares)
 
 
@@ -474,14 +491,12 @@ def publish(
             wire = to_wire(x, parts.encoding.embedding_type)
             return from_wire(everyone(wire), parts.encoding.embedding_type)
 
-        heads = slice(0, 1) if chosen.wiring == "main" else slice(None)
         if chosen.nu_pred:
-            message = tuple(
-                everyone(part) for part in parts.encoding.encode(own.scores[..., heads, :])
-            )
+            read = read_heads(chosen, own)
+            message = tuple(everyone(part) for part in parts.encoding.encode(read.scores))
             scores.append(parts.encoding.decode(message, parts.num_classes))
-            if own.energy is not None:
-                energies.append(floats(own.energy[..., heads]))
+            if read.energy is not None:
+                energies.append(floats(read.energy))
         if chosen.nu_emb:
             embeddings.append(floats(own.embeddings))
     return Published(
@@ -490,6 +505,13 @@ def publish(
         energy=jnp.concatenate(energies) if energies else None,
         fresh=True,
     )
+
+
+def read_heads(chosen: Distillation, predictions: Predictions) -> Predictions:
+    """Predictions of those heads alone that somebody may learn from."""
+    count = chosen.published_heads(predictions.scores.shape[-2])
+    energy = None if predictions.energy is None else predictions.energy[..., :count]
+    return predictions._replace(scores=predictions.scores[..., :count, :], energy=energy)
 
 
 def pool_predictions(

@@ -35,6 +35,8 @@ from mhd_jax.runtime.tensorboard import TensorBoard
 from mhd_jax.runtime.workdir import Workdir
 from mhd_jax.state import State
 
+LESSONS = ("embedding_loss", "head_losses", "distillation_gradient", "gradient_cosine")
+"""Metrics that steps without distillation do not have."""
 TURNS_LOOKED_AT = 100  # graphs of a changing sequence that warnings at the start are about
 
 
@@ -266,6 +268,8 @@ class Run:
         for start, count, metrics in pending:
             host = layout.fetch(metrics)
             values = {name: layout.join(value, axis=2)[:count] for name, value in host.items()}
+            steps = np.arange(start, start + count)
+            values["distils"] = self.experiment.parts.method.distils(steps)
             _check_finite(values, start, self.checkpoints)
             self._collected.append(values)
         self.seconds_training += time.monotonic() - begin  # waited for the device
@@ -273,10 +277,7 @@ class Run:
     def _log(self, step: int) -> None:
         """Writes the means since the last log of the first replica, per client."""
         collected, self._collected = self._collected, []
-        means = {
-            name: np.concatenate([values[name][:, 0] for values in collected]).mean(axis=0)
-            for name in collected[0]
-        }
+        means = _means(collected)
         speed = (step - self.first_step) / max(self.seconds_training, 1e-9)
         sent = self.experiment.ledger.sent(step)
         vitals, lines = self.monitor.look(self.state, step)
@@ -321,6 +322,14 @@ class Run:
         done = self.config.train.steps - self.first_step
         rate = done / self.seconds_training if done and self.seconds_training else 0.0
         return {"steps_per_second": rate, "compile_seconds": stepper.compile_seconds}
+
+
+def _means(collected: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Means of the first seed's metrics over all steps, those of distillation over its steps."""
+    steps = {name: np.concatenate([part[name] for part in collected]) for name in collected[0]}
+    distils = steps.pop("distils")
+    kept = {name: x[distils] if name in LESSONS else x for name, x in steps.items()}
+    return {name: x[:, 0].mean(axis=0) for name, x in kept.items() if len(x)}
 
 
 def _check_finite(values: Mapping[str, np.ndarray], start: int, checkpoints: Checkpoints) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 
@@ -13,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mhd_jax import exchange, graph
+from mhd_jax import exchange, graph, methods
 from mhd_jax.errors import ConfigError
 from tests import reference, small
 
@@ -90,6 +91,8 @@ def _gathered_bytes(experiment) -> int:
         {"method": "codistillation"},
         {"clients__models": (("mlp_small", 2), ("mlp_large", 2))},
         {"distill__nu_emb": 0.0},
+        {"distill__same_rank": True},
+        {"method": "fedmd"},
     ],
     ids=[
         "fresh",
@@ -100,6 +103,8 @@ def _gathered_bytes(experiment) -> int:
         "codistillation",
         "unlike networks",
         "no embeddings",
+        "same rank",
+        "rounds",
     ],
 )
 def test_the_ledger_counts_what_the_compiled_program_gathers(changes):
@@ -112,7 +117,7 @@ def test_both_accountings_and_fedavg():
     experiment = small.build(exchange__refresh_steps=10, average__every=5)
     record = experiment.ledger.record()
     parameters = sum(leaf.nbytes for leaf in small.clients(experiment, experiment.init_state())) / 4
-    assert record["predictions"] == [8 * (3 * 10 + small.WIDTH) * 4.0] * 4
+    assert record["predictions"] == [8 * (2 * 10 + small.WIDTH) * 4.0] * 4
     assert record["snapshots"] == [parameters / 10] * 4
     assert record["fedavg"] == [parameters / 5] * 4
 
@@ -125,6 +130,39 @@ def test_bytes_sent_follow_what_happened():
     fedavg = small.build(method="fedavg", average__every=4).ledger
     assert fedavg.sent(9) == 2 * 4 * fedavg.fedavg.sum()
     assert small.build(method="isolated").ledger.sent(9) == 0
+
+
+# --- What nobody reads stays at home --------------------------------------------------------------
+
+
+def test_the_last_head_travels_only_where_heads_of_one_rank_teach():
+    chain = methods.Distillation(wiring="chain")
+    assert chain.published_heads(5) == 4
+    assert dataclasses.replace(chain, same_rank=True).published_heads(5) == 5
+    assert dataclasses.replace(chain, nu_pred=0.0).published_heads(5) == 0
+    assert methods.Distillation(wiring="main").published_heads(1) == 1
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"distill__confidence": "energy"},
+        {"exchange__mode": "stale", "exchange__pool_size": 2, "exchange__refresh_steps": 2},
+        {"method": "fedmd", "rounds__private_steps": 1, "rounds__public_steps": 2},
+    ],
+    ids=["mhd", "stale", "rounds"],
+)
+def test_training_is_the_same_to_the_bit_where_everything_is_published(changes, monkeypatch):
+    """All heads in every step, against those that somebody reads in the steps that distil."""
+    experiment = small.build(isolated_baseline=False, **changes)
+    assert experiment.parts.pauses == (changes.get("method") == "fedmd")
+    expected = small.clients(experiment, small.run(experiment, calls=2)[0])
+    monkeypatch.setattr(methods.Distillation, "published_heads", lambda self, heads: heads)
+    loud = small.build(isolated_baseline=False, **changes)
+    loud = dataclasses.replace(loud, parts=dataclasses.replace(loud.parts, pauses=False))
+    found = small.clients(loud, small.run(loud, calls=2)[0])
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 # --- Stale reading --------------------------------------------------------------------------------
