@@ -278,7 +278,9 @@ def _published(experiment: Experiment) -> Iterator[tuple[str, str, int]]:
             if chosen.publishes_energy:
                 yield PREDICTIONS, dtype, math.prod(lead) * heads
         if chosen.nu_emb:
-            width = state_lib.embedding_width(model, experiment.image_shape)
+            width = parts.embedding_width or state_lib.embedding_width(
+                model, experiment.image_shape
+            )
             yield EMBEDDINGS, dtype, math.prod(lead) * width
 
 

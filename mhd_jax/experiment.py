@@ -158,6 +158,7 @@ def build(
         num_classes=source.num_classes,
         replicas=config.num_seeds,
         steps_per_call=_steps_per_call(config, built, source.image_shape, feed),
+        embedding_width=_embedding_width(config, method, built, source.image_shape),
         pauses=not method.distils(np.arange(config.train.steps)).all(),
     )
     return Experiment(
@@ -216,6 +217,27 @@ def _check_alignment(
         logging.warning(
             "distill.fade_in = 1: distillation reaches its full weight at the last step only"
         )
+
+
+def _embedding_width(
+    config: ml_collections.ConfigDict,
+    method: methods.Method,
+    built: Sequence[models.MultiHeadClassifier],
+    image_shape: Sequence[int],
+) -> int:
+    """Numbers in which an embedding travels, 0 for all it has.
+
+    Raises:
+      ConfigError: more than the narrowest embedding has.
+    """
+    asked, chosen = config.exchange.embedding_width, method.distillation
+    if not asked or chosen is None or not chosen.nu_emb:
+        return 0
+    narrowest = min(state.embedding_width(model, image_shape) for model in built)
+    if asked > narrowest:
+        accepted = f"0 to {narrowest}, the width of the narrowest embedding"
+        raise ConfigError("exchange.embedding_width", asked, accepted)
+    return int(asked)
 
 
 def _marginals(parts: StepParts, pool_slots: int) -> tuple[int, ...]:
@@ -415,7 +437,8 @@ def _ledger(
         if chosen is not None:
             rows = config.data.public_batch_size * max(reader(0, 1).versions.shape[1], 1)
             shape = (rows, chosen.published_heads(model.num_heads), parts.num_classes)
-            width = state.embedding_width(model, image_shape) if chosen.nu_emb else 0
+            width = parts.embedding_width or state.embedding_width(model, image_shape)
+            width = width if chosen.nu_emb else 0
             sent = exchange.message_bytes(parts.encoding, shape, width, chosen.publishes_energy)
         predictions += [float(sent)] * size
     return exchange.Ledger(

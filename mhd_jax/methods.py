@@ -128,6 +128,23 @@ class EveryStep:
 
 
 @dataclasses.dataclass(frozen=True)
+class EveryNth:
+    """Distillation in steps 0, n, 2 n, ... alone, with the weight that it has there anyway.
+
+    The weight is not multiplied by n: over a run, distillation counts for 1 / n of what it would.
+    """
+
+    when: When
+    every: int
+
+    def __call__(self, steps: np.ndarray) -> Float[np.ndarray, "n 2"]:
+        """The weights of `when`, that of distillation 0 in all other steps."""
+        distils = steps % self.every == 0
+        both = np.stack([np.ones_like(distils), distils], axis=1)
+        return (self.when(steps) * both).astype(np.float32)
+
+
+@dataclasses.dataclass(frozen=True)
 class Rounds:
     """Rounds of `private_steps` on private data, then `public_steps` of distillation."""
 
@@ -194,12 +211,22 @@ METHODS: Registry[MethodFactory] = Registry("method")
 
 
 def build(config: ml_collections.ConfigDict) -> Method:
-    """The method named `config.method`; raises `ConfigError` for an unknown name."""
+    """The method named `config.method`, distilling in each `exchange.every`-th step.
+
+    Raises:
+      ConfigError: an unknown name, or `exchange.every` for a method with rounds of its own.
+    """
     made = METHODS.get(config.method)(config)
     if not isinstance(made, Method):
         accepted = f"a function from the config to a Method, not to {type(made).__name__}"
         raise ConfigError("method", config.method, accepted)
-    return made
+    every = config.exchange.every
+    if every == 1 or made.distillation is None:
+        return made
+    if isinstance(made.when, Rounds):
+        accepted = f"1: {config.method} distils when rounds.private_steps are over"
+        raise ConfigError("exchange.every", every, accepted)
+    return dataclasses.replace(made, when=EveryNth(made.when, every))
 
 
 @METHODS.register("mhd")

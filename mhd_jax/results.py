@@ -170,6 +170,14 @@ class SeedResult(Accuracies):
         dtype=bool,
     )  # fmt: skip
 
+    bytes_to: Mapping[str, float | None] = _field(
+        "name: float or null", "bytes",
+        "Sent by all clients until the first evaluation at which the shared accuracy of the last "
+        "head, mean over clients, reached each level of the setting `bytes_to`; null where none "
+        "did.",
+        default_factory=dict,
+    )  # fmt: skip
+
     @property
     def seeds(self) -> tuple[SeedResult, ...]:
         """All seeds that are summarised here."""
@@ -251,11 +259,13 @@ LINE_FIELDS = (
     FieldDoc("shared_accuracy", "[K, H]", "1", "As in `summary.json`; this and what follows every "
              "`train.eval_every` steps."),
     FieldDoc("private_accuracy", "[K, H]", "1", "As in `summary.json`."),
+    FieldDoc("last_head_accuracy", "[R]", "1", "Shared accuracy of the last head of every seed, "
+             "mean over clients."),
     FieldDoc("control_shared_accuracy", "[K, 1]", "1", "Of the isolated baseline."),
     FieldDoc("control_private_accuracy", "[K, 1]", "1", "Of the isolated baseline."),
     FieldDoc("metrics/<name>", "[K, H]", "–", "The further metrics of the setting `metrics`."),
 )  # fmt: skip
-"""The keys of the lines of `metrics.jsonl`; of several seeds the first's."""
+"""The keys of the lines of `metrics.jsonl`; of several seeds (R) the first's, unless said."""
 
 
 def describe_fields() -> dict[str, list[FieldDoc]]:

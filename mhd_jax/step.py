@@ -20,7 +20,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
 
 from mhd_jax import distill, rng
-from mhd_jax.exchange import Encoding, from_wire, to_wire
+from mhd_jax.exchange import Encoding, from_wire, projection, to_wire
 from mhd_jax.inputs import Batch, StepInputs
 from mhd_jax.methods import Distillation, Method
 from mhd_jax.models.classifier import MultiHeadClassifier
@@ -57,6 +57,7 @@ class StepParts:
       replicas: R.
       steps_per_call: most steps one call can do; 1 means no loop in the program at all.
       pauses: in some steps distillation has no weight; nothing is published in them.
+      embedding_width: numbers in which an embedding travels; 0 for all it has.
     """
 
     layout: Layout
@@ -70,6 +71,7 @@ class StepParts:
     replicas: int
     steps_per_call: int
     pauses: bool = False
+    embedding_width: int = 0
 
 
 def make_step(parts: StepParts, input_specs: StepInputs, data_specs: PyTree) -> Any:
@@ -344,9 +346,7 @@ def _distillation(
     for group, student in enumerate(own):
         reads = inputs.reads[group]
         embedding_losses.append(
-            _embedding_loss(
-                parts, group, chosen, student, params[group], published.embeddings, reads
-            )
+            _embedding_loss(parts, group, chosen, own, params[group], published.embeddings, reads)
         )
         if published.scores is None:
             heads.append(jnp.zeros((len(reads), 0)))
@@ -369,13 +369,13 @@ class Published(NamedTuple):
 
     Attributes:
       scores: aligned if the method aligns; None where no predictions are published.
-      embeddings: per group.
+      embeddings: per group, in `StepParts.embedding_width` dimensions if that is not 0.
       energy: where it is published.
       fresh: the publishers are the students' own present states; otherwise snapshots.
     """
 
     scores: Float[Array, "N B h C"] | None
-    embeddings: tuple[Float[Array, "N B D"], ...]
+    embeddings: tuple[Float[Array, "N B w"], ...]
     energy: Float[Array, "N B h"] | None
     fresh: bool
 
@@ -447,9 +447,9 @@ def _embedding_loss(
     parts: StepParts,
     group: int,
     chosen: Distillation,
-    student: Predictions,
+    own: tuple[Predictions, ...],
     params: PyTree,
-    embeddings: Sequence[Float[Array, "N B D"]],
+    embeddings: Sequence[Float[Array, "N B w"]],
     reads: Bool[Array, "k N"],
 ) -> Float[Array, " k"]:
     """Embedding loss of one group against all; a learned linear map where widths differ."""
@@ -457,12 +457,13 @@ def _embedding_loss(
     if not chosen.nu_emb:
         return total
     share = reads / jnp.maximum(reads.sum(axis=1, keepdims=True), 1)
-    width, start = student.embeddings.shape[-1], 0
-    for theirs in embeddings:
-        mine = student.embeddings
-        if theirs.shape[-1] != width:
-            mine = jnp.einsum("kbd,kde->kbe", mine, params["projections"][f"to_{theirs.shape[-1]}"])
+    start = 0
+    for peers, theirs in zip(own, embeddings, strict=True):
+        mine, width = own[group].embeddings, peers.embeddings.shape[-1]
+        if mine.shape[-1] != width:
+            mine = jnp.einsum("kbd,kde->kbe", mine, params["projections"][f"to_{width}"])
         stop = start + theirs.shape[0]
+        mine = _projected(parts, mine)
         total = total + distill.weighted_embedding_loss(mine, theirs, share[:, start:stop])
         start = stop
     return total
@@ -498,7 +499,7 @@ def publish(
             if read.energy is not None:
                 energies.append(floats(read.energy))
         if chosen.nu_emb:
-            embeddings.append(floats(own.embeddings))
+            embeddings.append(floats(_projected(parts, own.embeddings)))
     return Published(
         scores=jnp.concatenate(scores) if scores else None,
         embeddings=tuple(embeddings),
@@ -512,6 +513,12 @@ def read_heads(chosen: Distillation, predictions: Predictions) -> Predictions:
     count = chosen.published_heads(predictions.scores.shape[-2])
     energy = None if predictions.energy is None else predictions.energy[..., :count]
     return predictions._replace(scores=predictions.scores[..., :count, :], energy=energy)
+
+
+def _projected(parts: StepParts, embeddings: Float[Array, "*k B D"]) -> Float[Array, "*k B w"]:
+    """Embeddings in the dimensions in which they travel."""
+    width = parts.embedding_width
+    return embeddings @ projection(embeddings.shape[-1], width) if width else embeddings
 
 
 def pool_predictions(

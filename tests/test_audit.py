@@ -34,6 +34,8 @@ def _across(found: audit.Audit) -> set[str]:
         ({"exchange__encoding": "bfloat16", "num_seeds": 2}, {PREDICTIONS, EMBEDDINGS}, True),
         ({"exchange__encoding": "top_k", "exchange__mode": "stale"}, {PREDICTIONS, EMBEDDINGS},
          True),
+        ({"exchange__encoding": "int4", "exchange__embedding_width": 3, "exchange__every": 2},
+         {PREDICTIONS, EMBEDDINGS}, True),
         ({"distill__confidence": "energy", "distill__same_rank": True}, {PREDICTIONS, EMBEDDINGS},
          True),
         ({"method": "isolated"}, set(), True),
@@ -42,8 +44,8 @@ def _across(found: audit.Audit) -> set[str]:
         ({"method": "gossip"}, {PARAMETERS}, False),
         ({"method": "feddf"}, {PREDICTIONS, PARAMETERS}, False),
     ],
-    ids=["mhd", "mhd bf16 replicas", "mhd stale top k", "mhd energy", "isolated", "fedmd",
-         "fedavg", "gossip", "feddf"],
+    ids=["mhd", "mhd bf16 replicas", "mhd stale top k", "mhd int4", "mhd energy", "isolated",
+         "fedmd", "fedavg", "gossip", "feddf"],
 )  # fmt: skip
 def test_what_each_method_sends(changes, carried, clean):
     found = _audit(**changes)
