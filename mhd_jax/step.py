@@ -235,10 +235,14 @@ def _lessons(
         return _distillation_gradients(parts, state, public, inputs, seed)
 
     def pause() -> Lessons:
-        nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(learn))
+        shapes = jax.eval_shape(learn)
+        nothing: Lessons = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
         return nothing._replace(marginals=state.marginals)
 
-    return jax.lax.cond(inputs.weights[1] > 0, learn, pause) if parts.pauses else learn()
+    if not parts.pauses:
+        return learn()
+    lessons: Lessons = jax.lax.cond(inputs.weights[1] > 0, learn, pause)
+    return lessons
 
 
 def _distillation_gradients(

@@ -37,7 +37,9 @@ def test_bfloat16_travels_as_two_bytes_and_comes_back_rounded():
     (message,) = encoding.encode(scores)
     assert message.dtype.itemsize == 2
     rounded = scores.astype(jnp.bfloat16).astype(jnp.float32)
-    np.testing.assert_array_equal(encoding.decode((message,), 10), rounded)
+    found = encoding.decode((message,), 10)
+    np.testing.assert_array_equal(found, rounded)
+    assert (jnp.abs(found - scores) <= 2**-8 * jnp.abs(scores)).all()
 
 
 @pytest.mark.parametrize("k", [1, 3, 10])
@@ -138,7 +140,7 @@ def test_a_projection_keeps_angles_on_average_and_as_wide_as_the_embedding_exact
     np.testing.assert_allclose(cosine(64), exact, atol=1e-5)
     for width in (8, 16, 32):
         moved = cosine(width) - exact
-        assert np.sqrt((moved**2).mean()) <= 1.1 * (1 - exact.mean() ** 2) / np.sqrt(width)
+        assert np.sqrt((moved**2).mean()) <= 1.3 * (1 - exact.mean() ** 2) / np.sqrt(width)
         assert abs(moved.mean()) < 0.05
 
 
