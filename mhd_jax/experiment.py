@@ -6,7 +6,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -159,7 +159,7 @@ def build(
         replicas=config.num_seeds,
         steps_per_call=_steps_per_call(config, built, source.image_shape, feed),
         embedding_width=_embedding_width(config, method, built, source.image_shape),
-        pauses=not method.distils(np.arange(config.train.steps)).all(),
+        pauses=_pauses(config, method, built, source.image_shape),
     )
     return Experiment(
         config=config,
@@ -403,19 +403,36 @@ def _steps_per_call(
     image_shape: Sequence[int],
     feed: Feed,
 ) -> int:
-    """Steps per dispatch: what was asked for, 1 for streamed images, and else up to 50.
-
-    Convolutions on CPU take 1 step as well. There the gradient of one inside a loop runs outside
-    the fast library and is some 30 times slower than the same one in straight-line code.
-    """
+    """Steps per dispatch: what was asked for, 1 where loops are slow or images streamed, or 50."""
     asked, train = config.train.steps_per_call, config.train
     if not asked:
-        loops_are_slow = jax.default_backend() == "cpu" and any(
-            has_convolutions(model, image_shape) for model in built
-        )
         streamed = not isinstance(feed, Resident)  # 50 steps of images would fill the memory
-        asked = 1 if loops_are_slow or streamed else 50
+        asked = 1 if _nesting_is_slow(built, image_shape) or streamed else 50
     return min(asked, train.steps, train.log_every, train.eval_every, train.checkpoint_every)
+
+
+def _nesting_is_slow(
+    built: Sequence[models.MultiHeadClassifier], image_shape: Sequence[int]
+) -> bool:
+    """Whether steps are slow inside a loop or branch: those with convolutions are, on CPU.
+
+    There the gradient of one inside a loop runs outside the fast library and is some 30 times
+    slower than the same one in straight-line code.
+    """
+    on_cpu = jax.default_backend() == "cpu"
+    return on_cpu and any(has_convolutions(model, image_shape) for model in built)
+
+
+def _pauses(
+    config: ml_collections.ConfigDict,
+    method: methods.Method,
+    built: Sequence[models.MultiHeadClassifier],
+    image_shape: Sequence[int],
+) -> Literal["nothing", "all", "exchange"]:
+    """See `StepParts.pauses`."""
+    if method.distillation is None or method.distils(np.arange(config.train.steps)).all():
+        return "nothing"
+    return "exchange" if _nesting_is_slow(built, image_shape) else "all"
 
 
 def has_convolutions(model: models.MultiHeadClassifier, image_shape: Sequence[int]) -> bool:

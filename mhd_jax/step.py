@@ -9,8 +9,9 @@ host computed as functions of (seed, step), so nothing that changes during a run
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -56,7 +57,8 @@ class StepParts:
       num_classes: C.
       replicas: R.
       steps_per_call: most steps one call can do; 1 means no loop in the program at all.
-      pauses: in some steps distillation has no weight; nothing is published in them.
+      pauses: what a step in which distillation has no weight leaves out: "nothing", as there is
+        none in the run; "all" of distillation; or "exchange" alone, where code in a branch is slow.
       embedding_width: numbers in which an embedding travels; 0 for all it has.
     """
 
@@ -70,7 +72,7 @@ class StepParts:
     num_classes: int
     replicas: int
     steps_per_call: int
-    pauses: bool = False
+    pauses: Literal["nothing", "all", "exchange"] = "nothing"
     embedding_width: int = 0
 
 
@@ -230,6 +232,7 @@ def _lessons(
     parts: StepParts, state: State, public: Array, inputs: StepInputs, seed: Array
 ) -> Lessons:
     """`_distillation_gradients`; zeros, and no exchange, in a step that does not distil."""
+    distils = inputs.weights[1] > 0
 
     def learn() -> Lessons:
         return _distillation_gradients(parts, state, public, inputs, seed)
@@ -239,9 +242,13 @@ def _lessons(
         nothing: Lessons = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
         return nothing._replace(marginals=state.marginals)
 
-    if not parts.pauses:
+    if parts.pauses == "nothing":
         return learn()
-    lessons: Lessons = jax.lax.cond(inputs.weights[1] > 0, learn, pause)
+    lessons: Lessons
+    if parts.pauses == "all":
+        lessons = jax.lax.cond(distils, learn, pause)
+    else:
+        lessons = jax.tree.map(functools.partial(jnp.where, distils), learn(), pause())
     return lessons
 
 
@@ -345,7 +352,9 @@ def _distillation(
         )
         for model, tree, learners in zip(parts.models, params, state.clients, strict=True)
     )
-    published, marginals = read_published(parts, own, pooled, state.marginals)
+    published, marginals = read_published(
+        parts, own, pooled, state.marginals, inputs.weights[1] > 0
+    )
     embedding_losses, heads = [], []
     for group, student in enumerate(own):
         reads = inputs.reads[group]
@@ -385,12 +394,20 @@ class Published(NamedTuple):
 
 
 def read_published(
-    parts: StepParts, own: tuple[Predictions, ...], pooled: tuple[Predictions, ...], marginals: Any
+    parts: StepParts,
+    own: tuple[Predictions, ...],
+    pooled: tuple[Predictions, ...],
+    marginals: Any,
+    distils: Bool[Array, ""] | bool = True,
 ) -> tuple[Published, Any]:
     """Publishes (the snapshots where there are any) and aligns; with it the new marginals."""
     chosen = parts.method.distillation
     assert chosen is not None
-    sent = publish(parts, chosen, jax.lax.stop_gradient(pooled or own))
+    shown = jax.lax.stop_gradient(pooled or own)
+    if parts.pauses == "exchange":
+        sent = _publish_if(parts, chosen, shown, distils)
+    else:
+        sent = publish(parts, chosen, shown)
     if sent.scores is None or not chosen.alignment:
         return sent._replace(fresh=not pooled), marginals
     scores, marginals = _align(parts, chosen, sent.scores, marginals)
@@ -510,6 +527,26 @@ def publish(
         energy=jnp.concatenate(energies) if energies else None,
         fresh=True,
     )
+
+
+def _publish_if(
+    parts: StepParts,
+    chosen: Distillation,
+    predictions: tuple[Predictions, ...],
+    distils: Bool[Array, ""] | bool,
+) -> Published:
+    """`publish` in a step that distils; zeros, which nobody reads, in any other."""
+
+    def exchange() -> tuple[Any, Any, Any]:
+        sent = publish(parts, chosen, predictions)
+        return sent.scores, sent.embeddings, sent.energy
+
+    def silence() -> tuple[Any, Any, Any]:
+        shapes = jax.eval_shape(exchange)
+        zeros: tuple[Any, Any, Any] = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        return zeros
+
+    return Published(*jax.lax.cond(distils, exchange, silence), fresh=True)
 
 
 def read_heads(chosen: Distillation, predictions: Predictions) -> Predictions:

@@ -266,26 +266,47 @@ def test_the_last_head_travels_only_where_heads_of_one_rank_teach():
     assert methods.Distillation(wiring="main").published_heads(1) == 1
 
 
+def _with_pauses(experiment, pauses):
+    """The same run with another way to leave out what is not distilled."""
+    return dataclasses.replace(
+        experiment, parts=dataclasses.replace(experiment.parts, pauses=pauses)
+    )
+
+
+ROUNDS = {"method": "fedmd", "rounds__private_steps": 1, "rounds__public_steps": 2}
+
+
 @pytest.mark.parametrize(
-    "changes",
+    ("changes", "pauses"),
     [
-        {"distill__confidence": "energy"},
-        {"exchange__mode": "stale", "exchange__pool_size": 2, "exchange__refresh_steps": 2},
-        {"method": "fedmd", "rounds__private_steps": 1, "rounds__public_steps": 2},
+        ({"distill__confidence": "energy"}, "nothing"),
+        ({"exchange__mode": "stale", "exchange__pool_size": 2}, "nothing"),
+        (ROUNDS, "all"),
+        (ROUNDS, "exchange"),
     ],
-    ids=["mhd", "stale", "rounds"],
+    ids=["mhd", "stale", "rounds", "rounds whose exchange alone pauses"],
 )
-def test_training_is_the_same_to_the_bit_where_everything_is_published(changes, monkeypatch):
+def test_training_is_the_same_to_the_bit_where_everything_is_published(
+    changes, pauses, monkeypatch
+):
     """All heads in every step, against those that somebody reads in the steps that distil."""
-    experiment = small.build(isolated_baseline=False, **changes)
-    assert experiment.parts.pauses == (changes.get("method") == "fedmd")
+    made = small.build(isolated_baseline=False, exchange__refresh_steps=2, **changes)
+    assert made.parts.pauses == ("all" if changes is ROUNDS else "nothing")
+    experiment = _with_pauses(made, pauses)
     expected = small.clients(experiment, small.run(experiment, calls=2)[0])
     monkeypatch.setattr(methods.Distillation, "published_heads", lambda self, heads: heads)
-    loud = small.build(isolated_baseline=False, **changes)
-    loud = dataclasses.replace(loud, parts=dataclasses.replace(loud.parts, pauses=False))
+    loud = small.build(isolated_baseline=False, exchange__refresh_steps=2, **changes)
+    loud = _with_pauses(loud, "nothing")
     found = small.clients(loud, small.run(loud, calls=2)[0])
     for ours, theirs in zip(found, expected, strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+def test_convolutions_stay_out_of_branches_and_the_same_bytes_move():
+    seldom = {"exchange__every": 2, "parallel__client_devices": 2}
+    assert small.build(model__name="cnn", **seldom).parts.pauses == "exchange"
+    experiment = _with_pauses(small.build(**seldom), "exchange")
+    assert _gathered_bytes(experiment) == experiment.ledger.predictions.sum()
 
 
 # --- Stale reading --------------------------------------------------------------------------------

@@ -180,10 +180,12 @@ def test_every_nth_step_distils_with_the_weight_it_has_anyway():
     np.testing.assert_array_equal(methods.build(config).when(np.arange(4, 10)), weights[4:])
 
 
-def test_steps_between_learn_from_private_data_alone():
+@pytest.mark.parametrize("pauses", ["all", "exchange"])
+def test_steps_between_learn_from_private_data_alone(pauses):
     """Their objective is the private loss, and no moving average of predictions moves."""
     experiment = small.build(exchange__every=2, train__log_every=1, isolated_baseline=False)
-    assert experiment.parts.pauses
+    parts = dataclasses.replace(experiment.parts, pauses=pauses)
+    experiment = dataclasses.replace(experiment, parts=parts)
     for step, (before, metrics, after) in enumerate(small.walk(experiment, 4)):
         distils = step % 2 == 0
         moved = not np.array_equal(before.marginals, after.marginals)
