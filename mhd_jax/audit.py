@@ -263,17 +263,21 @@ def _published(experiment: Experiment) -> Iterator[tuple[str, str, int]]:
         return
     versions = max(experiment.schedule.readers[0](0, 1).versions.shape[1], 1)
     samples = config.data.public_batch_size // parts.layout.data_devices * versions
+    travels = np.dtype(parts.encoding.embedding_type)
+    dtype = "u16" if travels.itemsize == 2 else _dtype(travels)
     for rows, model in zip(parts.layout.rows, parts.models, strict=True):
         lead = (parts.replicas, rows, samples)
         if chosen.nu_pred:
-            heads = 1 if chosen.wiring == "main" else parts.method.num_heads(config.heads.aux)
+            heads = chosen.published_heads(model.num_heads)
             scores = jax.ShapeDtypeStruct((*lead, heads, parts.num_classes), np.float32)
             for part in jax.eval_shape(parts.encoding.encode, scores):
                 yield PREDICTIONS, _dtype(part), part.size
+            if chosen.publishes_energy:
+                yield PREDICTIONS, dtype, math.prod(lead) * heads
         if chosen.nu_emb:
-            width = state_lib.embedding_width(model, experiment.image_shape)
-            travels = np.dtype(parts.encoding.embedding_type)
-            dtype = "u16" if travels.itemsize == 2 else _dtype(travels)
+            width = parts.embedding_width or state_lib.embedding_width(
+                model, experiment.image_shape
+            )
             yield EMBEDDINGS, dtype, math.prod(lead) * width
 
 

@@ -36,6 +36,9 @@ def default_config() -> ml_collections.ConfigDict:
     config.isolated_baseline = True  # also train the same clients without peers, to compare with
     config.num_seeds = 1  # independent runs with seeds seed, seed + 1, ..., trained in one step
     config.metrics = ()  # further evaluation metrics [a tuple of names, such as ("worst_class",)]
+    # shared accuracies of the last head for which the summary says how many bytes were sent until
+    # they were reached [a tuple of numbers above 0, at most 1]
+    config.bytes_to = (0.5, 0.6, 0.7, 0.8, 0.9)
     _add_data(config)
     _add_clients(config)
     _add_exchange(config)
@@ -132,9 +135,15 @@ def _add_exchange(config: ml_collections.ConfigDict) -> None:
     config.exchange.pool_size = 1  # stale: earlier states of random peers that a client learns from
     # stale: steps until one of them is replaced by a current one
     config.exchange.refresh_steps = 200
+    # steps between two that distil; nothing is published in the others, and the weights of
+    # distillation stay what they are
+    config.exchange.every = 1
     config.exchange.encoding = "float32"  # the form in which predictions travel
     # top_k: largest probabilities that are sent [1 to the number of classes]
     config.exchange.top_k = 3
+    # numbers in which an embedding travels, after a fixed random projection; 0 = all of it [0 to
+    # the width of the narrowest embedding]
+    config.exchange.embedding_width = 0
 
     config.distill = ml_collections.ConfigDict()
     config.distill.nu_emb = 1.0  # weight of embedding distillation; 0 publishes no embeddings
@@ -305,12 +314,12 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 _AT_LEAST_ONE = (
     "clients.num", "num_seeds", "train.steps", "train.log_every", "train.eval_every",
     "train.checkpoint_every", "train.keep_checkpoints", "data.batch_size", "data.public_batch_size",
-    "exchange.pool_size", "exchange.refresh_steps", "average.every", "rounds.private_steps",
-    "rounds.public_steps",
+    "exchange.every", "exchange.pool_size", "exchange.refresh_steps", "average.every",
+    "rounds.private_steps", "rounds.public_steps",
 )  # fmt: skip
 _NOT_NEGATIVE = (
     "seed", "heads.aux", "model.width", "data.image_size", "data.num_classes", "data.workers",
-    "distill.nu_emb", "distill.nu_aux", "distill.nu_main",
+    "exchange.embedding_width", "distill.nu_emb", "distill.nu_aux", "distill.nu_main",
     "optimizer.warmup_steps", "optimizer.momentum",
     "optimizer.weight_decay", "optimizer.clip_norm", "train.steps_per_call",
     "parallel.client_devices", "parallel.data_devices",
@@ -365,6 +374,9 @@ def validate(config: ml_collections.ConfigDict) -> None:
         raise ConfigError("optimizer.momentum", flat["optimizer.momentum"], "in [0, 1)")
     if not 0 < flat["data.public_fraction"] < 1:
         raise ConfigError("data.public_fraction", flat["data.public_fraction"], "inside (0, 1)")
+    for level in flat["bytes_to"]:
+        if isinstance(level, bool) or not isinstance(level, int | float) or not 0 < level <= 1:
+            raise ConfigError("bytes_to", flat["bytes_to"], "shared accuracies above 0, at most 1")
     client_models(config)
 
 

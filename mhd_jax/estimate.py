@@ -112,7 +112,7 @@ class Estimate:
         above, as a compiler may order the clients one after another.
       published: bytes a device, predictions and embeddings of all clients.
       flops: floating-point operations a step and device, of the program before optimisation.
-      sent: bytes a step that all clients together send.
+      sent: bytes a step that all clients together send, mean over the run.
       memory: bytes of one device, what the estimate is for.
     """
 
@@ -193,7 +193,7 @@ def estimate(config: ml_collections.ConfigDict, memory: int) -> Estimate:
         activations=_activations(experiment),
         published=int(experiment.ledger.predictions.sum()),
         flops=_flops(experiment, state),
-        sent=float(experiment.ledger.sent(1)),
+        sent=experiment.ledger.sent(config.train.steps) / config.train.steps,
         memory=memory,
     )
 

@@ -10,7 +10,9 @@ teachers need no exchange of parameters either.
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple, Protocol
+import functools
+from collections.abc import Iterable, Sequence
+from typing import Literal, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -88,10 +90,64 @@ class TopK:
         return jnp.where(chosen.sum(axis=-2) > 0, known, share)
 
 
+class Levels:
+    """Log-probabilities in 8 or 4 bits, tails kept, with a scale of its own for every prediction.
+
+    What travels of class c is d = max log p - log p_c, how far it lies below the likeliest class:
+    the square root of d as one of 2^bits evenly spaced levels from 0 to the prediction's largest
+    root, which travels as a float16. Levels are thus dense near the top and sparse in the tails.
+    With s the distance of two levels, the d' that arrives satisfies
+
+        |d' - d| <= s sqrt(d) + s^2
+
+    and the likeliest class stays the likeliest: level 0 is its alone. Decoding normalises. Two
+    4-bit numbers share a byte; embeddings travel as bfloat16.
+    """
+
+    embedding_type = jnp.bfloat16
+
+    def __init__(self, bits: Literal[4, 8]) -> None:
+        self.bits = bits
+
+    def encode(self, scores: Float[Array, "*shape C"]) -> tuple[Array, ...]:
+        """Levels uint8, [..., C] or [..., ceil(C / 2)], and the bits of the scales [...]."""
+        roots = jnp.sqrt(scores.max(axis=-1, keepdims=True) - scores)
+        scale = to_wire(roots.max(axis=-1), jnp.float16)
+        levels = jnp.round(roots / jnp.maximum(self._spacing(scale), 1e-12))
+        small = jnp.clip(levels, roots > 0, 2**self.bits - 1).astype(jnp.uint8)
+        return (_pack(small) if self.bits == 4 else small), scale
+
+    def decode(self, message: tuple[Array, ...], classes: int) -> Float[Array, "*shape C"]:
+        """Log-probabilities of all classes; NaN where the scale is not finite."""
+        levels, scale = message
+        if self.bits == 4:
+            levels = _unpack(levels, classes)
+        return jax.nn.log_softmax(-jnp.square(levels * self._spacing(scale)))
+
+    def _spacing(self, scale: Array) -> Float[Array, "*shape 1"]:
+        """s, the distance of two levels."""
+        return from_wire(scale, jnp.float16)[..., None] / (2**self.bits - 1)
+
+
+def _pack(levels: Array) -> Array:
+    """Two 4-bit numbers a byte, the first in the lower half: [..., C] to [..., ceil(C / 2)]."""
+    ends = [(0, 0)] * (levels.ndim - 1) + [(0, levels.shape[-1] % 2)]
+    even = jnp.pad(levels, ends)
+    return even[..., ::2] | even[..., 1::2] << 4
+
+
+def _unpack(packed: Array, classes: int) -> Array:
+    """The inverse of `_pack`."""
+    halves = jnp.stack([packed & 15, packed >> 4], axis=-1)
+    return halves.reshape(*packed.shape[:-1], -1)[..., :classes]
+
+
 ENCODINGS: Registry = Registry("exchange.encoding")
 ENCODINGS.register("float32")(lambda config: AllClasses(jnp.float32))
 ENCODINGS.register("bfloat16")(lambda config: AllClasses(jnp.bfloat16))
 ENCODINGS.register("top_k")(lambda config: TopK(config.exchange.top_k))
+ENCODINGS.register("int8")(lambda config: Levels(8))
+ENCODINGS.register("int4")(lambda config: Levels(4))
 
 
 def to_wire(x: Array, dtype: jnp.dtype) -> Array:
@@ -111,18 +167,18 @@ def make_encoding(config: ml_collections.ConfigDict, method: Method, num_classes
     """The encoding of `config.exchange.encoding`.
 
     Raises:
-      ConfigError: unknown name, top_k outside 1..C, or top_k for a method that mixes raw logits
-        (which cannot be rebuilt from the largest few).
+      ConfigError: unknown name, top_k outside 1..C, or an encoding of log-probabilities for a
+        method that mixes raw logits (which cannot be rebuilt from them).
     """
-    encoding = ENCODINGS.get(config.exchange.encoding)(config)
-    if isinstance(encoding, TopK):
-        if not 1 <= encoding.k <= num_classes:
-            raise ConfigError("exchange.top_k", encoding.k, f"between 1 and {num_classes} classes")
+    name = config.exchange.encoding
+    encoding = ENCODINGS.get(name)(config)
+    if isinstance(encoding, TopK) and not 1 <= encoding.k <= num_classes:
+        raise ConfigError("exchange.top_k", encoding.k, f"between 1 and {num_classes} classes")
+    if isinstance(encoding, TopK | Levels):
         if method.distillation and method.distillation.mixes_logits:
-            raise ConfigError(
-                "exchange.encoding", "top_k", f"float32 or bfloat16: {config.method} mixes logits"
-            )
-    _check_encoding(encoding, config.exchange.encoding, num_classes)
+            accepted = f"float32 or bfloat16: {config.method} mixes logits"
+            raise ConfigError("exchange.encoding", name, accepted)
+    _check_encoding(encoding, name, num_classes)
     return encoding
 
 
@@ -146,6 +202,23 @@ def _check_encoding(encoding: Encoding, name: str, num_classes: int) -> None:
             f"{found.dtype} of shape {found.shape}"
         )
         raise ConfigError("exchange.encoding", name, accepted)
+
+
+@functools.lru_cache
+def projection(width: int, kept: int) -> Float[np.ndarray, "D w"]:
+    """A random matrix with orthonormal columns, the same in every run and for every client.
+
+    Multiplied by it, embeddings of D numbers travel as w. Angles survive on average: the cosine of
+    two embeddings moves by about (1 - cos^2) / sqrt(w), by nothing where w = D. Source: W. Johnson
+    and J. Lindenstrauss, 1984, https://doi.org/10.1090/conm/026/737400.
+
+    Args:
+      width: D.
+      kept: w, at most D.
+    """
+    draw = rng.generator(0, "embedding projection", width, kept)
+    basis, _ = np.linalg.qr(draw.normal(size=(width, kept)))
+    return basis.astype(np.float32)
 
 
 # --- Reading: whose predictions a client learns from in a step ------------------------------------
@@ -342,12 +415,31 @@ class Ledger:
         """Bytes that all clients together have really sent in the first `step` steps."""
         steps = np.arange(step)
         total = self.once * len(self.predictions) if step else 0.0
-        if self.method.distillation is not None:
-            total += float(self.predictions.sum()) * int((self.method.when(steps)[:, 1] > 0).sum())
+        total += float(self.predictions.sum()) * int(self.method.distils(steps).sum())
         if self.method.averaging is not None:
             parameters = float(self.fedavg.sum()) * self.average_every
             total += parameters * int(self.method.averaging.due(steps).sum())
         return total
+
+    def until(
+        self, levels: Iterable[float], evaluations: Sequence[tuple[int, float]]
+    ) -> dict[str, float | None]:
+        """Bytes that all clients together have sent when an accuracy is first seen.
+
+        Args:
+          levels: accuracies.
+          evaluations: (step, accuracy), in the order of steps.
+
+        Returns:
+          By level, as "0.9", bytes up to the first evaluation that reaches it; None where none
+          does.
+        """
+        found: dict[str, float | None] = {}
+        for level in levels:
+            reached = (step for step, accuracy in evaluations if accuracy >= level)
+            step = next(reached, None)
+            found[f"{level:g}"] = None if step is None else self.sent(step)
+        return found
 
     def record(self) -> dict[str, Float[np.ndarray, " K"]]:
         """Bytes per step and client for the run's record."""

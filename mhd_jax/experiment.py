@@ -6,7 +6,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -159,6 +159,8 @@ def build(
         num_classes=source.num_classes,
         replicas=config.num_seeds,
         steps_per_call=_steps_per_call(config, built, source.image_shape, feed),
+        embedding_width=_embedding_width(config, method, built, source.image_shape),
+        pauses=_pauses(config, method, built, source.image_shape),
     )
     return Experiment(
         config=config,
@@ -218,6 +220,27 @@ def _check_alignment(
         )
 
 
+def _embedding_width(
+    config: ml_collections.ConfigDict,
+    method: methods.Method,
+    built: Sequence[models.MultiHeadClassifier],
+    image_shape: Sequence[int],
+) -> int:
+    """Numbers in which an embedding travels, 0 for all it has.
+
+    Raises:
+      ConfigError: more than the narrowest embedding has.
+    """
+    asked, chosen = config.exchange.embedding_width, method.distillation
+    if not asked or chosen is None or not chosen.nu_emb:
+        return 0
+    narrowest = min(state.embedding_width(model, image_shape) for model in built)
+    if asked > narrowest:
+        accepted = f"0 to {narrowest}, the width of the narrowest embedding"
+        raise ConfigError("exchange.embedding_width", asked, accepted)
+    return int(asked)
+
+
 def _marginals(parts: StepParts, pool_slots: int) -> tuple[int, ...]:
     """Shape (K, H, C) of the moving average that alignment keeps; () for none.
 
@@ -230,7 +253,7 @@ def _marginals(parts: StepParts, pool_slots: int) -> tuple[int, ...]:
         or not (chosen.alignment and chosen.alignment_momentum and chosen.nu_pred)
     ):
         return ()
-    heads = parts.models[0].num_heads if chosen.wiring == "chain" else 1
+    heads = chosen.published_heads(parts.models[0].num_heads)
     return (parts.layout.num_clients, heads, parts.num_classes)
 
 
@@ -381,19 +404,36 @@ def _steps_per_call(
     image_shape: Sequence[int],
     feed: Feed,
 ) -> int:
-    """Steps per dispatch: what was asked for, 1 for streamed images, and else up to 50.
-
-    Convolutions on CPU take 1 step as well. There the gradient of one inside a loop runs outside
-    the fast library and is some 30 times slower than the same one in straight-line code.
-    """
+    """Steps per dispatch: what was asked for, 1 where loops are slow or images streamed, or 50."""
     asked, train = config.train.steps_per_call, config.train
     if not asked:
-        loops_are_slow = jax.default_backend() == "cpu" and any(
-            has_convolutions(model, image_shape) for model in built
-        )
         streamed = not isinstance(feed, Resident)  # 50 steps of images would fill the memory
-        asked = 1 if loops_are_slow or streamed else 50
+        asked = 1 if _nesting_is_slow(built, image_shape) or streamed else 50
     return min(asked, train.steps, train.log_every, train.eval_every, train.checkpoint_every)
+
+
+def _nesting_is_slow(
+    built: Sequence[models.MultiHeadClassifier], image_shape: Sequence[int]
+) -> bool:
+    """Whether steps are slow inside a loop or branch: those with convolutions are, on CPU.
+
+    There the gradient of one inside a loop runs outside the fast library and is some 30 times
+    slower than the same one in straight-line code.
+    """
+    on_cpu = jax.default_backend() == "cpu"
+    return on_cpu and any(has_convolutions(model, image_shape) for model in built)
+
+
+def _pauses(
+    config: ml_collections.ConfigDict,
+    method: methods.Method,
+    built: Sequence[models.MultiHeadClassifier],
+    image_shape: Sequence[int],
+) -> Literal["nothing", "all", "exchange"]:
+    """See `StepParts.pauses`."""
+    if method.distillation is None or method.distils(np.arange(config.train.steps)).all():
+        return "nothing"
+    return "exchange" if _nesting_is_slow(built, image_shape) else "all"
 
 
 def has_convolutions(model: models.MultiHeadClassifier, image_shape: Sequence[int]) -> bool:
@@ -414,9 +454,9 @@ def _ledger(
         sent = 0
         if chosen is not None:
             rows = config.data.public_batch_size * max(reader(0, 1).versions.shape[1], 1)
-            heads = parts.method.num_heads(config.heads.aux)
-            shape = (rows, heads if chosen.nu_pred else 0, parts.num_classes)
-            width = state.embedding_width(model, image_shape) if chosen.nu_emb else 0
+            shape = (rows, chosen.published_heads(model.num_heads), parts.num_classes)
+            width = parts.embedding_width or state.embedding_width(model, image_shape)
+            width = width if chosen.nu_emb else 0
             sent = exchange.message_bytes(parts.encoding, shape, width, chosen.publishes_energy)
         predictions += [float(sent)] * size
     return exchange.Ledger(

@@ -70,6 +70,20 @@ class Distillation:
         """Whether a standardised energy travels beside every prediction."""
         return self.confidence == distill.ENERGY
 
+    def published_heads(self, num_heads: int) -> int:
+        """How many of a client's heads travel, those of the lowest ranks: those somebody may read.
+
+        In the chain nobody learns from the last head, unless heads of the same rank teach too.
+
+        >>> Distillation(wiring="chain").published_heads(5)
+        4
+        """
+        if not self.nu_pred:
+            return 0
+        if self.wiring == "main":
+            return 1
+        return num_heads if self.same_rank else num_heads - 1
+
 
 @dataclasses.dataclass(frozen=True)
 class Averaging:
@@ -112,6 +126,23 @@ class EveryStep:
         """Weights 1 and min(1, (step + 1) / (warmup_steps + 1))."""
         ramp = np.minimum(1.0, (steps + 1) / (self.warmup_steps + 1))
         return np.stack([np.ones_like(ramp), ramp], axis=1).astype(np.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class EveryNth:
+    """Distillation in steps 0, n, 2 n, ... alone, with the weight that it has there anyway.
+
+    The weight is not multiplied by n: over a run, distillation counts for 1 / n of what it would.
+    """
+
+    when: When
+    every: int
+
+    def __call__(self, steps: np.ndarray) -> Float[np.ndarray, "n 2"]:
+        """The weights of `when`, that of distillation 0 in all other steps."""
+        distils = steps % self.every == 0
+        both = np.stack([np.ones_like(distils), distils], axis=1)
+        return (self.when(steps) * both).astype(np.float32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,6 +189,12 @@ class Method:
     same_start: bool = False
     pooled: bool = False
 
+    def distils(self, steps: np.ndarray) -> Bool[np.ndarray, " n"]:
+        """In which of `steps` distillation has weight; in no others is anything published."""
+        if self.distillation is None:
+            return np.zeros(len(steps), bool)
+        return self.when(steps)[:, 1] > 0
+
     def num_heads(self, aux: int) -> int:
         """Heads a client needs: only the head chain trains auxiliary heads."""
         chain = self.distillation is not None and self.distillation.wiring == "chain"
@@ -176,12 +213,22 @@ METHODS: Registry[MethodFactory] = Registry("method")
 
 
 def build(config: ml_collections.ConfigDict) -> Method:
-    """The method named `config.method`; raises `ConfigError` for an unknown name."""
+    """The method named `config.method`, distilling in each `exchange.every`-th step.
+
+    Raises:
+      ConfigError: an unknown name, or `exchange.every` for a method with rounds of its own.
+    """
     made = METHODS.get(config.method)(config)
     if not isinstance(made, Method):
         accepted = f"a function from the config to a Method, not to {type(made).__name__}"
         raise ConfigError("method", config.method, accepted)
-    return made
+    every = config.exchange.every
+    if every == 1 or made.distillation is None:
+        return made
+    if isinstance(made.when, Rounds):
+        accepted = f"1: {config.method} distils when rounds.private_steps are over"
+        raise ConfigError("exchange.every", every, accepted)
+    return dataclasses.replace(made, when=EveryNth(made.when, every))
 
 
 @METHODS.register("mhd")

@@ -174,6 +174,14 @@ class SeedResult(Accuracies):
         dtype=bool,
     )  # fmt: skip
 
+    bytes_to: Mapping[str, float | None] = _field(
+        "name: float or null", "bytes",
+        "Sent by all clients until the first evaluation at which the shared accuracy of the last "
+        "head, mean over clients, reached each level of the setting `bytes_to`; null where none "
+        "did.",
+        default_factory=dict,
+    )  # fmt: skip
+
     @property
     def seeds(self) -> tuple[SeedResult, ...]:
         """All seeds that are summarised here."""
@@ -248,19 +256,8 @@ LINE_FIELDS = (
     FieldDoc("private_loss", "[K]", "nats", "Cross-entropy of the main head on private data."),
     FieldDoc("embedding_loss", "[K]", "1", "Embedding distillation, before its weight."),
     FieldDoc("head_losses", "[K, m]", "nats", "Prediction distillation of each head that is "
-             "taught, before its weight: the auxiliary heads, or the main head."),
-    FieldDoc("private_gradient", "[K]", "1", "Norm of the private loss's gradient on the trunk, "
-             "the embedding network."),
-    FieldDoc("distillation_gradient", "[K]", "1", "The same of the distillation losses."),
-    FieldDoc("gradient_cosine", "[K]", "1", "Of the angle between both; below 0 they pull against "
-             "each other."),
-    FieldDoc("prediction_entropy", "[K, H]", "nats", "Entropy of each head's mean prediction over "
-             "a sample of the public set; this and the next four at the step alone."),
-    FieldDoc("top_class_share", "[K, H]", "1", "Share of it that a head gives to one class."),
-    FieldDoc("teacher_agreement", "[H]", "1", "Chance that two clients agree on an image."),
-    FieldDoc("teaching_share", "[K]", "1", "Share of all lessons that a client gives."),
-    FieldDoc("teacher_accuracy", "[K, m]", "1", "How often the chosen teacher is right; only where "
-             "public images have labels, which never reach training."),
+             "taught, before its weight: the auxiliary heads, or the main head. This and "
+             "`embedding_loss` are means over the steps that distil, left out where none does."),
     FieldDoc("control_loss", "[K]", "nats", "Loss of the isolated baseline."),
     FieldDoc("private_gradient", "[K]", "nats", "Norm of the private loss's gradient on the "
              "embedding network."),
@@ -281,11 +278,13 @@ LINE_FIELDS = (
     FieldDoc("shared_accuracy", "[K, H]", "1", "As in `summary.json`; this and what follows every "
              "`train.eval_every` steps."),
     FieldDoc("private_accuracy", "[K, H]", "1", "As in `summary.json`."),
+    FieldDoc("last_head_accuracy", "[R]", "1", "Shared accuracy of the last head of every seed, "
+             "mean over clients."),
     FieldDoc("control_shared_accuracy", "[K, 1]", "1", "Of the isolated baseline."),
     FieldDoc("control_private_accuracy", "[K, 1]", "1", "Of the isolated baseline."),
     FieldDoc("metrics/<name>", "[K, H]", "–", "The further metrics of the setting `metrics`."),
 )  # fmt: skip
-"""The keys of the lines of `metrics.jsonl`; of several seeds the first's."""
+"""The keys of the lines of `metrics.jsonl`; of several seeds (R) the first's, unless said."""
 
 
 def describe_fields() -> dict[str, list[FieldDoc]]:

@@ -9,8 +9,9 @@ host computed as functions of (seed, step), so nothing that changes during a run
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import flax.linen as nn
 import jax
@@ -20,7 +21,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
 
 from mhd_jax import distill, rng
-from mhd_jax.exchange import Encoding, from_wire, to_wire
+from mhd_jax.exchange import Encoding, from_wire, projection, to_wire
 from mhd_jax.inputs import Batch, StepInputs
 from mhd_jax.methods import Distillation, Method
 from mhd_jax.models.classifier import MultiHeadClassifier
@@ -56,6 +57,9 @@ class StepParts:
       num_classes: C.
       replicas: R.
       steps_per_call: most steps one call can do; 1 means no loop in the program at all.
+      pauses: what a step in which distillation has no weight leaves out: "nothing", as there is
+        none in the run; "all" of distillation; or "exchange" alone, where code in a branch is slow.
+      embedding_width: numbers in which an embedding travels; 0 for all it has.
     """
 
     layout: Layout
@@ -68,6 +72,8 @@ class StepParts:
     num_classes: int
     replicas: int
     steps_per_call: int
+    pauses: Literal["nothing", "all", "exchange"] = "nothing"
+    embedding_width: int = 0
 
 
 def make_step(parts: StepParts, input_specs: StepInputs, data_specs: PyTree) -> Any:
@@ -155,12 +161,7 @@ def _one_system(
     grads, metrics = private.grads, {"private_loss": private.losses, "loss": private.losses}
     marginals = state.marginals
     if parts.method.distillation is not None:
-        lessons = _unless_resting(
-            parts,
-            inputs.weights[1],
-            lambda: _distillation_gradients(parts, state, batch.public, inputs, seed),
-            marginals=state.marginals,
-        )
+        lessons = _lessons(parts, state, batch.public, inputs, seed)
         marginals = lessons.marginals
         metrics |= _trunk_metrics(grads, lessons.grads)
         grads = jax.tree.map(jnp.add, grads, lessons.grads)
@@ -255,6 +256,30 @@ def _private_gradients(
     grads, (stats, losses) = jax.grad(objective, has_aux=True)(params)
     grads, stats = _mean_over_data(parts, (grads, stats))
     return PrivateGradients(grads, stats, losses)
+
+
+def _lessons(
+    parts: StepParts, state: State, public: Array, inputs: StepInputs, seed: Array
+) -> Lessons:
+    """`_distillation_gradients`; zeros, and no exchange, in a step that does not distil."""
+    distils = inputs.weights[1] > 0
+
+    def learn() -> Lessons:
+        return _distillation_gradients(parts, state, public, inputs, seed)
+
+    def pause() -> Lessons:
+        shapes = jax.eval_shape(learn)
+        nothing: Lessons = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        return nothing._replace(marginals=state.marginals)
+
+    if parts.pauses == "nothing":
+        return learn()
+    lessons: Lessons
+    if parts.pauses == "all":
+        lessons = jax.lax.cond(distils, learn, pause)
+    else:
+        lessons = jax.tree.map(functools.partial(jnp.where, distils), learn(), pause())
+    return lessons
 
 
 def _distillation_gradients(
@@ -357,14 +382,14 @@ def _distillation(
         )
         for model, tree, learners in zip(parts.models, params, state.clients, strict=True)
     )
-    published, marginals = read_published(parts, own, pooled, state.marginals)
+    published, marginals = read_published(
+        parts, own, pooled, state.marginals, inputs.weights[1] > 0
+    )
     embedding_losses, heads = [], []
     for group, student in enumerate(own):
         reads = inputs.reads[group]
         embedding_losses.append(
-            _embedding_loss(
-                parts, group, chosen, student, params[group], published.embeddings, reads
-            )
+            _embedding_loss(parts, group, chosen, own, params[group], published.embeddings, reads)
         )
         if published.scores is None:
             heads.append(jnp.zeros((len(reads), 0)))
@@ -387,24 +412,32 @@ class Published(NamedTuple):
 
     Attributes:
       scores: aligned if the method aligns; None where no predictions are published.
-      embeddings: per group.
+      embeddings: per group, in `StepParts.embedding_width` dimensions if that is not 0.
       energy: where it is published.
       fresh: the publishers are the students' own present states; otherwise snapshots.
     """
 
     scores: Float[Array, "N B h C"] | None
-    embeddings: tuple[Float[Array, "N B D"], ...]
+    embeddings: tuple[Float[Array, "N B w"], ...]
     energy: Float[Array, "N B h"] | None
     fresh: bool
 
 
 def read_published(
-    parts: StepParts, own: tuple[Predictions, ...], pooled: tuple[Predictions, ...], marginals: Any
+    parts: StepParts,
+    own: tuple[Predictions, ...],
+    pooled: tuple[Predictions, ...],
+    marginals: Any,
+    distils: Bool[Array, ""] | bool = True,
 ) -> tuple[Published, Any]:
     """Publishes (the snapshots where there are any) and aligns; with it the new marginals."""
     chosen = parts.method.distillation
     assert chosen is not None
-    sent = publish(parts, chosen, jax.lax.stop_gradient(pooled or own))
+    shown = jax.lax.stop_gradient(pooled or own)
+    if parts.pauses == "exchange":
+        sent = _publish_if(parts, chosen, shown, distils)
+    else:
+        sent = publish(parts, chosen, shown)
     if sent.scores is None or not chosen.alignment:
         return sent._replace(fresh=not pooled), marginals
     scores, marginals = _align(parts, chosen, sent.scores, marginals)
@@ -448,7 +481,7 @@ def candidates_of(
             below = jnp.concatenate([jnp.eye(num_rows, dtype=bool) & connected, reads], axis=1)
             nobody = jnp.zeros((num_rows, num_rows), bool)
             same = None if same is None else jnp.concatenate([nobody, same], axis=1)
-            mine = jax.lax.stop_gradient(student)
+            mine = jax.lax.stop_gradient(read_heads(chosen, student))
             present = _align(parts, chosen, mine.scores)[0] if chosen.alignment else mine.scores
             scores = jnp.concatenate([present, scores], axis=0)
             if energy is not None and mine.energy is not None:
@@ -457,7 +490,7 @@ def candidates_of(
                 shares = jnp.concatenate([inputs.label_shares[ids], shares], axis=0)
     if chosen.wiring == "chain":
         allowed = below if same is None else jnp.concatenate([below, same], axis=1)
-        return distill.Candidates(scores, allowed, scores.shape[2] - 1, energy, shares)
+        return distill.Candidates(scores, allowed, student.scores.shape[2] - 1, energy, shares)
     return distill.Candidates(scores, below, 1, energy, shares)
 
 
@@ -465,9 +498,9 @@ def _embedding_loss(
     parts: StepParts,
     group: int,
     chosen: Distillation,
-    student: Predictions,
+    own: tuple[Predictions, ...],
     params: PyTree,
-    embeddings: Sequence[Float[Array, "N B D"]],
+    embeddings: Sequence[Float[Array, "N B w"]],
     reads: Bool[Array, "k N"],
 ) -> Float[Array, " k"]:
     """Embedding loss of one group against all; a learned linear map where widths differ."""
@@ -475,12 +508,13 @@ def _embedding_loss(
     if not chosen.nu_emb:
         return total
     share = reads / jnp.maximum(reads.sum(axis=1, keepdims=True), 1)
-    width, start = student.embeddings.shape[-1], 0
-    for theirs in embeddings:
-        mine = student.embeddings
-        if theirs.shape[-1] != width:
-            mine = jnp.einsum("kbd,kde->kbe", mine, params["projections"][f"to_{theirs.shape[-1]}"])
+    start = 0
+    for peers, theirs in zip(own, embeddings, strict=True):
+        mine, width = own[group].embeddings, peers.embeddings.shape[-1]
+        if mine.shape[-1] != width:
+            mine = jnp.einsum("kbd,kde->kbe", mine, params["projections"][f"to_{width}"])
         stop = start + theirs.shape[0]
+        mine = _projected(parts, mine)
         total = total + distill.weighted_embedding_loss(mine, theirs, share[:, start:stop])
         start = stop
     return total
@@ -509,22 +543,53 @@ def publish(
             wire = to_wire(x, parts.encoding.embedding_type)
             return from_wire(everyone(wire), parts.encoding.embedding_type)
 
-        heads = slice(0, 1) if chosen.wiring == "main" else slice(None)
         if chosen.nu_pred:
-            message = tuple(
-                everyone(part) for part in parts.encoding.encode(own.scores[..., heads, :])
-            )
+            read = read_heads(chosen, own)
+            message = tuple(everyone(part) for part in parts.encoding.encode(read.scores))
             scores.append(parts.encoding.decode(message, parts.num_classes))
-            if own.energy is not None:
-                energies.append(floats(own.energy[..., heads]))
+            if read.energy is not None:
+                energies.append(floats(read.energy))
         if chosen.nu_emb:
-            embeddings.append(floats(own.embeddings))
+            embeddings.append(floats(_projected(parts, own.embeddings)))
     return Published(
         scores=jnp.concatenate(scores) if scores else None,
         embeddings=tuple(embeddings),
         energy=jnp.concatenate(energies) if energies else None,
         fresh=True,
     )
+
+
+def _publish_if(
+    parts: StepParts,
+    chosen: Distillation,
+    predictions: tuple[Predictions, ...],
+    distils: Bool[Array, ""] | bool,
+) -> Published:
+    """`publish` in a step that distils; zeros, which nobody reads, in any other."""
+
+    def exchange() -> tuple[Any, Any, Any]:
+        sent = publish(parts, chosen, predictions)
+        return sent.scores, sent.embeddings, sent.energy
+
+    def silence() -> tuple[Any, Any, Any]:
+        shapes = jax.eval_shape(exchange)
+        zeros: tuple[Any, Any, Any] = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        return zeros
+
+    return Published(*jax.lax.cond(distils, exchange, silence), fresh=True)
+
+
+def read_heads(chosen: Distillation, predictions: Predictions) -> Predictions:
+    """Predictions of those heads alone that somebody may learn from."""
+    count = chosen.published_heads(predictions.scores.shape[-2])
+    energy = None if predictions.energy is None else predictions.energy[..., :count]
+    return predictions._replace(scores=predictions.scores[..., :count, :], energy=energy)
+
+
+def _projected(parts: StepParts, embeddings: Float[Array, "*k B D"]) -> Float[Array, "*k B w"]:
+    """Embeddings in the dimensions in which they travel."""
+    width = parts.embedding_width
+    return embeddings @ projection(embeddings.shape[-1], width) if width else embeddings
 
 
 def pool_predictions(

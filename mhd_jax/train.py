@@ -38,6 +38,9 @@ from mhd_jax.runtime.workdir import Workdir
 from mhd_jax.state import State
 from mhd_jax.step import Metrics
 
+LESSONS = ("embedding_loss", "head_losses", "distillation_gradient", "gradient_cosine")
+"""Metrics that steps without distillation do not have."""
+LAST_HEAD = "last_head_accuracy"
 TURNS_LOOKED_AT = 100  # graphs of a changing sequence that warnings at the start are about
 
 
@@ -187,6 +190,7 @@ class Run:
         self._collected: list[dict[str, np.ndarray]] = []  # since the last log, on the host
         self._evaluation: Evaluation | None = None
         self._evaluated = -1  # the step of the last evaluation
+        self._accuracies = self._seen_before()
         self._started = time.monotonic()
         self._tensorboard = TensorBoard(directory.path, enabled=self.leader)
         self.monitor = Monitor(experiment)
@@ -224,7 +228,9 @@ class Run:
                     raise Interrupted(f"SIGTERM: saved step {step}; the same command goes on")
             if self._evaluation is None or self._evaluated != step:  # nothing was left to do
                 self._evaluation = self.experiment.evaluator.evaluate(self.state)
-            summary = summarize(self.experiment, self._evaluation, self._speed(stepper))
+            summary = summarize(
+                self.experiment, self._evaluation, self._speed(stepper), self._accuracies
+            )
         self.checkpoints.wait()  # a run with a summary is finished: its last state must be there
         if self.leader:
             self.directory.write_summary(summary)
@@ -244,6 +250,15 @@ class Run:
         return (
             (state, 0) if restored is None else (state_lib.refill(restored[1], state, layout), step)
         )
+
+    def _seen_before(self) -> list[tuple[int, list[float]]]:
+        """(step, accuracy of the last head of every seed) of evaluations before this start."""
+        lines = self.directory.read_metrics() if self.first_step else []
+        return [
+            (line["step"], line[LAST_HEAD])
+            for line in lines
+            if LAST_HEAD in line and line["step"] <= self.first_step
+        ]
 
     def _advance(self, stepper: Stepper, step: int) -> int:
         """Dispatches steps up to the next event; returns the step reached."""
@@ -269,6 +284,8 @@ class Run:
         for start, count, metrics in pending:
             host = layout.fetch(metrics)
             values = {name: layout.join(value, axis=2)[:count] for name, value in host.items()}
+            steps = np.arange(start, start + count)
+            values["distils"] = self.experiment.parts.method.distils(steps)
             _check_finite(values, start, self.checkpoints)
             self._collected.append(values)
         self.seconds_training += time.monotonic() - begin  # waited for the device
@@ -289,6 +306,8 @@ class Run:
         found = self.experiment.evaluator.evaluate(self.state)
         self._evaluation, self._evaluated = found, step
         values = {"shared_accuracy": found.shared[0], "private_accuracy": found.private[0]}
+        values[LAST_HEAD] = found.shared[..., -1].mean(axis=1)
+        self._accuracies.append((step, values[LAST_HEAD].tolist()))
         if found.baseline is not None:
             values["control_shared_accuracy"] = found.baseline[0][0]
             values["control_private_accuracy"] = found.baseline[1][0]
@@ -326,21 +345,17 @@ class Run:
 def _means(
     collected: Sequence[Mapping[str, np.ndarray]], when: When, step: int
 ) -> dict[str, np.ndarray]:
-    """Means of the metrics of the steps before `step`, first seed; of a loss, where it counts.
+    """Means of the first seed's metrics of the steps before `step`, each over those it exists in.
 
-    A method of rounds computes the private loss in some steps and distillation in the others.
+    Steps without distillation have no metrics of it, and those without private training no
+    private loss.
     """
-    joined = {
-        name: np.concatenate([values[name][:, 0] for values in collected]) for name in collected[0]
-    }
-    counts = when(np.arange(step - len(joined["loss"]), step)) > 0
-    part = {"private_loss": 0, "embedding_loss": 1, "head_losses": 1}
-    means = {}
-    for name, values in joined.items():
-        counted = values[counts[:, part[name]]] if name in part else values
-        if len(counted):
-            means[name] = counted.mean(axis=0)
-    return means
+    steps = {name: np.concatenate([part[name] for part in collected]) for name in collected[0]}
+    distils = steps.pop("distils")
+    trains = when(np.arange(step - len(distils), step))[:, 0] > 0
+    counted = {**dict.fromkeys(LESSONS, distils), "private_loss": trains}
+    kept = {name: x[counted[name]] if name in counted else x for name, x in steps.items()}
+    return {name: x[:, 0].mean(axis=0) for name, x in kept.items() if len(x)}
 
 
 def _check_finite(values: Mapping[str, np.ndarray], start: int, checkpoints: Checkpoints) -> None:
@@ -387,7 +402,10 @@ def describe(experiment: Experiment) -> str:
 
 
 def summarize(
-    experiment: Experiment, evaluation: Evaluation, speed: Mapping[str, float]
+    experiment: Experiment,
+    evaluation: Evaluation,
+    speed: Mapping[str, float],
+    accuracies: Sequence[tuple[int, Sequence[float]]] = (),
 ) -> Summary:
     """The contents of `summary.json`.
 
@@ -395,9 +413,14 @@ def summarize(
       experiment: the run.
       evaluation: of its last state.
       speed: `steps_per_second` and `compile_seconds`.
+      accuracies: of all evaluations, (step, shared accuracy of the last head of every seed).
     """
-    config = experiment.config
-    seeds = [_seed_values(experiment, evaluation, index) for index in range(config.num_seeds)]
+    config, ledger = experiment.config, experiment.ledger
+    seeds = [
+        _seed_values(experiment, evaluation, index)
+        | {"bytes_to": ledger.until(config.bytes_to, [(at, of[index]) for at, of in accuracies])}
+        for index in range(config.num_seeds)
+    ]
     return Summary(
         method=config.method,
         config=config.to_dict(),

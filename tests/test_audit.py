@@ -34,14 +34,18 @@ def _across(found: audit.Audit) -> set[str]:
         ({"exchange__encoding": "bfloat16", "num_seeds": 2}, {PREDICTIONS, EMBEDDINGS}, True),
         ({"exchange__encoding": "top_k", "exchange__mode": "stale"}, {PREDICTIONS, EMBEDDINGS},
          True),
+        ({"exchange__encoding": "int4", "exchange__embedding_width": 3, "exchange__every": 2},
+         {PREDICTIONS, EMBEDDINGS}, True),
+        ({"distill__confidence": "energy", "distill__same_rank": True}, {PREDICTIONS, EMBEDDINGS},
+         True),
         ({"method": "isolated"}, set(), True),
         ({"method": "fedmd"}, {PREDICTIONS}, True),
         ({"method": "fedavg"}, {PARAMETERS}, False),
         ({"method": "gossip"}, {PARAMETERS}, False),
         ({"method": "feddf"}, {PREDICTIONS, PARAMETERS}, False),
     ],
-    ids=["mhd", "mhd bf16 replicas", "mhd stale top k", "isolated", "fedmd", "fedavg", "gossip",
-         "feddf"],
+    ids=["mhd", "mhd bf16 replicas", "mhd stale top k", "mhd int4", "mhd energy", "isolated",
+         "fedmd", "fedavg", "gossip", "feddf"],
 )  # fmt: skip
 def test_what_each_method_sends(changes, carried, clean):
     found = _audit(**changes)
@@ -96,7 +100,7 @@ def test_a_planted_leak_is_found(monkeypatch, leak):
 
 def test_more_than_is_published_does_not_count_as_published():
     experiment = small.build(parallel__client_devices=4, **SHORT)
-    twice = [audit.Collective("all-gather", Shape("f32", (4, 8, 3, 10)), ((0, 1, 2, 3),))] * 2
+    twice = [audit.Collective("all-gather", Shape("f32", (4, 8, 2, 10)), ((0, 1, 2, 3),))] * 2
     carried = [finding.carries for finding in audit.explain(experiment, twice).findings]
     assert carried[0] == PREDICTIONS and carried[1] not in audit.PUBLISHED
 

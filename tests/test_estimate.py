@@ -60,7 +60,7 @@ def test_activations_grow_with_the_batch():
 
 def test_what_is_sent_is_the_ledger(planned):
     found, experiment = planned
-    assert found.sent == experiment.ledger.sent(1) == 4 * 8 * (3 * 10 + 8) * 4
+    assert found.sent == experiment.ledger.sent(1) == 4 * 8 * (2 * 10 + 8) * 4
 
 
 def test_streamed_images_are_those_of_two_steps_on_their_way_and_the_next():

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 
@@ -13,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mhd_jax import exchange, graph
+from mhd_jax import distill, exchange, graph, methods
 from mhd_jax.errors import ConfigError
 from tests import reference, small
 
@@ -36,7 +37,9 @@ def test_bfloat16_travels_as_two_bytes_and_comes_back_rounded():
     (message,) = encoding.encode(scores)
     assert message.dtype.itemsize == 2
     rounded = scores.astype(jnp.bfloat16).astype(jnp.float32)
-    np.testing.assert_array_equal(encoding.decode((message,), 10), rounded)
+    found = encoding.decode((message,), 10)
+    np.testing.assert_array_equal(found, rounded)
+    assert (jnp.abs(found - scores) <= 2**-8 * jnp.abs(scores)).all()
 
 
 @pytest.mark.parametrize("k", [1, 3, 10])
@@ -60,9 +63,111 @@ def test_top_k_outside_the_classes_is_refused(k):
         small.build(exchange__encoding="top_k", exchange__top_k=k)
 
 
-def test_logits_cannot_travel_as_top_k():
-    with pytest.raises(ConfigError, match="mixes logits"):
-        small.build(method="fedmd", exchange__encoding="top_k")
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("spread", [0.1, 3.0, 30.0])
+@pytest.mark.parametrize("classes", [2, 7, 10])
+def test_levels_keep_every_class_within_the_bound(bits, spread, classes):
+    scores = jax.nn.log_softmax(spread * jax.random.normal(jax.random.key(1), (9, 11, classes)))
+    encoding = exchange.Levels(bits)
+    levels, scale = encoding.encode(scores)
+    assert levels.shape[-1] == (classes if bits == 8 else -(-classes // 2))
+    assert levels.dtype == jnp.uint8 and scale.shape == (9, 11) and scale.dtype.itemsize == 2
+    found = np.asarray(encoding.decode((levels, scale), classes), np.float64)
+    below = lambda x: x.max(axis=-1, keepdims=True) - x  # noqa: E731
+    exact = below(np.asarray(scores, np.float64))
+    spacing = np.sqrt(exact.max(axis=-1, keepdims=True)) * (1 + 2**-10) / (2**bits - 1)
+    bound = spacing * np.sqrt(exact) + spacing**2
+    assert (np.abs(below(found) - exact) <= bound + 1e-5 * spread).all()
+    np.testing.assert_array_equal(found.argmax(axis=-1), scores.argmax(axis=-1))
+    np.testing.assert_allclose(np.exp(found).sum(axis=-1), 1, atol=1e-5)
+
+
+def test_levels_of_a_prediction_that_favours_no_class_are_exact():
+    even = jnp.full((2, 3), -jnp.log(3.0))
+    encoding = exchange.Levels(4)
+    np.testing.assert_allclose(encoding.decode(encoding.encode(even), 3), even, rtol=1e-6)
+
+
+def test_levels_of_a_client_that_diverged_spoil_no_others():
+    scores = _log_probs().at[1].set(jnp.nan)
+    for bits in (4, 8):
+        encoding = exchange.Levels(bits)
+        found = encoding.decode(encoding.encode(scores), 10)
+        assert jnp.isnan(found[1]).all() and jnp.isfinite(found[0]).all()
+
+
+def test_alignment_finds_in_levels_the_tails_that_top_k_has_lost():
+    """A teacher that is nearly always sure of one class, against what it says on average."""
+    favoured = 6.0 * jax.nn.one_hot(0, 10)
+    scores = jax.nn.log_softmax(favoured + 2 * jax.random.normal(jax.random.key(0), (2, 40, 1, 10)))
+
+    def aligned(scores):
+        return np.exp(distill.align(scores, distill.mean_prediction(scores), 1.0))
+
+    def lost(encoding):
+        found = encoding.decode(encoding.encode(scores), 10)
+        return np.abs(aligned(found) - aligned(scores)).sum(axis=-1).mean() / 2
+
+    of_8, of_4, of_top = map(lost, (exchange.Levels(8), exchange.Levels(4), exchange.TopK(1)))
+    assert of_8 < 0.01 and of_4 < 0.1 and of_top > 0.3, (of_8, of_4, of_top)
+
+
+@pytest.mark.parametrize("encoding", ["top_k", "int8", "int4"])
+def test_logits_cannot_travel_as_log_probabilities(encoding):
+    expected = rf"exchange\.encoding = '{encoding}': expected float32 or bfloat16: .* mixes logits"
+    with pytest.raises(ConfigError, match=expected):
+        small.build(method="fedmd", exchange__encoding=encoding)
+
+
+def test_bits_without_an_encoding_are_refused():
+    with pytest.raises(ConfigError, match=r"exchange\.encoding = 'int2': expected one of .*int4"):
+        small.build(exchange__encoding="int2")
+
+
+def test_a_projection_keeps_angles_on_average_and_as_wide_as_the_embedding_exactly():
+    draw = np.random.default_rng(0)
+    left = draw.normal(size=(2000, 64))
+    right = left + draw.normal(size=(2000, 64))
+
+    def cosine(width):
+        kept = exchange.projection(64, width)
+        np.testing.assert_allclose(kept.T @ kept, np.eye(width), atol=1e-6)
+        a, b = left @ kept, right @ kept
+        return (a * b).sum(axis=1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+
+    exact = (left * right).sum(axis=1)
+    exact /= np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
+    np.testing.assert_allclose(cosine(64), exact, atol=1e-5)
+    for width in (8, 16, 32):
+        moved = cosine(width) - exact
+        assert np.sqrt((moved**2).mean()) <= 1.3 * (1 - exact.mean() ** 2) / np.sqrt(width)
+        assert abs(moved.mean()) < 0.05
+
+
+@pytest.mark.parametrize("width", [9, 64])
+def test_a_projection_wider_than_the_embedding_is_refused(width):
+    expected = rf"exchange\.embedding_width = {width}: expected 0 to 8, the width of the narrowest"
+    with pytest.raises(ConfigError, match=expected):
+        small.build(exchange__embedding_width=width)
+
+
+def test_projected_embeddings_are_compared_as_they_travel():
+    """The loss of the first step, from embeddings, projection and graph."""
+    experiment = small.build(exchange__embedding_width=3, train__log_every=1, graph__name="cycle")
+    ((state, metrics, _),) = small.walk(experiment, 1)
+    fed, parts = experiment.federations[0], experiment.parts
+    at = experiment.feed.inputs(0, 1)[1][0, 0]
+    images = (fed.public.images(fed.public_indices[at]) - np.float32(fed.mean)) / np.float32(
+        fed.std
+    )
+    predict = lambda client: parts.models[0].apply(  # noqa: E731
+        {"params": _keep(state, client)}, images, train=False
+    )[1]
+    kept = np.stack([np.asarray(predict(client), np.float64) for client in range(4)])
+    kept = kept @ exchange.projection(small.WIDTH, 3)
+    reads = experiment.schedule.topologies[0].at(0)
+    expected = reference.embedding_loss(kept, kept, reads)
+    np.testing.assert_allclose(metrics["embedding_loss"][0, 0], expected, rtol=1e-4)
 
 
 # --- The ledger -----------------------------------------------------------------------------------
@@ -90,6 +195,12 @@ def _gathered_bytes(experiment) -> int:
         {"method": "codistillation"},
         {"clients__models": (("mlp_small", 2), ("mlp_large", 2))},
         {"distill__nu_emb": 0.0},
+        {"exchange__encoding": "int8"},
+        {"exchange__encoding": "int4", "exchange__embedding_width": 3},
+        {"clients__models": (("mlp_small", 2), ("mlp_large", 2)), "exchange__embedding_width": 4},
+        {"exchange__every": 2},
+        {"distill__same_rank": True},
+        {"method": "fedmd"},
     ],
     ids=[
         "fresh",
@@ -100,6 +211,12 @@ def _gathered_bytes(experiment) -> int:
         "codistillation",
         "unlike networks",
         "no embeddings",
+        "int8",
+        "int4 projected",
+        "unlike networks projected",
+        "every second step",
+        "same rank",
+        "rounds",
     ],
 )
 def test_the_ledger_counts_what_the_compiled_program_gathers(changes):
@@ -112,7 +229,7 @@ def test_both_accountings_and_fedavg():
     experiment = small.build(exchange__refresh_steps=10, average__every=5)
     record = experiment.ledger.record()
     parameters = sum(leaf.nbytes for leaf in small.clients(experiment, experiment.init_state())) / 4
-    assert record["predictions"] == [8 * (3 * 10 + small.WIDTH) * 4.0] * 4
+    assert record["predictions"] == [8 * (2 * 10 + small.WIDTH) * 4.0] * 4
     assert record["snapshots"] == [parameters / 10] * 4
     assert record["fedavg"] == [parameters / 5] * 4
 
@@ -125,6 +242,71 @@ def test_bytes_sent_follow_what_happened():
     fedavg = small.build(method="fedavg", average__every=4).ledger
     assert fedavg.sent(9) == 2 * 4 * fedavg.fedavg.sum()
     assert small.build(method="isolated").ledger.sent(9) == 0
+    seldom = small.build(exchange__every=3).ledger
+    assert [seldom.sent(step) / mhd.sent(1) for step in (0, 1, 3, 4, 9)] == [0, 1, 1, 2, 3]
+
+
+def test_bytes_until_an_accuracy_are_those_of_the_first_evaluation_that_reaches_it():
+    ledger = small.build().ledger
+    seen = [(0, 0.1), (3, 0.5), (6, 0.4), (9, 0.7)]
+    found = ledger.until((0.1, 0.25, 0.5, 0.6, 0.75), seen)
+    step = ledger.predictions.sum()
+    expected = {"0.1": 0, "0.25": 3 * step, "0.5": 3 * step, "0.6": 9 * step, "0.75": None}
+    assert found == expected and ledger.until((), seen) == {}
+
+
+# --- What nobody reads stays at home --------------------------------------------------------------
+
+
+def test_the_last_head_travels_only_where_heads_of_one_rank_teach():
+    chain = methods.Distillation(wiring="chain")
+    assert chain.published_heads(5) == 4
+    assert dataclasses.replace(chain, same_rank=True).published_heads(5) == 5
+    assert dataclasses.replace(chain, nu_pred=0.0).published_heads(5) == 0
+    assert methods.Distillation(wiring="main").published_heads(1) == 1
+
+
+def _with_pauses(experiment, pauses):
+    """The same run with another way to leave out what is not distilled."""
+    return dataclasses.replace(
+        experiment, parts=dataclasses.replace(experiment.parts, pauses=pauses)
+    )
+
+
+ROUNDS = {"method": "fedmd", "rounds__private_steps": 1, "rounds__public_steps": 2}
+
+
+@pytest.mark.parametrize(
+    ("changes", "pauses"),
+    [
+        ({"distill__confidence": "energy"}, "nothing"),
+        ({"exchange__mode": "stale", "exchange__pool_size": 2}, "nothing"),
+        (ROUNDS, "all"),
+        (ROUNDS, "exchange"),
+    ],
+    ids=["mhd", "stale", "rounds", "rounds whose exchange alone pauses"],
+)
+def test_training_is_the_same_to_the_bit_where_everything_is_published(
+    changes, pauses, monkeypatch
+):
+    """All heads in every step, against those that somebody reads in the steps that distil."""
+    made = small.build(isolated_baseline=False, exchange__refresh_steps=2, **changes)
+    assert made.parts.pauses == ("all" if changes is ROUNDS else "nothing")
+    experiment = _with_pauses(made, pauses)
+    expected = small.clients(experiment, small.run(experiment, calls=2)[0])
+    monkeypatch.setattr(methods.Distillation, "published_heads", lambda self, heads: heads)
+    loud = small.build(isolated_baseline=False, exchange__refresh_steps=2, **changes)
+    loud = _with_pauses(loud, "nothing")
+    found = small.clients(loud, small.run(loud, calls=2)[0])
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_convolutions_stay_out_of_branches_and_the_same_bytes_move():
+    seldom = {"exchange__every": 2, "parallel__client_devices": 2}
+    assert small.build(model__name="cnn", **seldom).parts.pauses == "exchange"
+    experiment = _with_pauses(small.build(**seldom), "exchange")
+    assert _gathered_bytes(experiment) == experiment.ledger.predictions.sum()
 
 
 # --- Stale reading --------------------------------------------------------------------------------

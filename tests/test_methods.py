@@ -168,6 +168,38 @@ def test_feddf_distils_the_ensemble_into_the_average():
     np.testing.assert_allclose(metrics["head_losses"][0, 0, :, 0], expected, rtol=1e-3)
 
 
+# --- Distilling in some steps only ----------------------------------------------------------------
+
+
+def test_every_nth_step_distils_with_the_weight_it_has_anyway():
+    config = small.config(exchange__every=3, distill__fade_in=0.5, train__steps=10)
+    weights = methods.build(config).when(np.arange(10))
+    always = methods.build(small.config(distill__fade_in=0.5, train__steps=10)).when(np.arange(10))
+    assert weights.dtype == np.float32 and (weights[:, 0] == 1).all()
+    np.testing.assert_array_equal(weights[::3, 1], always[::3, 1])
+    assert np.flatnonzero(weights[:, 1]).tolist() == [0, 3, 6, 9]
+    np.testing.assert_array_equal(methods.build(config).when(np.arange(4, 10)), weights[4:])
+
+
+@pytest.mark.parametrize("pauses", ["all", "exchange"])
+def test_steps_between_learn_from_private_data_alone(pauses):
+    """Their objective is the private loss, and no moving average of predictions moves."""
+    experiment = small.build(exchange__every=2, train__log_every=1, isolated_baseline=False)
+    parts = dataclasses.replace(experiment.parts, pauses=pauses)
+    experiment = dataclasses.replace(experiment, parts=parts)
+    for step, (before, metrics, after) in enumerate(small.walk(experiment, 4)):
+        distils = step % 2 == 0
+        moved = not np.array_equal(before.marginals, after.marginals)
+        assert moved == distils == bool(metrics["head_losses"].any())
+        assert np.array_equal(metrics["loss"], metrics["private_loss"]) != distils
+
+
+@pytest.mark.parametrize("method", ["fedmd", "feddf"])
+def test_rounds_say_themselves_when_they_distil(method):
+    with pytest.raises(ConfigError, match=rf"exchange\.every = 2: expected 1: {method} distils"):
+        small.build(method=method, exchange__every=2)
+
+
 # --- Mistakes that implementations of such methods are known to make ------------------------------
 
 

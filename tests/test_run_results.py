@@ -25,6 +25,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     config = small.config(num_seeds=2, metrics=("worst_class",), train__steps=4,
                           train__log_every=2, train__eval_every=2, graph__every=1,
+                          bytes_to=(0.01, 0.12, 1.0),
                           graph__sequence=("cycle", "star"))  # fmt: skip
     train.train_and_evaluate(config, folder, with_report=False)
     return folder
@@ -67,6 +68,23 @@ def test_shapes_are_as_described(run: Path) -> None:
         if doc.shape.startswith("[") and "." not in doc.key:
             named = [sizes[axis] for axis in doc.shape.strip("[]").split(", ")]
             assert np.shape(summary[doc.key]) == tuple(named), doc.key
+
+
+def test_bytes_to_an_accuracy_are_those_of_the_evaluations(run: Path) -> None:
+    """By hand from the lines, of each of both seeds."""
+    summary = Summary.from_json(json.loads((run / "summary.json").read_text()))
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    seen = [
+        (line["step"], line["last_head_accuracy"]) for line in lines if "shared_accuracy" in line
+    ]
+    assert [step for step, _ in seen] == [0, 2, 4]
+    for index, seed in enumerate(summary.seeds):
+        assert seed.bytes_to.keys() == {"0.01", "0.12", "1"}
+        assert seed.shared_accuracy[:, -1].mean() == pytest.approx(seen[-1][1][index])
+        for level, found in seed.bytes_to.items():
+            steps = [step for step, accuracy in seen if accuracy[index] >= float(level)]
+            assert found == (steps[0] * summary.bytes_sent / 4 if steps else None)
+    assert summary.bytes_to == summary.seeds[0].bytes_to
 
 
 def test_another_version_is_refused() -> None:

@@ -103,8 +103,8 @@ def test_any_number_of_devices_gives_the_same_parameters(devices):
 
 
 def _allowed(experiment) -> set[int]:
-    """Sizes of what may be gathered: predictions [K, B', H, C] and embeddings [K, B', D]."""
-    data, heads = experiment.config.data, experiment.config.heads.aux + 1
+    """Sizes of what may be gathered: predictions [K, B', m, C] and embeddings [K, B', D]."""
+    data, heads = experiment.config.data, experiment.config.heads.aux
     clients = sum(experiment.layout.rows)
     return {
         clients * data.public_batch_size * heads * experiment.parts.num_classes,

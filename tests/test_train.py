@@ -166,11 +166,19 @@ def test_a_signal_saves_and_the_same_command_goes_on(finished, tmp_path, monkeyp
     np.testing.assert_allclose(again["shared_accuracy"], summary["shared_accuracy"], atol=0.01)
 
 
-def test_resuming_amid_a_refresh_period_gives_the_same_bits(tmp_path, monkeypatch):
-    """Two snapshots, one replaced every 4 steps; the checkpoint of step 6 is gone on from."""
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"exchange__mode": "stale", "exchange__pool_size": 2, "exchange__refresh_steps": 4},
+        {"exchange__every": 4, "exchange__encoding": "int4", "exchange__embedding_width": 3},
+    ],
+    ids=["refreshes", "exchanges"],
+)
+def test_resuming_between_two_of_every_4_steps_gives_the_same_bits(changes, tmp_path, monkeypatch):
+    """The checkpoint of step 6 is gone on from, two steps before anything is next exchanged."""
     config = small.config(
-        exchange__mode="stale", exchange__pool_size=2, exchange__refresh_steps=4,
-        train__steps=12, train__eval_every=12, isolated_baseline=False, heads__aux=1,
+        train__steps=12, train__eval_every=3, isolated_baseline=False, heads__aux=1,
+        bytes_to=(0.01, 0.2), **changes,
     )  # fmt: skip
     expected = train.train_and_evaluate(config, tmp_path / "whole", with_report=False)
     advance, begun = train.Run._advance, []
@@ -188,6 +196,7 @@ def test_resuming_amid_a_refresh_period_gives_the_same_bits(tmp_path, monkeypatc
     found = train.train_and_evaluate(config, tmp_path / "cut", with_report=False)
     assert begun[0] == 6
     np.testing.assert_array_equal(found["class_accuracy"], expected["class_accuracy"])
+    assert found["bytes_to"] == expected["bytes_to"] and found["bytes_to"]["0.01"] == 0
     whole, cut = (_final_state(tmp_path / name, config) for name in ("whole", "cut"))
     _same(cut, whole)
 

@@ -31,6 +31,7 @@ from mhd_jax.results import Line, Summary
 
 # What may differ when a run is resumed, because the trained clients do not depend on it.
 FREE_SETTINGS = (
+    "bytes_to",
     "data.dir",
     "data.feed",
     "metrics",
