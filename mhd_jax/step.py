@@ -576,7 +576,8 @@ def _publish_if(
         zeros: tuple[Any, Any, Any] = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
         return zeros
 
-    return Published(*jax.lax.cond(distils, exchange, silence), fresh=True)
+    scores, embeddings, energy = jax.lax.cond(distils, exchange, silence)
+    return Published(scores, embeddings, energy, fresh=True)
 
 
 def read_heads(chosen: Distillation, predictions: Predictions) -> Predictions:
