@@ -320,7 +320,7 @@ def most_confident(
 def _running_maximum(
     confidence: Float[Array, "N B m"], allowed: Bool[Array, "k N"]
 ) -> Int[Array, "k B m"]:
-    """`most_confident`, candidate after candidate: vectorises on CPU, where XLA's argmax does not."""
+    """`most_confident`, one candidate after another: on CPU this vectorises, an argmax does not."""
 
     def body(candidate: Any, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         best, index = carry

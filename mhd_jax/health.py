@@ -77,10 +77,10 @@ def taught_shares(
     num = candidates.allowed.shape[1]
     if jnp.issubdtype(choice.dtype, jnp.integer):
         index = choice.reshape(len(ids), -1)
-        given = (index >= 0) / index.shape[1]
+        given, scale = (index >= 0).astype(jnp.float32), 1.0 / index.shape[1]
     else:
         index = jnp.broadcast_to(jnp.arange(num), (len(ids), num))
-        given = choice.mean(axis=(2, 3))
+        given, scale = choice.mean(axis=(2, 3)), 1.0
     publisher = candidates.publisher(jnp.maximum(index, 0))
     versions = (candidates.published.shape[0] - in_front) // num_clients
     client = jnp.where(
@@ -88,7 +88,8 @@ def taught_shares(
         ids[jnp.minimum(publisher, len(ids) - 1)],
         (publisher - in_front) // versions,
     )
-    return jnp.zeros((len(ids), num_clients)).at[jnp.arange(len(ids))[:, None], client].add(given)
+    shares = jnp.zeros((len(ids), num_clients)).at[jnp.arange(len(ids))[:, None], client]
+    return shares.add(given) * scale
 
 
 def teacher_accuracy(target: distill.Target, labels: Int[Array, " B"]) -> Float[Array, "k m"]:
