@@ -95,7 +95,7 @@ class Candidates(struct.PyTreeNode):
         head = jnp.arange(self.ranks)[None, None, :] + chosen // self.per_block
         return self.published[self.publisher(chosen), sample, head]
 
-    def publisher(self, index: Int[Array, "k *shape"]) -> Int[Array, "k *shape"]:
+    def publisher(self, index: Int[Array, k * shape]) -> Int[Array, k * shape]:
         """Whose prediction candidate `index` >= 0 of each student is, a row of `published`."""
         place = index % self.per_block
         if self.rows is None:

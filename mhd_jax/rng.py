@@ -74,7 +74,7 @@ def _philox_keys(seed: int, purpose: str, *ids: Int[np.ndarray, " n"]) -> UInt64
 
     Source: https://numpy.org/doc/stable/reference/random/bit_generators/generated/numpy.random.SeedSequence.html,
     after M. O'Neill, https://www.pcg-random.org/posts/developing-a-seed_seq-alternative.html.
-    """  # noqa: E501
+    """
     words = [seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF, zlib.crc32(purpose.encode()), *ids]
     entropy = np.broadcast_arrays(*(np.asarray(word, np.uint32) for word in words))
     none = np.zeros_like(entropy[0])
