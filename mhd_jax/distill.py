@@ -638,11 +638,12 @@ def _mix_lists(
     candidates: Candidates, weights: Float[Array, "k L B m"], values: Float[Array, "K B m C"]
 ) -> Float[Array, "k B m C"]:
     """Weighted sums over the clients in each student's row; nothing of size k L B C is built."""
-    assert candidates.rows is not None
-    rows = jnp.maximum(candidates.rows, 0)
+    listed = candidates.rows
+    assert listed is not None
+    rows, known = jnp.maximum(listed, 0), listed != NOBODY
 
     def add(column: Any, total: Array) -> Array:
-        read = (candidates.rows[:, column] != NOBODY)[:, None, None, None]
+        read = known[:, column][:, None, None, None]
         part = weights[:, column][..., None] * values[rows[:, column]]
         return total + jnp.where(read, part, 0)
 

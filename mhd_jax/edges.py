@@ -88,14 +88,14 @@ class Edges(struct.PyTreeNode):
     """Who reads whom, in the form of the run; k students, N candidates, maybe leading axes.
 
     Attributes:
-      ids: candidates in ascending order, padded with `NOBODY`, [*n, k, width]; where the form is
-        "pairs" a mask [*n, k, N].
-      count: candidates read by each student.
+      ids: candidates in ascending order, padded with `NOBODY`, int32 [*n, k, width]; where the
+        form is "pairs" a mask, bool [*n, k, N]. An array of the host or of the devices.
+      count: candidates read by each student, int32 [*n, k].
       form: which of the three.
     """
 
-    ids: Int[Array, "*n k w"] | Bool[Array, "*n k N"]
-    count: Int[Array, "*n k"]
+    ids: Any
+    count: Any
     form: Form = struct.field(pytree_node=False)
 
     @property

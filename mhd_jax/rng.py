@@ -100,12 +100,12 @@ class _Multiplier:
 
     def hash(self, words: UInt32[np.ndarray, "*n"]) -> UInt32[np.ndarray, "*n"]:
         """Hashes words and moves the constant on."""
-        words = words ^ np.uint32(self._value)
+        words = np.bitwise_xor(words, np.uint32(self._value))
         self._value = self._value * self._factor & 0xFFFFFFFF
-        words = words * np.uint32(self._value)
-        return words ^ words >> np.uint32(16)
+        words = np.multiply(words, np.uint32(self._value))
+        return np.bitwise_xor(words, np.right_shift(words, np.uint32(16)))
 
 
 def _mixed(x: UInt32[np.ndarray, "*n"], y: UInt32[np.ndarray, "*n"]) -> UInt32[np.ndarray, "*n"]:
-    out = np.uint32(0xCA01F9DD) * x - np.uint32(0x4973F715) * y
-    return out ^ out >> np.uint32(16)
+    out: np.ndarray = np.uint32(0xCA01F9DD) * x - np.uint32(0x4973F715) * y
+    return np.bitwise_xor(out, np.right_shift(out, np.uint32(16)))
