@@ -20,6 +20,7 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from mhd_jax import rng
+from mhd_jax.edges import NOBODY, UNROLLED, Edges, from_pairs, over_columns
 from mhd_jax.errors import ConfigError
 from mhd_jax.registry import Registry
 
@@ -39,12 +40,20 @@ class Candidates(struct.PyTreeNode):
     first taught head is aux 1, block 0 is one rank below and block 1 the same rank. So a first-wins
     argmax breaks ties as the method asks: lower rank first, then the lowest client index.
 
+    With `rows`, a block holds the L clients that a student may read instead of all K, other ones
+    for every student. Teacher rules do not see that: they are called for one student at a time,
+    to whom those L clients are all there are (see `choose`).
+
     Attributes:
       published: scores of all clients, log-probabilities or logits.
       allowed: who may learn from whom.
       ranks: number of taught heads m.
       energy: standardised energies, published only where `confidence="energy"` asks for them.
       label_shares: every client's label distribution, where clients publish it.
+      rows: the clients of each student's blocks in ascending order; -1 fills up short rows.
+      unread: the few candidates that a student with any may not learn from, where that is known
+        of a dense graph; -1 fills up.
+      ids: which publishers of the whole system these are; None for all of them, in order.
     """
 
     published: Float[Array, "K B H C"]
@@ -52,11 +61,27 @@ class Candidates(struct.PyTreeNode):
     ranks: int = struct.field(pytree_node=False)
     energy: Float[Array, "K B H"] | None = None
     label_shares: Float[Array, "K C"] | None = None
+    rows: Int[Array, "k L"] | None = None
+    unread: Int[Array, "k u"] | None = None
+    ids: Int[Array, " K"] | None = None
+
+    @property
+    def publishers(self) -> Int[Array, " K"]:
+        """Place of each publisher in the whole system: its client where teachers are fresh.
+
+        A rule that treats clients by name needs it; -1 for a place that nobody takes.
+        """
+        return jnp.arange(len(self.published)) if self.ids is None else self.ids
+
+    @property
+    def per_block(self) -> int:
+        """Candidates of one rank: K, or L with `rows`."""
+        return self.published.shape[0] if self.rows is None else self.rows.shape[1]
 
     @property
     def blocks(self) -> int:
         """1, or 2 with `same_rank`."""
-        return self.allowed.shape[1] // self.published.shape[0]
+        return self.allowed.shape[1] // self.per_block
 
     def by_rank(self, values: Float[Array, "K B H ..."]) -> Float[Array, "N B m ..."]:
         """One value per published head, rearranged to one per candidate of every taught head."""
@@ -65,11 +90,27 @@ class Candidates(struct.PyTreeNode):
 
     def take(self, index: Int[Array, "k B m"]) -> Float[Array, "k B m C"]:
         """The scores of the chosen candidates, gathered; of client 0 where index < 0."""
-        clients = self.published.shape[0]
         chosen = jnp.maximum(index, 0)
         sample = jnp.arange(self.published.shape[1])[None, :, None]
-        head = jnp.arange(self.ranks)[None, None, :] + chosen // clients
-        return self.published[chosen % clients, sample, head]
+        head = jnp.arange(self.ranks)[None, None, :] + chosen // self.per_block
+        return self.published[self.publisher(chosen), sample, head]
+
+    def publisher(self, index: Int[Array, k * shape]) -> Int[Array, k * shape]:
+        """Whose prediction candidate `index` >= 0 of each student is, a row of `published`."""
+        place = index % self.per_block
+        if self.rows is None:
+            return place
+        flat = jnp.take_along_axis(self.rows, place.reshape(len(place), -1), axis=1)
+        return jnp.maximum(flat, 0).reshape(place.shape)
+
+    def of_student(self, rows: Int[Array, " L"], allowed: Bool[Array, " N"]) -> Candidates:
+        """What one student may read, as a system of its own: k = 1, K = L."""
+        read = jnp.maximum(rows, 0)
+        pick = lambda x: None if x is None else x[read]  # noqa: E731
+        return Candidates(
+            self.published[read], allowed[None], self.ranks,
+            pick(self.energy), pick(self.label_shares), ids=rows,
+        )  # fmt: skip
 
 
 # --- Confidence: how sure a prediction is ---------------------------------------------------------
@@ -214,16 +255,98 @@ def chain_candidates(
     return Candidates(log_probs, allowed, log_probs.shape[2] - 1)
 
 
+def candidates_along(
+    published: Float[Array, "K B H C"],
+    below: Edges,
+    same: Edges | None,
+    ranks: int,
+    *,
+    energy: Float[Array, "K B H"] | None = None,
+    label_shares: Float[Array, "K C"] | None = None,
+) -> Candidates:
+    """Candidates along the edges of a graph, in the form in which the edges are written.
+
+    Args:
+      published: scores of all clients.
+      below: whose lower head each student may learn from.
+      same: whose head of the same rank, some of those in `below`; None for none.
+      ranks: number of taught heads m.
+      energy: see `Candidates`.
+      label_shares: see `Candidates`.
+    """
+    if below.form.kind == "lists":
+        rows, allowed = below.ids, below.ids != NOBODY
+        if same is not None:
+            also = (rows[:, :, None] == same.ids[:, None]).any(axis=2) & allowed
+            allowed = jnp.concatenate([allowed, also], axis=1)
+        return Candidates(published, allowed, ranks, energy, label_shares, rows)
+    allowed, unread = below.mask(), None
+    if same is not None:
+        allowed = jnp.concatenate([allowed, same.mask()], axis=1)
+    if below.form.kind == "all_but":
+        unread = below.ids
+        if same is not None:
+            others = jnp.where(same.ids == NOBODY, NOBODY, same.ids + len(published))
+            unread = jnp.concatenate([unread, others], axis=1)
+    return Candidates(published, allowed, ranks, energy, label_shares, unread=unread)
+
+
 def most_confident(
-    confidence: Float[Array, "N B m"], allowed: Bool[Array, "k N"]
+    confidence: Float[Array, "N B m"],
+    allowed: Bool[Array, "k N"],
+    unread: Int[Array, "k u"] | None = None,
 ) -> Int[Array, "k B m"]:
     """Index of the most confident allowed candidate per sample; -1 where none is allowed.
 
-    The largest array built has no class axis: [k, N, B, m], and XLA fuses even that away.
+    No array has an axis for students and one for candidates beside that of the samples. NaN
+    counts as larger than any number, so that the loss shows who has diverged.
+
+    Args:
+      confidence: of every candidate.
+      allowed: who may learn from whom.
+      unread: all the candidates that a student with any may not learn from, if these are few;
+        then one of the best u + 1 of all is the answer for everybody.
     """
+    confidence = jax.lax.stop_gradient(confidence)
+    if unread is not None:
+        return _best_but(confidence, allowed.any(axis=1), unread)
+    if jax.default_backend() == "cpu" or len(confidence) <= UNROLLED:
+        return _running_maximum(confidence, allowed)
     masked = jnp.where(allowed[:, :, None, None], confidence[None], -jnp.inf)
     best = jnp.argmax(masked, axis=1).astype(jnp.int32)
-    return jnp.where(allowed.any(axis=1)[:, None, None], best, -1)
+    return jnp.where(allowed.any(axis=1)[:, None, None], best, NOBODY)
+
+
+def _running_maximum(
+    confidence: Float[Array, "N B m"], allowed: Bool[Array, "k N"]
+) -> Int[Array, "k B m"]:
+    """`most_confident`, one candidate after another: on CPU this vectorises, an argmax does not."""
+
+    def body(candidate: Any, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        best, index = carry
+        value = confidence[candidate][None]
+        larger = (value > best) | (index < 0) | (jnp.isnan(value) & ~jnp.isnan(best))
+        better = allowed[:, candidate][:, None, None] & larger
+        return jnp.where(better, value, best), jnp.where(better, candidate, index)
+
+    shape = (len(allowed), *confidence.shape[1:])
+    start = (jnp.full(shape, -jnp.inf, confidence.dtype), jnp.full(shape, NOBODY, jnp.int32))
+    return over_columns(len(confidence), body, start)[1]
+
+
+def _best_but(
+    confidence: Float[Array, "N B m"], connected: Bool[Array, " k"], unread: Int[Array, "k u"]
+) -> Int[Array, "k B m"]:
+    """`most_confident` where a student may read all but the u candidates in its row of `unread`."""
+    place = jnp.arange(len(confidence), dtype=jnp.int32)[:, None, None]
+    found = jnp.full((len(unread), *confidence.shape[1:]), NOBODY, jnp.int32)
+    left = jnp.ones(confidence.shape, bool)
+    for _ in range(min(unread.shape[1] + 1, len(confidence))):
+        best = jnp.argmax(jnp.where(left, confidence, -jnp.inf), axis=0).astype(jnp.int32)
+        may = (unread[:, :, None, None] != best).all(axis=1)
+        found = jnp.where((found < 0) & may, best, found)
+        left &= place != best
+    return jnp.where(connected[:, None, None], found, NOBODY)
 
 
 def random_candidate(
@@ -330,7 +453,7 @@ def most_confident_rule(
 ) -> Int[Array, "k B m"]:
     """The paper's rule: per sample, the allowed candidate with the largest confidence."""
     del keys
-    return most_confident(confidence, candidates.allowed)
+    return most_confident(confidence, candidates.allowed, candidates.unread)
 
 
 @RULES.register("random")
@@ -406,9 +529,10 @@ def class_thresholds_rule(
     )[..., 0]
     passes = largest >= largest.mean(axis=1, keepdims=True) * at_named
     passing = jnp.where(candidates.by_rank(passes), confidence, -jnp.inf)
-    index = most_confident(passing, candidates.allowed)
-    best = jnp.where(candidates.allowed[:, :, None, None], passing[None], -jnp.inf).max(axis=1)
-    return jnp.where(best > -jnp.inf, index, -1)
+    index = most_confident(passing, candidates.allowed, candidates.unread)
+    sample, rank = jnp.arange(probs.shape[1])[:, None], jnp.arange(candidates.ranks)
+    best = passing[jnp.maximum(index, 0), sample, rank]
+    return jnp.where(best > -jnp.inf, index, NOBODY)
 
 
 @RULES.register("mean_log_prob")
@@ -493,16 +617,38 @@ def targets(candidates: Candidates, choice: Choice, link: Callable[[Array], Arra
     if jnp.issubdtype(choice.dtype, jnp.integer):
         return Target(link(candidates.take(choice)), choice >= 0)
     linked = link(candidates.published)
-    clients, ranks = linked.shape[0], candidates.ranks
+    mix = _mix if candidates.rows is None else _mix_lists
     mixed = sum(
-        jnp.einsum(
-            "knbm,nbmc->kbmc",
-            choice[:, block * clients : (block + 1) * clients],
-            linked[:, :, block : block + ranks],
-        )
-        for block in range(candidates.blocks)
+        mix(candidates, choice[:, block * size : (block + 1) * size], linked[:, :, block:stop])
+        for size in [candidates.per_block]
+        for block, stop in ((b, b + candidates.ranks) for b in range(candidates.blocks))
     )
     return Target(jnp.asarray(mixed), choice.sum(axis=1) > 0)
+
+
+def _mix(
+    candidates: Candidates, weights: Float[Array, "k K B m"], values: Float[Array, "K B m C"]
+) -> Float[Array, "k B m C"]:
+    """Weighted sums over all clients."""
+    del candidates
+    return jnp.einsum("knbm,nbmc->kbmc", weights, values)
+
+
+def _mix_lists(
+    candidates: Candidates, weights: Float[Array, "k L B m"], values: Float[Array, "K B m C"]
+) -> Float[Array, "k B m C"]:
+    """Weighted sums over the clients in each student's row; nothing of size k L B C is built."""
+    listed = candidates.rows
+    assert listed is not None
+    rows, known = jnp.maximum(listed, 0), listed != NOBODY
+
+    def add(column: Any, total: Array) -> Array:
+        read = known[:, column][:, None, None, None]
+        part = weights[:, column][..., None] * values[rows[:, column]]
+        return total + jnp.where(read, part, 0)
+
+    start = jnp.zeros((len(rows), *values.shape[1:]), values.dtype)
+    return over_columns(rows.shape[1], add, start)
 
 
 # --- Losses ---------------------------------------------------------------------------------------
@@ -618,7 +764,16 @@ def choose(
         certainty = candidates.energy
     else:
         certainty = _certainty(confidence, log_probs)
-    return _choice(rule, candidates, candidates.by_rank(certainty), keys)
+    if candidates.rows is None:
+        return _choice(rule, candidates, candidates.by_rank(certainty), keys)
+
+    def one(rows: Array, allowed: Array, keys: Array) -> Choice:
+        mine = candidates.of_student(rows, allowed)
+        read = certainty[jnp.maximum(rows, 0)]
+        choice = _choice(rule, mine, mine.by_rank(read), keys[None])
+        return jax.tree.map(lambda x: x[0], choice)
+
+    return jax.vmap(one)(candidates.rows, candidates.allowed, keys)
 
 
 def _certainty(name: str, log_probs: Float[Array, "K B H C"]) -> Float[Array, "K B H"]:
@@ -753,26 +908,27 @@ def embedding_loss(
     L_emb,i = mean_x mean_{j in peers(i)} |n(e_i) - stop(n(e_j))|^2; 0 for a client without peers.
     The square is expanded, so that no [k, K, B, D] array is built.
     """
-    share = peers / jnp.maximum(peers.sum(axis=1, keepdims=True), 1)
-    return weighted_embedding_loss(student_embeddings, embeddings, share)
+    peers = jnp.asarray(peers)
+    return embedding_loss_along(student_embeddings, embeddings, from_pairs(peers))
 
 
-def weighted_embedding_loss(
+def embedding_loss_along(
     student_embeddings: Float[Array, "k B D"],
-    embeddings: Float[Array, "K B D"],
-    share: Float[Array, "k K"],
+    embeddings: Float[Array, "M B D"],
+    peers: Edges,
+    first: int = 0,
 ) -> Float[Array, " k"]:
-    """`embedding_loss` with the weight of each peer given: rows of `share` sum to at most 1.
+    """The part of candidates first..first + M - 1 in `embedding_loss`, along the edges of a graph.
 
     A client whose embeddings are not finite spoils the loss of those who read it and of no others.
     """
-    share = share.astype(student_embeddings.dtype)
     student = normalize(student_embeddings)
     diverged = ~jnp.isfinite(embeddings).all(axis=(1, 2))
     embeddings = jnp.where(diverged[:, None, None], 0.0, embeddings)
     teacher = jax.lax.stop_gradient(normalize(embeddings))
-    cross = jnp.einsum("kbd,kbd->kb", student, jnp.einsum("kj,jbd->kbd", share, teacher))
-    own = jnp.sum(student**2, axis=-1) * share.sum(axis=1)[:, None]
-    theirs = share @ jnp.sum(teacher**2, axis=-1)
-    spoiled = (share * diverged).sum(axis=1) > 0
+    cross = jnp.einsum("kbd,kbd->kb", student, peers.mean(teacher, first))
+    share = peers.mean(jnp.ones(len(teacher), teacher.dtype), first)
+    own = jnp.sum(student**2, axis=-1) * share[:, None]
+    theirs = peers.mean(jnp.sum(teacher**2, axis=-1), first)
+    spoiled = peers.mean(diverged.astype(teacher.dtype), first) > 0
     return jnp.where(spoiled, jnp.nan, jnp.mean(own + theirs - 2.0 * cross, axis=1))

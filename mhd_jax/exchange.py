@@ -18,9 +18,10 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
-from mhd_jax import rng
+from mhd_jax import edges, rng
+from mhd_jax.edges import Edges, Extent, Form
 from mhd_jax.errors import ConfigError
 from mhd_jax.graph import Topology
 from mhd_jax.methods import Method, Rounds
@@ -228,18 +229,27 @@ class Reading(NamedTuple):
     """The exchange of n steps, as arrays the step consumes.
 
     Attributes:
-      reads: [n, K, K * V], student by candidate; candidate j * V + v is version v of client j.
+      reads: [n, K] in the reader's form; candidate j * V + v is version v of client j.
       versions: [n, V], the pool slot of every version read (empty when fresh, where V = 1).
       write: [n], the pool slot that gets the state after the step, -1 for none.
     """
 
-    reads: Bool[np.ndarray, "n K N"]
+    reads: Edges
     versions: Int[np.ndarray, "n V"]
     write: Int[np.ndarray, " n"]
 
 
 class Reader(Protocol):
     """Who reads whom: a pure function of the step range."""
+
+    @property
+    def form(self) -> Form:
+        """How it is written down."""
+        ...
+
+    def extent(self, steps: int) -> Extent:
+        """How much clients read at most and at least in a run of `steps` steps."""
+        ...
 
     @property
     def pool_slots(self) -> int:
@@ -256,12 +266,22 @@ class Fresh:
     """Peers' predictions of this very step, along the edges in force."""
 
     topology: Topology
+    form: Form
     pool_slots: int = 0
+
+    def extent(self, steps: int) -> Extent:
+        """See `Reader`."""
+        least, most = self.topology.degrees(steps)
+        return Extent(most, least, self.topology.num_clients)
 
     def __call__(self, start: int, stop: int) -> Reading:
         """No pool: versions are empty and nothing is written."""
         n = stop - start
-        reads = self.topology.reads(start, stop)
+        if self.topology.static:
+            reads = edges.repeat(edges.from_mask(self.topology.at(start), self.form), n)
+        else:
+            graphs = (self.topology.reads(step, step + 1)[0] for step in range(start, stop))
+            reads = edges.stack([edges.from_mask(graph, self.form) for graph in graphs])
         return Reading(reads, np.zeros((n, 0), np.int32), np.full(n, -1, np.int32))
 
 
@@ -282,17 +302,27 @@ class Stale:
     """
 
     topology: Topology
+    form: Form
     seed: int
     pool_slots: int
     refresh_steps: int
     slots_per_step: int = 0
     drop: float = 0.0
 
+    @property
+    def slots_read(self) -> int:
+        """V."""
+        return min(self.slots_per_step or self.pool_slots, self.pool_slots)
+
+    def extent(self, steps: int) -> Extent:
+        """See `Reader`: one snapshot a slot."""
+        return Extent(self.slots_read, 1, self.topology.num_clients * self.slots_read)
+
     def __call__(self, start: int, stop: int) -> Reading:
         """The reading of steps start..stop - 1."""
         steps = range(start, stop)
         versions = np.stack([self._versions(step) for step in steps])
-        reads = np.stack([self._reads(step, versions[step - start]) for step in steps])
+        reads = edges.stack([self._reads(step, versions[step - start]) for step in steps])
         return Reading(reads, versions, self._write(np.arange(start, stop)))
 
     def _write(self, steps: np.ndarray) -> Int[np.ndarray, " n"]:
@@ -301,36 +331,38 @@ class Stale:
         return np.where(due, (event - 1) % self.pool_slots, -1).astype(np.int32)
 
     def _versions(self, step: int) -> Int[np.ndarray, " V"]:
-        if not 0 < self.slots_per_step < self.pool_slots:
+        if self.slots_read == self.pool_slots:
             return np.arange(self.pool_slots, dtype=np.int32)
         draw = rng.generator(self.seed, "pool versions", step)
         chosen = draw.choice(self.pool_slots, self.slots_per_step, replace=False)
         return np.sort(chosen).astype(np.int32)
 
-    def _reads(self, step: int, versions: np.ndarray) -> Bool[np.ndarray, "K N"]:
-        num_clients = self.topology.at(step).shape[0]
-        reads = np.zeros((num_clients, num_clients, len(versions)), bool)
-        for column, slot in enumerate(versions):
-            peers = self.peers_in_slot(step, int(slot))
-            known = peers >= 0
-            reads[np.flatnonzero(known), peers[known], column] = True
-        return reads.reshape(num_clients, -1)
+    def _reads(self, step: int, versions: np.ndarray) -> Edges:
+        peers = np.stack([self.peers_in_slot(step, int(slot)) for slot in versions], axis=1)
+        columns = peers * len(versions) + np.arange(len(versions))
+        return edges.from_lists(np.where(peers < 0, edges.NOBODY, columns), self.form)
 
     def peers_in_slot(self, step: int, slot: int) -> Int[np.ndarray, " K"]:
         """Whose snapshot each client has in `slot` when step begins; -1 for an empty slot."""
         event = step // self.refresh_steps  # refreshes so far; event e wrote slot (e - 1) % N_P
         last = event - (event - 1 - slot) % self.pool_slots
-        if last < 1:
-            return self._draw(0, slot, drop=0.0)
-        return self._draw(last, slot, self.drop)
+        last, drop = (last, self.drop) if last >= 1 else (0, 0.0)
+        step = max(last * self.refresh_steps - 1, 0)
+        return _drawn_peers(self.topology, self.seed, step, last, slot, drop)
 
-    def _draw(self, event: int, slot: int, drop: float) -> Int[np.ndarray, " K"]:
-        step = max(event * self.refresh_steps - 1, 0)
-        adjacency = self.topology.at(step)
-        draw = rng.generator(self.seed, "pool peers", event, slot)
-        score = np.where(adjacency, draw.random(adjacency.shape), -1.0)
-        lost = draw.random(len(adjacency)) < drop
-        return np.where(adjacency.any(axis=1) & ~lost, score.argmax(axis=1), -1)
+
+@functools.lru_cache(maxsize=256)
+def _drawn_peers(
+    topology: Topology, seed: int, step: int, event: int, slot: int, drop: float
+) -> Int[np.ndarray, " K"]:
+    """A random peer of every client along the edges of `step`; -1 for none, or a lost one."""
+    adjacency = topology.at(step)
+    draw = rng.generator(seed, "pool peers", event, slot)
+    score = np.where(adjacency, draw.random(adjacency.shape), -1.0)
+    lost = draw.random(len(adjacency)) < drop
+    peers = np.where(adjacency.any(axis=1) & ~lost, score.argmax(axis=1), edges.NOBODY)
+    peers.flags.writeable = False  # cached, so shared
+    return peers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -338,27 +370,50 @@ class RoundStart:
     """Everybody's state at the end of the private part of a round, for everybody (FedMD)."""
 
     num_clients: int
+    form: Form
     rounds: Rounds
     pool_slots: int = 1
+
+    def extent(self, steps: int) -> Extent:
+        """See `Reader`: everybody reads everybody."""
+        return Extent(self.num_clients, self.num_clients, self.num_clients)
 
     def __call__(self, start: int, stop: int) -> Reading:
         """One slot, written when a round's scoring is due, read by all, oneself included."""
         steps = np.arange(start, stop)
-        reads = np.ones((len(steps), self.num_clients, self.num_clients), bool)
+        everybody = np.ones((self.num_clients, self.num_clients), bool)
+        reads = edges.repeat(edges.from_mask(everybody, self.form), len(steps))
         write = np.where(self.rounds.scoring(steps), 0, -1).astype(np.int32)
         return Reading(reads, np.zeros((len(steps), 1), np.int32), write)
 
 
-def make_reader(
-    config: ml_collections.ConfigDict, method: Method, topology: Topology, seed: int
-) -> Reader:
-    """The reader that method and settings ask for."""
+def make_readers(
+    config: ml_collections.ConfigDict,
+    method: Method,
+    topologies: Sequence[Topology],
+    seeds: Sequence[int],
+    steps: int,
+) -> list[Reader]:
+    """The readers that method and settings ask for, one a seed, in one form for all `steps`."""
+    pairs = Form("pairs", config.clients.num, config.clients.num)
+    readers = [
+        _reader(config, method, topology, seed, pairs)
+        for topology, seed in zip(topologies, seeds, strict=True)
+    ]
+    form = edges.choose_form([reader.extent(steps) for reader in readers])
+    return [dataclasses.replace(reader, form=form) for reader in readers]
+
+
+def _reader(
+    config: ml_collections.ConfigDict, method: Method, topology: Topology, seed: int, form: Form
+) -> Fresh | Stale | RoundStart:
     if method.snapshot_rounds and isinstance(method.when, Rounds):
-        return RoundStart(config.clients.num, method.when)
+        return RoundStart(config.clients.num, form, method.when)
     if config.exchange.mode == "fresh" or method.distillation is None:
-        return Fresh(topology)
+        return Fresh(topology, form)
     return Stale(
         topology,
+        form,
         seed,
         pool_slots=config.exchange.pool_size,
         refresh_steps=config.exchange.refresh_steps,

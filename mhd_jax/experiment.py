@@ -140,14 +140,13 @@ def build(
     topologies = [graph.make_topology(config.graph, config.clients.num, seed) for seed in seeds]
     layout = _layout(config, method)
     feed = _feed(config, method, federations, layout, memory or device_memory())
-    readers = [
-        exchange.make_reader(config, method, topology, seed)
-        for topology, seed in zip(topologies, seeds, strict=True)
-    ]
     built = _models(config, source.num_classes, method.num_heads(config.heads.aux))
     baseline = _models(config, source.num_classes, 1) if _wants_baseline(config, method) else ()
     encoding = exchange.make_encoding(config, method, source.num_classes)
     _check_alignment(config, method, source.num_classes)
+    steps_per_call = _steps_per_call(config, built, source.image_shape, feed)
+    horizon = config.train.steps + steps_per_call  # the last call is planned to its full length
+    readers = exchange.make_readers(config, method, topologies, seeds, horizon)
     parts = StepParts(
         layout=layout,
         method=method,
@@ -158,7 +157,7 @@ def build(
         load=feed.load,
         num_classes=source.num_classes,
         replicas=config.num_seeds,
-        steps_per_call=_steps_per_call(config, built, source.image_shape, feed),
+        steps_per_call=steps_per_call,
         embedding_width=_embedding_width(config, method, built, source.image_shape),
         pauses=_pauses(config, method, built, source.image_shape),
     )

@@ -76,14 +76,20 @@ def taught_shares(
         return jnp.zeros((len(ids), num_clients))
     num = candidates.allowed.shape[1]
     if jnp.issubdtype(choice.dtype, jnp.integer):
-        chosen = jax.nn.one_hot(choice, num).mean(axis=(1, 2))
+        index = choice.reshape(len(ids), -1)
+        given, scale = (index >= 0).astype(jnp.float32), 1.0 / index.shape[1]
     else:
-        chosen = choice.mean(axis=(2, 3))
-    per_block = candidates.published.shape[0]
-    chosen = chosen.reshape(len(ids), -1, per_block).sum(axis=1)
-    shares = chosen[:, in_front:].reshape(len(ids), num_clients, -1).sum(axis=2)
-    own = chosen[:, :in_front].sum(axis=1)
-    return shares + own[:, None] * jax.nn.one_hot(ids, num_clients)
+        index = jnp.broadcast_to(jnp.arange(num), (len(ids), num))
+        given, scale = choice.mean(axis=(2, 3)), 1.0
+    publisher = candidates.publisher(jnp.maximum(index, 0))
+    versions = (candidates.published.shape[0] - in_front) // num_clients
+    client = jnp.where(
+        publisher < in_front,
+        ids[jnp.minimum(publisher, len(ids) - 1)],
+        (publisher - in_front) // versions,
+    )
+    shares = jnp.zeros((len(ids), num_clients)).at[jnp.arange(len(ids))[:, None], client]
+    return shares.add(given) * scale
 
 
 def teacher_accuracy(target: distill.Target, labels: Int[Array, " B"]) -> Float[Array, "k m"]:

@@ -14,7 +14,7 @@ class StepInputs(NamedTuple):
     Attributes:
       private: per group, what `Feed.load` needs of every client's batch, [n, R, K, B].
       public: what it needs of the public batch, [n, R, B'].
-      reads: per group, students by candidates, bool [n, R, K, N].
+      reads: per group, who reads whom: `Edges` [n, R, K].
       versions: pool slots read, int [n, R, V].
       write: pool slot written after the step or -1, int [n].
       weights: of the private and of the distillation loss, [n, 2].

@@ -96,11 +96,18 @@ class Layout:
         return tuple(self.pad(part, group, axis) for group, part in enumerate(parts))
 
     def put_tree(self, tree: AnyTree, specs: AnyTree) -> AnyTree:
-        """Puts a tree of host arrays on the mesh, one `PartitionSpec` per leaf."""
+        """Puts a tree of host arrays on the mesh, one `PartitionSpec` per leaf or subtree."""
+        is_spec = lambda x: isinstance(x, PartitionSpec)  # noqa: E731
         if jax.process_count() == 1:
-            sharding = jax.tree.map(lambda _, spec: NamedSharding(self.mesh, spec), tree, specs)
+            sharding = jax.tree.map(
+                lambda spec: NamedSharding(self.mesh, spec), specs, is_leaf=is_spec
+            )
             return jax.device_put(tree, sharding)
-        return jax.tree.map(lambda leaf, spec: self.put(leaf, *spec), tree, specs)
+
+        def put(spec: PartitionSpec, part: Any) -> Any:
+            return jax.tree.map(lambda leaf: self.put(leaf, *spec), part)
+
+        return jax.tree.map(put, specs, tree, is_leaf=is_spec)
 
     def join(self, parts: Sequence[np.ndarray | jax.Array], axis: int) -> np.ndarray:
         """The inverse of `split`: one array over all clients, inert rows left out."""

@@ -13,8 +13,9 @@ import numpy as np
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Float
 
-from mhd_jax import graph
+from mhd_jax import edges, graph
 from mhd_jax.data.feed import Feed
+from mhd_jax.edges import Edges
 from mhd_jax.exchange import Reader
 from mhd_jax.graph import Topology
 from mhd_jax.inputs import StepInputs
@@ -55,7 +56,7 @@ class Schedule:
         return StepInputs(
             private=(),
             public=(),
-            reads=self.layout.split(np.stack([r.reads for r in readings], axis=1), axis=2),
+            reads=self._reads([reading.reads for reading in readings]),
             versions=np.stack([r.versions for r in readings], axis=1),
             write=readings[0].write,
             weights=self.method.when(steps),
@@ -74,6 +75,17 @@ class Schedule:
         """`host_exchange` of one step, on the devices."""
         made = self.host_exchange(step, step + 1)
         return self.layout.put_tree(made, exchange_specs(self.layout))
+
+    def _reads(self, per_seed: Sequence[Edges]) -> tuple[Edges, ...]:
+        """Per group [n, R, K]; inert rows read nobody."""
+        every = edges.stack(per_seed, axis=1)
+        counts = self.layout.split(every.count, axis=2)
+        listed = every.form.kind != "pairs"  # shifted, so that padding with 0 means nobody
+        ids = self.layout.split(every.ids - edges.NOBODY if listed else every.ids, axis=2)
+        return tuple(
+            Edges(part + edges.NOBODY if listed else part, count, every.form)
+            for part, count in zip(ids, counts, strict=True)
+        )
 
     def _shares(self, count: int) -> np.ndarray:
         """Label distributions for `count` steps; empty where clients keep them to themselves."""

@@ -21,6 +21,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
 
 from mhd_jax import distill, rng
+from mhd_jax.edges import Edges
 from mhd_jax.exchange import Encoding, from_wire, projection, to_wire
 from mhd_jax.inputs import Batch, StepInputs
 from mhd_jax.methods import Distillation, Method
@@ -392,7 +393,7 @@ def _distillation(
             _embedding_loss(parts, group, chosen, own, params[group], published.embeddings, reads)
         )
         if published.scores is None:
-            heads.append(jnp.zeros((len(reads), 0)))
+            heads.append(jnp.zeros((len(student.embeddings), 0)))
             continue
         candidates = candidates_of(parts, group, student, published, inputs)
         taught = student.scores[:, :, 1:] if chosen.wiring == "chain" else student.scores[:, :, :1]
@@ -466,32 +467,27 @@ def candidates_of(
     """Whom the local clients of a group may learn from: peers and, if chosen, themselves."""
     chosen = parts.method.distillation
     assert chosen is not None and published.scores is not None
-    reads, num_rows = inputs.reads[group], student.scores.shape[0]
-    scores, energy = published.scores, published.energy
-    below, same = reads, reads if chosen.same_rank else None
-    ids = client_ids(parts, group, num_rows)
+    num_rows, own = student.scores.shape[0], client_ids(parts, group, student.scores.shape[0])
+    reads, scores, energy = inputs.reads[group], published.scores, published.energy
     shares = inputs.label_shares if inputs.label_shares.size else None
     if shares is not None:
         shares = jnp.repeat(shares, len(scores) // len(shares), axis=0)
-    if chosen.include_self:
-        connected = reads.any(axis=1)[:, None]
-        if published.fresh:
-            below = reads | (jnp.arange(reads.shape[1])[None] == ids[:, None]) & connected
-        else:  # one's own present state is no snapshot: it joins the candidates in front
-            below = jnp.concatenate([jnp.eye(num_rows, dtype=bool) & connected, reads], axis=1)
-            nobody = jnp.zeros((num_rows, num_rows), bool)
-            same = None if same is None else jnp.concatenate([nobody, same], axis=1)
-            mine = jax.lax.stop_gradient(read_heads(chosen, student))
-            present = _align(parts, chosen, mine.scores)[0] if chosen.alignment else mine.scores
-            scores = jnp.concatenate([present, scores], axis=0)
-            if energy is not None and mine.energy is not None:
-                energy = jnp.concatenate([mine.energy, energy], axis=0)
-            if shares is not None:
-                shares = jnp.concatenate([inputs.label_shares[ids], shares], axis=0)
-    if chosen.wiring == "chain":
-        allowed = below if same is None else jnp.concatenate([below, same], axis=1)
-        return distill.Candidates(scores, allowed, student.scores.shape[2] - 1, energy, shares)
-    return distill.Candidates(scores, below, 1, energy, shares)
+    if chosen.include_self and not published.fresh:
+        # One's own present state is no snapshot: it joins the candidates in front.
+        mine = jax.lax.stop_gradient(read_heads(chosen, student))
+        present = _align(parts, chosen, mine.scores)[0] if chosen.alignment else mine.scores
+        scores = jnp.concatenate([present, scores], axis=0)
+        if energy is not None and mine.energy is not None:
+            energy = jnp.concatenate([mine.energy, energy], axis=0)
+        if shares is not None:
+            shares = jnp.concatenate([inputs.label_shares[own], shares], axis=0)
+        reads, own = reads.behind(num_rows), jnp.arange(num_rows)
+    below = reads.including(own) if chosen.include_self else reads
+    chain = chosen.wiring == "chain"
+    return distill.candidates_along(
+        scores, below, reads if chain and chosen.same_rank else None,
+        student.scores.shape[2] - 1 if chain else 1, energy=energy, label_shares=shares,
+    )  # fmt: skip
 
 
 def _embedding_loss(
@@ -501,22 +497,20 @@ def _embedding_loss(
     own: tuple[Predictions, ...],
     params: PyTree,
     embeddings: Sequence[Float[Array, "N B w"]],
-    reads: Bool[Array, "k N"],
+    reads: Edges,
 ) -> Float[Array, " k"]:
     """Embedding loss of one group against all; a learned linear map where widths differ."""
-    total = jnp.zeros(len(reads))
+    total = jnp.zeros(len(own[group].embeddings))
     if not chosen.nu_emb:
         return total
-    share = reads / jnp.maximum(reads.sum(axis=1, keepdims=True), 1)
     start = 0
     for peers, theirs in zip(own, embeddings, strict=True):
         mine, width = own[group].embeddings, peers.embeddings.shape[-1]
         if mine.shape[-1] != width:
             mine = jnp.einsum("kbd,kde->kbe", mine, params["projections"][f"to_{width}"])
-        stop = start + theirs.shape[0]
         mine = _projected(parts, mine)
-        total = total + distill.weighted_embedding_loss(mine, theirs, share[:, start:stop])
-        start = stop
+        total = total + distill.embedding_loss_along(mine, theirs, reads, start)
+        start += theirs.shape[0]
     return total
 
 

@@ -398,6 +398,7 @@ def describe(experiment: Experiment) -> str:
         num_heads=experiment.parts.models[0].num_heads,
         device=f"{device()}; {experiment.layout.describe()}",
         feed=experiment.feed.why,
+        exchange=reader.form.describe() if experiment.parts.method.distillation else "",
     )
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -35,3 +36,12 @@ def test_clients_seeds_purposes_and_epochs_differ():
     base = walk(0, "private", 0)
     others = [walk(1, "private", 0), walk(0, "public", 0), walk(0, "private", 1), base[::-1]]
     assert not any((base == other).all() for other in others)
+
+
+@pytest.mark.parametrize("batch_size", [3, 40], ids=["few epochs", "many epochs"])
+def test_walks_of_all_clients_are_those_of_each(batch_size):
+    sizes = np.random.default_rng(0).integers(1, 40, 60)
+    together = batches.walks(2**40 + 3, "private", sizes, batch_size, 5, 12)
+    for client, size in enumerate(sizes.tolist()):
+        alone = batches.batch_indices(2**40 + 3, "private", client, size, batch_size, 5, 12)
+        np.testing.assert_array_equal(together[:, client], alone)

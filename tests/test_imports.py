@@ -15,7 +15,7 @@ PACKAGE = Path(mhd_jax.__file__).parent
 
 LAYERS = (
     ("errors", "files", "rng", "trees"),
-    ("config", "registry"),
+    ("config", "edges", "registry"),
     ("config_bases", "graph", "inputs", "models", "parallel"),
     ("data", "distill", "results"),
     ("health", "methods", "state"),

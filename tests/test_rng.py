@@ -134,3 +134,13 @@ def test_streams_look_uniform_across_clients_and_steps() -> None:
         for client in range(64)
     ]
     assert abs(np.mean(draws) - 0.5) < 0.02  # 4.4 standard errors
+
+
+def test_many_generators_are_those_made_one_by_one():
+    clients, epochs = np.arange(40), np.arange(40) * 7 % 11
+    for seed in (0, 5, 2**40 + 3):
+        many = rng.generators(seed, "private", clients, epochs)
+        for made, client, epoch in zip(many, clients.tolist(), epochs.tolist(), strict=True):
+            alone = rng.generator(seed, "private", client, epoch)
+            np.testing.assert_array_equal(made.permutation(17), alone.permutation(17))
+            assert made.random() == alone.random()

@@ -42,7 +42,7 @@ class PerClient:
             [jnp.asarray(row) for row in step[0]] for step in np.asarray(inputs.private[0])
         ]
         self._public_batches = [jnp.asarray(step[0]) for step in inputs.public]
-        self._reads = [jnp.asarray(row) for row in inputs.reads[0][0, 0]]
+        self._reads = [jnp.asarray(row) for row in inputs.reads[0].mask()[0, 0]]
         self._step = 0
         self.compile_seconds = self._compile()
 

@@ -62,7 +62,7 @@ class Sequential:
         self.public = images(fed.public, fed.public_indices)
         self._private_batches = torch.from_numpy(inputs.private[0][:, 0].astype(np.int64))
         self._public_batches = torch.from_numpy(inputs.public[:, 0].astype(np.int64))
-        self._allowed = torch.from_numpy(inputs.reads[0][0, 0])
+        self._allowed = torch.from_numpy(inputs.reads[0].mask()[0, 0])
 
     def step(self) -> Tensor:
         """One step of all clients; their losses [K]."""

@@ -109,18 +109,11 @@ class SampleOrder:
 
     def private(self, start: int, stop: int) -> tuple[Int[np.ndarray, "n R K B"], ...]:
         """Positions among each client's own samples, per group with padded rows."""
-        walks = np.stack(
-            [
-                [
-                    batches.batch_indices(
-                        fed.seed, "private", client, size, self.batch_size, start, stop
-                    )
-                    for client, size in enumerate(fed.partition.sizes.tolist())
-                ]
-                for fed in self.federations
-            ]
-        )
-        return self.layout.split(np.moveaxis(walks, 2, 0), axis=2)
+        walks = [
+            batches.walks(fed.seed, "private", fed.partition.sizes, self.batch_size, start, stop)
+            for fed in self.federations
+        ]
+        return self.layout.split(np.stack(walks, axis=1), axis=2)
 
     def public(self, start: int, stop: int) -> Int[np.ndarray, "n R P"]:
         """Positions within each replica's public set."""

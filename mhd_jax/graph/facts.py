@@ -12,6 +12,9 @@ from scipy.sparse import csgraph
 
 from mhd_jax.graph.catalogue import Adjacency
 
+LISTED = 10
+"""Clients that a message names."""
+
 
 def hop_distances(adjacency: Adjacency) -> Int[np.ndarray, "K K"]:
     """Hops over which client i hears from client j: 1 for a peer, 2 for a peer's peer, ...
@@ -84,8 +87,13 @@ def warn_unreachable(adjacency: Adjacency) -> None:
 
 
 def listed(clients: list[int] | set[int]) -> str:
-    """Clients in ascending order, for a message."""
-    return ", ".join(map(str, sorted(clients)))
+    """Clients in ascending order, for a message; of many the first few and how many more.
+
+    >>> listed({4, 2}), listed(list(range(1000)))
+    ('2, 4', '0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 990 more')
+    """
+    named = ", ".join(map(str, sorted(clients)[:LISTED]))
+    return named if len(clients) <= LISTED else f"{named} and {len(clients) - LISTED:,} more"
 
 
 # --- Averaging weights ----------------------------------------------------------------------------

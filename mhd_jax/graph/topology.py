@@ -29,6 +29,10 @@ from mhd_jax.rng import generator
 PERIODS_CACHED = 32
 
 
+# Graphs of a changing sequence whose degrees are counted before the run.
+TURNS_COUNTED = 2000
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Topology:
     """Who reads whom at every step: a pure function of (seed, step), made by `make_topology`.
@@ -84,6 +88,27 @@ class Topology:
             if union.sum() == self.num_clients * (self.num_clients - 1):
                 break
         return union
+
+    def degrees(self, steps: int) -> tuple[int, int]:
+        """Fewest peers of a client that reads anybody, and most of any, in a run of `steps` steps.
+
+        Both hold at every step, drawn peers and lost messages counted. Where more than
+        `TURNS_COUNTED` different graphs take turns, nobody looks, and they are 1 and K.
+        """
+        turns = range(0, steps, self.every or 1)[: None if self.changes else 1]
+        if all(isinstance(graph, np.ndarray) for graph in self.graphs):
+            turns = turns[: len(self.graphs)]
+        least, most = self.num_clients, 0
+        if len(turns) > TURNS_COUNTED:
+            least, most = 1, self.num_clients
+            turns = turns[:0]
+        for step in turns:
+            degrees = self.at(step).sum(axis=1)
+            least = min(least, int(degrees[degrees > 0].min(initial=self.num_clients)))
+            most = max(most, int(degrees.max(initial=0)))
+        if self.peers_per_step:
+            least, most = (min(degree, self.peers_per_step) for degree in (least, most))
+        return (1 if self.drop else least), most
 
     def reads(self, start: int, stop: int) -> Bool[np.ndarray, "n K K"]:
         """Who really reads whom in the n steps start..stop - 1; read-only if `static`.

@@ -100,6 +100,7 @@ def describe_run(
     num_heads: int,
     device: str,
     feed: str,
+    exchange: str = "",
 ) -> str:
     """The lines printed before the first step: what is about to run, and on what.
 
@@ -116,6 +117,7 @@ def describe_run(
       num_heads: Heads of every client.
       device: The accelerator, in words.
       feed: How images get there, in words.
+      exchange: How teachers are found along the graph, in words; "" where there are none.
     """
     clients, classes = primary_labels.shape
     owned = primary_labels.sum(axis=1)
@@ -130,6 +132,7 @@ def describe_run(
         + _describe_heads(num_heads),
         "device": device,
         "images": feed,
+        **({"teachers": exchange} if exchange else {}),
     }
     title = f"{config['method']}, {clients} clients, {config['train']['steps']:,} steps"
     return "\n".join([title, *(f"  {name:<10} {fact}" for name, fact in facts.items())])
