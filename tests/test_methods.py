@@ -289,8 +289,8 @@ def test_a_pass_that_does_not_count_is_not_run(method, monkeypatch):
         isolated_baseline=False, train__steps_per_call=1,
     )  # fmt: skip
     seen = []
-    for _ in small.walk(experiment, 3):
+    for _ in small.walk(experiment, 4):
         jax.effects_barrier()
         seen.append(set(passes))
         passes.clear()
-    assert seen == [{True}, {True}, {False}]
+    assert seen[1:] == [{True}, {False}, {True}]  # the first also makes the initial parameters
