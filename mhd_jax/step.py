@@ -263,7 +263,7 @@ def _lessons(
     parts: StepParts, state: State, public: Array, inputs: StepInputs, seed: Array
 ) -> Lessons:
     """`_distillation_gradients`; zeros, and no exchange, in a step that does not distil."""
-    distils = inputs.weights[1] > 0
+    distils = _distils(inputs)
 
     def learn() -> Lessons:
         return _distillation_gradients(parts, state, public, inputs, seed)
@@ -383,9 +383,7 @@ def _distillation(
         )
         for model, tree, learners in zip(parts.models, params, state.clients, strict=True)
     )
-    published, marginals = read_published(
-        parts, own, pooled, state.marginals, inputs.weights[1] > 0
-    )
+    published, marginals = read_published(parts, own, pooled, state.marginals, _distils(inputs))
     embedding_losses, heads = [], []
     for group, student in enumerate(own):
         reads = inputs.reads[group]
@@ -685,6 +683,12 @@ def client_ids(parts: StepParts, group: int, num_rows: int) -> Int[Array, " k"]:
     """Index among all clients of each local row of a group."""
     first = parts.layout.offsets[group] + jax.lax.axis_index(CLIENTS) * num_rows
     return first + jnp.arange(num_rows)
+
+
+def _distils(inputs: StepInputs) -> Bool[Array, ""]:
+    """Whether distillation has weight in this step."""
+    distils: Array = inputs.weights[1] > 0
+    return distils
 
 
 def student_keys(
