@@ -37,6 +37,7 @@ setup(
         "absl-py>=2.1",
         "clu>=0.0.12",
         "etils[epath]>=1.12",
+        "flatbuffers>=25",  # jax.export writes functions with it
         "flax>=0.12.8",
         "grain>=0.2.12",
         "jax>=0.10",

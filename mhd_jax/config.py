@@ -54,6 +54,8 @@ def _add_data(config: ml_collections.ConfigDict) -> None:
     config.data.dir = ""
     # the part of the training set to use [train, or a slice such as "train[:2000]"]
     config.data.split = "train"
+    # TensorFlow data sets: the feature that names a sample's client; "" = none [a name]
+    config.data.client_key = ""
     config.data.image_size = 0  # side in pixels that images are resized to; 0 = as stored
     config.data.num_classes = 0  # the first so many classes only; 0 = all
     # share of the training set that becomes public, without labels [above 0, below 1]
@@ -65,12 +67,13 @@ def _add_data(config: ml_collections.ConfigDict) -> None:
     config.data.public_batch_size = 64  # public samples per step, the same for all clients
     # random changes to images; random_resized_crop needs feed = streaming
     config.data.augment = "none"
-    # images kept on the devices, or streamed from the host; auto = resident if they fit
+    # samples kept on the devices, or streamed from the host; auto = resident if they fit
     config.data.feed = "auto"
     config.data.workers = 0  # streaming: processes that read images; 0 = threads of this one
 
     config.partition = ml_collections.ConfigDict()
-    config.partition.name = "primary_labels"  # how private samples are divided among clients
+    # how private samples are divided among clients; by_key = as the data set says
+    config.partition.name = "primary_labels"
     # primary_labels: a label's primary clients get 1 + skew times the others' share; 0 = iid, inf =
     # disjoint [0 or more, inf too]
     config.partition.skew = 100.0

@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from jaxtyping import Array, Int
@@ -27,6 +26,7 @@ from mhd_jax.data import sources
 from mhd_jax.data.feed import Entries, Feed, Resident, resident_bytes
 from mhd_jax.errors import ConfigError
 from mhd_jax.experiment import Experiment
+from mhd_jax.inputs import Sample, network_input
 from mhd_jax.parallel import IN_FLIGHT
 from mhd_jax.state import State
 from mhd_jax.trees import Variables
@@ -183,7 +183,7 @@ def estimate(config: ml_collections.ConfigDict, memory: int) -> Estimate:
         layout=layout.describe(),
         feed=experiment.feed.why,
         parameters=tuple(
-            experiment_lib.count_params(model, experiment.image_shape)
+            experiment_lib.count_params(model, experiment.sample)
             for size, model in zip(layout.groups, parts.models, strict=True)
             for _ in range(size)
         ),
@@ -216,30 +216,30 @@ def _data_bytes(experiment: Experiment) -> int:
 def _activations(experiment: Experiment) -> int:
     """What the private, the public and the baseline's forward pass keep, all local clients."""
     config, layout, parts = experiment.config, experiment.layout, experiment.parts
-    shape, total = experiment.image_shape, 0
+    sample, total = experiment.sample, 0
     private = config.data.batch_size // layout.data_devices
     public = config.data.public_batch_size // layout.data_devices
     for rows, model in zip(layout.rows, parts.models, strict=True):
-        one = saved_bytes(model, shape, private)
-        one += saved_bytes(model, shape, public) if parts.method.distillation else 0
+        one = saved_bytes(model, sample, private)
+        one += saved_bytes(model, sample, public) if parts.method.distillation else 0
         total += one * rows
     for rows, model in zip(layout.rows, parts.baseline_models, strict=bool(parts.baseline_models)):
-        total += saved_bytes(model, shape, private) * rows
+        total += saved_bytes(model, sample, private) * rows
     return total * parts.replicas // layout.client_devices
 
 
-def saved_bytes(model: nn.Module, image_shape: Sequence[int], batch_size: int) -> int:
+def saved_bytes(model: nn.Module, sample: Sample, batch_size: int) -> int:
     """Bytes that one client's forward pass keeps for the backward pass, parameters not counted."""
     # What does not depend on the batch, parameters above all, cancels in the difference.
-    twice, once = (_kept_bytes(model, image_shape, n * batch_size) for n in (2, 1))
+    twice, once = (_kept_bytes(model, sample, n * batch_size) for n in (2, 1))
     return twice - once
 
 
-def _kept_bytes(model: nn.Module, image_shape: Sequence[int], batch_size: int) -> int:
+def _kept_bytes(model: nn.Module, sample: Sample, batch_size: int) -> int:
     """Bytes of the backward pass's inputs, whatever they are."""
-    image = jax.ShapeDtypeStruct((batch_size, *image_shape), jnp.float32)
+    batch = network_input(sample, batch_size)
     init = lambda x: model.init(jax.random.key(0), x, train=False)  # noqa: E731
-    variables = jax.eval_shape(init, image)
+    variables = jax.eval_shape(init, batch)
     params, rest = variables["params"], {k: v for k, v in variables.items() if k != "params"}
 
     def residuals(params: Variables, rest: Variables, x: Array) -> object:
@@ -248,7 +248,7 @@ def _kept_bytes(model: nn.Module, image_shape: Sequence[int], batch_size: int) -
 
         return jax.vjp(forward, params)[1]
 
-    return tree_bytes(jax.eval_shape(residuals, params, rest, image))
+    return tree_bytes(jax.eval_shape(residuals, params, rest, batch))
 
 
 class _Shapes:

@@ -118,39 +118,42 @@ def measure(
     return value
 
 
-Chunk = tuple[jax.Array, jax.Array]
+Chunk = tuple[jax.Array, jax.Array, jax.Array]
+"""Samples [B, ...], labels [B] (-1 for padding) and what they are counted by, [B]."""
 
 
 def make_counter(
     layout: Layout,
     models: tuple[nn.Module, ...],
-    num_classes: int,
+    num_bins: int,
     prepare: Callable[[Array], Array],
 ) -> Callable[..., tuple[Array, ...]]:
-    """Returns `count(learners, images, labels)` for one chunk of the test set, jitted.
+    """Returns `count(learners, images, labels, bins)` for one chunk of test samples, jitted.
 
     Args:
       layout: who owns which client.
       models: one per group.
-      num_classes: C.
-      prepare: stored images [B, ...] to normalised ones for every replica, [R, B, ...].
+      num_bins: C, the number of classes where samples are counted by their labels.
+      prepare: stored samples [B, ...] to normalised ones for every replica, [R, B, ...].
 
     Returns:
-      A function of the learners of every group, images [B, ...] and labels [B] (-1 for padding)
-      to the number of correct predictions per group, [R, K, H, C]. Every device evaluates its
-      own clients only.
+      A function of the learners of every group and of a `Chunk` to the number of correct
+      predictions per group, [R, K, H, C]. Every device evaluates its own clients only.
     """
 
-    def count(learners: tuple[Learners, ...], images: Array, labels: Array) -> tuple[Array, ...]:
+    def count(
+        learners: tuple[Learners, ...], images: Array, labels: Array, bins: Array
+    ) -> tuple[Array, ...]:
         inputs = prepare(images)
         found = tuple(
-            _count_group(model, group, inputs, labels, num_classes)
+            _count_group(model, group, inputs, labels, bins, num_bins)
             for model, group in zip(models, learners, strict=True)
         )
         return jax.lax.psum(found, DATA) if layout.data_devices > 1 else found
 
     rows = P(None, CLIENTS)
-    return jax.jit(on_mesh(count, layout, in_specs=(rows, P(DATA), P(DATA)), out_specs=rows))
+    specs = (rows, P(DATA), P(DATA), P(DATA))
+    return jax.jit(on_mesh(count, layout, in_specs=specs, out_specs=rows))
 
 
 def _count_group(
@@ -158,15 +161,16 @@ def _count_group(
     learners: Learners,
     inputs: Float[Array, "R B ..."],
     labels: Array,
-    num_classes: int,
+    bins: Array,
+    num_bins: int,
 ) -> Float[Array, "R k H C"]:
-    """Correct predictions by client, head and class."""
-    classes = jax.nn.one_hot(labels, num_classes)  # a label of -1 is a row of zeros
+    """Correct predictions by client, head and bin."""
+    places = jax.nn.one_hot(bins, num_bins)  # a bin of -1 is a row of zeros
 
     def one(snapshot: Variables, inputs: Array) -> Float[Array, "H C"]:
         logits, _ = model.apply(snapshot, inputs, train=False)
         hits = jnp.argmax(logits, axis=-1) == labels[:, None]
-        return jnp.einsum("bh,bc->hc", hits.astype(jnp.float32), classes)
+        return jnp.einsum("bh,bc->hc", hits.astype(jnp.float32), places)
 
     return jax.vmap(jax.vmap(one, in_axes=(0, None)))(learners.snapshot, inputs)
 
@@ -180,8 +184,8 @@ def count_all(
     """Correct predictions over the whole test set, clients of all groups in order."""
     total: tuple[Array, ...] | None = None
     in_flight = InFlight()
-    for images, labels in chunks:
-        found = count(learners, images, labels)
+    for chunk in chunks:
+        found = count(learners, *chunk)
         total = found if total is None else _add(total, found)
         in_flight.add(total)
     if total is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from flax import linen as nn
@@ -29,6 +30,8 @@ class Evaluation:
       private: private accuracy.
       baseline: shared and private accuracy of the isolated baseline, None without one.
       metrics: the further metrics by name.
+      own: accuracy on the client's own test samples, None where clients have none.
+      own_baseline: that of the isolated baseline.
     """
 
     correct: Float[np.ndarray, "R K H C"]
@@ -36,6 +39,8 @@ class Evaluation:
     private: Float[np.ndarray, "R K H"]
     baseline: tuple[Float[np.ndarray, "R K 1"], Float[np.ndarray, "R K 1"]] | None
     metrics: Mapping[str, Float[np.ndarray, "R K H"]]
+    own: Float[np.ndarray, "R K H"] | None = None
+    own_baseline: Float[np.ndarray, "R K 1"] | None = None
 
 
 class Evaluator:
@@ -46,6 +51,7 @@ class Evaluator:
       models: one per group of clients.
       baseline_models: those of the isolated baseline, or ().
       source: with the test set.
+      silos: clients with test samples of their own; None where there are no such.
       histograms: private samples by client and class, [K, C] for each seed.
       metrics: names of further metrics.
       prepare: stored images [B, ...] to normalised ones for every replica, [R, B, ...].
@@ -63,13 +69,17 @@ class Evaluator:
         models: tuple[nn.Module, ...],
         baseline_models: tuple[nn.Module, ...],
         source: sources.Source,
+        silos: sources.Silos | None = None,
         histograms: Sequence[Int[np.ndarray, "K C"]],
         metrics: Sequence[str],
         prepare: Callable[[Array], Array],
         keep: bool,
     ) -> None:
         self._layout = layout
-        self._chunks = TestChunks(source, layout, keep)
+        self._chunks = TestChunks(source.test, source.test.labels, layout, keep)
+        self._own: _OwnTests | None = None
+        if silos is not None and silos.test is not None:
+            self._own = _OwnTests(silos, layout, keep, (models, baseline_models), prepare)
         self._metrics = metrics
         self._count, self._count_baseline = (
             evaluate.make_counter(layout, each, source.num_classes, prepare)
@@ -89,7 +99,8 @@ class Evaluator:
             )
             baseline = self._accuracies(found)
         metrics = {name: self._measure(name, correct) for name in self._metrics}
-        return Evaluation(correct, shared, private, baseline, metrics)
+        own, own_baseline = self._own.accuracies(state) if self._own else (None, None)
+        return Evaluation(correct, shared, private, baseline, metrics, own, own_baseline)
 
     def _accuracies(
         self, correct: Float[np.ndarray, "R K H C"]
@@ -118,23 +129,65 @@ class Evaluator:
             yield np.broadcast_to(found, (len(owned), *found.shape[1:])), owned
 
 
+class _OwnTests:
+    """The test samples that belong to clients, each of which counts for its own client.
+
+    All clients predict all of them: test samples are few, and so one program serves.
+    """
+
+    def __init__(
+        self,
+        silos: sources.Silos,
+        layout: Layout,
+        keep: bool,
+        models: Sequence[tuple[nn.Module, ...]],
+        prepare: Callable[[Array], Array],
+    ) -> None:
+        assert silos.test is not None
+        clients = len(silos.names)
+        self._layout = layout
+        self._chunks = TestChunks(silos.test, silos.test_owner, layout, keep)
+        self._sizes = np.bincount(silos.test_owner, minlength=clients)
+        self._counters = [evaluate.make_counter(layout, m, clients, prepare) for m in models]
+
+    def accuracies(
+        self, state: State
+    ) -> tuple[Float[np.ndarray, "R K H"], Float[np.ndarray, "R K 1"] | None]:
+        """Of the clients and of the isolated baseline; NaN for a client without test samples."""
+        found: list[Any] = [None, None]
+        for index, learners in enumerate((state.clients, state.baseline)):
+            if learners:
+                counter = self._counters[index]
+                correct = evaluate.count_all(counter, self._layout, learners, self._chunks)
+                clients = len(self._sizes)  # a pooled model counts for every client
+                everyone = np.broadcast_to(correct, (len(correct), clients, *correct.shape[2:]))
+                own = np.einsum("rkhk->rkh", everyone)
+                with np.errstate(invalid="ignore"):
+                    found[index] = own / self._sizes[:, None]
+        return found[0], found[1]
+
+
 class TestChunks:
-    """The test set in equal chunks on the devices, the last padded with labels of -1.
+    """Test samples in equal chunks on the devices, the last padded with labels of -1.
 
     Args:
-      source: with the test split.
+      split: the samples.
+      bins: what they are counted by, [M]: their labels, or their clients.
       layout: the devices.
       keep: whether chunks stay on the devices after the first passage or are read every time.
     """
 
     __test__ = False  # pytest: this is no test
 
-    def __init__(self, source: sources.Source, layout: Layout, keep: bool) -> None:
-        self._split = source.test
+    def __init__(
+        self, split: sources.Split, bins: Int[np.ndarray, " M"], layout: Layout, keep: bool
+    ) -> None:
+        self._split = split
+        self._bins = bins
         self._layout = layout
         self._keep = keep
         self._kept: list[Chunk] = []
-        self._size = min(TEST_CHUNK, len(source.test))
+        self._size = min(TEST_CHUNK, len(split))
         self._size += -self._size % layout.data_devices
 
     def __iter__(self) -> Iterator[Chunk]:
@@ -153,6 +206,9 @@ class TestChunks:
         missing = self._size - len(index)
         images = self._split.images(index)
         images = np.pad(images, [(0, missing)] + [(0, 0)] * (images.ndim - 1))
-        labels = self._split.labels[index].astype(np.int32)
-        labels = np.pad(labels, (0, missing), constant_values=-1)
-        return self._layout.put(images, DATA), self._layout.put(labels, DATA)
+
+        def padded(values: Int[np.ndarray, " M"]) -> Array:
+            chosen = values[index].astype(np.int32)
+            return self._layout.put(np.pad(chosen, (0, missing), constant_values=-1), DATA)
+
+        return self._layout.put(images, DATA), padded(self._split.labels), padded(self._bins)

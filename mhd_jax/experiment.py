@@ -28,9 +28,10 @@ from mhd_jax.data.feed import (
     resident_bytes,
     streams,
 )
-from mhd_jax.data.partition import partition, pooled, split_public
+from mhd_jax.data.partition import BY_KEY, partition, pooled, split_public
 from mhd_jax.errors import ConfigError, suggest
 from mhd_jax.evaluator import Evaluator
+from mhd_jax.inputs import Sample, network_input
 from mhd_jax.parallel import Layout
 from mhd_jax.schedule import Schedule, input_specs
 from mhd_jax.state import State
@@ -67,8 +68,19 @@ class Experiment:
 
     @property
     def image_shape(self) -> tuple[int, ...]:
-        """Shape of one image as the network sees it."""
+        """Shape of one sample, such as that of an image."""
         return self.federations[0].source.image_shape
+
+    @property
+    def sample(self) -> Sample:
+        """One sample as the network sees it."""
+        return sample_of(self.federations[0].source)
+
+    @property
+    def client_names(self) -> tuple[str, ...]:
+        """The clients' names, () where they have none but their numbers."""
+        silos = kept_silos(self.config, self.federations[0].source)
+        return silos.names if silos else ()
 
     def init_state(self, abstract: bool = False) -> State:
         """The initial state, sharded; with `abstract` its shapes and shardings only."""
@@ -78,7 +90,7 @@ class Experiment:
             self.parts.models,
             self.parts.baseline_models,
             self.parts.optimizer,
-            self.image_shape,
+            self.sample,
             pool_slots=self.schedule.readers[0].pool_slots,
             marginals=_marginals(self.parts, self.schedule.readers[0].pool_slots),
             same_start=self.parts.method.same_start,
@@ -99,6 +111,7 @@ class Experiment:
             models=parts.models,
             baseline_models=parts.baseline_models,
             source=source,
+            silos=kept_silos(self.config, source),
             histograms=[
                 fed.partition.histogram(fed.source.train.labels, source.num_classes)
                 for fed in self.federations
@@ -139,12 +152,13 @@ def build(
     _check_pieces(config, method, source.num_classes)
     topologies = [graph.make_topology(config.graph, config.clients.num, seed) for seed in seeds]
     layout = _layout(config, method)
-    feed = _feed(config, method, federations, layout, memory or device_memory())
     built = _models(config, source.num_classes, method.num_heads(config.heads.aux))
+    _check_networks(built, sample_of(source))
+    feed = _feed(config, method, federations, layout, memory or device_memory())
     baseline = _models(config, source.num_classes, 1) if _wants_baseline(config, method) else ()
     encoding = exchange.make_encoding(config, method, source.num_classes)
     _check_alignment(config, method, source.num_classes)
-    steps_per_call = _steps_per_call(config, built, source.image_shape, feed)
+    steps_per_call = _steps_per_call(config, built, sample_of(source), feed)
     horizon = config.train.steps + steps_per_call  # the last call is planned to its full length
     readers = exchange.make_readers(config, method, topologies, seeds, horizon)
     parts = StepParts(
@@ -158,8 +172,8 @@ def build(
         num_classes=source.num_classes,
         replicas=config.num_seeds,
         steps_per_call=steps_per_call,
-        embedding_width=_embedding_width(config, method, built, source.image_shape),
-        pauses=_pauses(config, method, built, source.image_shape),
+        embedding_width=_embedding_width(config, method, built, sample_of(source)),
+        pauses=_pauses(config, method, built, sample_of(source)),
     )
     return Experiment(
         config=config,
@@ -170,7 +184,7 @@ def build(
         ),
         parts=parts,
         feed=feed,
-        ledger=_ledger(config, parts, readers[0], source.image_shape),
+        ledger=_ledger(config, parts, readers[0], sample_of(source)),
     )
 
 
@@ -223,7 +237,7 @@ def _embedding_width(
     config: ml_collections.ConfigDict,
     method: methods.Method,
     built: Sequence[models.MultiHeadClassifier],
-    image_shape: Sequence[int],
+    sample: Sample,
 ) -> int:
     """Numbers in which an embedding travels, 0 for all it has.
 
@@ -233,7 +247,7 @@ def _embedding_width(
     asked, chosen = config.exchange.embedding_width, method.distillation
     if not asked or chosen is None or not chosen.nu_emb:
         return 0
-    narrowest = min(state.embedding_width(model, image_shape) for model in built)
+    narrowest = min(state.embedding_width(model, sample) for model in built)
     if asked > narrowest:
         accepted = f"0 to {narrowest}, the width of the narrowest embedding"
         raise ConfigError("exchange.embedding_width", asked, accepted)
@@ -278,7 +292,7 @@ def _data_sets(config: ml_collections.ConfigDict) -> DataSets:
     """One source for all replicas; public images come in the shape of the private ones."""
     source = sources.source(config.data)
     if not config.data.public_name:
-        return source, None
+        return source, source.public
     return source, sources.public_split(config.data, source.image_shape)
 
 
@@ -288,7 +302,10 @@ def _federation(
     source: sources.Source,
     other: sources.Split | None,
 ) -> Federation:
-    labels = source.train.labels
+    labels, silos = source.train.labels, kept_silos(config, source)
+    if silos and len(silos.names) != config.clients.num:
+        accepted = f"{len(silos.names)}, the number of clients that {source.name} comes with"
+        raise ConfigError("clients.num", config.clients.num, accepted)
     if other is None:
         private, public = split_public(len(labels), config.data.public_fraction, seed)
         split, indices = source.train, public
@@ -297,7 +314,7 @@ def _federation(
         split, indices = other, np.arange(len(other))
     parts = partition(
         labels, source.num_classes, config.clients.num, config.partition, seed,
-        private=private, public=public,
+        private=private, public=public, owner=silos.owner if silos else None,
     )  # fmt: skip
     if config.data.public_batch_size > len(indices):
         logging.warning(
@@ -311,14 +328,35 @@ def _federation(
     return Federation(seed, source, parts, split, indices, mean, std)
 
 
+def kept_silos(config: ml_collections.ConfigDict, source: sources.Source) -> sources.Silos | None:
+    """The clients that the data set comes with, if the run keeps them."""
+    return source.silos if config.partition.name == BY_KEY else None
+
+
+def sample_of(source: sources.Source) -> Sample:
+    """One sample as a network sees it: ids as they are, everything else in float32."""
+    dtype = jnp.int32 if sources.is_ids(source.train.dtype) else jnp.float32
+    return jax.ShapeDtypeStruct(source.image_shape, dtype)
+
+
 def preparation(
     config: ml_collections.ConfigDict, federations: Sequence[Federation]
 ) -> Preparation:
-    """What happens to images on the device; an augmentation of the host leaves nothing to it."""
+    """What happens to samples on the device; an augmentation of the host leaves nothing to it.
+
+    Raises:
+      ConfigError: there is no such augmentation, or it cannot change such samples.
+    """
     name, on_host = config.data.augment, streaming.HOST_AUGMENTS.names()
     known = [*augment.AUGMENTS, *on_host]
     if name not in known:
         raise ConfigError("data.augment", name, suggest(name, known))
+    split = federations[0].source.train
+    if name in on_host:
+        if len(split.image_shape) != 3:
+            augment.refuse(name, split.image_shape)
+    else:
+        augment.check(name, split.image_shape, split.dtype)
     statistics = np.array([(fed.mean, fed.std) for fed in federations], np.float32)
     return Preparation("none" if name in on_host else name, statistics)
 
@@ -391,6 +429,26 @@ def _models(
     )
 
 
+def _check_networks(built: Sequence[models.MultiHeadClassifier], sample: Sample) -> None:
+    """Traces every network on one sample.
+
+    Raises:
+      ConfigError: a network that cannot take such samples, or with another output than [B, D].
+    """
+    for model in built:
+        try:
+            param_shapes(model, sample)
+        except (TypeError, ValueError, IndexError) as error:
+            if isinstance(error, ConfigError):
+                raise
+            shape = network_input(sample).shape[1:]
+            reason = str(error).partition("\n")[0]
+            raise ConfigError(
+                "model.name", type(model.network).__name__,
+                f"a network for samples of shape {shape} ({reason})",
+            ) from error  # fmt: skip
+
+
 def _wants_baseline(config: ml_collections.ConfigDict, method: methods.Method) -> bool:
     """An isolated baseline makes sense beside clients that exchange something."""
     exchanges = method.distillation is not None or method.averaging is not None
@@ -400,61 +458,59 @@ def _wants_baseline(config: ml_collections.ConfigDict, method: methods.Method) -
 def _steps_per_call(
     config: ml_collections.ConfigDict,
     built: Sequence[models.MultiHeadClassifier],
-    image_shape: Sequence[int],
+    sample: Sample,
     feed: Feed,
 ) -> int:
     """Steps per dispatch: what was asked for, 1 where loops are slow or images streamed, or 50."""
     asked, train = config.train.steps_per_call, config.train
     if not asked:
         streamed = not isinstance(feed, Resident)  # 50 steps of images would fill the memory
-        asked = 1 if _nesting_is_slow(built, image_shape) or streamed else 50
+        asked = 1 if _nesting_is_slow(built, sample) or streamed else 50
     return min(asked, train.steps, train.log_every, train.eval_every, train.checkpoint_every)
 
 
-def _nesting_is_slow(
-    built: Sequence[models.MultiHeadClassifier], image_shape: Sequence[int]
-) -> bool:
+def _nesting_is_slow(built: Sequence[models.MultiHeadClassifier], sample: Sample) -> bool:
     """Whether steps are slow inside a loop or branch: those with convolutions are, on CPU.
 
     There the gradient of one inside a loop runs outside the fast library and is some 30 times
     slower than the same one in straight-line code.
     """
     on_cpu = jax.default_backend() == "cpu"
-    return on_cpu and any(has_convolutions(model, image_shape) for model in built)
+    return on_cpu and any(has_convolutions(model, sample) for model in built)
 
 
 def _pauses(
     config: ml_collections.ConfigDict,
     method: methods.Method,
     built: Sequence[models.MultiHeadClassifier],
-    image_shape: Sequence[int],
+    sample: Sample,
 ) -> Literal["nothing", "all", "exchange"]:
     """See `StepParts.pauses`."""
     if method.distillation is None or method.distils(np.arange(config.train.steps)).all():
         return "nothing"
-    return "exchange" if _nesting_is_slow(built, image_shape) else "all"
+    return "exchange" if _nesting_is_slow(built, sample) else "all"
 
 
-def has_convolutions(model: models.MultiHeadClassifier, image_shape: Sequence[int]) -> bool:
+def has_convolutions(model: models.MultiHeadClassifier, sample: Sample) -> bool:
     """Whether any parameter is a convolution kernel (two spatial axes and more)."""
-    return any(leaf.ndim >= 4 for leaf in jax.tree.leaves(param_shapes(model, image_shape)))
+    return any(leaf.ndim >= 4 for leaf in jax.tree.leaves(param_shapes(model, sample)))
 
 
 def _ledger(
     config: ml_collections.ConfigDict,
     parts: StepParts,
     reader: exchange.Reader,
-    image_shape: Sequence[int],
+    sample: Sample,
 ) -> exchange.Ledger:
     """What every client sends, in bytes."""
     chosen, predictions, parameters = parts.method.distillation, [], []
     for size, model in zip(parts.layout.groups, parts.models, strict=True):
-        parameters += [4.0 * count_params(model, image_shape)] * size
+        parameters += [4.0 * count_params(model, sample)] * size
         sent = 0
         if chosen is not None:
             rows = config.data.public_batch_size * max(reader(0, 1).versions.shape[1], 1)
             shape = (rows, chosen.published_heads(model.num_heads), parts.num_classes)
-            width = parts.embedding_width or state.embedding_width(model, image_shape)
+            width = parts.embedding_width or state.embedding_width(model, sample)
             width = width if chosen.nu_emb else 0
             sent = exchange.message_bytes(parts.encoding, shape, width, chosen.publishes_energy)
         predictions += [float(sent)] * size
@@ -468,13 +524,12 @@ def _ledger(
     )
 
 
-def count_params(model: models.MultiHeadClassifier, image_shape: Sequence[int]) -> int:
+def count_params(model: models.MultiHeadClassifier, sample: Sample) -> int:
     """Trainable parameters of one client, from shapes alone."""
-    return sum(leaf.size for leaf in jax.tree.leaves(param_shapes(model, image_shape)))
+    return sum(leaf.size for leaf in jax.tree.leaves(param_shapes(model, sample)))
 
 
-def param_shapes(model: models.MultiHeadClassifier, image_shape: Sequence[int]) -> Variables:
+def param_shapes(model: models.MultiHeadClassifier, sample: Sample) -> Variables:
     """The tree of one client's parameters as shapes, nothing computed."""
-    image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     init = lambda x: model.init(jax.random.key(0), x, train=False)  # noqa: E731
-    return jax.eval_shape(init, image)["params"]
+    return jax.eval_shape(init, network_input(sample))["params"]

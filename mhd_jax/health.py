@@ -11,6 +11,7 @@ line on the terminal when something has gone wrong, once per kind.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -112,9 +113,11 @@ class Watch:
 
     Attributes:
       patience: steps before anything is said: until then heads know too little to be judged.
+      names: what clients are called; () for their numbers.
     """
 
     patience: int = 0
+    names: Sequence[str] = ()
     _told: set[str] = dataclasses.field(default_factory=set)
 
     def look(
@@ -144,7 +147,8 @@ class Watch:
         worst = int(np.argmax(baseline - private))
         return [
             f"step {step}: main heads lie {behind:.2f} behind the isolated baseline in private "
-            f"accuracy (client {worst} most, {private[worst]:.2f} against {baseline[worst]:.2f}): "
+            f"accuracy (client {self._name(worst)} most, {private[worst]:.2f} against "
+            f"{baseline[worst]:.2f}): "
             "distillation crowds out the private task. Try a smaller distill.nu_aux or a longer "
             "distill.fade_in"
         ]
@@ -158,8 +162,9 @@ class Watch:
             return ""
         rank = int(collapsed.sum(axis=0).argmax()) + 1
         clients = np.flatnonzero(collapsed[:, rank - 1])
+        who = _clients([self._name(int(client)) for client in clients])
         return (
-            f"step {step}: auxiliary head {rank} of {_clients(clients)} gives one class to "
+            f"step {step}: auxiliary head {rank} of {who} gives one class to "
             f"{top_share[clients, rank].min():.0%} of public images or more: it has collapsed. "
             "Try a longer distill.fade_in, a smaller distill.nu_aux, or distill.alignment = 1"
         )
@@ -176,11 +181,15 @@ class Watch:
         unusual = given[teacher] > max(DOMINANT, UNEVEN * fair[teacher])
         if not unusual or not self._first("dominant"):
             return ""
+        who = self._name(teacher)
         return (
-            f"step {step}: client {teacher} gives {given[teacher]:.0%} of all lessons (chosen at "
+            f"step {step}: client {who} gives {given[teacher]:.0%} of all lessons (chosen at "
             f"random it would give {fair[teacher]:.0%}): it is surest of everything, or it lies. "
             "Try distill.alignment = 1 or another distill.rule"
         )
+
+    def _name(self, client: int) -> str:
+        return self.names[client] if self.names else str(client)
 
     def _first(self, kind: str) -> bool:
         """Whether this kind is new."""
@@ -189,9 +198,8 @@ class Watch:
         return new
 
 
-def _clients(index: Int[np.ndarray, " n"]) -> str:
+def _clients(names: Sequence[str]) -> str:
     """A short list: "client 3", "clients 0, 1 and 5", "clients 0, 1, 2 and 61 more"."""
-    names = [str(int(i)) for i in index]
     if len(names) == 1:
         return f"client {names[0]}"
     if len(names) > 4:

@@ -3,9 +3,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 from jaxtyping import Array
+
+Sample = Sequence[int] | jax.ShapeDtypeStruct
+"""One sample as a network sees it: its shape, and its type where that is not float32."""
+
+
+def network_input(sample: Sample, rows: int = 1) -> jax.ShapeDtypeStruct:
+    """Shape and type of a batch of samples.
+
+    >>> network_input((8, 8, 1), rows=2).shape
+    (2, 8, 8, 1)
+    """
+    if isinstance(sample, jax.ShapeDtypeStruct):
+        return jax.ShapeDtypeStruct((rows, *sample.shape), sample.dtype)
+    return jax.ShapeDtypeStruct((rows, *sample), jnp.float32)
 
 
 class StepInputs(NamedTuple):
@@ -35,7 +52,7 @@ class StepInputs(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """One step's samples on one device: normalised and augmented images, private labels.
+    """One step's samples on one device: augmented and normalised, and private labels.
 
     Attributes:
       images: per group, [k, B, ...].

@@ -34,7 +34,8 @@ class Monitor:
     def watch(self) -> health.Watch:
         """What has been said so far."""
         config = self.experiment.config
-        return health.Watch(round(max(PATIENCE, config.distill.fade_in) * config.train.steps))
+        patience = round(max(PATIENCE, config.distill.fade_in) * config.train.steps)
+        return health.Watch(patience, self.experiment.client_names)
 
     @property
     def works(self) -> bool:

@@ -134,6 +134,11 @@ class Accuracies(_Record):
         "[K, H]", "1", "Test accuracy of every head, classes weighted as in the client's own data.",
         dtype=float,
     )  # fmt: skip
+    own_test_accuracy: Float[np.ndarray, "K H"] | None = _field(
+        "[K, H] or null", "1",
+        "Accuracy of every head on the client's own test samples; null where clients have none.",
+        dtype=float, default=None,
+    )  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -202,6 +207,10 @@ class Summary(SeedResult):
     versions: Mapping[str, str] = _field("name: str", "–", "Of Python and packages.")
     device: str = _field("str", "–", "Number, kind and platform of the devices.")
     mesh: str = _field("str", "–", "How clients and batches lie on the devices.")
+    client_names: Sequence[str] = _field(
+        "[K]", "–", "Of clients that the data set comes with; empty where they are numbered.",
+        default=(),
+    )  # fmt: skip
     num_params: Sequence[int] = _field("[K]", "parameters", "Trainable parameters of a client.")
     num_classes: int = _field("int", "1", "C.")
     steps: int = _field("int", "steps", "Training steps.")
@@ -221,6 +230,11 @@ class Summary(SeedResult):
         "list of objects", "–", "One for each seed, the first included; only with several seeds.",
         dtype=SeedResult, default=(),
     )  # fmt: skip
+
+    @property
+    def names(self) -> list[str]:
+        """What the clients are called: their names, or their numbers."""
+        return client_labels(self.client_names, len(self.label_histogram))
 
     @property
     def seeds(self) -> tuple[SeedResult, ...]:
@@ -280,8 +294,11 @@ LINE_FIELDS = (
     FieldDoc("private_accuracy", "[K, H]", "1", "As in `summary.json`."),
     FieldDoc("last_head_accuracy", "[R]", "1", "Shared accuracy of the last head of every seed, "
              "mean over clients."),
+    FieldDoc("own_test_accuracy", "[K, H]", "1", "As in `summary.json`; only where clients have "
+             "test samples of their own."),
     FieldDoc("control_shared_accuracy", "[K, 1]", "1", "Of the isolated baseline."),
     FieldDoc("control_private_accuracy", "[K, 1]", "1", "Of the isolated baseline."),
+    FieldDoc("control_own_test_accuracy", "[K, 1]", "1", "Of the isolated baseline."),
     FieldDoc("metrics/<name>", "[K, H]", "–", "The further metrics of the setting `metrics`."),
 )  # fmt: skip
 """The keys of the lines of `metrics.jsonl`; of several seeds (R) the first's, unless said."""
@@ -300,6 +317,15 @@ def _documented(kind: type[_Record], prefix: str) -> list[FieldDoc]:
         if about["dtype"] is Accuracies:
             docs += _documented(Accuracies, f"{prefix}{field.name}.")
     return docs
+
+
+def client_labels(names: Sequence[str], num_clients: int) -> list[str]:
+    """What clients are called: their names, or their numbers where they have none.
+
+    >>> client_labels((), 2), client_labels(("north", "south"), 2)
+    (['0', '1'], ['north', 'south'])
+    """
+    return list(names) or [str(index) for index in range(num_clients)]
 
 
 # --- Statistics over clients ----------------------------------------------------------------------

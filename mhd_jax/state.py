@@ -18,6 +18,7 @@ import optax
 from flax import struct
 
 from mhd_jax import rng
+from mhd_jax.inputs import Sample, network_input
 from mhd_jax.parallel import CLIENTS, Layout
 from mhd_jax.trees import AnyTree, Variables
 
@@ -99,7 +100,7 @@ def init_learner(
     key: jax.Array,
     model: nn.Module,
     optimizer: optax.GradientTransformation,
-    image_shape: Sequence[int],
+    sample: Sample,
     projection_widths: Sequence[int] = (),
 ) -> Learners:
     """One client's initial state.
@@ -108,11 +109,12 @@ def init_learner(
       key: the client's own key.
       model: a `MultiHeadClassifier`.
       optimizer: of one client.
-      image_shape: shape of one normalised image.
+      sample: shape of one normalised sample, and its type where that is not float32.
       projection_widths: embedding widths of other groups, each learned linearly from ours.
     """
-    image = jnp.zeros((1, *image_shape), jnp.float32)
-    (_, embedding), variables = model.init_with_output(rng.fold(key, "model"), image, train=False)
+    spec = network_input(sample)
+    first = jnp.zeros(spec.shape, spec.dtype)
+    (_, embedding), variables = model.init_with_output(rng.fold(key, "model"), first, train=False)
     make = nn.initializers.lecun_normal()
     width = embedding.shape[-1]
     projections = {
@@ -123,11 +125,11 @@ def init_learner(
     return Learners(params, variables.get("batch_stats", {}), optimizer.init(params))
 
 
-def embedding_width(model: nn.Module, image_shape: Sequence[int]) -> int:
+def embedding_width(model: nn.Module, sample: Sample) -> int:
     """D of a model, from shapes alone."""
-    image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     shapes = jax.eval_shape(
-        lambda x: model.init_with_output(jax.random.key(0), x, train=False)[0], image
+        lambda x: model.init_with_output(jax.random.key(0), x, train=False)[0],
+        network_input(sample),
     )
     return shapes[1].shape[-1]
 
@@ -138,7 +140,7 @@ def init_state(
     models: Sequence[nn.Module],
     baseline_models: Sequence[nn.Module],
     optimizer: optax.GradientTransformation,
-    image_shape: Sequence[int],
+    sample: Sample,
     *,
     pool_slots: int = 0,
     marginals: tuple[int, ...] = (),
@@ -153,20 +155,20 @@ def init_state(
       models: one per group.
       baseline_models: one per group with a main head only, or () for no isolated baseline.
       optimizer: of one client.
-      image_shape: shape of one normalised image.
+      sample: shape of one normalised sample, and its type where that is not float32.
       pool_slots: snapshots kept per client.
       marginals: (K, H, C) of the moving average that alignment keeps, which starts uniform; ()
         for none.
       same_start: give every client of a group the parameters of its first client.
       abstract: return shapes, types and shardings only; nothing is compiled.
     """
-    widths = [embedding_width(model, image_shape) for model in models]
+    widths = [embedding_width(model, sample) for model in models]
 
     def learners(seed: jax.Array, group: int, model: nn.Module, others: list[int]) -> Learners:
         rows = jnp.arange(layout.rows[group]) * (0 if same_start else 1)
         clients = rows + layout.offsets[group]
         keys = jax.vmap(lambda client: rng.stream(seed, "init", client))(clients)
-        one = lambda key: init_learner(key, model, optimizer, image_shape, others)  # noqa: E731
+        one = lambda key: init_learner(key, model, optimizer, sample, others)  # noqa: E731
         return jax.vmap(one)(keys)
 
     def system(seed: jax.Array) -> tuple[tuple[Learners, ...], tuple[Learners, ...], Pool]:

@@ -286,7 +286,7 @@ class Run:
             values = {name: layout.join(value, axis=2)[:count] for name, value in host.items()}
             steps = np.arange(start, start + count)
             values["distils"] = self.experiment.parts.method.distils(steps)
-            _check_finite(values, start, self.checkpoints)
+            _check_finite(values, start, self.checkpoints, self.experiment.client_names)
             self._collected.append(values)
         self.seconds_training += time.monotonic() - begin  # waited for the device
 
@@ -311,6 +311,10 @@ class Run:
         if found.baseline is not None:
             values["control_shared_accuracy"] = found.baseline[0][0]
             values["control_private_accuracy"] = found.baseline[1][0]
+        if found.own is not None:
+            values["own_test_accuracy"] = found.own[0]
+        if found.own_baseline is not None:
+            values["control_own_test_accuracy"] = found.own_baseline[0]
         for name, value in found.metrics.items():
             values[f"metrics/{name}"] = value[0]
         self._write(step, values)
@@ -358,18 +362,25 @@ def _means(
     return {name: x[:, 0].mean(axis=0) for name, x in kept.items() if len(x)}
 
 
-def _check_finite(values: Mapping[str, np.ndarray], start: int, checkpoints: Checkpoints) -> None:
+def _check_finite(
+    values: Mapping[str, np.ndarray],
+    start: int,
+    checkpoints: Checkpoints,
+    names: Sequence[str] = (),
+) -> None:
     """Raises `DivergedError` for the first loss [n, R, K], the baseline's too, not finite."""
     for name, group in (("loss", "client"), ("control_loss", "the isolated baseline's client")):
         if name in values and not np.isfinite(values[name]).all():
-            _stop_diverged(values[name], group, start, checkpoints)
+            _stop_diverged(values[name], group, start, checkpoints, names)
 
 
-def _stop_diverged(loss: np.ndarray, group: str, start: int, checkpoints: Checkpoints) -> NoReturn:
+def _stop_diverged(
+    loss: np.ndarray, group: str, start: int, checkpoints: Checkpoints, names: Sequence[str]
+) -> NoReturn:
     index, replica, client = np.argwhere(~np.isfinite(loss))[0].tolist()
-    kept = checkpoints.latest_step()
+    kept, who = checkpoints.latest_step(), names[client] if names else client
     raise DivergedError(
-        f"the loss of {group} {client} is {loss[index, replica, client]} at step {start + index}; "
+        f"the loss of {group} {who} is {loss[index, replica, client]} at step {start + index}; "
         + (f"the checkpoint of step {kept} is kept. " if kept else "there is no checkpoint yet. ")
         + "Try a smaller optimizer.learning_rate or distill.nu_aux, or optimizer.clip_norm"
     )
@@ -393,6 +404,7 @@ def describe(experiment: Experiment) -> str:
         test_samples=len(first.source.test),
         primary_labels=first.partition.primary,
         partition_hash=first.partition.hash(),
+        client_names=experiment.client_names,
         graph={**graph.describe(topology.at(0)), "changes": topology.changes},
         num_params=_num_params(experiment),
         num_heads=experiment.parts.models[0].num_heads,
@@ -428,6 +440,7 @@ def summarize(
         versions=versions(),
         device=device(),
         mesh=experiment.layout.describe(),
+        client_names=experiment.client_names,
         num_params=_num_params(experiment),
         num_classes=experiment.federations[0].source.num_classes,
         steps=config.train.steps,
@@ -445,7 +458,11 @@ def _seed_values(experiment: Experiment, found: Evaluation, index: int) -> dict[
     baseline = None
     if found.baseline is not None:
         shared, private = (values[index] for values in found.baseline)
-        baseline = Accuracies(shared_accuracy=shared, private_accuracy=private)
+        own = found.own_baseline
+        baseline = Accuracies(
+            shared_accuracy=shared, private_accuracy=private,
+            own_test_accuracy=None if own is None else own[index],
+        )  # fmt: skip
     federation = experiment.federations[index]
     partition = federation.partition
     topology = experiment.schedule.topologies[index]
@@ -455,6 +472,7 @@ def _seed_values(experiment: Experiment, found: Evaluation, index: int) -> dict[
         "normalization": np.array([federation.mean, federation.std]),
         "shared_accuracy": found.shared[index],
         "private_accuracy": found.private[index],
+        "own_test_accuracy": None if found.own is None else found.own[index],
         "isolated_baseline": baseline,
         "metrics": {name: value[index] for name, value in found.metrics.items()},
         "class_accuracy": found.correct[index] / np.maximum(experiment.evaluator.count, 1),
@@ -483,7 +501,7 @@ def device() -> str:
 
 def _num_params(experiment: Experiment) -> list[int]:
     return [
-        experiment_lib.count_params(model, experiment.image_shape)
+        experiment_lib.count_params(model, experiment.sample)
         for size, model in zip(experiment.layout.groups, experiment.parts.models, strict=True)
         for _ in range(size)
     ]

@@ -82,9 +82,10 @@ def test_every_variant_lowers_for_tpu_and_cuda(file, name):
     config = _module(file).get_config(name)
     update(config, {"parallel.conv_lowering": "grouped"})  # "auto" looks at this machine
     experiment = experiment_lib.build(config, estimate.data_sets(config), memory=2**34)
-    primary = experiment.federations[0].partition.primary
-    assert primary.shape == (8, experiment.parts.num_classes)
-    assert abs(primary.sum(axis=0).mean() - 2) <= 0.5  # two primary clients per label
+    if config.partition.name == "primary_labels":
+        primary = experiment.federations[0].partition.primary
+        assert primary.shape == (8, experiment.parts.num_classes)
+        assert abs(primary.sum(axis=0).mean() - 2) <= 0.5  # two primary clients per label
     assert name not in ("tpu",) or config.model.dtype == "bfloat16"
     _lower(experiment)
 

@@ -410,11 +410,11 @@ def _nothing_may_run(self: Any) -> Any:
 def test_a_broken_array_source_is_refused() -> None:
     images, labels = np.zeros((4, 8, 8), np.uint8), np.arange(4)
     for train, message in (
-        ((images[0], labels), r"images of shape \[N, H, W, C\] or \[N, H, W\]"),
-        ((images, labels[:3]), r"labels of shape \[N\], not \(4, 8, 8, 1\) and \(3,\)"),
+        ((images[:, 0, 0], labels), r"at least one sample, in an array of shape \[N, F\]"),
+        ((images, labels[:3]), r"labels of shape \[N\] = \(4,\), one a sample, not \(3,\)"),
         ((images, labels.astype(float)), "labels that are integers, not float64"),
-        ((images.astype(int), labels), "uint8 or float32"),
-        ((images + 16.0, labels), "floating-point images in 0..1, not 16..16"),
+        ((images.astype(int), labels), "int32"),
+        ((images[..., None] + 16.0, labels), "floating-point images in 0..1, not 16..16"),
         ((images, labels - 1), "labels in 0..3"),
     ):
         with pytest.raises(ConfigError, match=message):

@@ -14,9 +14,19 @@ registry of its setting, so that the run's config stays a list of names and numb
 are checked before anything is compiled.
 """
 
+from mhd_jax.api.export import load_client
 from mhd_jax.api.fitting import fit
 from mhd_jax.api.pieces import PIECES, register
 from mhd_jax.api.run import Client, Run
-from mhd_jax.data.sources import from_arrays
+from mhd_jax.data.sources import from_arrays, from_clients
 
-__all__ = ["PIECES", "Client", "Run", "fit", "from_arrays", "register"]
+__all__ = [
+    "PIECES",
+    "Client",
+    "Run",
+    "fit",
+    "from_arrays",
+    "from_clients",
+    "load_client",
+    "register",
+]

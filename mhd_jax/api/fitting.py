@@ -52,7 +52,9 @@ def fit(
       graph: ``(num_clients, rng, **settings) -> bool [K, K]``, ``(step) -> bool [K, K]`` for a
         graph that changes, or the matrix itself. ``A[i, j]``: client i learns from client j.
       partition: ``(labels, num_classes, num_clients, config, rng) -> Owners``.
-      source: a `Source` (see `from_arrays`), or ``(dir, split, shape) -> Source``.
+      source: a `Source` (see `from_arrays`), or ``(dir, split, shape) -> Source``. One that comes
+        with its clients (see `from_clients`) sets `clients.num`, and `partition.name` to "by_key"
+        unless `partition` is given too.
       method: ``config -> Method``.
       encoding: ``config -> Encoding``.
       metric: ``(correct [K, H, C], count [C], owned [K, C]) -> [K, H]``.

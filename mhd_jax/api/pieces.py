@@ -11,7 +11,7 @@ import ml_collections
 import numpy as np
 
 from mhd_jax import config as config_lib
-from mhd_jax.data.partition import PARTITIONS
+from mhd_jax.data.partition import BY_KEY, PARTITIONS
 from mhd_jax.data.sources import SOURCES, Source
 from mhd_jax.distill import CONFIDENCES, RULES
 from mhd_jax.errors import ConfigError, suggest
@@ -99,6 +99,9 @@ def use(config: ml_collections.ConfigDict, pieces: Mapping[str, object]) -> None
             config.metrics = tuple(_name_of(argument, setting, one) for one in several)
         else:
             config_lib.update(config, {setting: _name_of(argument, setting, piece)})
+        if isinstance(piece, Source) and piece.silos and pieces.get("partition") is None:
+            clients = {"partition.name": BY_KEY, "clients.num": len(piece.silos.names)}
+            config_lib.update(config, clients)
 
 
 def _use_matrix(config: ml_collections.ConfigDict, matrix: object) -> None:

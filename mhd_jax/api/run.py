@@ -19,7 +19,9 @@ from matplotlib.figure import Figure
 from mhd_jax import config as config_lib
 from mhd_jax import experiment as experiment_lib
 from mhd_jax import state as state_lib
+from mhd_jax.api import export
 from mhd_jax.api.pieces import PIECES, use
+from mhd_jax.data.sources import is_ids
 from mhd_jax.errors import ConfigError, WorkdirError, suggest
 from mhd_jax.experiment import Experiment
 from mhd_jax.reporting import charts
@@ -129,13 +131,37 @@ class Run:
         """Probabilities that every head of every client gives to every class.
 
         Args:
-          images: as the run's data stores them, before normalisation.
+          images: samples as the run's data stores them, before normalisation.
           replica: which of several replicas predicts.
 
         Raises:
-          ConfigError: images of another shape than the clients were trained on.
+          ConfigError: samples of another shape than the clients were trained on, or ids that are
+            no integers.
         """
         return self._restored.predict(np.asarray(images), replica)
+
+    def export(self, client: int | str, path: epath.PathLike, *, replica: int = 0) -> epath.Path:
+        """Writes one client as files of its own, for `mhd_jax.load_client`.
+
+        Args:
+          client: its index or its name.
+          path: the folder to write, which must be empty or not there yet.
+          replica: which of several replicas it is taken from.
+
+        Returns:
+          The folder.
+
+        Raises:
+          ConfigError: there is no such client.
+          WorkdirError: something is in the folder already, or the run has no checkpoint.
+        """
+        names = self.summary.names
+        known = client in names if isinstance(client, str) else 0 <= client < len(names)
+        if not known:
+            raise ConfigError("client", client, f"an index below {len(names)}, or " +
+                              suggest(str(client), names))  # fmt: skip
+        index = names.index(client) if isinstance(client, str) else client
+        return self._restored.export(index, replica, path, self.summary)
 
     @functools.cached_property
     def _restored(self) -> _Restored:
@@ -177,16 +203,18 @@ class Client:
 
     Attributes:
       index: its place in the client axis.
+      name: its name, or its index as text.
     """
 
     def __init__(self, run: Run, index: int) -> None:
         self._run = run
         self.index = index
+        self.name = run.summary.names[index]
 
     def __repr__(self) -> str:
         shared, private = self.shared_accuracy, self.private_accuracy
         return (
-            f"Client({self.index}: labels {self.labels}, peers {self.peers}, shared accuracy "
+            f"Client({self.name}: labels {self.labels}, peers {self.peers}, shared accuracy "
             f"{shared[0]:.3f} to {shared[-1]:.3f}, private {private[0]:.3f})"
         )
 
@@ -238,6 +266,7 @@ class _Restored:
         local = config.copy_and_resolve_references()
         local.parallel.client_devices, local.parallel.data_devices = 0, 1
         self.experiment = experiment_lib.build(local)
+        self._ids = is_ids(self.experiment.federations[0].source.train.dtype)
         self.state = _restore(self.experiment, directory)
         self._prepare = experiment_lib.preparation(config, self.experiment.federations).test
         self._predict = [self._forward(model) for model in self.experiment.parts.models]
@@ -257,6 +286,8 @@ class _Restored:
         shape = self.experiment.image_shape
         if images.shape[1:] != shape:
             raise ConfigError("images", f"an array of shape {images.shape}", f"[N, {_list(shape)}]")
+        if self._ids and images.dtype.kind not in "iu":
+            raise ConfigError("images", f"an array of {images.dtype}", "ids, which are integers")
         parts = []
         for size, forward, group in zip(
             self.experiment.layout.groups, self._predict, self.state.clients, strict=True
@@ -268,6 +299,28 @@ class _Restored:
             ]
             parts.append(np.concatenate(chunks, axis=1))
         return np.concatenate(parts)
+
+    def export(
+        self, index: int, replica: int, path: epath.PathLike, summary: Summary
+    ) -> epath.Path:
+        """See `Run.export`."""
+        model, variables = self.client(index, replica)
+        source = self.experiment.federations[0].source
+
+        def forward(variables: Any, samples: Array) -> Array:
+            inputs = self._prepare(samples, replica)
+            return jax.nn.softmax(model.apply(variables, inputs, train=False)[0])
+
+        facts = export.Facts(
+            name=summary.names[index],
+            class_names=source.class_names,
+            heads=head_names(self.experiment.parts.models[0].num_heads),
+            shape=source.image_shape,
+            dtype=str(source.train.dtype),
+            config=self.experiment.config.to_dict(),
+            versions=summary.versions,
+        )
+        return export.write(path, facts, variables, forward)
 
     def client(self, index: int, replica: int) -> tuple[nn.Module, Variables]:
         """Model and variables of one client."""

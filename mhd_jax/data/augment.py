@@ -9,15 +9,18 @@ Images stay in the type they are stored in (uint8, or float in 0..1); `normalize
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, Key, Shaped
 
+from mhd_jax.errors import ConfigError
 from mhd_jax.registry import Registry
 
-Augment = Callable[[Key[Array, ""], Shaped[Array, "H W C"]], Shaped[Array, "H W C"]]
-"""``(key of the sample, image) -> image`` of the same shape and type."""
+Augment = Callable[[Key[Array, ""], Shaped[Array, "..."]], Shaped[Array, "..."]]
+"""``(key of the sample, image) -> image`` of the same shape and type; or any other sample."""
 
 AUGMENTS: Registry[Augment] = Registry("data.augment")
 
@@ -52,6 +55,36 @@ def augment(
     (2, 8, 8, 1)
     """
     return jax.vmap(AUGMENTS.get(name))(keys, images)
+
+
+IMAGES_ONLY = ("flip", "crop_flip")
+"""Augmentations that know what left and right are."""
+
+
+def check(name: str, shape: Sequence[int], dtype: np.dtype) -> None:
+    """Traces an augmentation on one sample.
+
+    Raises:
+      ConfigError: it is one of images and these are none, or it fails or changes shape or type.
+    """
+    if name in IMAGES_ONLY and len(shape) != 3:
+        refuse(name, shape)
+    sample = jax.ShapeDtypeStruct(tuple(shape), dtype)
+    try:
+        changed = jax.eval_shape(AUGMENTS.get(name), jax.random.key(0), sample)
+    except (TypeError, ValueError, IndexError) as error:
+        raise ConfigError(
+            "data.augment", name, f"one that can change samples of shape {shape} ({error})"
+        ) from error
+    if (changed.shape, changed.dtype) != (sample.shape, sample.dtype):
+        accepted = f"one that leaves {sample.dtype}{shape} so, not {changed.dtype}{changed.shape}"
+        raise ConfigError("data.augment", name, accepted)
+
+
+def refuse(name: str, shape: Sequence[int]) -> NoReturn:
+    """Raises `ConfigError` for an augmentation of images and samples that are none."""
+    accepted = f"none for samples of shape {tuple(shape)}: {name} changes images [H, W, C]"
+    raise ConfigError("data.augment", name, accepted)
 
 
 @AUGMENTS.register("none")

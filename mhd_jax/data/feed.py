@@ -47,8 +47,8 @@ class Federation:
       partition: the private samples of every client.
       public: the split public images come from; its labels never reach training.
       public_indices: the public set within that split.
-      mean: per channel, subtracted from values in 0..1 before an image enters a network.
-      std: per channel, the divisor after that.
+      mean: per channel or feature, subtracted before a sample enters a network; () for ids.
+      std: per channel or feature, the divisor after that.
     """
 
     seed: int
@@ -128,19 +128,20 @@ class SampleOrder:
 
 @dataclasses.dataclass(frozen=True)
 class Preparation:
-    """From stored images to the network's input: augmentation and normalisation, on the device.
+    """From stored samples to the network's input: augmentation and normalisation, on the device.
 
     Attributes:
       augment: name of the augmentation on the device.
-      statistics: mean and standard deviation per channel for every replica.
+      statistics: mean and standard deviation per channel or feature for every replica;
+        [R, 2, 0] for ids, which enter a network as they are.
     """
 
     augment: str
     statistics: Float[np.ndarray, "R 2 C"]
 
     def test(self, images: Array, replica: int = 0) -> Array:
-        """[B, ...] stored images, normalised only."""
-        return augment.normalize(images, *self.statistics[replica])
+        """[B, ...] stored samples, normalised only."""
+        return _normalized(images, self.statistics[replica])
 
     def test_all(self, images: Array) -> Array:
         """[R, B, ...]: the same for every replica."""
@@ -148,7 +149,7 @@ class Preparation:
 
     def train(self, images: Array, keys: Array, statistics: Float[Array, "2 C"]) -> Array:
         """[B, ...] stored images and one key each, augmented and normalised."""
-        return augment.normalize(augment.augment(self.augment, keys, images), *statistics)
+        return _normalized(augment.augment(self.augment, keys, images), statistics)
 
     def private(
         self,
@@ -172,6 +173,11 @@ class Preparation:
         base = rng.stream(seed, "augment public", step)
         first = jax.lax.axis_index(DATA) * images.shape[0]
         return self.train(images, _keys(base, 0, first, images.shape[0]), statistics)
+
+
+def _normalized(samples: Array, statistics: Float[Array | np.ndarray, "2 C"]) -> Array:
+    """`augment.normalize`, and ids as they are."""
+    return augment.normalize(samples, *statistics) if statistics.size else samples
 
 
 def _keys(base: Array, client: Array | int, first: Array, size: int) -> Array:

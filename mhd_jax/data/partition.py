@@ -130,6 +130,7 @@ def partition(
     *,
     private: Int[np.ndarray, " M"] | None = None,
     public: Int[np.ndarray, " P"] | None = None,
+    owner: Int[np.ndarray, " N"] | None = None,
 ) -> Partition:
     """Divides private samples among clients by the scheme `config.name`.
 
@@ -141,6 +142,7 @@ def partition(
       seed: the run's seed.
       private: the samples to divide; None for all.
       public: the public samples, carried along for the record.
+      owner: the client that the data set itself gives every sample to, for the scheme `by_key`.
 
     Returns:
       The partition; its indices are those of the training set.
@@ -156,7 +158,11 @@ def partition(
     private = np.arange(len(labels)) if private is None else np.sort(private)
     labels = np.asarray(labels)[private]
     _check_counts(labels, num_classes, num_clients)
-    owners = scheme(labels, num_classes, num_clients, config, random.generator(seed, "partition"))
+    generator = random.generator(seed, "partition")
+    if config.name == BY_KEY and owner is not None:
+        owners = Owners(np.asarray(owner)[private])
+    else:
+        owners = scheme(labels, num_classes, num_clients, config, generator)
     _check_owners(owners, labels, num_classes, num_clients, config.name)
     sizes = np.bincount(owners.client, minlength=num_clients)
     _check_nobody_empty(sizes, config.name)
@@ -378,6 +384,33 @@ def quantity(
     sizes = min_size + np.diff(bounds, prepend=0)
     client = generator.permutation(np.repeat(np.arange(num_clients), sizes))
     return Owners(client)
+
+
+BY_KEY = "by_key"
+
+
+@PARTITIONS.register(BY_KEY)
+def by_key(
+    labels: Int[np.ndarray, " N"],
+    num_classes: int,
+    num_clients: int,
+    config: ConfigDict,
+    generator: np.random.Generator,
+) -> Owners:
+    """Every client has the samples that the data set says are its own. No settings.
+
+    `partition` gives them out by `owner`; here ends who has no such data set.
+
+    Raises:
+      ConfigError: the data set does not say whose a sample is.
+    """
+    del labels, num_classes, num_clients, config, generator
+    accepted = (
+        "another scheme, as data.name does not say whose a sample is. Data sets that do: those of "
+        "mhd_jax.from_clients or from_arrays(clients=...), a folder with clients/<name>/<class>/, "
+        "and TensorFlow Datasets with data.client_key"
+    )
+    raise ConfigError("partition.name", BY_KEY, accepted)
 
 
 # --- Pieces that schemes share -------------------------------------------------------------------

@@ -22,7 +22,9 @@ from matplotlib.typing import ColorType
 from mhd_jax.reporting.style import (
     BASELINE,
     INK,
+    LONGEST_NAME,
     MOST_CLASSES,
+    MOST_CLIENTS,
     MUTED,
     SIDE_BY_SIDE,
     STYLE,
@@ -36,6 +38,7 @@ from mhd_jax.reporting.style import (
     new_figure,
     restyle,
     say,
+    shorten,
     thin,
     titles,
     top,
@@ -197,7 +200,7 @@ def accuracy_per_class(summary: Summary) -> Figure:
     for axis, (head, title) in zip(axes, titles.items(), strict=True):
         axis.set_title(title)
         heat(axis, accuracy[:, head, order], norm, accuracy_text, own=primary[:, order])
-    _class_labels(axes, primary.shape[1])
+    _class_labels(axes, primary.shape[1], summary.client_names)
     colour_bars(figure, axes, norm, "accuracy", own=True)
     return figure
 
@@ -219,7 +222,7 @@ def label_distribution(summary: Summary) -> Figure:
     norm = LogNorm(1, max(10, counts.max()))
     axis.set_title("private samples per class (log colours)")
     heat(axis, shown, norm, lambda count: f"{count:.0f}", own=primary[:, order])
-    _class_labels([axis], classes)
+    _class_labels([axis], classes, summary.client_names)
     titles(bars, "total", "samples")
     bars.barh(range(clients), counts.sum(axis=1), height=0.7, color=MUTED)
     bars.tick_params(left=False, labelleft=False)
@@ -338,7 +341,8 @@ def _class_panels(shape: tuple[int, int], panels: int) -> tuple[Figure, np.ndarr
     return figure, axes
 
 
-def _class_labels(axes: Sequence[Axes] | np.ndarray, classes: int) -> None:
+def _class_labels(axes: Sequence[Axes] | np.ndarray, classes: int, clients: Sequence[str]) -> None:
+    """Names the axes; clients with names carry them in place of their numbers."""
     few = classes <= MOST_CLASSES
     for axis in axes:
         place = axis.get_subplotspec()
@@ -346,6 +350,9 @@ def _class_labels(axes: Sequence[Axes] | np.ndarray, classes: int) -> None:
             continue
         if place.is_first_col():
             axis.set_ylabel("client")
+            if clients:
+                rows = thin(len(clients), MOST_CLIENTS)
+                axis.set_yticks(rows, [shorten(clients[row], LONGEST_NAME) for row in rows])
         if place.is_last_row():
             axis.set_xlabel("class" if few else f"{classes:,} classes, sorted by primary client")
         axis.tick_params(labelbottom=few and place.is_last_row())

@@ -16,18 +16,21 @@ from matplotlib.figure import Figure
 from mhd_jax.reporting.style import (
     HEAT,
     INK,
+    LONGEST_NAME,
     MUTED,
     STYLE,
     WIDTH,
     colour_bars,
     contrast,
     new_figure,
+    shorten,
 )
 from mhd_jax.results import Summary
 
 MOST_SMALL = 24  # nodes of a graph that fit on a small figure
 MOST_NAMED = 100  # nodes of a graph that still carry their number
 MOST_PLACED = 150  # nodes of a graph whose best places take no longer than a moment to find
+FITS_A_NODE = 3  # letters of a name
 MOST_ARROWS = 300  # edges that still get arrow heads
 
 
@@ -49,19 +52,33 @@ def communication_graph(summary: Summary) -> Figure:
     size = float(np.clip(scale**2 * 3200 / len(flows), 20, 360))
     norm = Normalize(0, 1)
     _edges(axis, flows, positions, size)
-    _nodes(axis, positions, HEAT(norm(accuracy)), size)
+    _nodes(axis, positions, HEAT(norm(accuracy)), size, summary.names)
     colour_bars(figure, [axis], norm, "shared accuracy of the last head")
     return figure
 
 
-def _nodes(axis: Axes, positions: Mapping[int, Any], colours: np.ndarray, size: float) -> None:
+def _nodes(
+    axis: Axes,
+    positions: Mapping[int, Any],
+    colours: np.ndarray,
+    size: float,
+    names: Sequence[str],
+) -> None:
+    """A disc for every client with its number in it, or its name below where that is too long."""
     x, y = np.array([positions[node] for node in range(len(positions))]).T
     axis.scatter(x, y, s=size, c=colours, edgecolors=INK, linewidths=0.7, clip_on=False, zorder=3)
     for node in range(len(positions)) if len(positions) <= MOST_NAMED else ():
-        axis.text(
-            x[node], y[node], str(node), ha="center", va="center_baseline", zorder=4,
-            fontsize=min(9, 0.48 * size**0.5), color=contrast(colours[node]),
-        )  # fmt: skip
+        if len(names[node]) <= FITS_A_NODE:
+            axis.text(
+                x[node], y[node], names[node], ha="center", va="center_baseline", zorder=4,
+                fontsize=min(9, 0.48 * size**0.5), color=contrast(colours[node]),
+            )  # fmt: skip
+        else:
+            axis.annotate(
+                shorten(names[node], LONGEST_NAME), (x[node], y[node]), ha="center", va="top",
+                xytext=(0, -0.6 * size**0.5), textcoords="offset points", zorder=4, fontsize=7,
+                color=INK,
+            )  # fmt: skip
 
 
 def _edges(axis: Axes, flows: nx.DiGraph, positions: Mapping[int, Any], size: float) -> None:

@@ -23,6 +23,7 @@ from mhd_jax.reporting.charts import format_bytes
 from mhd_jax.reporting.graph_drawing import communication_graph
 from mhd_jax.results import (
     ISOLATED,
+    Accuracies,
     History,
     Spread,
     Summary,
@@ -124,6 +125,7 @@ def render(summary: Summary, images: Mapping[str, bytes]) -> str:
         last=heads[-1],
         baseline=rows[-1] if rows[-1].name == ISOLATED else None,
         clients=client_rows(summary),
+        own_tests=summary.own_test_accuracy is not None,
         replicas=replica_rows(summary),
         hops=_hops(summary),
         changes=not np.array_equal(summary.adjacency, summary.adjacency_union),
@@ -174,7 +176,7 @@ def client_rows(summary: Summary) -> list[dict[str, Any]]:
     for client in range(len(shared)):
         rows.append(
             {
-                "client": client,
+                "client": summary.names[client],
                 "samples": int(samples[client]),
                 "labels": _listed(np.flatnonzero(summary.primary_labels[client])),
                 "peers": int(peers[client]),
@@ -184,9 +186,17 @@ def client_rows(summary: Summary) -> list[dict[str, Any]]:
                 "shared_baseline": baseline and baseline.shared_accuracy[client, 0],
                 "private_main": private[client, 0],
                 "private_baseline": baseline and baseline.private_accuracy[client, 0],
+                "own_main": _of_main(summary, client),
+                "own_baseline": _of_main(baseline, client),
             }
         )
     return rows
+
+
+def _of_main(found: Accuracies | None, client: int) -> float | None:
+    """A client's accuracy on its own test samples, where there are any."""
+    own = found.own_test_accuracy if found is not None else None
+    return None if own is None else float(own[client, 0])
 
 
 def _listed(labels: np.ndarray) -> str:

@@ -119,6 +119,18 @@ def top(accuracies: np.ndarray) -> float:
     return next((top for top in (0.2, 0.4, 0.6) if highest <= top), 1.0) + 0.02
 
 
+LONGEST_NAME = 14  # letters of a client's name in a figure
+
+
+def shorten(name: str, most: int) -> str:
+    """A name of at most `most` letters.
+
+    >>> shorten("university hospital", 14)
+    'university ho…'
+    """
+    return name if len(name) <= most else name[: most - 1] + "…"
+
+
 def thin(count: int, most: int) -> list[int]:
     """Positions of at most `most` ticks, a round number apart."""
     for step in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000):

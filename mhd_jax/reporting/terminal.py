@@ -46,7 +46,22 @@ def final_table(summary: Summary) -> str:
         ]
         for row in rows
     ]
-    return "\n".join([*_layout(["head", *labels, *labels], cells), "", _legend(summary, gains)])
+    table = _layout(["head", *labels, *labels], cells)
+    return "\n".join([*table, "", _legend(summary, gains), *_own_tests(summary)])
+
+
+def _own_tests(summary: Summary) -> list[str]:
+    """A line per client with its accuracy on its own test samples, where there are such."""
+    own, baseline = summary.own_test_accuracy, summary.isolated_baseline
+    if own is None:
+        return []
+    alone = baseline.own_test_accuracy if baseline else None
+    lines = ["", "on the client's own test samples (private accuracy above is re-weighted):"]
+    width = max(map(len, summary.names))
+    for client, name in enumerate(summary.names):
+        line = f"  {name.ljust(width)}  main {own[client, 0]:.3f}"
+        lines.append(line if alone is None else f"{line}  isolated {alone[client, 0]:.3f}")
+    return lines
 
 
 def _legend(summary: Summary, gains: bool) -> str:
@@ -95,6 +110,7 @@ def describe_run(
     test_samples: int,
     primary_labels: Bool[np.ndarray, "K C"],
     partition_hash: str,
+    client_names: Sequence[str] = (),
     graph: Mapping[str, Any],
     num_params: Sequence[int],
     num_heads: int,
@@ -111,6 +127,7 @@ def describe_run(
       test_samples: Samples that accuracies are measured on.
       primary_labels: Which labels each client holds as primary.
       partition_hash: Of the assignment of samples to clients.
+      client_names: Of clients that the data set comes with.
       graph: Statistics of the communication graph, from `mhd_jax.graph.describe`, of the first
         one where it "changes".
       num_params: Parameters of every client.
@@ -127,6 +144,7 @@ def describe_run(
         "partition": f"{config['partition']['name']}: {_range(private_samples)} samples"
         + (f" and {_range(owned)} primary labels" if owned.any() else "")
         + f" a client (hash {partition_hash[:12]})",
+        **({"clients": _with_sizes(client_names, private_samples)} if client_names else {}),
         "graph": f"{_graph_name(config)}: {_describe_graph(graph)}",
         "model": f"{_architectures(config)}: {_range(num_params)} parameters a client, "
         + _describe_heads(num_heads),
@@ -136,6 +154,20 @@ def describe_run(
     }
     title = f"{config['method']}, {clients} clients, {config['train']['steps']:,} steps"
     return "\n".join([title, *(f"  {name:<10} {fact}" for name, fact in facts.items())])
+
+
+MOST_NAMES = 8  # of clients on one line
+
+
+def _with_sizes(names: Sequence[str], sizes: Sequence[int]) -> str:
+    """Names of clients and how many samples each has.
+
+    >>> _with_sizes(("north", "south"), (40, 1200))
+    'north (40), south (1,200)'
+    """
+    pairs = list(zip(names, sizes, strict=True))
+    text = ", ".join(f"{name} ({size:,})" for name, size in pairs[:MOST_NAMES])
+    return text + (f" and {len(pairs) - MOST_NAMES} more" if len(pairs) > MOST_NAMES else "")
 
 
 def _range(values: Sequence[int] | np.ndarray) -> str:

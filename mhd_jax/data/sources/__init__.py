@@ -1,5 +1,5 @@
 # Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
-"""Where images and labels come from: digits, a folder of images, or TensorFlow Datasets."""
+"""Where samples and labels come from: arrays, clients, image folders, TensorFlow Datasets."""
 
 from __future__ import annotations
 
@@ -12,15 +12,18 @@ from mhd_jax.data.sources.interface import (
     SOURCES,
     Loader,
     Shape,
+    Silos,
     Source,
     Split,
     check_source,
     first_classes,
     fit,
+    is_ids,
     load_all,
     measured_statistics,
     part,
 )
+from mhd_jax.data.sources.silos import from_clients
 from mhd_jax.data.sources.tfds import TfdsSplit, tensorflow_dataset
 from mhd_jax.errors import ConfigError
 
@@ -31,12 +34,15 @@ __all__ = [
     "FolderSplit",
     "Loader",
     "Shape",
+    "Silos",
     "Source",
     "Split",
     "TfdsSplit",
     "check_source",
     "fit",
     "from_arrays",
+    "from_clients",
+    "is_ids",
     "load_all",
     "measured_statistics",
     "part",
@@ -53,7 +59,8 @@ def source(config: ConfigDict) -> Source:
       config: with `name` ("digits", "photos", "folder", or one of TensorFlow Datasets such as
         "cifar10" or "imagenet_resized/64x64"), `dir`, `split` ("" or "train" for all training
         samples, or a part such as "train[:20%]" or "train[:5000]"), `image_size` (0 for the
-        stored size), and `num_classes` (the first so many classes only, 0 for all).
+        stored size), `num_classes` (the first so many classes only, 0 for all), and `client_key`
+        (TensorFlow Datasets: the feature that names a sample's client, "" for none).
 
     Raises:
       ConfigError: there is no such dataset, it is not prepared, or a setting does not fit it.
@@ -65,7 +72,8 @@ def source(config: ConfigDict) -> Source:
     size = config.image_size
     if not isinstance(size, int) or isinstance(size, bool) or size < 0:
         raise ConfigError("data.image_size", size, "a size in pixels, or 0 for the stored size")
-    found = _load(config.name, config.dir, config.split, (size, size, 0))
+    shape = (size, size, 0)
+    found = _load(config.name, config.dir, config.split, shape, config.get("client_key", ""))
     return first_classes(found, config.num_classes if "num_classes" in config else 0)
 
 
@@ -93,9 +101,14 @@ def public_split(config: ConfigDict, image_shape: Shape) -> Split:
         raise ConfigError(setting, error.value, accepted) from error
 
 
-def _load(name: str, directory: str, split: str, shape: Shape) -> Source:
+def _load(name: str, directory: str, split: str, shape: Shape, client_key: str = "") -> Source:
     if name in SOURCES.names():
+        if client_key:
+            accepted = f"'' for {name!r}: only TensorFlow Datasets have features by name"
+            raise ConfigError("data.client_key", client_key, accepted)
         found = SOURCES.get(name)(directory, split, shape)
         check_source(found, name)
         return found
+    if client_key:
+        return tensorflow_dataset(name, directory, split, shape, client_key)
     return tensorflow_dataset(name, directory, split, shape)

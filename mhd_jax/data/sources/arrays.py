@@ -1,5 +1,5 @@
 # Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
-"""Images in memory: scikit-learn's digits and photographs, and arrays of one's own."""
+"""Samples in memory: scikit-learn's digits, photographs and table, and arrays of one's own."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from mhd_jax import rng
 from mhd_jax.data.sources.interface import (
     SOURCES,
     Shape,
+    Silos,
     Source,
     Split,
     check_source,
@@ -25,11 +26,9 @@ from mhd_jax.errors import ConfigError
 
 
 class ArraySplit(Split):
-    """Images that are in memory already."""
+    """Samples that are in memory already."""
 
-    def __init__(
-        self, images: Shaped[np.ndarray, "N H W C"], labels: Int[np.ndarray, " N"]
-    ) -> None:
+    def __init__(self, images: Shaped[np.ndarray, "N ..."], labels: Int[np.ndarray, " N"]) -> None:
         self._images = images
         self._labels = labels.astype(np.int32)
         self.image_shape = images.shape[1:]
@@ -43,11 +42,11 @@ class ArraySplit(Split):
     def __len__(self) -> int:
         return len(self._labels)
 
-    def read(self, indices: Int[np.ndarray, " n"]) -> Iterator[Shaped[np.ndarray, "h w c"]]:
+    def read(self, indices: Int[np.ndarray, " n"]) -> Iterator[Shaped[np.ndarray, ...]]:
         """See `Split`."""
         return iter(self._images[indices])
 
-    def images(self, indices: Int[np.ndarray, " n"]) -> Shaped[np.ndarray, "n H W C"]:
+    def images(self, indices: Int[np.ndarray, " n"]) -> Shaped[np.ndarray, "n ..."]:
         """See `Split`; nothing has to be decoded."""
         return self._images[indices]
 
@@ -120,21 +119,62 @@ def photos(directory: str, split: str, shape: Shape) -> Source:
     )
 
 
+@SOURCES.register("breast_cancer")
+def breast_cancer(directory: str, split: str, shape: Shape) -> Source:
+    """569 tumours, 30 numbers each, benign or malignant: 419 to train on and 150 to test on.
+
+    A table that needs no download. Its four clients are a made-up division that looks like a
+    real one: each gets tumours of one size, by quartiles of the mean radius, so that the first
+    hardly ever meets a malignant one and the last hardly ever a benign one.
+
+    Source: UCI "Breast Cancer Wisconsin (Diagnostic)", through
+    https://scikit-learn.org/stable/modules/generated/sklearn.datasets.load_breast_cancer.html.
+
+    Raises:
+      ConfigError: a size in pixels.
+    """
+    from sklearn import datasets, model_selection  # slow to import
+
+    del directory  # the table comes with scikit-learn
+    if any(shape):
+        raise ConfigError("data.image_size", shape[0], "0: this data set is a table")
+    data = datasets.load_breast_cancer()
+    table: Float[np.ndarray, "N 30"] = data.data.astype(np.float32)
+    train, test = model_selection.train_test_split(
+        np.arange(len(table)), test_size=150, random_state=0, stratify=data.target
+    )
+    train = train[part(split, len(train))]
+    radius = table[:, list(data.feature_names).index("mean radius")]
+    quartiles = np.quantile(radius, [0.25, 0.5, 0.75])
+    return Source(
+        "breast_cancer",
+        tuple(map(str, data.target_names)),
+        ArraySplit(table[train], data.target[train]),
+        ArraySplit(table[test], data.target[test]),
+        silos=Silos(
+            ("smallest", "small", "large", "largest"), np.searchsorted(quartiles, radius[train])
+        ),
+    )
+
+
 def from_arrays(
     name: str,
-    train: tuple[Shaped[np.ndarray, "N H W C"], Int[np.ndarray, " N"]],
-    test: tuple[Shaped[np.ndarray, "M H W C"], Int[np.ndarray, " M"]],
+    train: tuple[Shaped[np.ndarray, "N ..."], Int[np.ndarray, " N"]],
+    test: tuple[Shaped[np.ndarray, "M ..."], Int[np.ndarray, " M"]],
     *,
     class_names: Sequence[str] = (),
+    clients: Sequence[object] | np.ndarray = (),
 ) -> Source:
-    """A dataset of images that are in memory already.
+    """A dataset that is in memory already.
 
     Args:
       name: what `data.name` calls it.
-      train: images and labels that clients and the public set draw from; images are uint8, or
-        float32 in 0..1, and without an axis of channels where they are grey.
-      test: images and labels that everybody is evaluated on.
+      train: samples and labels that clients and the public set draw from; see `as_samples` for
+        what samples may be: images, rows of a table, series, ids.
+      test: samples and labels that everybody is evaluated on.
       class_names: one per class; numbers by default, up to the largest label.
+      clients: the name of the client of every training sample, [N], for the partition `by_key`;
+        clients come in the order of their sorted names.
 
     Raises:
       ConfigError: arrays whose shapes or types do not fit together.
@@ -144,28 +184,84 @@ def from_arrays(
     >>> mine.num_classes, mine.image_shape
     (3, (8, 8, 1))
     """
-    known, held_out = _array_split(name, *train), _array_split(name, *test)
+    known, held_out = (array_split(("data.name", name), *pair) for pair in (train, test))
     classes = max(int(known.labels.max()), int(held_out.labels.max())) + 1
     names = tuple(class_names) or tuple(map(str, range(classes)))
-    source = Source(name, names, known, held_out, *statistics(name, known.image_shape[-1]))
+    silos = None
+    if len(clients):
+        if len(clients) != len(known):
+            accepted = f"a client for each of {len(known)} training samples, not {len(clients)}"
+            raise ConfigError("data.name", name, accepted)
+        keys, owner = np.unique([str(client) for client in clients], return_inverse=True)
+        silos = Silos(tuple(map(str, keys)), owner)
+    mean, std = statistics(name, known.image_shape[-1])
+    source = Source(name, names, known, held_out, mean, std, silos)
     check_source(source, name)
     return source
 
 
-def _array_split(name: str, images: np.ndarray, labels: np.ndarray) -> ArraySplit:
-    images, labels = np.asarray(images), np.asarray(labels)
-    images = images[..., None] if images.ndim == 3 else images
-    if images.ndim != 4 or len(images) == 0 or labels.shape != images.shape[:1]:
-        accepted = (
-            f"images of shape [N, H, W, C] or [N, H, W] and labels of shape [N], not "
-            f"{images.shape} and {labels.shape}"
-        )
-        raise ConfigError("data.name", name, accepted)
+Where = tuple[str, object]
+"""A setting and its value, for the message of an error."""
+
+
+def array_split(where: Where, samples: np.ndarray, labels: np.ndarray) -> ArraySplit:
+    """Samples and their labels, checked.
+
+    Raises:
+      ConfigError: of the setting and value `where`: shapes, types or values that cannot be.
+    """
+    samples, labels = as_samples(where, samples), np.asarray(labels)
+    if labels.shape != samples.shape[:1]:
+        accepted = f"labels of shape [N] = {samples.shape[:1]}, one a sample, not {labels.shape}"
+        raise ConfigError(*where, accepted)
     if labels.dtype.kind not in "iu":
-        raise ConfigError("data.name", name, f"labels that are integers, not {labels.dtype}")
-    if images.dtype.kind == "f":
-        images = images.astype(np.float32)
-        if not (images.min() >= 0 and images.max() <= 1):
-            accepted = f"floating-point images in 0..1, not {images.min():g}..{images.max():g}"
-            raise ConfigError("data.name", name, accepted)
-    return ArraySplit(images, labels)
+        raise ConfigError(*where, f"labels that are integers, not {labels.dtype}")
+    return ArraySplit(samples, labels)
+
+
+def as_samples(where: Where, samples: np.ndarray) -> Shaped[np.ndarray, "N ..."]:
+    """Samples in a type that training knows.
+
+    Args:
+      where: setting and value that an error names.
+      samples: images [N, H, W, C] or grey [N, H, W], uint8 or floating point in 0..1; other
+        floating-point numbers, such as tables [N, F] and series [N, T, F]; or ids, integers of
+        any shape [N, ...].
+
+    Returns:
+      uint8 as it is (with an axis of channels), floating point as float32, ids as int32.
+
+    Raises:
+      ConfigError: no samples, no numbers, numbers that are not finite, images not in 0..1, ids
+        below 0 or beyond 32 bits.
+    """
+    samples = np.asarray(samples)
+    if samples.ndim < 2 or not len(samples):
+        accepted = "at least one sample, in an array of shape [N, F], [N, T], [N, T, F], [N, H, W]"
+        raise ConfigError(*where, f"{accepted} or [N, H, W, C], not {samples.shape}")
+    if samples.dtype == np.uint8:
+        return samples[..., None] if samples.ndim == 3 else samples
+    if samples.dtype.kind in "iu":
+        if samples.min() < 0 or samples.max() > np.iinfo(np.int32).max:
+            accepted = f"ids (integers) from 0 to 2**31 - 1, not {samples.min()}..{samples.max()}"
+            raise ConfigError(*where, accepted)
+        return samples.astype(np.int32)
+    if samples.dtype.kind not in "fb":
+        raise ConfigError(*where, f"samples that are numbers, not {samples.dtype}")
+    return _finite(where, samples.astype(np.float32))
+
+
+def _finite(where: Where, samples: Float[np.ndarray, "N ..."]) -> Float[np.ndarray, "N ..."]:
+    """The samples, unless a number is not finite or those of images not in 0..1."""
+    rows = np.flatnonzero(~np.isfinite(samples.reshape(len(samples), -1)).all(axis=1))
+    if len(rows):
+        listed = ", ".join(map(str, rows[:MOST_ROWS])) + ", ..." * (len(rows) > MOST_ROWS)
+        count = f"{len(rows)} of {len(samples)} rows have NaN or inf"
+        raise ConfigError(*where, f"finite numbers, but {count} (rows {listed})")
+    if samples.ndim == 4 and not (samples.min() >= 0 and samples.max() <= 1):
+        accepted = f"floating-point images in 0..1, not {samples.min():g}..{samples.max():g}"
+        raise ConfigError(*where, accepted)
+    return samples
+
+
+MOST_ROWS = 5  # that an error lists

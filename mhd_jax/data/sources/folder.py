@@ -13,6 +13,7 @@ from mhd_jax import rng
 from mhd_jax.data.sources.interface import (
     SOURCES,
     Shape,
+    Silos,
     Source,
     Split,
     decode_file,
@@ -76,8 +77,11 @@ def folder(directory: str, split: str, shape: Shape) -> Source:
 
     The names of the folders below `train`, sorted, are the classes. Files are put into a random
     order that never changes, so that a part of them (`data.split`) has all classes in it.
+    With a folder `<data.dir>/clients` the layout is that of `client_folders`.
     """
     root = _directory(directory, "train/<class>/ and test/<class>/")
+    if (root / "clients").is_dir():
+        return client_folders(root, split, shape)
     class_names = tuple(sorted(path.name for path in root.glob("train/*") if path.is_dir()))
     others = {path.name for path in root.glob("test/*") if path.is_dir()} - set(class_names)
     if others:
@@ -91,8 +95,7 @@ def folder(directory: str, split: str, shape: Shape) -> Source:
             raise ConfigError("data.dir", directory, f"PNG or JPEG images in {half}/<class>/")
         parts.append(files)
     parts[0] = parts[0][part(split, len(parts[0]))]
-    stored = [decode_file(file).shape for file in parts[0][:FIRST_LOOK]]
-    target = resolve_shape((*stored[0][:2], max(channels for *_, channels in stored)), shape)
+    target = _target(parts[0], shape)
     label_of = {name: label for label, name in enumerate(class_names)}
     train, test = (
         FolderSplit(
@@ -105,6 +108,96 @@ def folder(directory: str, split: str, shape: Shape) -> Source:
         for files in parts
     )
     return Source("folder", class_names, train, test, *statistics("folder", target[-1]))
+
+
+def client_folders(root: epath.Path, split: str, shape: Shape) -> Source:
+    """Clients as they are, `<root>/clients/<name>/<class>/`, with `<root>/test/<class>/`.
+
+    Everything below `<root>/public` is the public pool; without this folder a fraction of all
+    clients' images is. `<root>/client_test/<name>/<class>/` holds test images of clients; either
+    every client has some or none has. Classes are the folders of all clients and of the test.
+
+    Raises:
+      ConfigError: naming the client or the folder, and what is missing in it.
+    """
+    names = _folders(root / "clients")
+    holders = [root / "test", *(root / "clients" / who for who in names)]
+    class_names = sorted({name for holder in holders for name in _folders(holder)})
+    train = _labelled(root, "clients", class_names)
+    for who in names:
+        count = sum(file.relative_to(root).parts[1] == who for file in train)
+        if count < FEWEST:
+            raise ConfigError("clients", who, f"at least {FEWEST} images, not {count}")
+    train = train[part(split, len(train))]
+    owner = {who: index for index, who in enumerate(names)}
+    tests, own = _labelled(root, "test", class_names), _labelled(root, "client_test", class_names)
+    _check_classes(root, train, tests, class_names)
+    if own and {file.relative_to(root).parts[1] for file in own} != set(names):
+        accepted = f"images of every client and of nobody else: {', '.join(names)}"
+        raise ConfigError("data.dir", str(root / "client_test"), accepted)
+    target = _target(train, shape)
+
+    def make(files: Sequence[epath.Path]) -> FolderSplit:
+        labels = [class_names.index(_class_of(root, file)) for file in files]
+        return FolderSplit(files, np.array(labels, int), target, resize=shape[0] > 0)
+
+    def owners(files: Sequence[epath.Path]) -> Int[np.ndarray, " n"]:
+        return np.array([owner[file.relative_to(root).parts[1]] for file in files], int)
+
+    return Source(
+        "folder", tuple(class_names), make(train), make(tests), *statistics("folder", target[-1]),
+        silos=Silos(tuple(names), owners(train), make(own) if own else None, owners(own)),
+        public=_pool(root / "public", target),
+    )  # fmt: skip
+
+
+FEWEST = 2  # images of a client
+
+
+def _pool(directory: epath.Path, shape: Shape) -> Split | None:
+    """The public pool, where there is a folder for it."""
+    return unlabelled_folder(str(directory), shape) if directory.is_dir() else None
+
+
+def _folders(root: epath.Path) -> list[str]:
+    return sorted(path.name for path in root.glob("*") if path.is_dir())
+
+
+def _labelled(root: epath.Path, half: str, class_names: Sequence[str]) -> list[epath.Path]:
+    """All images of a part that lie in a folder of a class, shuffled."""
+    files = _image_files(root / half) if (root / half).is_dir() else []
+    return _shuffled([file for file in files if _class_of(root, file) in class_names])
+
+
+def _class_of(root: epath.Path, file: epath.Path) -> str:
+    """The class of an image: the folder below `test`, or below the client's."""
+    parts = file.relative_to(root).parts
+    at = 1 if parts[0] == "test" else 2
+    return parts[at] if len(parts) > at + 1 else ""
+
+
+def _check_classes(
+    root: epath.Path,
+    train: Sequence[epath.Path],
+    test: Sequence[epath.Path],
+    class_names: Sequence[str],
+) -> None:
+    """Raises `ConfigError` for a class without a client, or without a test image."""
+    for files, half, accepted in (
+        (train, "clients", "a client with images of class"),
+        (test, "test", "test images of class"),
+    ):
+        missing = set(class_names) - {_class_of(root, file) for file in files}
+        if missing or not files:
+            raise ConfigError(
+                "data.dir", str(root / half), f"{accepted} {min(missing, default='<class>')!r}"
+            )
+
+
+def _target(files: Sequence[epath.Path], shape: Shape) -> Shape:
+    """The shape to deliver, from the first few images."""
+    stored = [decode_file(file).shape for file in files[:FIRST_LOOK]]
+    return resolve_shape((*stored[0][:2], max(channels for *_, channels in stored)), shape)
 
 
 def unlabelled_folder(directory: str, shape: Shape) -> Split:

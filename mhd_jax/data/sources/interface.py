@@ -25,8 +25,8 @@ from PIL import Image, ImageOps
 from mhd_jax.errors import ConfigError
 from mhd_jax.registry import Registry
 
-Shape = tuple[int, int, int]
-"""Height, width, channels."""
+Shape = tuple[int, ...]
+"""Of one sample: height, width and channels of an image; (F,), (T,) or (T, F) of other arrays."""
 
 AS_STORED: Shape = (0, 0, 0)
 
@@ -48,11 +48,13 @@ STATISTICS = {
 
 
 class Split(abc.ABC):
-    """Images with labels, in a fixed order, read by index.
+    """Samples with labels, in a fixed order, read by index.
+
+    Most are images, hence the names; any array of numbers per sample will do.
 
     Attributes:
-      image_shape: height, width and channels of what `images` returns.
-      dtype: uint8, or float32 for images that are stored as numbers in 0..1.
+      image_shape: shape of one sample of what `images` returns, such as (height, width, channels).
+      dtype: uint8 for pixels, float32 for other numbers (images in 0..1), int32 for ids.
     """
 
     image_shape: Shape
@@ -93,17 +95,38 @@ class Split(abc.ABC):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class Silos:
+    """The clients that a data set comes with; the partition `by_key` keeps them.
+
+    Attributes:
+      names: one per client, K.
+      owner: the client, 0 to K - 1, of every training sample, [N].
+      test: test samples that belong to clients, all together; None for none.
+      test_owner: the client of each of those, [M].
+    """
+
+    names: tuple[str, ...]
+    owner: Int[np.ndarray, " N"]
+    test: Split | None = None
+    test_owner: Int[np.ndarray, " M"] = dataclasses.field(
+        default_factory=lambda: np.empty(0, dtype=np.int64)
+    )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Source:
-    """A dataset for image classification.
+    """A dataset for classification.
 
     Attributes:
       name: as in `data.name`.
       class_names: one per class; a label is an index into them.
       train: what clients and the public set draw from.
       test: what everybody is evaluated on.
-      mean: per channel, subtracted from values in 0..1 before an image enters a model; () to
-        measure it on the public images of a run.
-      std: per channel, the divisor after that; likewise.
+      mean: per channel or feature, subtracted from values before a sample enters a model (of
+        pixels: values in 0..1); () to measure it on the public samples of a run. Ids have none.
+      std: per channel or feature, the divisor after that; likewise.
+      silos: the clients that it comes with; None where samples are to be divided.
+      public: an unlabelled public pool of its own; None for a share of `train`.
     """
 
     name: str
@@ -112,6 +135,8 @@ class Source:
     test: Split
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    silos: Silos | None = None
+    public: Split | None = None
 
     @property
     def num_classes(self) -> int:
@@ -120,7 +145,7 @@ class Source:
 
     @property
     def image_shape(self) -> Shape:
-        """Height, width and channels of every image."""
+        """Shape of every sample."""
         return self.train.image_shape
 
 
@@ -155,12 +180,32 @@ def first_classes(source: Source, count: int) -> Source:
     if not 2 <= count <= source.num_classes:
         accepted = f"0 for all, or 2 to {source.num_classes} classes of {source.name}"
         raise ConfigError("data.num_classes", count, accepted)
-    train, test = (
-        SubSplit(split, np.flatnonzero(split.labels < count))
-        for split in (source.train, source.test)
+
+    def kept(split: Split) -> Int[np.ndarray, " n"]:
+        return np.flatnonzero(split.labels < count)
+
+    return dataclasses.replace(
+        source,
+        class_names=source.class_names[:count],
+        train=SubSplit(source.train, kept(source.train)),
+        test=SubSplit(source.test, kept(source.test)),
+        silos=source.silos and _fewer_classes(source.silos, kept(source.train), kept),
     )
-    names = source.class_names[:count]
-    return dataclasses.replace(source, class_names=names, train=train, test=test)
+
+
+def _fewer_classes(
+    silos: Silos,
+    train: Int[np.ndarray, " n"],
+    kept: Callable[[Split], Int[np.ndarray, " m"]],
+) -> Silos:
+    """The same clients with the training samples that are left, and likewise of their tests."""
+    fewer = dataclasses.replace(silos, owner=silos.owner[train])
+    if silos.test is None:
+        return fewer
+    test = kept(silos.test)
+    return dataclasses.replace(
+        fewer, test=SubSplit(silos.test, test), test_owner=silos.test_owner[test]
+    )
 
 
 Loader = Callable[[str, str, Shape], Source]
@@ -240,33 +285,47 @@ def statistics(name: str, channels: int) -> tuple[tuple[float, ...], tuple[float
     return (mean, std) if len(mean) == channels else ((), ())
 
 
-MEASURED = 4096  # images that statistics are measured on, at most
+MEASURED = 4096  # samples that statistics are measured on, at most
 
 
 def measured_statistics(
     split: Split, indices: Int[np.ndarray, " P"]
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation per channel of some images, of values in 0..1.
+    """Mean and standard deviation of some samples per channel or feature, the last axis.
 
     Args:
-      split: of the public images.
+      split: of the public samples; pixels (uint8) count as values in 0..1.
       indices: the public set; more than `MEASURED` are thinned out evenly.
 
+    Returns:
+      Both, or () and () for ids, which are not normalised.
+
     Raises:
-      ConfigError: all pixels of all channels are alike.
+      ConfigError: all values of all channels are alike.
     """
+    if is_ids(split.dtype):
+        return (), ()
     images = split.images(indices[:: -(-len(indices) // MEASURED)])
     scale = 255.0 if images.dtype == np.uint8 else 1.0
     pixels = images.reshape(-1, images.shape[-1]).astype(np.float64) / scale
     mean, std = pixels.mean(axis=0), pixels.std(axis=0)
     if not std.any():
-        accepted = "public images that differ: all their pixels are the same number"
+        accepted = "public samples that differ: all their values are the same number"
         raise ConfigError("data.name", f"a mean of {mean.round(3).tolist()}", accepted)
     if not std.all():
         dead = np.flatnonzero(std == 0).tolist()
-        logging.warning("channels %s of the public images are constant: not scaled", dead)
+        logging.warning("channels %s of the public samples are constant: not scaled", dead)
     std = np.where(std == 0, 1.0, std)
     return tuple(map(float, mean.round(6))), tuple(map(float, std.round(6)))
+
+
+def is_ids(dtype: np.dtype) -> bool:
+    """Whether numbers of this type are ids: integers, but not the 8 bits of pixels.
+
+    >>> [is_ids(np.dtype(name)) for name in ("int32", "uint8", "float32")]
+    [True, False, False]
+    """
+    return dtype.kind in "iu" and dtype != np.uint8
 
 
 def part(split: str, num_samples: int) -> slice:
@@ -305,8 +364,11 @@ def check_source(found: Source, name: str) -> None:
         raise ConfigError("data.name", name, accepted)
     for part, split in (("train", found.train), ("test", found.test)):
         images, labels = split.images(np.zeros(1, np.int64)), split.labels
-        if images.shape != (1, *shape) or images.dtype not in (np.uint8, np.float32):
-            accepted = f"{part} images of shape {(1, *shape)}, uint8 or float32, for one index"
+        stored = [str(found.train.dtype)] if split is found.test else ["uint8", "float32", "int32"]
+        if images.shape != (1, *shape) or str(images.dtype) not in stored:
+            accepted = (
+                f"{part} samples of shape {(1, *shape)}, {' or '.join(stored)}, for one index"
+            )
             raise ConfigError("data.name", name, f"{accepted}, not {images.dtype}{images.shape}")
         if labels.shape != (len(split),) or labels.dtype.kind not in "iu":
             accepted = f"integer {part} labels of shape [N] = {(len(split),)}"
@@ -314,3 +376,21 @@ def check_source(found: Source, name: str) -> None:
         if labels.min() < 0 or labels.max() >= classes:
             accepted = f"{part} labels in 0..{classes - 1}, as there are {classes} class names"
             raise ConfigError("data.name", name, f"{accepted}, not {labels.min()}..{labels.max()}")
+    _check_silos(found, name)
+
+
+def _check_silos(found: Source, name: str) -> None:
+    """The part of `check_source` about clients and the public pool that a source comes with."""
+    silos, shape = found.silos, found.image_shape
+    for part, split in (("public", found.public), ("client test", silos.test if silos else None)):
+        if split is not None and (split.image_shape != shape or split.dtype != found.train.dtype):
+            accepted = f"{part} samples of shape {shape} and type {found.train.dtype}"
+            accepted += f", not {split.image_shape} and {split.dtype}"
+            raise ConfigError("data.name", name, accepted)
+    if silos is None:
+        return
+    owner = np.asarray(silos.owner)
+    known = set(range(len(silos.names)))
+    if owner.shape != (len(found.train),) or set(np.unique(owner).tolist()) != known:
+        accepted = f"the client, 0 to {len(silos.names) - 1}, of every training sample"
+        raise ConfigError("data.name", name, f"{accepted}, and samples of every client")

@@ -17,6 +17,7 @@ from jaxtyping import Int, UInt8
 from mhd_jax.data.sources.interface import (
     SOURCES,
     Shape,
+    Silos,
     Source,
     Split,
     blocks,
@@ -24,7 +25,7 @@ from mhd_jax.data.sources.interface import (
     resolve_shape,
     statistics,
 )
-from mhd_jax.errors import ConfigError
+from mhd_jax.errors import ConfigError, suggest
 
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
@@ -74,6 +75,17 @@ class TfdsSplit(Split):
         ]
         return np.concatenate(read).astype(np.int32)
 
+    def keys(self, name: str) -> list[str]:
+        """The values of a feature of every sample, integers or bytes, as text."""
+
+        def text(feature: Any) -> str:
+            if feature.bytes_list.value:
+                return feature.bytes_list.value[0].decode()
+            return str(feature.int64_list.value[0])
+
+        parts = blocks(np.arange(len(self)), LABEL_BLOCK)
+        return [text(feature) for block in parts for feature in self._features(block, name)]
+
     @property
     def has_labels(self) -> bool:
         """Whether the first label is one; datasets that keep their test labels secret have -1."""
@@ -95,10 +107,13 @@ class TfdsSplit(Split):
             yield tf_example_pb2.Example.FromString(record).features.feature[key]
 
 
-def tensorflow_dataset(name: str, directory: str, split: str, shape: Shape) -> Source:
+def tensorflow_dataset(
+    name: str, directory: str, split: str, shape: Shape, client_key: str = ""
+) -> Source:
     """A dataset of TensorFlow Datasets that lies prepared in `directory` or $TFDS_DATA_DIR.
 
     The test split is "test", or "validation" where there is none or its labels are kept secret.
+    `client_key` is the feature, an integer or a text, that names the client of a sample.
 
     Source: https://www.tensorflow.org/datasets/data_source.
     """
@@ -115,7 +130,22 @@ def tensorflow_dataset(name: str, directory: str, split: str, shape: Shape) -> S
     if test is None:
         raise ConfigError("data.name", name, "a dataset with a labelled split test or validation")
     class_names = tuple(features[label_key].names)
-    return Source(name, class_names, make(split or "train"), test, *statistics(name, target[-1]))
+    train, (mean, std) = make(split or "train"), statistics(name, target[-1])
+    silos = _silos(builder, train, client_key) if client_key else None
+    return Source(name, class_names, train, test, mean, std, silos)
+
+
+def _silos(builder: tfds.core.DatasetBuilder, train: TfdsSplit, client_key: str) -> Silos:
+    """The clients that a feature names, in the order of their sorted names."""
+    known = list(builder.info.features)
+    if client_key not in known:
+        raise ConfigError("data.client_key", client_key, f"a feature, {suggest(client_key, known)}")
+    dtype = np.dtype(builder.info.features[client_key].np_dtype)
+    if dtype.kind not in "iuSUO" or builder.info.features[client_key].shape != ():
+        accepted = f"a feature that is one integer or one text, not {dtype}"
+        raise ConfigError("data.client_key", client_key, accepted)
+    names, owner = np.unique(train.keys(client_key), return_inverse=True)
+    return Silos(tuple(map(str, names)), owner)
 
 
 def _builder(name: str, directory: str) -> tfds.core.DatasetBuilder:

@@ -1,0 +1,172 @@
+# Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
+"""One trained client as files of its own, which predict without the run and its data set.
+
+A folder holds three things: `client.json`, which says what it is; `parameters`, an Orbax
+checkpoint; and `predict.jax`, the prediction function from stored samples to probabilities as
+`jax.export` writes it, for CPU, CUDA and TPU. Source: https://docs.jax.dev/en/latest/export.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+from jax import export as jax_export
+from jaxtyping import Array, Float, Shaped
+
+from mhd_jax.errors import ConfigError, WorkdirError
+
+VERSION = 1
+"""Of the folder's contents; a folder of another version is refused."""
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+
+BATCH = 64  # samples a call of the exported function takes, the last padded
+
+FACTS, FUNCTION, PARAMETERS = "client.json", "predict.jax", "parameters"
+
+
+@dataclasses.dataclass(frozen=True)
+class Facts:
+    """What is known of an exported client.
+
+    Attributes:
+      name: its name in the run, or its number as text.
+      class_names: one per class, C.
+      heads: the heads' names, H.
+      shape: of one sample.
+      dtype: of samples as the run's data stores them.
+      config: the settings of the run.
+      versions: of Python and packages that exported it.
+    """
+
+    name: str
+    class_names: Sequence[str]
+    heads: Sequence[str]
+    shape: Sequence[int]
+    dtype: str
+    config: Mapping[str, Any]
+    versions: Mapping[str, str]
+
+
+def write(
+    path: epath.PathLike,
+    facts: Facts,
+    variables: Mapping[str, Any],
+    forward: Callable[[Any, Array], Array],
+) -> epath.Path:
+    """Writes a client's folder.
+
+    Args:
+      path: the folder, which must be empty or not there yet; a local path or a URL.
+      facts: what it is.
+      variables: its parameters and batch statistics.
+      forward: `(variables, samples [B, ...] as stored) -> probabilities [B, H, C]`.
+
+    Returns:
+      The folder.
+
+    Raises:
+      WorkdirError: something is there already.
+    """
+    folder = epath.Path(path).expanduser()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise WorkdirError(f"{folder}: is not empty; a client is exported into a folder of its own")
+    kept = {name: tree for name, tree in variables.items() if jax.tree.leaves(tree)}
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), kept)
+    batch = jax.ShapeDtypeStruct((BATCH, *facts.shape), np.dtype(facts.dtype))
+    exported = jax_export.export(jax.jit(forward), platforms=PLATFORMS)(shapes, batch)
+    folder.mkdir(parents=True, exist_ok=True)
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(_absolute(folder) / PARAMETERS, kept)
+    (folder / FUNCTION).write_bytes(bytes(exported.serialize()))
+    # Last: a folder with this file is complete.
+    about = {"version": VERSION, **dataclasses.asdict(facts)}
+    (folder / FACTS).write_text(json.dumps(about, indent=1))
+    return folder
+
+
+def _absolute(folder: epath.Path) -> epath.Path:
+    """Orbax takes absolute paths only."""
+    return folder if "://" in str(folder) else folder.resolve()
+
+
+class ExportedClient:
+    """A client that predicts, read from its folder; see `load_client`.
+
+    Attributes:
+      facts: what is known of it.
+    """
+
+    def __init__(self, facts: Facts, variables: Any, function: jax_export.Exported) -> None:
+        self.facts = facts
+        self._variables = variables
+        self._call = jax.jit(function.call)
+
+    def __repr__(self) -> str:
+        classes = len(self.facts.class_names)
+        return (
+            f"ExportedClient({self.facts.name}: {len(self.facts.heads)} heads, {classes} classes)"
+        )
+
+    def predict(self, samples: Shaped[np.ndarray, "N ..."]) -> Float[np.ndarray, "N H C"]:
+        """Probabilities that every head gives to every class.
+
+        Args:
+          samples: as the run's data stored them, before normalisation.
+
+        Raises:
+          ConfigError: samples of another shape, or of a type that does not fit.
+        """
+        samples = self._checked(np.asarray(samples))
+        found = []
+        for start in range(0, len(samples), BATCH):
+            part = samples[start : start + BATCH]
+            padding = [(0, BATCH - len(part))] + [(0, 0)] * (part.ndim - 1)
+            found.append(
+                np.asarray(self._call(self._variables, np.pad(part, padding)))[: len(part)]
+            )
+        shape = (0, len(self.facts.heads), len(self.facts.class_names))
+        return np.concatenate([np.zeros(shape, np.float32), *found])
+
+    def _checked(self, samples: np.ndarray) -> np.ndarray:
+        shape, dtype = tuple(self.facts.shape), np.dtype(self.facts.dtype)
+        if samples.shape[1:] != shape or samples.ndim != len(shape) + 1:
+            accepted = f"[N, {', '.join(map(str, shape))}]"
+            raise ConfigError("samples", f"an array of shape {samples.shape}", accepted)
+        if not np.can_cast(samples.dtype, dtype, casting="same_kind"):
+            raise ConfigError("samples", f"an array of {samples.dtype}", f"numbers of type {dtype}")
+        return samples.astype(dtype)
+
+
+def load_client(path: epath.PathLike) -> ExportedClient:
+    """The client that `Run.export` wrote; neither the run nor its data set has to be there.
+
+    Args:
+      path: the folder; a local path or a URL.
+
+    Raises:
+      WorkdirError: no exported client is there, or one of another version.
+    """
+    folder = epath.Path(path).expanduser()
+    if not (folder / FACTS).exists():
+        raise WorkdirError(f"{folder}: has no {FACTS}, so there is no exported client")
+    about = json.loads((folder / FACTS).read_text())
+    if about.pop("version", None) != VERSION:
+        raise WorkdirError(f"{folder}: expected version {VERSION} of its contents")
+    function = jax_export.deserialize(bytearray((folder / FUNCTION).read_bytes()))
+    (shapes, _), _ = jax.tree.unflatten(function.in_tree, function.in_avals)
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    place = functools.partial(jax.ShapeDtypeStruct, sharding=here)
+    with ocp.StandardCheckpointer() as checkpointer:
+        variables = checkpointer.restore(
+            _absolute(folder) / PARAMETERS, jax.tree.map(lambda x: place(x.shape, x.dtype), shapes)
+        )
+    return ExportedClient(Facts(**about), variables, function)

@@ -1,0 +1,194 @@
+# Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
+"""Samples that are no images: tables, series and ids, from their source to a prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import mhd_jax
+from mhd_jax import api, estimate
+from mhd_jax import experiment as experiment_lib
+from mhd_jax.data import augment, sources
+from mhd_jax.data.sources.arrays import as_samples
+from mhd_jax.data.streaming import Streaming
+from mhd_jax.errors import ConfigError
+from tests import small
+
+VOCABULARY, LENGTH, ROWS = 11, 6, 40
+
+
+class BagOfWords(nn.Module):
+    """The mean of learned vectors, one for each id."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        return nn.Embed(VOCABULARY, 8)(x).mean(axis=1)
+
+
+def samples(kind: str, rows: int = ROWS) -> np.ndarray:
+    draw = np.random.default_rng(rows)
+    return {
+        "table": lambda: 100 + 7 * draw.normal(size=(rows, 5)),
+        "series": lambda: 3 * draw.normal(size=(rows, LENGTH, 2)) - 1,
+        "ids": lambda: draw.integers(0, VOCABULARY, (rows, LENGTH)),
+    }[kind]()
+
+
+def source(kind: str) -> sources.Source:
+    labels = np.arange(ROWS) % 2
+    return mhd_jax.from_arrays(kind, (samples(kind), labels), (samples(kind, 20), labels[:20]))
+
+
+@pytest.fixture(scope="module")
+def pieces() -> Iterator[None]:
+    before = {kind: dict(registry._pieces) for kind, registry in api.PIECES.items()}
+    yield
+    for kind, registry in api.PIECES.items():
+        registry._pieces = before[kind]
+
+
+@pytest.fixture(scope="module")
+def run(pieces: None) -> mhd_jax.Run:
+    """Clients that learn from ids."""
+    config = small.config(data__public_fraction=0.3, clients__num=2, partition__name="iid")
+    return mhd_jax.fit(config, source=source("ids"), model=BagOfWords)
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape", "dtype"),
+    [("table", (5,), "f4"), ("series", (LENGTH, 2), "f4"), ("ids", (LENGTH,), "i4")],
+)
+def test_shape_and_type_reach_the_network(kind: str, shape: Any, dtype: str, pieces: None) -> None:
+    api.register("model.name", "bag", lambda settings: BagOfWords())
+    config = small.config(clients__num=2, model__name="bag" if kind == "ids" else "mlp")
+    found = experiment_lib.build(config, (source(kind), None))
+    assert found.image_shape == shape
+    batch = found.feed.data_shapes()["private"][0][0]
+    assert (batch.shape[3:], batch.dtype) == (shape, np.dtype(dtype))
+    width = found.init_state(abstract=True).clients[0].params["model"]["network"]
+    assert jax.tree.leaves(width)
+
+
+@pytest.mark.parametrize("kind", ["table", "series"])
+def test_numbers_are_normalised_by_feature_with_the_public_rows(kind: str) -> None:
+    config = small.config(clients__num=2, data__public_fraction=0.5)
+    found = experiment_lib.build(config, (source(kind), None))
+    fed = found.federations[0]
+    public = fed.public.images(fed.public_indices)
+    prepare = experiment_lib.preparation(config, found.federations).test
+    flat = np.asarray(prepare(jnp.asarray(public))).reshape(-1, public.shape[-1])
+    np.testing.assert_allclose(flat.mean(axis=0), 0, atol=1e-3)
+    np.testing.assert_allclose(flat.std(axis=0), 1, atol=1e-3)
+
+
+def test_ids_enter_a_network_as_they_are(pieces: None) -> None:
+    api.register("model.name", "bag", lambda settings: BagOfWords())
+    config = small.config(clients__num=2, model__name="bag")
+    found = experiment_lib.build(config, (source("ids"), None))
+    prepare = experiment_lib.preparation(config, found.federations)
+    ids = jnp.asarray(found.federations[0].source.test.images(np.arange(3)))
+    assert prepare.test(ids).dtype == jnp.int32
+    np.testing.assert_array_equal(prepare.test(ids), ids)
+    keys = augment.sample_keys(jax.random.key(0), jnp.arange(3))
+    np.testing.assert_array_equal(prepare.train(ids, keys, jnp.zeros((2, 0))), ids)
+
+
+def test_ids_train_and_are_predicted(run: mhd_jax.Run) -> None:
+    assert np.isfinite(run.records[-2]["loss"]).all()
+    ids = samples("ids", 20)
+    probabilities = run.predict(ids)
+    assert probabilities.shape == (2, 20, 3, 2)
+    np.testing.assert_allclose(probabilities.sum(axis=-1), 1, rtol=1e-5)
+    client = run.clients[0]
+    logits, _ = client.model.apply(client.params, jnp.asarray(ids), train=False)
+    np.testing.assert_allclose(probabilities[0], jax.nn.softmax(logits), atol=1e-6)
+
+
+def test_predictions_refuse_another_shape_and_numbers_for_ids(run: mhd_jax.Run) -> None:
+    with pytest.raises(ConfigError, match=r"shape \(3, 4\)': expected \[N, 6\]"):
+        run.predict(np.zeros((3, 4), int))
+    with pytest.raises(ConfigError, match="an array of float64': expected ids, which are integers"):
+        run.predict(np.zeros((3, LENGTH)))
+
+
+def test_streamed_rows_are_the_resident_ones() -> None:
+    settings: dict[str, Any] = {"clients__num": 2, "train__steps_per_call": 1}
+    built = [
+        experiment_lib.build(small.config(data__feed=feed, **settings), (source("table"), None))
+        for feed in ("resident", "streaming")
+    ]
+    resident, streaming = built
+    assert isinstance(streaming.feed, Streaming)
+    fed = resident.federations[0]
+    (position,), public = resident.feed.inputs(1, 2)
+    ((rows, labels),), streamed = streaming.feed.inputs(1, 2)
+    for client in range(2):
+        owned = fed.partition.indices[client][position[0, 0, client]]
+        np.testing.assert_array_equal(rows[0, 0, client], fed.source.train.images(owned))
+        np.testing.assert_array_equal(labels[0, 0, client], fed.source.train.labels[owned])
+    np.testing.assert_array_equal(
+        streamed[0, 0], fed.public.images(fed.public_indices[public[0, 0]])
+    )
+
+
+@pytest.mark.parametrize("name", ["flip", "crop_flip", "random_resized_crop"])
+@pytest.mark.parametrize("kind", ["table", "series"])
+def test_augmentation_refuses_what_is_no_image(kind: str, name: str) -> None:
+    shape = source(kind).image_shape
+    with pytest.raises(ConfigError) as error:
+        experiment_lib.build(small.config(clients__num=2, data__augment=name), (source(kind), None))
+    assert str(error.value) == (
+        f"data.augment = {name!r}: expected none for samples of shape {shape}: {name} changes "
+        "images [H, W, C]"
+    )
+
+
+def test_an_augmentation_of_ones_own_may_change_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(augment.AUGMENTS, "_pieces", dict(augment.AUGMENTS._pieces))
+    augment.AUGMENTS.register("noise")(lambda key, x: x + jax.random.normal(key, x.shape))
+    augment.AUGMENTS.register("halved")(lambda key, x: x[:2])
+    experiment_lib.build(
+        small.config(clients__num=2, data__augment="noise"), (source("table"), None)
+    )
+    with pytest.raises(ConfigError, match="one that leaves float32"):
+        experiment_lib.build(
+            small.config(clients__num=2, data__augment="halved"), (source("table"), None)
+        )
+
+
+def test_a_network_of_images_refuses_a_table() -> None:
+    config = small.config(clients__num=2, model__name="cnn")
+    with pytest.raises(ConfigError, match=r"'CNN': .*samples of shape \(5,\)"):
+        experiment_lib.build(config, (source("table"), None))
+
+
+def test_negative_ids_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"ids \(integers\) from 0 to 2\*\*31 - 1, not -1..4"):
+        as_samples(("clients", "north"), np.array([[-1, 4]]))
+
+
+def test_grey_images_and_series_are_told_apart_by_their_type() -> None:
+    where = ("data.name", "mine")
+    assert as_samples(where, np.zeros((2, 4, 4), np.uint8)).shape == (2, 4, 4, 1)
+    assert as_samples(where, np.zeros((2, 4, 3))).shape == (2, 4, 3)
+
+
+def test_the_embedded_table_has_four_silos_of_unlike_labels() -> None:
+    config = small.config(
+        data__name="breast_cancer", partition__name="by_key", data__public_fraction=0.2
+    )
+    found = experiment_lib.build(config)
+    fed = found.federations[0]
+    assert found.client_names == ("smallest", "small", "large", "largest")
+    counts = fed.partition.histogram(fed.source.train.labels, 2)
+    malignant = counts[:, 0] / counts.sum(axis=1)
+    assert malignant[0] < 0.05 and malignant[3] > 0.95
+    assert (len(fed.source.test), fed.source.class_names) == (150, ("malignant", "benign"))
+    assert estimate.data_sets(config) is None
