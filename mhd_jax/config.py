@@ -162,7 +162,7 @@ def _add_exchange(config: ml_collections.ConfigDict) -> None:
     config.distill.alignment = -1.0
     # of the moving average of that mean over steps; 0 takes each batch's own, as stale teachers
     # always do [0 or more, below 1]
-    config.distill.alignment_momentum = 0.5
+    config.distill.alignment_momentum = 0.9
     config.distill.class_frequencies = ()  # of the public set where they are known; () = equal
     # how sure a prediction is; the surest candidate teaches [or "energy", which is published too]
     config.distill.confidence = "max_prob"
