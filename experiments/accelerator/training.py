@@ -13,7 +13,7 @@ import numpy as np
 
 from configs import cifar10, digits
 from experiments.accelerator.pieces import Case, Context, Piece, Records
-from experiments.benchmarks.stepping import Stepper
+from experiments.harness.stepping import Stepper
 from mhd_jax import train
 from mhd_jax.config import update
 from mhd_jax.data import sources
