@@ -232,7 +232,7 @@ def test_a_cell_run_twice_may_bring_other_data_and_another_network(
             return nn.Dense(self.width)(x.reshape(len(x), -1))
 
     for size in (4, 6):
-        array = (np.zeros((90, size, size), np.uint8), np.arange(90) % 3)
+        array = (np.arange(90 * size**2, dtype=np.uint8).reshape(90, size, size), np.arange(90) % 3)
         mine = mhd_jax.from_arrays("mine", array, array)
         run = mhd_jax.fit(small.config(), source=mine, model=Flat(size))
         experiment = experiment_lib.build(run.config)
@@ -256,7 +256,7 @@ def test_objects_become_names(monkeypatch: pytest.MonkeyPatch) -> None:
         def __call__(self, x: jax.Array, train: bool) -> jax.Array:
             return nn.Dense(self.width)(x.reshape(len(x), -1))
 
-    array = (np.zeros((90, 4, 4), np.uint8), np.arange(90) % 3)
+    array = (np.arange(90 * 16, dtype=np.uint8).reshape(90, 4, 4), np.arange(90) % 3)
     mine = mhd_jax.from_arrays("three", array, array)
     run = mhd_jax.fit(small.config(), graph=by_step, model=Flat(7), source=mine)
     assert (run.config.graph.name, run.config.model.name) == ("by_step", "Flat")
