@@ -247,7 +247,7 @@ def test_no_array_has_an_element_for_every_pair_and_sample():
 def test_graphs_that_change_compile_once():
     steps = 200
     experiment = small.build(
-        clients__num=12, graph__name="erdos_renyi", graph__probability=0.2, graph__every=1,
+        clients__num=16, graph__name="erdos_renyi", graph__probability=0.1, graph__every=1,
         train__steps=steps, train__log_every=1, train__eval_every=steps, model__width=4,
         train__checkpoint_every=steps, isolated_baseline=False,
     )  # fmt: skip
