@@ -35,6 +35,7 @@ from mhd_jax.parallel import CLIENTS, DATA, Layout
 PREDICTIONS, EMBEDDINGS = "published predictions", "published embeddings"
 PARAMETERS, STATISTICS = "parameters or their gradients", "batch statistics"
 OPTIMIZER, PRIVATE, METRICS = "optimiser state", "private data", "metrics"
+MEANS = "means of predictions over the public batch"
 UNKNOWN = "unexplained"
 PUBLISHED = (PREDICTIONS, EMBEDDINGS)
 
@@ -303,7 +304,26 @@ def _holdings(experiment: Experiment, gathered: bool) -> dict[tuple[str, int], s
             held[_dtype(leaf), leaf.size // parts] = name
             # One client's leaf alone: what a reduction over clients leaves.
             held.setdefault((_dtype(leaf), leaf.size // leaf.shape[1]), name)
+    if not gathered:  # devices that share a public batch average over it
+        for size in _mean_sizes(experiment):
+            held.setdefault(("f32", size), MEANS)
     return held
+
+
+def _mean_sizes(experiment: Experiment) -> Iterator[int]:
+    """Numbers in the mean predictions that teachers are aligned with, and in energies' means."""
+    parts = experiment.parts
+    chosen = parts.method.distillation
+    if chosen is None or not chosen.nu_pred:
+        return
+    versions = max(experiment.schedule.readers[0](0, 1).versions.shape[1], 1)
+    heads = chosen.published_heads(parts.models[0].num_heads)
+    clients = parts.replicas * parts.layout.num_clients
+    if chosen.alignment:
+        yield clients * versions * heads * parts.num_classes
+    if chosen.publishes_energy:
+        for rows, model in zip(parts.layout.rows, parts.models, strict=True):
+            yield parts.replicas * rows // parts.layout.client_devices * model.num_heads
 
 
 def _metric_shapes(experiment: Experiment) -> Sequence[object]:

@@ -178,6 +178,7 @@ def estimate(config: ml_collections.ConfigDict, memory: int) -> Estimate:
     experiment = experiment_lib.build(changed, data_sets(changed), memory)
     layout, parts = experiment.layout, experiment.parts
     state = experiment.init_state(abstract=True)
+    everywhere = tree_bytes(state.marginals)  # the average that alignment keeps
     rows = layout.client_devices
     return Estimate(
         layout=layout.describe(),
@@ -187,7 +188,7 @@ def estimate(config: ml_collections.ConfigDict, memory: int) -> Estimate:
             for size, model in zip(layout.groups, parts.models, strict=True)
             for _ in range(size)
         ),
-        state=tree_bytes(state) // rows,
+        state=everywhere + (tree_bytes(state) - everywhere) // rows,
         gradients=sum(tree_bytes(c.params) for c in (*state.clients, *state.baseline)) // rows,
         data=_data_bytes(experiment),
         activations=_activations(experiment),

@@ -38,6 +38,9 @@ from mhd_jax.state import State
 from mhd_jax.step import StepParts, make_step
 from mhd_jax.trees import Variables
 
+LONGEST_PERIOD = 100_000
+"""Steps in which a method has shown all that it does."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
@@ -486,7 +489,8 @@ def _pauses(
     sample: Sample,
 ) -> Literal["nothing", "all", "exchange"]:
     """See `StepParts.pauses`."""
-    if method.distillation is None or method.distils(np.arange(config.train.steps)).all():
+    steps = np.arange(min(config.train.steps, LONGEST_PERIOD))
+    if method.distillation is None or method.distils(steps).all():
         return "nothing"
     return "exchange" if _nesting_is_slow(built, sample) else "all"
 

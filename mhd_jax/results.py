@@ -208,7 +208,7 @@ class Summary(SeedResult):
     device: str = _field("str", "–", "Number, kind and platform of the devices.")
     mesh: str = _field("str", "–", "How clients and batches lie on the devices.")
     client_names: Sequence[str] = _field(
-        "[K]", "–", "Of clients that the data set comes with; empty where they are numbered.",
+        "[K] or []", "–", "Of clients that the data set comes with; empty where they are numbered.",
         default=(),
     )  # fmt: skip
     num_params: Sequence[int] = _field("[K]", "parameters", "Trainable parameters of a client.")

@@ -31,6 +31,7 @@ def summary(config: Any) -> Summary:
         {
             "seed": config.seed + r,
             "partition_hash": f"hash {config.seed + r}",
+            "normalization": [[0.5], [0.25]],
             "shared_accuracy": draw.random((4, heads)),
             "private_accuracy": draw.random((4, heads)),
             "class_accuracy": draw.random((4, heads, 10)),

@@ -74,7 +74,7 @@ def test_what_snapshots_cost(monkeypatch: pytest.MonkeyPatch) -> None:
     memory, sent = record["results"]["memory"], record["results"]["published"]
     model = memory["fresh"]["state"] / 3  # parameters and two averages of their gradients
     assert memory["fresh"]["pool"] == 0
-    assert memory["four"]["pool"] == pytest.approx(4 * model, rel=2e-3)  # less a few step counts
+    assert memory["four"]["pool"] == pytest.approx(4 * model, rel=7e-3)  # less a few step counts
     assert sent["four"] == 2 * sent["fresh"]
     shown = exchange_cost.BENCHMARK.table([record]).splitlines()
     assert [line.split(" | ")[0] for line in shown[2:4]] == ["| fresh", "| four"]

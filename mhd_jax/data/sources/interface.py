@@ -309,6 +309,7 @@ def measured_statistics(
     scale = 255.0 if images.dtype == np.uint8 else 1.0
     pixels = images.reshape(-1, images.shape[-1]).astype(np.float64) / scale
     mean, std = pixels.mean(axis=0), pixels.std(axis=0)
+    std = np.where(np.ptp(pixels, axis=0) > 0, std, 0.0)  # not what is left of rounding
     if not std.any():
         accepted = "public samples that differ: all their values are the same number"
         raise ConfigError("data.name", f"a mean of {mean.round(3).tolist()}", accepted)
