@@ -230,9 +230,9 @@ def test_both_accountings_and_fedavg():
     experiment = small.build(exchange__refresh_steps=10, average__every=5)
     record = experiment.ledger.record()
     parameters = sum(leaf.nbytes for leaf in small.clients(experiment, experiment.init_state())) / 4
-    assert record["predictions"] == [8 * (2 * 10 + small.WIDTH) * 4.0] * 4
-    assert record["snapshots"] == [parameters / 10] * 4
-    assert record["fedavg"] == [parameters / 5] * 4
+    assert record["predictions"].tolist() == [8 * (2 * 10 + small.WIDTH) * 4.0] * 4
+    assert record["snapshots"].tolist() == [parameters / 10] * 4
+    assert record["fedavg"].tolist() == [parameters / 5] * 4
 
 
 def test_bytes_sent_follow_what_happened():
