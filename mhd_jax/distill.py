@@ -231,9 +231,8 @@ def align(
 
     >>> says_zero = jnp.log(jnp.array([[[0.9, 0.1]], [[0.6, 0.4]]]))[None]  # K = H = 1, B = 2
     >>> aligned = align(says_zero, mean_prediction(says_zero), 1.0)
-    >>> jnp.exp(aligned[0, :, 0]).round(2)
-    Array([[0.75, 0.25],
-           [0.33, 0.67]], dtype=float32)
+    >>> [[round(float(p), 2) for p in row] for row in jnp.exp(aligned[0, :, 0])]
+    [[0.75, 0.25], [0.33, 0.67]]
     """
     lift = jnp.log(jnp.maximum(marginal, MARGINAL_FLOOR))
     if len(frequencies):
