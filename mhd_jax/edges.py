@@ -27,7 +27,7 @@ FEW = 2
 UNROLLED = 16
 """Columns of lists up to which loops over them are written out, so that the compiler fuses them."""
 
-Carry = TypeVar("Carry")
+_Carry = TypeVar("_Carry")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,9 +88,9 @@ class Edges(struct.PyTreeNode):
     """Who reads whom, in the form of the run; k students, N candidates, maybe leading axes.
 
     Attributes:
-      ids: candidates in ascending order, padded with `NOBODY`, int32 [*n, k, width]; where the
-        form is "pairs" a mask, bool [*n, k, N]. An array of the host or of the devices.
-      count: candidates read by each student, int32 [*n, k].
+      ids: candidates in ascending order, padded with `NOBODY`, int32 [..., k, width]; where the
+        form is "pairs" a mask, bool [..., k, N]. An array of the host or of the devices.
+      count: candidates read by each student, int32 [..., k].
       form: which of the three.
     """
 
@@ -162,7 +162,7 @@ def from_pairs(mask: Bool[Array, "k N"]) -> Edges:
     return Edges(mask, mask.sum(axis=1), Form("pairs", mask.shape[1], mask.shape[1]))
 
 
-def over_columns(width: int, body: Callable[[Any, Carry], Carry], start: Carry) -> Carry:
+def over_columns(width: int, body: Callable[[Any, _Carry], _Carry], start: _Carry) -> _Carry:
     """`fori_loop` over the columns of lists, written out where they are few."""
     if width > UNROLLED:
         return jax.lax.fori_loop(0, width, body, start)

@@ -72,8 +72,8 @@ def source(config: ConfigDict) -> Source:
     size = config.image_size
     if not isinstance(size, int) or isinstance(size, bool) or size < 0:
         raise ConfigError("data.image_size", size, "a size in pixels, or 0 for the stored size")
-    shape = (size, size, 0)
-    found = _load(config.name, config.dir, config.split, shape, config.get("client_key", ""))
+    client_key = config.client_key if "client_key" in config else ""
+    found = _load(config.name, config.dir, config.split, (size, size, 0), client_key)
     return first_classes(found, config.num_classes if "num_classes" in config else 0)
 
 
