@@ -11,7 +11,7 @@ import jax
 
 from experiments.accelerator import speed
 from experiments.accelerator.pieces import Case, Context, Piece, Records
-from experiments.benchmarks import timing
+from experiments.benchmarks import ours, timing
 from experiments.benchmarks.convolutions import LOWERINGS
 from experiments.harness import tables
 from mhd_jax.models import conv
@@ -29,7 +29,7 @@ def measure(changes: Mapping[str, Any], context: Context) -> dict[str, Any]:
         except jax.errors.JaxRuntimeError as error:
             failed[lowering] = str(error).splitlines()[0][:200]
             continue
-        contenders.append(stepper.contender(lowering))
+        contenders.append(ours.contender(lowering, stepper))
     measured = timing.alternate(contenders, context.effort)
     best = min(measured, key=lambda name: timing.milliseconds(measured, name))
     return {

@@ -73,7 +73,7 @@ def measure(changes: Mapping[str, Any], context: Context) -> dict[str, Any]:
     """Losses compared, then our step and PyTorch's in turn."""
     stepper = build(changes, context.quick)
     experiment = stepper.experiment
-    contenders = [stepper.contender(OURS)]
+    contenders = [ours.contender(OURS, stepper)]
     losses = {OURS: step._first_losses(stepper)}
     others, left_out = _torch(experiment, context)
     for line in left_out:
