@@ -178,6 +178,7 @@ def estimate(config: ml_collections.ConfigDict, memory: int) -> Estimate:
     experiment = experiment_lib.build(changed, data_sets(changed), memory)
     layout, parts = experiment.layout, experiment.parts
     state = experiment.init_state(abstract=True)
+    counted = min(config.train.steps, experiment_lib.LONGEST_PERIOD)
     everywhere = tree_bytes(state.marginals)  # the average that alignment keeps
     rows = layout.client_devices
     return Estimate(
@@ -194,7 +195,7 @@ def estimate(config: ml_collections.ConfigDict, memory: int) -> Estimate:
         activations=_activations(experiment),
         published=int(experiment.ledger.predictions.sum()),
         flops=_flops(experiment, state),
-        sent=experiment.ledger.sent(config.train.steps) / config.train.steps,
+        sent=experiment.ledger.sent(counted) / counted,
         memory=memory,
     )
 
