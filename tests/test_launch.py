@@ -92,9 +92,18 @@ def test_a_dry_run_prints_every_command_and_runs_none(
     assert programs.asked == []
 
 
+@pytest.mark.parametrize("with_git", (True, False))
 def test_what_is_sent_is_the_checkout_with_uncommitted_work_and_without_results(
-    tmp_path: Path,
+    tmp_path: Path, with_git: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if with_git and not (job.ROOT / ".git").exists():
+        pytest.skip("these sources are a copy without Git")
+    if not with_git:  # as in a downloaded archive
+        copy = tmp_path / "copy"
+        for name in ("mhd_jax", "configs", "experiments", "setup.py"):
+            (copy / name).parent.mkdir(exist_ok=True)
+            (copy / name).symlink_to(job.ROOT / name)
+        monkeypatch.setattr(job, "ROOT", copy)
     job.pack(Shell(show=lambda line: None), tmp_path / "x.tar.gz")
     with tarfile.open(tmp_path / "x.tar.gz") as archive:
         names = archive.getnames()

@@ -177,7 +177,14 @@ def kill_when(words: list[str], seen: Callable[[], bool], seconds: float = 0.1) 
 def test_a_build_is_killed_in_the_middle_and_resumed(tmp_path: Path, stand_in: Path) -> None:
     target = tmp_path / "tfds"
     words = command(stand_in, "blobs", f"--dir={target}")
-    kill_when(words, lambda: any(target.glob(".prepare/blobs/data/**/incomplete.*")))
+    # Files are built once the download is over.
+    kill_when(
+        words,
+        lambda: (
+            any(target.glob(".prepare/**/blobs.zip"))
+            and any(target.glob(".prepare/blobs/data/**/incomplete.*"))
+        ),
+    )
     assert not (target / "blobs").exists()  # nothing that looks prepared
     subprocess.run(words, check=True, cwd=ROOT)
     source = read(target)

@@ -133,11 +133,25 @@ def _read(config: str, settings: Sequence[str]) -> ml_collections.ConfigDict:
     return holder.value
 
 
+def sources(root: Path) -> list[str]:
+    """The files at the top of `root` and in its packages, by relative path, without caches."""
+    folders = (root / name for name in ("mhd_jax", "configs", "experiments", "tests", "docs"))
+    found = [*root.glob("*"), *(path for folder in folders for path in folder.rglob("*"))]
+    names = (path.relative_to(root) for path in found if path.is_file())
+    return sorted(str(name) for name in names if not {"__pycache__", "_build"} & set(name.parts))
+
+
 def pack(shell: Shell, archive: Path) -> None:
-    """Writes the checkout, uncommitted work included and results left out, as a .tar.gz."""
-    listed = shell.ask("git", "-C", str(ROOT), "ls-files", "--cached", "--others",
-                       "--exclude-standard", "--deduplicate")  # fmt: skip
-    files = [name for name in listed.splitlines() if not name.startswith("experiments/results/")]
+    """Writes the checkout, uncommitted work included and results left out, as a .tar.gz.
+
+    A copy without Git, such as a downloaded archive, sends what `sources` of it finds.
+    """
+    if (ROOT / ".git").exists():  # a file in a worktree
+        listed = shell.ask("git", "-C", str(ROOT), "ls-files", "--cached", "--others",
+                           "--exclude-standard", "--deduplicate").splitlines()  # fmt: skip
+    else:
+        listed = sources(ROOT)
+    files = [name for name in listed if not name.startswith("experiments/results/")]
     kept = [name for name in files if (ROOT / name).exists()]  # deleted files are still listed
     names = archive.with_name("files.txt")
     if not shell.dry_run:
