@@ -9,6 +9,7 @@ from experiments import (
     communication,
     data_heterogeneity,
     digits_claims,
+    liars,
     main_comparison,
     public_data,
     robustness,
@@ -31,6 +32,7 @@ STUDIES = (
     data_heterogeneity.STUDY,
     public_data.STUDY,
     scaling.STUDY,
+    liars.STUDY,
 )
 
 EVERY = (*STUDIES, robustness.STUDY)
