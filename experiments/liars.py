@@ -215,7 +215,7 @@ def draw(records: Sequence[Record]) -> Figure:
         spread = each.std(ddof=1) if len(each) > 1 else 0.0
         axis.errorbar(each.mean(), line, xerr=spread, color=plots.AUX, marker="D", ms=4)
     axis.set_yticks(range(len(told)), [_row(record) for record, _ in told], fontsize=6.5)
-    axis.set_ylim(len(told) - 0.5, -0.5)
+    axis.set_ylim(max(len(told), 1) - 0.5, -0.5)
     axis.axvline(0, color=plots.BASELINE, lw=1)
     axis.set_title("loss of shared accuracy, last head", loc="left", fontsize=9)
     for record, honest in cycle[:1]:
