@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from mhd_jax.distill import RULES, Candidates, Target
+from mhd_jax.distill import RULES, Candidates, Target, blank
 from mhd_jax.edges import NOBODY
 from mhd_jax.errors import ConfigError
 from mhd_jax.registry import Registry
@@ -205,6 +205,40 @@ def mean(everyone: PyTree, weights: Float[Array, "k K"], trim: float) -> PyTree:
     """theta_i <- sum_j M_ij theta_j."""
     del trim
     return jax.tree.map(lambda x: jnp.einsum("ij,j...->i...", weights, x), everyone)
+
+
+def aggregate(
+    own: PyTree, everyone: PyTree, weights: Float[Array, "k K"], rule: str, trim: float
+) -> tuple[PyTree, Bool[Array, " K"]]:
+    """What each client makes of the parameters that can be read, by the named rule.
+
+    Parameters that are not all finite are read by nobody, and the weights of the others grow to
+    add up to 1 again. Who can read nobody keeps its own.
+
+    Args:
+      own: parameters of the k readers, leaves [k, ...].
+      everyone: what all clients have sent, leaves [K, ...].
+      weights: of the plain average.
+      rule: a name in `AGGREGATORS`.
+      trim: see `Aggregator`.
+
+    Returns:
+      New parameters, leaves [k, ...], and whose could be read.
+    """
+    leaves = jax.tree.leaves(everyone)
+    finite = jnp.stack([jnp.isfinite(x).reshape(len(x), -1).all(axis=1) for x in leaves])
+    readable = finite.all(axis=0)
+    left = jnp.where(readable, weights, 0.0)
+    left = left / jnp.maximum(left.sum(axis=1, keepdims=True), 1e-12)
+    left = jnp.where(readable.all(), weights, left)  # to the bit what it is without liars
+    read = jax.tree.map(lambda x: blank(x, readable, 0.0), everyone)
+    mixed = AGGREGATORS.get(rule)(read, left, trim)
+    hears = (left > 0).any(axis=1)
+
+    def keep(new: Array, old: Array) -> Array:
+        return jnp.where(hears.reshape(-1, *[1] * (old.ndim - 1)), new, old)
+
+    return jax.tree.map(keep, mixed, own), readable
 
 
 def _coordinates(everyone: PyTree, weights: Array, keep: Callable[[Array, Array], Array]) -> PyTree:
