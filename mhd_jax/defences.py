@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from mhd_jax.distill import RULES, Candidates, Target, blank
+from mhd_jax.distill import RULES, Candidates, Target, blank, most_confident
 from mhd_jax.edges import NOBODY
 from mhd_jax.errors import ConfigError
 from mhd_jax.registry import Registry
@@ -38,6 +38,12 @@ def _surest(score: Float[Array, "k N B m"], candidates: Candidates) -> Int[Array
     masked = jnp.where(candidates.allowed[:, :, None, None], score, -jnp.inf)
     best = jnp.argmax(masked, axis=1).astype(jnp.int32)
     return jnp.where(masked.max(axis=1) > -jnp.inf, best, NOBODY)
+
+
+def _from_zero(confidence: Float[Array, "N B m"]) -> Float[Array, "N B m"]:
+    """Confidences that can be multiplied: moved up by the lowest of a sample if that is below 0."""
+    finite = jnp.where(jnp.isfinite(confidence), confidence, 0.0)
+    return confidence - jnp.minimum(finite.min(axis=0), 0.0)
 
 
 @RULES.register("capped")
@@ -138,7 +144,7 @@ def agreement_rule(
     own = jnp.exp(0.5 * _own(candidates, "agreement")[:, :, : candidates.ranks])
     theirs = jnp.exp(0.5 * candidates.by_rank(candidates.published))
     overlap = jnp.einsum("kbmc,nbmc->knbm", own, theirs)
-    return _surest(confidence[None] * overlap, candidates)
+    return _surest(_from_zero(confidence)[None] * overlap, candidates)
 
 
 def reputations(candidates: Candidates) -> Float[Array, "k K"]:
@@ -174,7 +180,7 @@ def reputation_rule(
     """The candidate of largest confidence times reputation, which each student forms for itself."""
     del keys
     known = jnp.tile(reputations(candidates), (1, candidates.blocks))
-    return _surest(known[:, :, None, None] * confidence[None], candidates)
+    return most_confident(_from_zero(confidence), candidates.allowed, trust=known)
 
 
 # --- Averages of parameters -----------------------------------------------------------------------

@@ -201,7 +201,7 @@ class Watch:
         return (
             f"step {step}: client {who} gives {given[teacher]:.0%} of all lessons (chosen at "
             f"random it would give {fair[teacher]:.0%}): it is surest of everything, or it lies. "
-            "Try distill.alignment = 1 or another distill.rule"
+            "Try distill.alignment = 1 or distill.rule = reputation"
         )
 
     def _name(self, client: int) -> str:

@@ -31,11 +31,11 @@ def candidates(scores: np.ndarray = SCORES, **fields: Any) -> Candidates:
     return made.replace(label_shares=jnp.full((N, C), 1 / C), **fields)
 
 
-def choose(rule: str, made: Candidates) -> distill.Target:
+def choose(rule: str, made: Candidates, confidence: str = "max_prob") -> distill.Target:
     """Targets: with the choice of a rule, everything that students see."""
 
     def targets(made: Candidates) -> distill.Target:
-        choice = distill.choose(made, KEYS, rule=rule, confidence="max_prob")
+        choice = distill.choose(made, KEYS, rule=rule, confidence=confidence)
         return distill.targets(made, choice, jnp.exp)
 
     return jax.tree.map(np.asarray, jax.jit(targets)(made))
@@ -119,6 +119,9 @@ def test_reputation_by_counting() -> None:
     np.testing.assert_allclose(found, reputation(), rtol=1e-4)
     score = reputation()[:, :, None, None] * np.exp(SCORES).max(axis=-1)
     same(choose("reputation", candidates()), surest(score))
+    entropy = (np.exp(SCORES) * SCORES).sum(axis=-1)  # below 0, so that it is moved up first
+    score = reputation()[:, :, None, None] * (entropy - entropy.min(axis=0))
+    same(choose("reputation", candidates(), "neg_entropy"), surest(score))
 
 
 def test_a_certain_liar_loses_its_name_and_a_modest_client_keeps_it() -> None:
