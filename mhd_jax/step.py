@@ -16,11 +16,13 @@ from typing import Any, Literal, NamedTuple, TypeVar
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
 
 from mhd_jax import distill, rng
+from mhd_jax.data.batches import Visits
 from mhd_jax.edges import Edges
 from mhd_jax.exchange import Encoding, from_wire, projection, to_wire
 from mhd_jax.inputs import Batch, StepInputs
@@ -61,6 +63,7 @@ class StepParts:
       pauses: what a step in which distillation has no weight leaves out: "nothing", as there is
         none in the run; "all" of distillation; or "exchange" alone, where code in a branch is slow.
       embedding_width: numbers in which an embedding travels; 0 for all it has.
+      visits: how often what was sent of a public sample is read.
     """
 
     layout: Layout
@@ -75,6 +78,7 @@ class StepParts:
     steps_per_call: int
     pauses: Literal["nothing", "all", "exchange"] = "nothing"
     embedding_width: int = 0
+    visits: Visits = Visits()
 
 
 def make_step(parts: StepParts, input_specs: StepInputs, data_specs: PyTree) -> Any:
@@ -101,7 +105,7 @@ def make_step(parts: StepParts, input_specs: StepInputs, data_specs: PyTree) -> 
 def state_specs() -> Any:
     """How the state lies on the mesh, the same tree with a spec for every part."""
     rows: Any = P(None, CLIENTS)
-    return State(P(), rows, rows, rows, P())  # type: ignore[arg-type]
+    return State(P(), rows, rows, rows, P(), P(None, None, DATA))  # type: ignore[arg-type]
 
 
 def _run_steps(
@@ -130,7 +134,7 @@ def _all_replicas(
     parts: StepParts, state: State, data: PyTree, inputs: StepInputs, seeds: Array
 ) -> tuple[State, Metrics]:
     """One step of every replica: `_one_system` vmapped, or called directly where R = 1."""
-    per_replica = (state.clients, state.baseline, state.pool, state.marginals)
+    per_replica = (state.clients, state.baseline, state.pool, state.marginals, state.cache)
     axes = StepInputs(0, 0, 0, 0, None, None, None, 0, 0)
 
     def one(trees: Any, data: PyTree, inputs: StepInputs, seed: Array) -> Any:
@@ -150,7 +154,7 @@ def _all_replicas(
 
 def _one_system(
     parts: StepParts, state: State, data: PyTree, inputs: StepInputs, seed: Array
-) -> tuple[tuple[Any, Any, Any, Any], Metrics]:
+) -> tuple[tuple[Any, Any, Any, Any, Any], Metrics]:
     """One step of one system: learn, average, snapshot; and the isolated baseline beside it."""
     batch = parts.load(data, inputs, seed, state.step)
     private = _unless_resting(
@@ -160,10 +164,10 @@ def _one_system(
         stats=tuple(group.stats for group in state.clients),
     )
     grads, metrics = private.grads, {"private_loss": private.losses, "loss": private.losses}
-    marginals = state.marginals
+    memory = Memory(state.marginals, state.cache)
     if parts.method.distillation is not None:
-        lessons = _lessons(parts, state, batch.public, inputs, seed)
-        marginals = lessons.marginals
+        lessons = _lessons(parts, state, memory, batch.public, inputs, seed)
+        memory = lessons.memory
         metrics |= _trunk_metrics(grads, lessons.grads)
         grads = jax.tree.map(jnp.add, grads, lessons.grads)
         metrics |= {"embedding_loss": lessons.embedding, "head_losses": lessons.heads}
@@ -174,7 +178,7 @@ def _one_system(
     baseline, baseline_loss = _train_baseline(parts, state.baseline, batch)
     if baseline:
         metrics["control_loss"] = baseline_loss
-    return (clients, baseline, pool, marginals), _mean_over_data(parts, metrics)
+    return (clients, baseline, pool, *memory), _mean_over_data(parts, metrics)
 
 
 def _unless_resting(
@@ -210,6 +214,13 @@ class Predictions(NamedTuple):
     energy: Float[Array, "k B H"] | None = None
 
 
+class Memory(NamedTuple):
+    """What readers remember of earlier exchanges: see `State.marginals` and `State.cache`."""
+
+    marginals: Any = ()
+    cache: Any = ()
+
+
 class PrivateGradients(NamedTuple):
     """Of the private loss; everything per group, losses [k] weighted as in the objective."""
 
@@ -226,14 +237,14 @@ class Lessons(NamedTuple):
       losses: weighted as in the objective, [k].
       embedding: the embedding loss, [k].
       heads: the loss of every taught head, [k, m].
-      marginals: the moving average of every published head's mean prediction, or ().
+      memory: what readers remember from now on.
     """
 
     grads: tuple[PyTree, ...]
     losses: tuple[Float[Array, " k"], ...]
     embedding: tuple[Float[Array, " k"], ...]
     heads: tuple[Float[Array, "k m"], ...]
-    marginals: Any
+    memory: Memory
 
 
 Gradients = TypeVar("Gradients", PrivateGradients, Lessons)
@@ -260,18 +271,23 @@ def _private_gradients(
 
 
 def _lessons(
-    parts: StepParts, state: State, public: Array, inputs: StepInputs, seed: Array
+    parts: StepParts,
+    state: State,
+    memory: Memory,
+    public: Array,
+    inputs: StepInputs,
+    seed: Array,
 ) -> Lessons:
     """`_distillation_gradients`; zeros, and no exchange, in a step that does not distil."""
     distils = _distils(inputs)
 
     def learn() -> Lessons:
-        return _distillation_gradients(parts, state, public, inputs, seed)
+        return _distillation_gradients(parts, state, memory, public, inputs, seed)
 
     def pause() -> Lessons:
         shapes = jax.eval_shape(learn)
         nothing: Lessons = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        return nothing._replace(marginals=state.marginals)
+        return nothing._replace(memory=memory)
 
     if parts.pauses == "nothing":
         return learn()
@@ -284,7 +300,12 @@ def _lessons(
 
 
 def _distillation_gradients(
-    parts: StepParts, state: State, public: Array, inputs: StepInputs, seed: Array
+    parts: StepParts,
+    state: State,
+    memory: Memory,
+    public: Array,
+    inputs: StepInputs,
+    seed: Array,
 ) -> Lessons:
     """Gradients of weight * (nu_emb L_emb + nu_aux sum_r L_aux,r) of the local clients."""
     chosen = parts.method.distillation
@@ -292,15 +313,15 @@ def _distillation_gradients(
     pooled = pool_predictions(parts, state.pool, inputs.versions, public)
 
     def objective(params: tuple[PyTree, ...]) -> tuple[Array, Any]:
-        embedding, heads, marginals = _distillation(
-            parts, chosen, params, state, public, pooled, inputs, seed
+        embedding, heads, new = _distillation(
+            parts, chosen, params, state, memory, public, pooled, inputs, seed
         )
         losses = tuple(
             inputs.weights[1] * (chosen.nu_emb * emb + chosen.nu_pred * head.sum(axis=1))
             for emb, head in zip(embedding, heads, strict=True)
         )
         total = jnp.asarray(sum(loss.sum() for loss in losses))
-        return total, (losses, embedding, heads, marginals)
+        return total, (losses, embedding, heads, new)
 
     params = tuple(group.params for group in state.clients)
     grads, aux = jax.grad(objective, has_aux=True)(params)
@@ -371,19 +392,21 @@ def _distillation(
     chosen: Distillation,
     params: tuple[PyTree, ...],
     state: State,
+    memory: Memory,
     public: Array,
     pooled: tuple[Predictions, ...],
     inputs: StepInputs,
     seed: Array,
-) -> tuple[tuple[Float[Array, " k"], ...], tuple[Float[Array, "k m"], ...], Any]:
-    """Embedding loss and head losses of the local clients of every group; new marginals."""
+) -> tuple[tuple[Float[Array, " k"], ...], tuple[Float[Array, "k m"], ...], Memory]:
+    """Embedding loss and head losses of the local clients of every group; what is remembered."""
     own = tuple(
         public_forward(
             parts, model, {"params": tree["model"], "batch_stats": learners.stats}, public
         )
         for model, tree, learners in zip(parts.models, params, state.clients, strict=True)
     )
-    published, marginals = read_published(parts, own, pooled, state.marginals, _distils(inputs))
+    shown = pooled or own
+    published, memory = read_published(parts, shown, memory, state.step, _distils(inputs))
     embedding_losses, heads = [], []
     for group, student in enumerate(own):
         reads = inputs.reads[group]
@@ -403,7 +426,7 @@ def _distillation(
                 loss=chosen.loss, temperature=chosen.temperature,
             )
         )  # fmt: skip
-    return tuple(embedding_losses), tuple(heads), marginals
+    return tuple(embedding_losses), tuple(heads), memory
 
 
 class Published(NamedTuple):
@@ -413,34 +436,88 @@ class Published(NamedTuple):
       scores: aligned if the method aligns; None where no predictions are published.
       embeddings: per group, in `StepParts.embedding_width` dimensions if that is not 0.
       energy: where it is published.
-      fresh: the publishers are the students' own present states; otherwise snapshots.
     """
 
     scores: Float[Array, "N B h C"] | None
     embeddings: tuple[Float[Array, "N B w"], ...]
     energy: Float[Array, "N B h"] | None
-    fresh: bool
 
 
 def read_published(
     parts: StepParts,
-    own: tuple[Predictions, ...],
-    pooled: tuple[Predictions, ...],
-    marginals: Any,
+    shown: tuple[Predictions, ...],
+    memory: Memory,
+    step: Array,
     distils: Bool[Array, ""] | bool = True,
-) -> tuple[Published, Any]:
-    """Publishes (the snapshots where there are any) and aligns; with it the new marginals."""
-    chosen = parts.method.distillation
+) -> tuple[Published, Memory]:
+    """Publishes and aligns what is shown, or what of it is due if readers keep the rest.
+
+    Args:
+      parts: of the step.
+      shown: predictions of the clients as they are, or of their snapshots.
+      memory: what readers have from before; with no cache everything is due.
+      step: number of the step.
+      distils: whether it distils; if not, nothing that is returned is used.
+    """
+    chosen, visits = parts.method.distillation, parts.visits
     assert chosen is not None
-    shown = jax.lax.stop_gradient(pooled or own)
+    shown, cache = jax.lax.stop_gradient(shown), memory.cache
+    if cache:
+        shown = jax.tree.map(functools.partial(_due, visits, step), shown)
     if parts.pauses == "exchange":
-        sent = _publish_if(parts, chosen, shown, distils)
+        read = _publish_if(parts, chosen, shown, distils)
     else:
-        sent = publish(parts, chosen, shown)
-    if sent.scores is None or not chosen.alignment:
-        return sent._replace(fresh=not pooled), marginals
-    scores, marginals = _align(parts, chosen, sent.scores, marginals)
-    return sent._replace(scores=scores, fresh=not pooled), marginals
+        read = publish(parts, chosen, shown)
+    if cache:
+        read = cache = jax.tree.map(functools.partial(_keep, visits, step), cache, read)
+    if read.scores is None or not chosen.alignment:
+        return read, memory._replace(cache=cache)
+    scores, marginals = _align(parts, chosen, read.scores, memory.marginals)
+    return read._replace(scores=scores), Memory(marginals, cache)
+
+
+def _due(visits: Visits, step: Array, batch: Float[Array, "k B ..."]) -> Float[Array, "k F ..."]:
+    """What is sent of a batch: every D-th place."""
+    rows = batch.reshape(len(batch), -1, visits.count, *batch.shape[2:])
+    place = visits.exchange(step) % visits.count
+    return jax.lax.dynamic_index_in_dim(rows, place, axis=2, keepdims=False)
+
+
+def _keep(
+    visits: Visits, step: Array, before: Float[Array, "N B ..."], sent: Float[Array, "N F ..."]
+) -> Float[Array, "N B ..."]:
+    """What readers have after an exchange, place by place."""
+    exchange, places = visits.exchange(step), np.arange(before.shape[1])
+    new = visits.sent(exchange, places) == exchange
+    filled = jnp.repeat(sent, visits.count, axis=1)
+    return jnp.where(new.reshape(-1, *[1] * (before.ndim - 2)), filled, before)
+
+
+def cache_shapes(parts: StepParts, widths: Sequence[int], samples: int) -> Published | tuple[()]:
+    """Shapes of what readers keep, as in `State.cache` without its first axis; () for nothing.
+
+    Args:
+      parts: of the step.
+      widths: of the embeddings, group by group.
+      samples: B', of the public batch.
+    """
+    chosen = parts.method.distillation
+    if chosen is None or parts.visits.count == 1:
+        return ()
+
+    def kept(clients: int, *shape: int) -> Any:
+        return jax.ShapeDtypeStruct((clients, samples, *shape), jnp.float32)
+
+    clients = parts.layout.num_clients
+    heads = chosen.published_heads(parts.models[0].num_heads)
+    sizes = zip(parts.layout.groups, widths, strict=True)
+    return Published(
+        scores=kept(clients, heads, parts.num_classes) if chosen.nu_pred else None,
+        embeddings=tuple(
+            kept(size, parts.embedding_width or width) for size, width in sizes if chosen.nu_emb
+        ),
+        energy=kept(clients, heads) if chosen.nu_pred and chosen.publishes_energy else None,
+    )
 
 
 def _align(
@@ -470,7 +547,7 @@ def candidates_of(
     shares = inputs.label_shares if inputs.label_shares.size else None
     if shares is not None:
         shares = jnp.repeat(shares, len(scores) // len(shares), axis=0)
-    if chosen.include_self and not published.fresh:
+    if chosen.include_self and inputs.versions.size:
         # One's own present state is no snapshot: it joins the candidates in front.
         mine = jax.lax.stop_gradient(read_heads(chosen, student))
         present = _align(parts, chosen, mine.scores)[0] if chosen.alignment else mine.scores
@@ -547,7 +624,6 @@ def publish(
         scores=jnp.concatenate(scores) if scores else None,
         embeddings=tuple(embeddings),
         energy=jnp.concatenate(energies) if energies else None,
-        fresh=True,
     )
 
 
@@ -559,17 +635,16 @@ def _publish_if(
 ) -> Published:
     """`publish` in a step that distils; zeros, which nobody reads, in any other."""
 
-    def exchange() -> tuple[Any, Any, Any]:
-        sent = publish(parts, chosen, predictions)
-        return sent.scores, sent.embeddings, sent.energy
+    def exchange() -> Published:
+        return publish(parts, chosen, predictions)
 
-    def silence() -> tuple[Any, Any, Any]:
+    def silence() -> Published:
         shapes = jax.eval_shape(exchange)
-        zeros: tuple[Any, Any, Any] = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        zeros: Published = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
         return zeros
 
-    scores, embeddings, energy = jax.lax.cond(distils, exchange, silence)
-    return Published(scores, embeddings, energy, fresh=True)
+    sent: Published = jax.lax.cond(distils, exchange, silence)
+    return sent
 
 
 def read_heads(chosen: Distillation, predictions: Predictions) -> Predictions:
@@ -651,17 +726,21 @@ def _average(
 ) -> tuple[Learners, ...]:
     """Mixes parameters and statistics over clients where an average is due.
 
-    theta_i <- sum_j M_ij theta_j. Optimiser states stay local. This, and only this, sends
-    parameters between clients; methods without averaging have no such collective.
+    theta_i <- sum_j M_ij theta_j, theta in the type that embeddings travel in. Optimiser states
+    stay local. This, and only this, sends parameters between clients; methods without averaging
+    have no such collective.
     """
     if parts.method.averaging is None:
         return clients
     (group,), size = clients, parts.layout.num_clients
+    travels = parts.encoding.embedding_type
+
+    def mixed(x: Array) -> Array:
+        everyone = from_wire(gather_clients(to_wire(x, travels))[:size], travels)
+        return jnp.einsum("ij,j...->i...", inputs.mixing, everyone)
 
     def mix(tree: PyTree) -> PyTree:
-        return jax.tree.map(
-            lambda x: jnp.einsum("ij,j...->i...", inputs.mixing, gather_clients(x)[:size]), tree
-        )
+        return jax.tree.map(mixed, tree)
 
     values = (group.params, group.stats)
     params, stats = jax.lax.cond(inputs.average, mix, lambda tree: tree, values)

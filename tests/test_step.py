@@ -87,10 +87,12 @@ def test_control_group_is_the_isolated_method():
 
 
 @pytest.mark.parametrize(
-    "devices", [(2, 1), (4, 1), (3, 1), (2, 2)], ids=["2", "4", "3 with inert rows", "2 x 2"]
-)
-def test_any_number_of_devices_gives_the_same_parameters(devices):
-    steps = {"train__steps": 50, "train__log_every": 50, "train__eval_every": 50,
+    ("devices", "cache"), [((2, 1), 1), ((4, 1), 1), ((3, 1), 1), ((2, 2), 1), ((2, 2), 4)],
+    ids=["2", "4", "3 with inert rows", "2 x 2", "2 x 2, readers with a cache"],
+)  # fmt: skip
+def test_any_number_of_devices_gives_the_same_parameters(devices, cache):
+    steps = {"exchange__cache": cache,
+             "train__steps": 50, "train__log_every": 50, "train__eval_every": 50,
              "train__checkpoint_every": 50}  # fmt: skip
     one = small.build(**steps)
     many = small.build(

@@ -96,6 +96,8 @@ class Results:
       bytes_per_client_and_step: mean over the run, averages of parameters included.
       bytes_per_step: mean over clients, by what is sent.
       per_class: what the hop picture needs, where the cell keeps it.
+      bytes_to: by level, what a client had sent when the last head, mean over clients, was first
+        seen to reach that shared accuracy, seed by seed; None in a seed where it never did.
     """
 
     seeds: list[int]
@@ -107,6 +109,7 @@ class Results:
     bytes_per_client_and_step: float
     bytes_per_step: Mapping[str, float]
     per_class: PerClass | None = None
+    bytes_to: Mapping[str, list[float | None]] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def from_json(cls, found: Mapping[str, Any]) -> Results:
