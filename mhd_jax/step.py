@@ -40,8 +40,8 @@ CPU_OPTIONS = {
 }
 
 Metrics = dict[str, tuple[Array, ...]]  # per group
-
-
+Computed = TypeVar("Computed")
+Pauses = Literal["nothing", "all", "exchange"]
 Load = Callable[[PyTree, StepInputs, Array, Array], Batch]
 
 
@@ -76,7 +76,7 @@ class StepParts:
     num_classes: int
     replicas: int
     steps_per_call: int
-    pauses: Literal["nothing", "all", "exchange"] = "nothing"
+    pauses: Pauses = "nothing"
     embedding_width: int = 0
     visits: Visits = Visits()
 
@@ -157,16 +157,21 @@ def _one_system(
 ) -> tuple[tuple[Any, Any, Any, Any, Any], Metrics]:
     """One step of one system: learn, average, snapshot; and the isolated baseline beside it."""
     batch = parts.load(data, inputs, seed, state.step)
-    private = _unless_resting(
-        parts,
-        inputs.weights[0],
+    private = _where_due(
+        "all" if getattr(parts.method.when, "rests", True) else "nothing",
+        inputs.weights[0] > 0,
         lambda: _private_gradients(parts, parts.models, state.clients, batch, inputs.weights[0]),
         stats=tuple(group.stats for group in state.clients),
     )
     grads, metrics = private.grads, {"private_loss": private.losses, "loss": private.losses}
     memory = Memory(state.marginals, state.cache)
     if parts.method.distillation is not None:
-        lessons = _lessons(parts, state, memory, batch.public, inputs, seed)
+        lessons = _where_due(
+            parts.pauses,
+            _distils(inputs),
+            lambda: _distillation_gradients(parts, state, memory, batch.public, inputs, seed),
+            memory=memory,
+        )
         memory = lessons.memory
         metrics |= _trunk_metrics(grads, lessons.grads)
         grads = jax.tree.map(jnp.add, grads, lessons.grads)
@@ -181,26 +186,30 @@ def _one_system(
     return (clients, baseline, pool, *memory), _mean_over_data(parts, metrics)
 
 
-def _unless_resting(
-    parts: StepParts, weight: Float[Array, ""], compute: Callable[[], Gradients], **kept: object
-) -> Gradients:
-    """`compute()`; in steps where its weight is 0, zeros in its place and nothing is computed.
+def _where_due(
+    pauses: Pauses, due: Bool[Array, ""] | bool, compute: Callable[[], Computed], **kept: object
+) -> Computed:
+    """`compute()`; in steps where it is not due, zeros in its place.
 
     Args:
-      parts: whose method says whether there are such steps at all.
-      weight: of this step.
+      pauses: "nothing" if it is due in every step; "all" if nothing is computed where it is not;
+        "exchange" if it is computed all the same, as code in a branch is slow there.
+      due: whether this step needs it.
       compute: gradients and what comes with them.
       **kept: fields that are not zeros then.
     """
-    if not getattr(parts.method.when, "rests", True):
+    if pauses == "nothing":
         return compute()
-    shapes = jax.eval_shape(compute)
 
-    def rest() -> Gradients:
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        return zeros._replace(**kept)
+    def rest() -> Computed:
+        zeros: Any = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(compute))
+        made: Computed = zeros._replace(**kept) if kept else zeros
+        return made
 
-    return jax.lax.cond(weight > 0, compute, rest)
+    if pauses == "all":
+        return jax.lax.cond(due, compute, rest)
+    chosen: Computed = jax.tree.map(functools.partial(jnp.where, due), compute(), rest())
+    return chosen
 
 
 # --- The objective --------------------------------------------------------------------------------
@@ -247,9 +256,6 @@ class Lessons(NamedTuple):
     memory: Memory
 
 
-Gradients = TypeVar("Gradients", PrivateGradients, Lessons)
-
-
 def _private_gradients(
     parts: StepParts,
     models: Sequence[nn.Module],
@@ -268,35 +274,6 @@ def _private_gradients(
     grads, (stats, losses) = jax.grad(objective, has_aux=True)(params)
     grads, stats = _mean_over_data(parts, (grads, stats))
     return PrivateGradients(grads, stats, losses)
-
-
-def _lessons(
-    parts: StepParts,
-    state: State,
-    memory: Memory,
-    public: Array,
-    inputs: StepInputs,
-    seed: Array,
-) -> Lessons:
-    """`_distillation_gradients`; zeros, and no exchange, in a step that does not distil."""
-    distils = _distils(inputs)
-
-    def learn() -> Lessons:
-        return _distillation_gradients(parts, state, memory, public, inputs, seed)
-
-    def pause() -> Lessons:
-        shapes = jax.eval_shape(learn)
-        nothing: Lessons = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        return nothing._replace(memory=memory)
-
-    if parts.pauses == "nothing":
-        return learn()
-    lessons: Lessons
-    if parts.pauses == "all":
-        lessons = jax.lax.cond(distils, learn, pause)
-    else:
-        lessons = jax.tree.map(functools.partial(jnp.where, distils), learn(), pause())
-    return lessons
 
 
 def _distillation_gradients(
@@ -638,13 +615,7 @@ def _publish_if(
     def exchange() -> Published:
         return publish(parts, chosen, predictions)
 
-    def silence() -> Published:
-        shapes = jax.eval_shape(exchange)
-        zeros: Published = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        return zeros
-
-    sent: Published = jax.lax.cond(distils, exchange, silence)
-    return sent
+    return _where_due("all", distils, exchange)
 
 
 def read_heads(chosen: Distillation, predictions: Predictions) -> Predictions:

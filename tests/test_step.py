@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 
@@ -76,7 +77,7 @@ def test_losses_of_a_step_equal_the_reference(changes):
 
 
 def test_control_group_is_the_isolated_method():
-    together = small.build()
+    together = small.build(isolated_baseline=True)
     alone = small.build(method="isolated")
     state, _ = small.run(together)
     isolated, _ = small.run(alone)
@@ -86,21 +87,27 @@ def test_control_group_is_the_isolated_method():
         np.testing.assert_allclose(ours, theirs, atol=1e-7)  # two programs round differently
 
 
+FIFTY = {"train__steps": 50, "train__log_every": 50, "train__eval_every": 50,
+         "train__checkpoint_every": 50}  # fmt: skip
+
+
+@functools.cache
+def _on_one_device(cache):
+    experiment = small.build(exchange__cache=cache, **FIFTY)
+    return small.clients(experiment, small.run(experiment)[0])
+
+
 @pytest.mark.parametrize(
     ("devices", "cache"), [((2, 1), 1), ((4, 1), 1), ((3, 1), 1), ((2, 2), 1), ((2, 2), 4)],
     ids=["2", "4", "3 with inert rows", "2 x 2", "2 x 2, readers with a cache"],
 )  # fmt: skip
 def test_any_number_of_devices_gives_the_same_parameters(devices, cache):
-    steps = {"exchange__cache": cache,
-             "train__steps": 50, "train__log_every": 50, "train__eval_every": 50,
-             "train__checkpoint_every": 50}  # fmt: skip
-    one = small.build(**steps)
     many = small.build(
-        parallel__client_devices=devices[0], parallel__data_devices=devices[1], **steps
-    )
-    expected, _ = small.run(one)
+        parallel__client_devices=devices[0], parallel__data_devices=devices[1],
+        exchange__cache=cache, **FIFTY,
+    )  # fmt: skip
     found, _ = small.run(many)
-    for ours, theirs in zip(small.clients(many, found), small.clients(one, expected), strict=True):
+    for ours, theirs in zip(small.clients(many, found), _on_one_device(cache), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-6)
 
 
