@@ -15,7 +15,8 @@ from experiments.harness import plots, sweep, tables
 from experiments.harness.presets import Preset
 from experiments.harness.study import Cell, Record, Study
 
-LEVELS = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9)
+LEVELS = (0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.6)
+DIGITS_LEVELS = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9)
 PERIODS = (50, 200, 500)  # of FedAvg
 SMALL: dict[str, Any] = {"exchange.encoding": "int4", "exchange.embedding_width": 4}
 
@@ -43,17 +44,17 @@ def cells(preset: Preset) -> list[Cell]:
         Cell("fedavg_200_bfloat16", "FedAvg every 200 steps, bfloat16",
              {"method": "fedavg", "average.every": 200, "exchange.encoding": "bfloat16"}, others),
     ]  # fmt: skip
-    watched = {"bytes_to": LEVELS}
+    watched: dict[str, Any] = {"bytes_to": LEVELS}
     if preset.name == "digits":  # a small test set and a short way to the end
-        watched |= {"train.eval_every": 25}
-    return [Cell(c.name, c.label, {**watched, **c.changes}, c.group) for c in found]
+        watched = {"bytes_to": DIGITS_LEVELS, "train.eval_every": 25}
+    network = "resnet20_" if preset.name == "cifar10_resnet20" else ""
+    return [Cell(network + c.name, c.label, {**watched, **c.changes}, c.group) for c in found]
 
 
 def until(records: Sequence[Record]) -> str:
     """What a client had sent when its last head was first seen at each level."""
-    levels = [
-        level for level in map(str, LEVELS) if any(level in r.results.bytes_to for r in records)
-    ]
+    levels = list(dict.fromkeys(level for r in records for level in r.results.bytes_to))
+    levels = [level for level in levels if any(_megabytes(r, level) != "–" for r in records)]
     lines = [[record.label, *(_megabytes(record, level) for level in levels)] for record in records]
     header = ["MB that a client had sent at a shared accuracy of", *levels]
     return tables.grid(header, lines) if levels else ""

@@ -280,8 +280,9 @@ def _visits(
     if count == 1 or method.distillation is None:
         return Visits()
     accepted = ""
-    if method.snapshot_rounds:
-        accepted = f"1: {config.method} exchanges in rounds"
+    steps = np.arange(min(config.train.steps, LONGEST_PERIOD))
+    if (method.distils(steps) != (steps % config.exchange.every == 0)).any():
+        accepted = f"1: {config.method} distils at times of its own"
     elif config.exchange.mode == "stale":
         accepted = "1 with exchange.mode = stale, or exchange.mode = fresh: snapshots change"
     elif not all(topology.static for topology in topologies):

@@ -223,7 +223,7 @@ def test_a_cache_is_what_a_plain_loop_keeps_in_a_dictionary():
     ("changes", "accepted"),
     [
         ({"exchange__mode": "stale"}, "1 with exchange.mode = stale"),
-        ({"method": "fedmd"}, "1: fedmd exchanges in rounds"),
+        ({"method": "fedmd"}, "1: fedmd distils at times of its own"),
         ({"graph__name": "erdos_renyi", "graph__every": 5}, "1 with a graph that changes"),
         ({"graph__peers_per_step": 1}, "1 with a graph that changes"),
         ({"graph__drop": 0.5}, "1 with a graph that changes"),
