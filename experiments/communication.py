@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from experiments.harness import plots, sweep, tables
 from experiments.harness.presets import Preset
 from experiments.harness.study import Cell, Record, Study
@@ -61,8 +59,8 @@ def until(records: Sequence[Record]) -> str:
 
 
 def _megabytes(record: Record, level: str) -> str:
-    sent = record.results.bytes_to.get(level, [None])
-    return "–" if None in sent else tables.short(float(np.mean(sent)) / 1e6)
+    spent = record.results.spent_until(level)
+    return "–" if spent is None else tables.short(spent / 1e6)
 
 
 STUDY = Study(

@@ -162,10 +162,10 @@ def over_bytes(records: Sequence[Record]) -> Figure:
 
 def _spent(axis: Axes, record: Record, colour: str, mark: str) -> None:
     """One record: its levels of accuracy, mean of the bytes over seeds, and its end."""
-    levels = record.results.bytes_to.items()
-    seen = [(float(np.mean(sent)), float(at)) for at, sent in levels if None not in sent]
+    found = record.results
+    seen = [(spent, float(at)) for at in found.bytes_to if (spent := found.spent_until(at))]
     last = rows(record)[-2].shared
-    total = record.results.bytes_per_client_and_step * record.config["train"]["steps"]
+    total = found.bytes_per_client_and_step * record.config["train"]["steps"]
     way = np.array([*seen, (total, last.mean)])
     axis.plot(way[:, 0] / 1e6, way[:, 1], color=colour, lw=1, alpha=0.6)
     axis.errorbar(

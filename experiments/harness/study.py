@@ -122,6 +122,11 @@ class Results:
         primary, adjacency = (np.array(kept.pop(n), bool) for n in ("primary_labels", "adjacency"))
         return cls(**kept, per_class=PerClass(accuracy, primary, adjacency))
 
+    def spent_until(self, level: str) -> float | None:
+        """Mean over seeds of `bytes_to`; None unless all of them got there."""
+        sent = [one for one in self.bytes_to.get(level, ()) if one is not None]
+        return float(np.mean(sent)) if len(sent) == len(self.seeds) else None
+
     def to_json(self) -> dict[str, Any]:
         """Lists and numbers; what was not kept is left out."""
         kept = {**vars(self), **(vars(self.per_class) if self.per_class else {})}
