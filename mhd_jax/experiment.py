@@ -13,10 +13,10 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from absl import logging
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
+from mhd_jax import attacks, distill, evaluate, exchange, graph, methods, models, parallel, state
 from mhd_jax import config as config_lib
-from mhd_jax import distill, evaluate, exchange, graph, methods, models, parallel, state
 from mhd_jax.data import augment, sources, streaming
 from mhd_jax.data.batches import Visits
 from mhd_jax.data.feed import (
@@ -85,6 +85,12 @@ class Experiment:
         """The clients' names, () where they have none but their numbers."""
         silos = kept_silos(self.config, self.federations[0].source)
         return silos.names if silos else ()
+
+    @property
+    def honest(self) -> Bool[np.ndarray, " K"]:
+        """Which clients do not lie."""
+        liars = self.parts.attackers
+        return ~np.isin(np.arange(self.layout.num_clients), liars.clients if liars else ())
 
     def init_state(self, abstract: bool = False) -> State:
         """The initial state, sharded; with `abstract` its shapes and shardings only."""
@@ -185,6 +191,7 @@ def build(
         embedding_width=_embedding_width(config, method, built, sample_of(source)),
         pauses=_pauses(config, method, built, sample_of(source)),
         visits=visits,
+        attackers=_attackers(config, method),
     )
     return Experiment(
         config=config,
@@ -213,6 +220,16 @@ def _check_pieces(
         shape = (config.clients.num, method.num_heads(config.heads.aux), num_classes)
         owned = np.zeros((shape[0], num_classes))
         evaluate.measure(name, np.zeros(shape), np.ones(num_classes, int), owned)
+
+
+def _attackers(
+    config: ml_collections.ConfigDict, method: methods.Method
+) -> attacks.Attackers | None:
+    """Who lies about what the method sends; see `attacks.make`."""
+    chosen = method.distillation
+    predictions = chosen is not None and bool(chosen.nu_pred)
+    vectors = method.averaging is not None or chosen is not None and bool(chosen.nu_emb)
+    return attacks.make(config, predictions=predictions, vectors=vectors)
 
 
 def _check_alignment(

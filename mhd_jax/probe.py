@@ -23,7 +23,6 @@ from mhd_jax.schedule import exchange_specs
 from mhd_jax.state import State
 from mhd_jax.step import (
     CPU_OPTIONS,
-    Memory,
     Predictions,
     Published,
     StepParts,
@@ -104,7 +103,7 @@ def _vitals(
         for model, learners in zip(parts.models, state.clients, strict=True)
     )
     pooled = pool_predictions(parts, state.pool, inputs.versions, images)
-    published, _ = read_published(parts, pooled or own, Memory(state.marginals), state.step)
+    published, _ = read_published(parts, state, own, pooled, images, seed)
     return tuple(
         _group_vitals(parts, group, student, published, inputs, labels, seed, state.step)
         for group, student in enumerate(own)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -21,12 +22,13 @@ import optax
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
 
-from mhd_jax import distill, rng
+from mhd_jax import defences, distill, rng
+from mhd_jax.attacks import Attackers
 from mhd_jax.data.batches import Visits
 from mhd_jax.edges import Edges
 from mhd_jax.exchange import Encoding, from_wire, projection, to_wire
 from mhd_jax.inputs import Batch, StepInputs
-from mhd_jax.methods import Distillation, Method
+from mhd_jax.methods import Averaging, Distillation, Method
 from mhd_jax.models.classifier import MultiHeadClassifier
 from mhd_jax.parallel import CLIENTS, DATA, Layout, gather_clients, on_mesh
 from mhd_jax.state import Learners, State
@@ -38,6 +40,8 @@ PyTree = Any
 CPU_OPTIONS = {
     "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_REDUCE"
 }
+
+ENERGY_OF_LIARS = 4.0  # standard deviations: more than honest ones reach
 
 Metrics = dict[str, tuple[Array, ...]]  # per group
 Computed = TypeVar("Computed")
@@ -64,6 +68,7 @@ class StepParts:
         none in the run; "all" of distillation; or "exchange" alone, where code in a branch is slow.
       embedding_width: numbers in which an embedding travels; 0 for all it has.
       visits: how often what was sent of a public sample is read.
+      attackers: who lies and how; None where nobody does, and then nothing of it is compiled.
     """
 
     layout: Layout
@@ -79,6 +84,7 @@ class StepParts:
     pauses: Pauses = "nothing"
     embedding_width: int = 0
     visits: Visits = Visits()
+    attackers: Attackers | None = None
 
 
 def make_step(parts: StepParts, input_specs: StepInputs, data_specs: PyTree) -> Any:
@@ -169,17 +175,22 @@ def _one_system(
         lessons = _where_due(
             parts.pauses,
             _distils(inputs),
-            lambda: _distillation_gradients(parts, state, memory, batch.public, inputs, seed),
+            lambda: _distillation_gradients(parts, state, batch.public, inputs, seed),
             memory=memory,
         )
         memory = lessons.memory
         metrics |= _trunk_metrics(grads, lessons.grads)
         grads = jax.tree.map(jnp.add, grads, lessons.grads)
         metrics |= {"embedding_loss": lessons.embedding, "head_losses": lessons.heads}
+        metrics["unreadable"] = lessons.unreadable
         metrics["loss"] = jax.tree.map(jnp.add, private.losses, lessons.losses)
     clients = _update(parts, state.clients, grads, private.stats)
     pool = _write_pool(state.pool, clients, inputs.write)
-    clients = _average(parts, clients, inputs)
+    if parts.method.averaging is not None:
+        clients, unreadable = _average(
+            parts, parts.method.averaging, clients, inputs, seed, state.step
+        )
+        metrics["unreadable_parameters"] = unreadable
     baseline, baseline_loss = _train_baseline(parts, state.baseline, batch)
     if baseline:
         metrics["control_loss"] = baseline_loss
@@ -246,6 +257,7 @@ class Lessons(NamedTuple):
       losses: weighted as in the objective, [k].
       embedding: the embedding loss, [k].
       heads: the loss of every taught head, [k, m].
+      unreadable: 1 for a client whose message nobody can read, see `distill.readable`, [k].
       memory: what readers remember from now on.
     """
 
@@ -253,6 +265,7 @@ class Lessons(NamedTuple):
     losses: tuple[Float[Array, " k"], ...]
     embedding: tuple[Float[Array, " k"], ...]
     heads: tuple[Float[Array, "k m"], ...]
+    unreadable: tuple[Float[Array, " k"], ...]
     memory: Memory
 
 
@@ -277,12 +290,7 @@ def _private_gradients(
 
 
 def _distillation_gradients(
-    parts: StepParts,
-    state: State,
-    memory: Memory,
-    public: Array,
-    inputs: StepInputs,
-    seed: Array,
+    parts: StepParts, state: State, public: Array, inputs: StepInputs, seed: Array
 ) -> Lessons:
     """Gradients of weight * (nu_emb L_emb + nu_aux sum_r L_aux,r) of the local clients."""
     chosen = parts.method.distillation
@@ -290,15 +298,15 @@ def _distillation_gradients(
     pooled = pool_predictions(parts, state.pool, inputs.versions, public)
 
     def objective(params: tuple[PyTree, ...]) -> tuple[Array, Any]:
-        embedding, heads, new = _distillation(
-            parts, chosen, params, state, memory, public, pooled, inputs, seed
+        embedding, heads, unreadable, memory = _distillation(
+            parts, chosen, params, state, public, pooled, inputs, seed
         )
         losses = tuple(
             inputs.weights[1] * (chosen.nu_emb * emb + chosen.nu_pred * head.sum(axis=1))
             for emb, head in zip(embedding, heads, strict=True)
         )
         total = jnp.asarray(sum(loss.sum() for loss in losses))
-        return total, (losses, embedding, heads, new)
+        return total, (losses, embedding, heads, unreadable, memory)
 
     params = tuple(group.params for group in state.clients)
     grads, aux = jax.grad(objective, has_aux=True)(params)
@@ -369,27 +377,28 @@ def _distillation(
     chosen: Distillation,
     params: tuple[PyTree, ...],
     state: State,
-    memory: Memory,
     public: Array,
     pooled: tuple[Predictions, ...],
     inputs: StepInputs,
     seed: Array,
-) -> tuple[tuple[Float[Array, " k"], ...], tuple[Float[Array, "k m"], ...], Memory]:
-    """Embedding loss and head losses of the local clients of every group; what is remembered."""
+) -> tuple[
+    tuple[Float[Array, " k"], ...], tuple[Float[Array, "k m"], ...], tuple[Array, ...], Memory
+]:  # fmt: skip
+    """Embedding loss, head losses and unreadable messages of the local clients; new memory."""
     own = tuple(
         public_forward(
             parts, model, {"params": tree["model"], "batch_stats": learners.stats}, public
         )
         for model, tree, learners in zip(parts.models, params, state.clients, strict=True)
     )
-    shown = pooled or own
-    published, memory = read_published(parts, shown, memory, state.step, _distils(inputs))
-    embedding_losses, heads = [], []
+    published, memory = read_published(parts, state, own, pooled, public, seed, _distils(inputs))
+    embedding_losses, heads, unreadable = [], [], []
     for group, student in enumerate(own):
         reads = inputs.reads[group]
         embedding_losses.append(
-            _embedding_loss(parts, group, chosen, own, params[group], published.embeddings, reads)
+            _embedding_loss(parts, group, chosen, own, params[group], published, reads)
         )
+        unreadable.append(_unreadable(parts, group, len(student.embeddings), published))
         if published.scores is None:
             heads.append(jnp.zeros((len(student.embeddings), 0)))
             continue
@@ -403,7 +412,16 @@ def _distillation(
                 loss=chosen.loss, temperature=chosen.temperature,
             )
         )  # fmt: skip
-    return tuple(embedding_losses), tuple(heads), memory
+    return tuple(embedding_losses), tuple(heads), tuple(unreadable), memory
+
+
+def _unreadable(
+    parts: StepParts, group: int, num_rows: int, published: Published
+) -> Float[Array, " k"]:
+    """1 for a local client of whose message nothing can be read."""
+    assert published.readable is not None
+    by_client = published.readable.reshape(parts.layout.num_clients, -1).any(axis=1)
+    return 1.0 - by_client[client_ids(parts, group, num_rows)]
 
 
 class Published(NamedTuple):
@@ -413,44 +431,50 @@ class Published(NamedTuple):
       scores: aligned if the method aligns; None where no predictions are published.
       embeddings: per group, in `StepParts.embedding_width` dimensions if that is not 0.
       energy: where it is published.
+      readable: whose message can be read, see `distill.readable`, the rest of it being blank; None
+        before anybody looked.
     """
 
     scores: Float[Array, "N B h C"] | None
     embeddings: tuple[Float[Array, "N B w"], ...]
     energy: Float[Array, "N B h"] | None
+    readable: Bool[Array, " N"] | None = None
 
 
 def read_published(
     parts: StepParts,
-    shown: tuple[Predictions, ...],
-    memory: Memory,
-    step: Array,
+    state: State,
+    own: tuple[Predictions, ...],
+    pooled: tuple[Predictions, ...],
+    public: Array,
+    seed: Array,
     distils: Bool[Array, ""] | bool = True,
 ) -> tuple[Published, Memory]:
-    """Publishes and aligns what is shown, or what of it is due if readers keep the rest.
+    """Publishes (the snapshots where there are any) and aligns; with it what is remembered.
 
-    Args:
-      parts: of the step.
-      shown: predictions of the clients as they are, or of their snapshots.
-      memory: what readers have from before; with no cache everything is due.
-      step: number of the step.
-      distils: whether it distils; if not, nothing that is returned is used.
+    Only what is due is published where readers keep the rest. Liars have their say in between, and
+    what cannot be read is dropped.
     """
-    chosen, visits = parts.method.distillation, parts.visits
+    chosen, cache = parts.method.distillation, state.cache
     assert chosen is not None
-    shown, cache = jax.lax.stop_gradient(shown), memory.cache
+    shown = jax.lax.stop_gradient(pooled or own)
     if cache:
-        shown = jax.tree.map(functools.partial(_due, visits, step), shown)
+        due = functools.partial(_due, parts.visits, state.step)
+        shown, public = jax.tree.map(due, shown), due(public[None])[0]
     if parts.pauses == "exchange":
-        read = _publish_if(parts, chosen, shown, distils)
+        sent = _publish_if(parts, chosen, shown, distils)
     else:
-        read = publish(parts, chosen, shown)
+        sent = publish(parts, chosen, shown)
+    if parts.attackers is not None:
+        sent = _with_lies(parts, parts.attackers, sent, public, seed, state.step)
     if cache:
-        read = cache = jax.tree.map(functools.partial(_keep, visits, step), cache, read)
-    if read.scores is None or not chosen.alignment:
-        return read, memory._replace(cache=cache)
-    scores, marginals = _align(parts, chosen, read.scores, memory.marginals)
-    return read._replace(scores=scores), Memory(marginals, cache)
+        keep = functools.partial(_keep, parts.visits, state.step)
+        sent = cache = jax.tree.map(keep, cache, sent)
+    sent = _readable_part(parts, chosen, sent)
+    if sent.scores is None or not chosen.alignment:
+        return sent, Memory(state.marginals, cache)
+    scores, marginals = _align(parts, chosen, sent.scores, state.marginals)
+    return sent._replace(scores=scores), Memory(marginals, cache)
 
 
 def _due(visits: Visits, step: Array, batch: Float[Array, "k B ..."]) -> Float[Array, "k F ..."]:
@@ -497,6 +521,51 @@ def cache_shapes(parts: StepParts, widths: Sequence[int], samples: int) -> Publi
     )
 
 
+def _with_lies(
+    parts: StepParts, liars: Attackers, sent: Published, public: Array, seed: Array, step: Array
+) -> Published:
+    """What liars say in the place of what they computed, as far as the encoding can carry it."""
+    layout, key = parts.layout, rng.stream(seed, "attack", step)
+    scores, energy = sent.scores, sent.energy
+    if scores is not None:
+        told = liars.on_predictions(scores, layout.num_clients, public, key, step)
+        carried = parts.encoding.decode(parts.encoding.encode(told), parts.num_classes)
+        scores = liars.only_lies(carried, scores, layout.num_clients, step)
+    if energy is not None:
+        boast = jnp.full_like(energy, ENERGY_OF_LIARS)
+        energy = liars.only_lies(boast, energy, layout.num_clients, step)
+    embeddings = []
+    for first, size, values in zip(layout.offsets, layout.groups, sent.embeddings, strict=False):
+        ids = np.repeat(first + np.arange(size), len(values) // size)
+        embeddings.append(liars.on_vectors(values, ids, key, step))
+    return sent._replace(scores=scores, energy=energy, embeddings=tuple(embeddings))
+
+
+def _readable_part(parts: StepParts, chosen: Distillation, sent: Published) -> Published:
+    """Blanks whole messages of which any part cannot be read."""
+    messages = sent.embeddings if sent.scores is None else (sent.scores,)
+    readable = jnp.ones(sum(len(values) for values in messages), bool)
+    if sent.scores is not None:
+        readable &= distill.readable(sent.scores, logits=chosen.mixes_logits)
+    if sent.energy is not None:
+        readable &= jnp.isfinite(sent.energy).all(axis=(1, 2))
+    if sent.embeddings:
+        finite = [jnp.isfinite(values).all(axis=(1, 2)) for values in sent.embeddings]
+        readable &= jnp.concatenate(finite)
+    uniform = 0.0 if chosen.mixes_logits else -math.log(parts.num_classes)
+    sizes = np.cumsum([len(values) for values in sent.embeddings])[:-1]
+    shares = jnp.split(readable, sizes) if sent.embeddings else ()
+    return sent._replace(
+        readable=readable,
+        scores=None if sent.scores is None else distill.blank(sent.scores, readable, uniform),
+        energy=None if sent.energy is None else distill.blank(sent.energy, readable, 0.0),
+        embeddings=tuple(
+            distill.blank(values, share, 0.0)
+            for values, share in zip(sent.embeddings, shares, strict=True)
+        ),
+    )
+
+
 def _align(
     parts: StepParts, chosen: Distillation, scores: Float[Array, "N B h C"], marginals: Any = ()
 ) -> tuple[Float[Array, "N B h C"], Any]:
@@ -519,15 +588,22 @@ def candidates_of(
     """Whom the local clients of a group may learn from: peers and, if chosen, themselves."""
     chosen = parts.method.distillation
     assert chosen is not None and published.scores is not None
+    assert published.readable is not None
     num_rows, own = student.scores.shape[0], client_ids(parts, group, student.scores.shape[0])
     reads, scores, energy = inputs.reads[group], published.scores, published.energy
+    readable = published.readable
     shares = inputs.label_shares if inputs.label_shares.size else None
     if shares is not None:
         shares = jnp.repeat(shares, len(scores) // len(shares), axis=0)
-    if chosen.include_self and inputs.versions.size:
-        # One's own present state is no snapshot: it joins the candidates in front.
+    fresh = not inputs.versions.size
+    if fresh:
+        present = scores[own]
+    else:
         mine = jax.lax.stop_gradient(read_heads(chosen, student))
         present = _align(parts, chosen, mine.scores)[0] if chosen.alignment else mine.scores
+    if chosen.include_self and not fresh:
+        # One's own present state is no snapshot: it joins the candidates in front.
+        readable = jnp.concatenate([jnp.ones(num_rows, bool), readable])
         scores = jnp.concatenate([present, scores], axis=0)
         if energy is not None and mine.energy is not None:
             energy = jnp.concatenate([mine.energy, energy], axis=0)
@@ -539,6 +615,7 @@ def candidates_of(
     return distill.candidates_along(
         scores, below, reads if chain and chosen.same_rank else None,
         student.scores.shape[2] - 1 if chain else 1, energy=energy, label_shares=shares,
+        readable=readable, own=present,
     )  # fmt: skip
 
 
@@ -548,7 +625,7 @@ def _embedding_loss(
     chosen: Distillation,
     own: tuple[Predictions, ...],
     params: PyTree,
-    embeddings: Sequence[Float[Array, "N B w"]],
+    published: Published,
     reads: Edges,
 ) -> Float[Array, " k"]:
     """Embedding loss of one group against all; a learned linear map where widths differ."""
@@ -556,12 +633,12 @@ def _embedding_loss(
     if not chosen.nu_emb:
         return total
     start = 0
-    for peers, theirs in zip(own, embeddings, strict=True):
+    for peers, theirs in zip(own, published.embeddings, strict=True):
         mine, width = own[group].embeddings, peers.embeddings.shape[-1]
         if mine.shape[-1] != width:
             mine = jnp.einsum("kbd,kde->kbe", mine, params["projections"][f"to_{width}"])
         mine = _projected(parts, mine)
-        total = total + distill.embedding_loss_along(mine, theirs, reads, start)
+        total = total + distill.embedding_loss_along(mine, theirs, reads, published.readable, start)
         start += theirs.shape[0]
     return total
 
@@ -693,32 +770,53 @@ def _train_baseline(
 
 
 def _average(
-    parts: StepParts, clients: tuple[Learners, ...], inputs: StepInputs
-) -> tuple[Learners, ...]:
-    """Mixes parameters and statistics over clients where an average is due.
+    parts: StepParts,
+    averaging: Averaging,
+    clients: tuple[Learners, ...],
+    inputs: StepInputs,
+    seed: Array,
+    step: Array,
+) -> tuple[tuple[Learners, ...], tuple[Float[Array, " k"], ...]]:
+    """Mixes parameters and statistics over clients where an average is due; see `AGGREGATORS`.
 
-    theta_i <- sum_j M_ij theta_j, theta in the type that embeddings travel in. Optimiser states
-    stay local. This, and only this, sends parameters between clients; methods without averaging
-    have no such collective.
+    Optimiser states stay local. Parameters travel in the type of embeddings. This, and only this,
+    sends parameters between clients; methods without averaging have no such collective. Clients
+    whose parameters are not all finite are read by nobody; they are 1 in the second result.
     """
-    if parts.method.averaging is None:
-        return clients
     (group,), size = clients, parts.layout.num_clients
-    travels = parts.encoding.embedding_type
+    travels, rows = parts.encoding.embedding_type, client_ids(parts, 0, len(inputs.mixing))
 
-    def mixed(x: Array) -> Array:
-        everyone = from_wire(gather_clients(to_wire(x, travels))[:size], travels)
-        return jnp.einsum("ij,j...->i...", inputs.mixing, everyone)
+    def gathered(x: Array) -> Array:
+        return from_wire(gather_clients(to_wire(x, travels))[:size], travels)
 
-    def mix(tree: PyTree) -> PyTree:
-        return jax.tree.map(mixed, tree)
+    def mix(tree: PyTree) -> tuple[PyTree, Array]:
+        everyone = jax.tree.map(gathered, tree)
+        if parts.attackers is not None:
+            everyone = _with_false_parameters(parts.attackers, everyone, seed, step)
+        mixed, readable = defences.aggregate(
+            tree, everyone, inputs.mixing, averaging.rule, averaging.trim
+        )
+        return mixed, 1.0 - readable[rows]
 
     values = (group.params, group.stats)
-    params, stats = jax.lax.cond(inputs.average, mix, lambda tree: tree, values)
+    nothing = jnp.zeros(len(rows))
+    (params, stats), unreadable = jax.lax.cond(
+        inputs.average, mix, lambda tree: (tree, nothing), values
+    )
     opt_state = group.opt_state
-    if parts.method.averaging.reset_momentum:
+    if averaging.reset_momentum:
         opt_state = jax.tree.map(lambda x: _zero_floats(x, inputs.average), opt_state)
-    return (Learners(params, stats, opt_state),)
+    return (Learners(params, stats, opt_state),), (unreadable,)
+
+
+def _with_false_parameters(liars: Attackers, everyone: PyTree, seed: Array, step: Array) -> PyTree:
+    """Parameters [K, ...] as readers get them, leaf by leaf."""
+    leaves, tree = jax.tree.flatten(everyone)
+    told = [
+        liars.on_vectors(leaf, np.arange(len(leaf)), rng.stream(seed, "attack", step, index), step)
+        for index, leaf in enumerate(leaves)
+    ]
+    return jax.tree.unflatten(tree, told)
 
 
 def _zero_floats(x: Array, where: Bool[Array, ""]) -> Array:
