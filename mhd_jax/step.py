@@ -419,7 +419,6 @@ def _unreadable(
     parts: StepParts, group: int, num_rows: int, published: Published
 ) -> Float[Array, " k"]:
     """1 for a local client of whose message nothing can be read."""
-    assert published.readable is not None
     by_client = published.readable.reshape(parts.layout.num_clients, -1).any(axis=1)
     return 1.0 - by_client[client_ids(parts, group, num_rows)]
 
@@ -431,14 +430,14 @@ class Published(NamedTuple):
       scores: aligned if the method aligns; None where no predictions are published.
       embeddings: per group, in `StepParts.embedding_width` dimensions if that is not 0.
       energy: where it is published.
-      readable: whose message can be read, see `distill.readable`, the rest of it being blank; None
-        before anybody looked.
+      readable: bool [N], whose message can be read, see `distill.readable`, the rest being blank;
+        None until a reader looks.
     """
 
     scores: Float[Array, "N B h C"] | None
     embeddings: tuple[Float[Array, "N B w"], ...]
     energy: Float[Array, "N B h"] | None
-    readable: Bool[Array, " N"] | None = None
+    readable: Any = None
 
 
 def read_published(
@@ -588,7 +587,6 @@ def candidates_of(
     """Whom the local clients of a group may learn from: peers and, if chosen, themselves."""
     chosen = parts.method.distillation
     assert chosen is not None and published.scores is not None
-    assert published.readable is not None
     num_rows, own = student.scores.shape[0], client_ids(parts, group, student.scores.shape[0])
     reads, scores, energy = inputs.reads[group], published.scores, published.energy
     readable = published.readable
