@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 
@@ -90,21 +91,23 @@ FIFTY = {"train__steps": 50, "train__log_every": 50, "train__eval_every": 50,
          "train__checkpoint_every": 50}  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def on_one_device():
-    experiment = small.build(**FIFTY)
+@functools.cache
+def _on_one_device(cache):
+    experiment = small.build(exchange__cache=cache, **FIFTY)
     return small.clients(experiment, small.run(experiment)[0])
 
 
 @pytest.mark.parametrize(
-    "devices", [(2, 1), (4, 1), (3, 1), (2, 2)], ids=["2", "4", "3 with inert rows", "2 x 2"]
-)
-def test_any_number_of_devices_gives_the_same_parameters(devices, on_one_device):
+    ("devices", "cache"), [((2, 1), 1), ((4, 1), 1), ((3, 1), 1), ((2, 2), 1), ((2, 2), 4)],
+    ids=["2", "4", "3 with inert rows", "2 x 2", "2 x 2, readers with a cache"],
+)  # fmt: skip
+def test_any_number_of_devices_gives_the_same_parameters(devices, cache):
     many = small.build(
-        parallel__client_devices=devices[0], parallel__data_devices=devices[1], **FIFTY
-    )
+        parallel__client_devices=devices[0], parallel__data_devices=devices[1],
+        exchange__cache=cache, **FIFTY,
+    )  # fmt: skip
     found, _ = small.run(many)
-    for ours, theirs in zip(small.clients(many, found), on_one_device, strict=True):
+    for ours, theirs in zip(small.clients(many, found), _on_one_device(cache), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-6)
 
 
