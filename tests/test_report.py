@@ -127,7 +127,7 @@ def test_a_loss_of_accuracy_is_called_so() -> None:
     summary, _ = synthetic_run()
     better = {"shared_accuracy": [[0.99]] * 8, "private_accuracy": [[0.99]] * 8}
     summary = changed(summary, isolated_baseline=better)
-    assert "below the same clients" in " ".join(Page(report.render(summary, {})).text.split())
+    assert "below the isolated baseline" in " ".join(Page(report.render(summary, {})).text.split())
 
 
 def test_table_of_clients() -> None:
