@@ -11,10 +11,10 @@ from typing import Any
 
 from experiments.benchmarks import exchange_cost, timing
 from experiments.benchmarks.timing import Benchmark, Effort, Record
-from experiments.communication import SMALL
 from experiments.harness import tables
 
 PLAIN = "float32"
+SMALL: dict[str, Any] = {"exchange.encoding": "int4", "exchange.embedding_width": 4}
 FORMS: dict[str, dict[str, Any]] = {
     PLAIN: {},
     **{name: {"exchange.encoding": name} for name in ("bfloat16", "int8", "int4", "top_k")},
