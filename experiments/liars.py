@@ -110,9 +110,7 @@ _PARAMETERS = [
     ),
     Trial("FedAvg", "noise"),
 ]
-_ATTACKS = [
-    Trial("default", name) for name in ("rare_class", "swapped", "sign_flipped", "copy")
-]
+_ATTACKS = [Trial("default", name) for name in ("rare_class", "swapped", "sign_flipped", "copy")]
 _DEFENCES = [
     Trial(rule, attack, liars)
     for rule in ("trimmed_mean", "agreement", "capped", "median")
