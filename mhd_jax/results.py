@@ -410,7 +410,7 @@ def head_rows(result: SeedResult) -> list[HeadRow]:
     found = [baseline for baseline in baselines if baseline is not None]
 
     def stack(values: Iterable[np.ndarray]) -> Float[np.ndarray, "R K H"]:
-        return np.stack(list(values))[:, result.honest]
+        return np.compress(result.honest, np.stack(list(values)), axis=1)
 
     return accuracy_rows(
         stack(seed.shared_accuracy for seed in result.seeds),

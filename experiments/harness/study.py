@@ -221,12 +221,13 @@ class Record:
 
     def accuracy(self, kind: Kind) -> Float[np.ndarray, "R K H"]:
         """By seed, client that does not lie, and head."""
-        return getattr(self.results, f"{kind}_accuracy")[:, self.honest]
+        return np.compress(self.honest, getattr(self.results, f"{kind}_accuracy"), axis=1)
 
     def isolated(self, kind: Kind) -> Float[np.ndarray, "R K"]:
         """Accuracy of the isolated baseline of the same clients, by seed and client."""
         found = getattr(self.results, f"isolated_{kind}_accuracy")[..., 0]
-        return found[:, self.honest] if found.shape[1] == len(self.honest) else found
+        pooled = found.shape[1] != len(self.honest)
+        return found if pooled else np.compress(self.honest, found, axis=1)
 
     def gain(self, kind: Kind = "shared", head: int = -1) -> Float[np.ndarray, "R K"]:
         """What a head has over the isolated baseline, by seed and client."""
