@@ -111,6 +111,31 @@ def test_any_number_of_devices_gives_the_same_parameters(devices, cache):
         np.testing.assert_allclose(ours, theirs, atol=1e-6)
 
 
+# --- What makes a step fit and fast on accelerators -----------------------------------------------
+
+
+def test_bfloat16_computes_nearly_the_same_and_keeps_parameters_in_float32():
+    (_, exact), (state, half) = (
+        small.run(small.build(model__dtype=dtype)) for dtype in ("float32", "bfloat16")
+    )
+    assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(state.clients[0].params))
+    difference = np.abs(half["loss"] / exact["loss"] - 1)
+    assert 0 < difference.max() < 0.02
+
+
+def test_a_donated_state_is_used_up_and_changes_no_bit():
+    experiment = small.build()
+    arguments = small.arguments(experiment)
+    kept = jax.jit(experiment.step.__wrapped__, compiler_options=step_lib.CPU_OPTIONS)(*arguments)
+    donated = experiment.step(*arguments)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(arguments[0].clients))
+    for ours, theirs in zip(jax.tree.leaves(donated), jax.tree.leaves(kept), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+# --- What crosses devices -------------------------------------------------------------------------
+
+
 def _allowed(experiment) -> set[int]:
     """Sizes of what may be gathered: predictions [K, B', m, C] and embeddings [K, B', D]."""
     data, heads = experiment.config.data, experiment.config.heads.aux
