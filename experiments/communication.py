@@ -22,24 +22,24 @@ SMALL: dict[str, Any] = {"exchange.encoding": "int4", "exchange.embedding_width"
 def cells(preset: Preset) -> list[Cell]:
     eighth = preset.base().data.public_batch_size // 8
     rarer = {
-        "cache_8": ("sent once, read 8 times", {"exchange.cache": 8}),
-        "every_8": ("every 8th step", {"exchange.every": 8}),
-        "batch_8": ("an eighth of the public batch", {"data.public_batch_size": eighth}),
+        "cache_8": ("cache 8", {"exchange.cache": 8}),
+        "every_8": ("every 8", {"exchange.every": 8}),
+        "batch_8": ("batch / 8", {"data.public_batch_size": eighth}),
     }
     bits, less, both, others = "fewer bits", "less often", "together", "other methods"
     found = [
         Cell("float32", "float32", {}, bits),
         *(Cell(name, name, {"exchange.encoding": name}, bits)
           for name in ("bfloat16", "int8", "int4")),
-        Cell("int4_w4", "int4, embeddings in 4 numbers", SMALL, bits),
+        Cell("int4_w4", "int4, w = 4", SMALL, bits),
         *(Cell(name, label, changes, less) for name, (label, changes) in rarer.items()),
-        *(Cell(f"int4_w4_{name}", f"int4, 4 numbers, {label}", {**SMALL, **changes}, both)
+        *(Cell(f"int4_w4_{name}", f"int4, w = 4, {label}", {**SMALL, **changes}, both)
           for name, (label, changes) in rarer.items()),
         Cell("codistillation", "codistillation", {"method": "codistillation"}, others),
         Cell("fedmd", "FedMD", {"method": "fedmd"}, others),
-        *(Cell(f"fedavg_{every}", f"FedAvg every {every} steps",
+        *(Cell(f"fedavg_{every}", f"FedAvg, {every} steps",
                {"method": "fedavg", "average.every": every}, others) for every in PERIODS),
-        Cell("fedavg_200_bfloat16", "FedAvg every 200 steps, bfloat16",
+        Cell("fedavg_200_bfloat16", "FedAvg, 200, bfloat16",
              {"method": "fedavg", "average.every": 200, "exchange.encoding": "bfloat16"}, others),
     ]  # fmt: skip
     watched: dict[str, Any] = {"bytes_to": LEVELS}
@@ -72,6 +72,9 @@ STUDY = Study(
     definitions=(
         "Bytes are those of what is published, however many peers read it, or of the parameters "
         "that are averaged.",
+        "w = 4: embeddings travel in 4 numbers. cache 8: what is published of a public sample is "
+        "sent once and read in 8 steps in a row. every 8: only each 8th step distils. batch / 8: "
+        "an eighth of the public batch. FedAvg averages every so many steps.",
         "A level of accuracy counts as reached at the first evaluation at which the mean over "
         "clients is there, in all seeds; MB are the mean over seeds.",
     ),

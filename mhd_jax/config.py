@@ -144,7 +144,8 @@ def _add_exchange(config: ml_collections.ConfigDict) -> None:
     # distilling steps in a row that read what was sent of a public sample once; 1 = one [a divisor
     # of the public samples of a step and device]
     config.exchange.cache = 1
-    config.exchange.encoding = "float32"  # the form in which predictions travel
+    # the form in which predictions travel; parameters that are averaged travel as embeddings do
+    config.exchange.encoding = "float32"
     # top_k: largest probabilities that are sent [1 to the number of classes]
     config.exchange.top_k = 3
     # numbers in which an embedding travels, after a fixed random projection; 0 = all of it [0 to

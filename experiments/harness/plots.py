@@ -138,17 +138,15 @@ def _hops(axis: Axes, label: str, kept: PerClass) -> None:
 def over_bytes(records: Sequence[Record]) -> Figure:
     """Shared accuracy of the last head over the megabytes that a client has sent.
 
-    The mark is the end of the run; a line leads to it through the levels of `bytes_to`. A group
-    has a mark of its own, its records a colour each.
+    The mark is the end of the run, one kind for each group; a line leads to it through the levels
+    of `bytes_to`.
     """
     figure, axes = panels(1, 4.2)
     (axis,) = axes
     groups = list(dict.fromkeys(record.group for record in records))
-    for group, mark in zip(groups, _cycle(MARKS), strict=False):
-        members = [record for record in records if record.group == group]
-        for record, colour in zip(members, _cycle(COLOURS), strict=False):
-            if record.results.bytes_per_client_and_step:
-                _spent(axis, record, colour, mark)
+    for record, colour in zip(records, _cycle(COLOURS), strict=False):
+        if record.results.bytes_per_client_and_step:
+            _spent(axis, record, colour, _cycle(MARKS)[groups.index(record.group)])
     axis.axhline(rows(records[0])[-1].shared.mean, color=BASELINE, ls="--", label="isolated")
     axis.set_xscale("log")
     axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
