@@ -14,6 +14,7 @@ from experiments import (
     robustness,
     scaling,
     staleness,
+    tabular,
     teachers,
     topology,
 )
@@ -33,8 +34,9 @@ STUDIES = (
     scaling.STUDY,
 )
 
-EVERY = (*STUDIES, robustness.STUDY)
-"""With the grid of defaults, which has data sets of its own and a preset of its own, `grid`."""
+EVERY = (*STUDIES, robustness.STUDY, tabular.STUDY)
+"""With those that have data sets of their own and a preset of their own: the grid of defaults
+(`grid`) and the table (`tabular`)."""
 
 if __name__ == "__main__":
     sweep.main(*STUDIES)

@@ -32,11 +32,15 @@ from mhd_jax.data.partition import BY_KEY, partition, pooled, split_public
 from mhd_jax.errors import ConfigError, suggest
 from mhd_jax.evaluator import Evaluator
 from mhd_jax.inputs import Sample, network_input
+from mhd_jax.models import bridge
 from mhd_jax.parallel import Layout
 from mhd_jax.schedule import Schedule, input_specs
 from mhd_jax.state import State
 from mhd_jax.step import StepParts, make_step
 from mhd_jax.trees import Variables
+
+VARIABLES = ("params", "batch_stats")
+"""Kinds of variables that a client's state keeps."""
 
 LONGEST_PERIOD = 100_000
 """Steps in which a method has shown all that it does."""
@@ -154,9 +158,9 @@ def build(
     federations = tuple(_federation(config, seed, source, other) for seed in seeds)
     _check_pieces(config, method, source.num_classes)
     topologies = [graph.make_topology(config.graph, config.clients.num, seed) for seed in seeds]
-    layout = _layout(config, method)
     built = _models(config, source.num_classes, method.num_heads(config.heads.aux))
     _check_networks(built, sample_of(source))
+    layout = _layout(config, method, built, sample_of(source))
     feed = _feed(config, method, federations, layout, memory or device_memory())
     baseline = _models(config, source.num_classes, 1) if _wants_baseline(config, method) else ()
     encoding = exchange.make_encoding(config, method, source.num_classes)
@@ -394,7 +398,12 @@ def _feed(
 # --- Clients --------------------------------------------------------------------------------------
 
 
-def _layout(config: ml_collections.ConfigDict, method: methods.Method) -> Layout:
+def _layout(
+    config: ml_collections.ConfigDict,
+    method: methods.Method,
+    built: Sequence[models.MultiHeadClassifier],
+    sample: Sample,
+) -> Layout:
     sizes = [1] if method.pooled else [count for _, count in config_lib.client_models(config)]
     if method.averaging is not None and len(sizes) > 1:
         raise ConfigError(
@@ -403,9 +412,10 @@ def _layout(config: ml_collections.ConfigDict, method: methods.Method) -> Layout
             f"one architecture: {config.method} averages parameters",
         )
     data_devices = config.parallel.data_devices
-    if config.model.norm == "batch" and data_devices != 1:
+    statistics = any("batch_stats" in variable_shapes(model, sample) for model in built)
+    if statistics and data_devices != 1:
         if data_devices:
-            logging.warning("model.norm = batch: every device normalises with its part of a batch")
+            logging.warning("batch statistics: every device normalises with its part of a batch")
         data_devices = data_devices or 1
     return parallel.make_layout(
         sizes,
@@ -436,20 +446,28 @@ def _check_networks(built: Sequence[models.MultiHeadClassifier], sample: Sample)
     """Traces every network on one sample.
 
     Raises:
-      ConfigError: a network that cannot take such samples, or with another output than [B, D].
+      ConfigError: a network that cannot take such samples, or with another output than [B, D], or
+        with variables that a state does not keep.
     """
     for model in built:
         try:
-            param_shapes(model, sample)
+            kinds = set(variable_shapes(model, sample))
         except (TypeError, ValueError, IndexError) as error:
             if isinstance(error, ConfigError):
                 raise
             shape = network_input(sample).shape[1:]
             reason = str(error).partition("\n")[0]
             raise ConfigError(
-                "model.name", type(model.network).__name__,
+                "model.name", bridge.label(model.network),
                 f"a network for samples of shape {shape} ({reason})",
             ) from error  # fmt: skip
+        other = kinds - set(VARIABLES)
+        if other:
+            raise ConfigError(
+                "model.name", bridge.label(model.network),
+                f"a network whose variables are of the kinds {', '.join(VARIABLES)}, not "
+                f"{', '.join(sorted(other))} too",
+            )  # fmt: skip
 
 
 def _wants_baseline(config: ml_collections.ConfigDict, method: methods.Method) -> bool:
@@ -535,5 +553,10 @@ def count_params(model: models.MultiHeadClassifier, sample: Sample) -> int:
 
 def param_shapes(model: models.MultiHeadClassifier, sample: Sample) -> Variables:
     """The tree of one client's parameters as shapes, nothing computed."""
-    init = lambda x: model.init(jax.random.key(0), x, train=False)  # noqa: E731
-    return jax.eval_shape(init, network_input(sample))["params"]
+    return variable_shapes(model, sample)["params"]
+
+
+def variable_shapes(model: models.MultiHeadClassifier, sample: Sample) -> Variables:
+    """All of one client's variables as shapes, nothing computed."""
+    init = lambda x: model.init(bridge.keys(jax.random.key(0)), x, train=False)  # noqa: E731
+    return jax.eval_shape(init, network_input(sample))

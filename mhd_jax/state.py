@@ -19,6 +19,7 @@ from flax import struct
 
 from mhd_jax import rng
 from mhd_jax.inputs import Sample, network_input
+from mhd_jax.models import bridge
 from mhd_jax.parallel import CLIENTS, Layout
 from mhd_jax.trees import AnyTree, Variables
 
@@ -114,7 +115,8 @@ def init_learner(
     """
     spec = network_input(sample)
     first = jnp.zeros(spec.shape, spec.dtype)
-    (_, embedding), variables = model.init_with_output(rng.fold(key, "model"), first, train=False)
+    keys = bridge.keys(rng.fold(key, "model"))
+    (_, embedding), variables = model.init_with_output(keys, first, train=False)
     make = nn.initializers.lecun_normal()
     width = embedding.shape[-1]
     projections = {
@@ -128,7 +130,7 @@ def init_learner(
 def embedding_width(model: nn.Module, sample: Sample) -> int:
     """D of a model, from shapes alone."""
     shapes = jax.eval_shape(
-        lambda x: model.init_with_output(jax.random.key(0), x, train=False)[0],
+        lambda x: model.init_with_output(bridge.keys(jax.random.key(0)), x, train=False)[0],
         network_input(sample),
     )
     return shapes[1].shape[-1]

@@ -25,6 +25,7 @@ from mhd_jax.edges import Edges
 from mhd_jax.exchange import Encoding, from_wire, projection, to_wire
 from mhd_jax.inputs import Batch, StepInputs
 from mhd_jax.methods import Distillation, Method
+from mhd_jax.models import bridge
 from mhd_jax.models.classifier import MultiHeadClassifier
 from mhd_jax.parallel import CLIENTS, DATA, Layout, gather_clients, on_mesh
 from mhd_jax.state import Learners, State
@@ -153,10 +154,13 @@ def _one_system(
 ) -> tuple[tuple[Any, Any, Any, Any], Metrics]:
     """One step of one system: learn, average, snapshot; and the isolated baseline beside it."""
     batch = parts.load(data, inputs, seed, state.step)
+    keys = network_keys(parts, seed, state.step)
     private = _unless_resting(
         parts,
         inputs.weights[0],
-        lambda: _private_gradients(parts, parts.models, state.clients, batch, inputs.weights[0]),
+        lambda: _private_gradients(
+            parts, parts.models, state.clients, batch, inputs.weights[0], keys
+        ),
         stats=tuple(group.stats for group in state.clients),
     )
     grads, metrics = private.grads, {"private_loss": private.losses, "loss": private.losses}
@@ -171,7 +175,7 @@ def _one_system(
     clients = _update(parts, state.clients, grads, private.stats)
     pool = _write_pool(state.pool, clients, inputs.write)
     clients = _average(parts, clients, inputs)
-    baseline, baseline_loss = _train_baseline(parts, state.baseline, batch)
+    baseline, baseline_loss = _train_baseline(parts, state.baseline, batch, keys)
     if baseline:
         metrics["control_loss"] = baseline_loss
     return (clients, baseline, pool, marginals), _mean_over_data(parts, metrics)
@@ -245,11 +249,12 @@ def _private_gradients(
     learners: tuple[Learners, ...],
     batch: Batch,
     weight: Float[Array, ""],
+    keys: Sequence[Array],
 ) -> PrivateGradients:
     """Gradients of weight * CE(private labels) of the local clients, over their whole batches."""
 
     def objective(params: tuple[PyTree, ...]) -> tuple[Array, Any]:
-        losses, stats = _private_losses(models, params, learners, batch)
+        losses, stats = _private_losses(models, params, learners, batch, keys)
         losses = tuple(weight * loss for loss in losses)
         return jnp.asarray(sum(loss.sum() for loss in losses)), (stats, losses)
 
@@ -322,29 +327,37 @@ def _private_losses(
     params: tuple[PyTree, ...],
     learners: tuple[Learners, ...],
     batch: Batch,
+    keys: Sequence[Array],
 ) -> tuple[tuple[Float[Array, " k"], ...], tuple[PyTree, ...]]:
     """Private losses and new batch statistics of every group."""
     trees = [
-        _private_loss(model, tree["model"], group.stats, images, labels)
-        for model, tree, group, images, labels in zip(
-            models, params, learners, batch.images, batch.labels, strict=True
+        _private_loss(model, tree["model"], group.stats, images, labels, each)
+        for model, tree, group, images, labels, each in zip(
+            models, params, learners, batch.images, batch.labels, keys, strict=True
         )
     ]
     return tuple(loss for loss, _ in trees), tuple(stats for _, stats in trees)
 
 
 def _private_loss(
-    model: nn.Module, params: PyTree, stats: PyTree, images: Array, labels: Int[Array, "k B"]
+    model: nn.Module,
+    params: PyTree,
+    stats: PyTree,
+    images: Array,
+    labels: Int[Array, "k B"],
+    keys: Array,
 ) -> tuple[Float[Array, " k"], PyTree]:
-    """CE of the main head on private labels; this stream alone updates batch statistics."""
+    """CE of the main head on private labels, the one stream with dropout and new statistics."""
 
-    def one(params: PyTree, stats: PyTree, images: Array, labels: Array) -> tuple[Array, PyTree]:
-        variables = {"params": params, "batch_stats": stats}
-        (logits, _), new = model.apply(variables, images, train=True, mutable=["batch_stats"])
+    def one(params: PyTree, stats: PyTree, images: Array, labels: Array, key: Array) -> Any:
+        variables, rngs = {"params": params, "batch_stats": stats}, bridge.keys(key)
+        (logits, _), new = model.apply(
+            variables, images, train=True, rngs=rngs, mutable=["batch_stats"]
+        )
         losses = optax.losses.softmax_cross_entropy_with_integer_labels(logits[:, 0], labels)
         return losses.mean(), new.get("batch_stats", {})
 
-    return jax.vmap(one)(params, stats, images, labels)
+    return jax.vmap(one)(params, stats, images, labels, keys)
 
 
 def public_forward(
@@ -636,13 +649,14 @@ def _update(
 
 
 def _train_baseline(
-    parts: StepParts, baseline: tuple[Learners, ...], batch: Batch
+    parts: StepParts, baseline: tuple[Learners, ...], batch: Batch, keys: Sequence[Array]
 ) -> tuple[tuple[Learners, ...], tuple[Array, ...]]:
     """The isolated baseline's step on the very same private batches."""
     if not baseline:
         return (), ()
 
-    made = _private_gradients(parts, parts.baseline_models, baseline, batch, jnp.float32(1))
+    models, weight = parts.baseline_models, jnp.float32(1)
+    made = _private_gradients(parts, models, baseline, batch, weight, keys)
     return _update(parts, baseline, made.grads, made.stats), made.losses
 
 
@@ -689,6 +703,24 @@ def _distils(inputs: StepInputs) -> Bool[Array, ""]:
     """Whether distillation has weight in this step."""
     distils: Array = inputs.weights[1] > 0
     return distils
+
+
+def network_keys(parts: StepParts, seed: Array, step: Array) -> tuple[Array, ...]:
+    """Keys [k] for what networks draw in training, such as dropout, per group.
+
+    A client draws the same on any device, and so does its isolated baseline. Devices that share a
+    batch draw for their own part of it.
+    """
+    base = rng.stream(seed, "network", step)
+    if parts.layout.data_devices > 1:
+        base = jax.random.fold_in(base, jax.lax.axis_index(DATA))
+    devices = parts.layout.client_devices
+    return tuple(
+        jax.vmap(functools.partial(jax.random.fold_in, base))(
+            client_ids(parts, group, rows // devices)
+        )
+        for group, rows in enumerate(parts.layout.rows)
+    )
 
 
 def student_keys(
