@@ -16,7 +16,7 @@ from absl import logging
 from jaxtyping import Float
 
 from mhd_jax import config as config_lib
-from mhd_jax import distill, evaluate, exchange, graph, methods, models, parallel, state
+from mhd_jax import distill, evaluate, exchange, graph, methods, models, parallel, state, weights
 from mhd_jax.data import augment, sources, streaming
 from mhd_jax.data.feed import (
     Federation,
@@ -91,7 +91,8 @@ class Experiment:
 
     def init_state(self, abstract: bool = False) -> State:
         """The initial state, sharded; with `abstract` its shapes and shardings only."""
-        return state.init_state(
+        given = () if abstract else self.weights
+        made = state.init_state(
             self.seeds,
             self.layout,
             self.parts.models,
@@ -103,6 +104,28 @@ class Experiment:
             same_start=self.parts.method.same_start,
             abstract=abstract,
         )
+        return state.start_from(made, self.layout, *given) if given else made
+
+    @functools.cached_property
+    def weights(self) -> tuple[Sequence[weights.Flat], Sequence[weights.Flat]] | tuple[()]:
+        """What clients, and their isolated baseline, start from; () where nothing is given.
+
+        Raises:
+          ConfigError: `model.init_from` cannot be read, or does not fit a client's network.
+        """
+        given = weights.read(self.config.model.init_from, self.layout.num_clients)
+        if not given:
+            return ()
+        parts, clients, baseline = self.parts, [], []
+        for group, size in enumerate(self.layout.groups):
+            shapes = variable_shapes(parts.models[group], self.sample)
+            for client in range(self.layout.offsets[group], self.layout.offsets[group] + size):
+                who = f"client {(self.client_names or range(client + 1))[client]}"
+                clients.append(weights.fitted(given[client], shapes, who))
+                if parts.baseline_models:
+                    alone = variable_shapes(parts.baseline_models[group], self.sample)
+                    baseline.append(weights.main_head(clients[-1], alone))
+        return clients, baseline
 
     @functools.cached_property
     def step(self) -> Any:
@@ -157,6 +180,7 @@ def build(
     source, other = data or _data_sets(config)
     federations = tuple(_federation(config, seed, source, other) for seed in seeds)
     _check_pieces(config, method, source.num_classes)
+    _check_frozen(config, method)
     topologies = [graph.make_topology(config.graph, config.clients.num, seed) for seed in seeds]
     built = _models(config, source.num_classes, method.num_heads(config.heads.aux))
     _check_networks(built, sample_of(source))
@@ -181,6 +205,7 @@ def build(
         steps_per_call=steps_per_call,
         embedding_width=_embedding_width(config, method, built, sample_of(source)),
         pauses=_pauses(config, method, built, sample_of(source)),
+        frozen=sum(offset < config.clients.frozen for offset in layout.offsets),
     )
     return Experiment(
         config=config,
@@ -209,6 +234,26 @@ def _check_pieces(
         shape = (config.clients.num, method.num_heads(config.heads.aux), num_classes)
         owned = np.zeros((shape[0], num_classes))
         evaluate.measure(name, np.zeros(shape), np.ones(num_classes, int), owned)
+
+
+def _check_frozen(config: ml_collections.ConfigDict, method: methods.Method) -> None:
+    """Frozen clients teach; they know something, and nobody averages parameters with them.
+
+    Raises:
+      ConfigError: otherwise.
+    """
+    frozen = config.clients.frozen
+    if not frozen:
+        return
+    if frozen >= config.clients.num:
+        accepted = f"fewer than clients.num = {config.clients.num}: somebody has to learn"
+        raise ConfigError("clients.frozen", frozen, accepted)
+    if method.distillation is None or method.averaging is not None:
+        accepted = f"0: {config.method} does not learn from published predictions alone"
+        raise ConfigError("clients.frozen", frozen, accepted)
+    if not config.model.init_from:
+        accepted = "the weights of the clients that clients.frozen keeps as they are"
+        raise ConfigError("model.init_from", "", accepted)
 
 
 def _check_alignment(
@@ -412,7 +457,7 @@ def _layout(
             f"one architecture: {config.method} averages parameters",
         )
     data_devices = config.parallel.data_devices
-    statistics = any("batch_stats" in variable_shapes(model, sample) for model in built)
+    statistics = any(variable_shapes(model, sample).get("batch_stats") for model in built)
     if statistics and data_devices != 1:
         if data_devices:
             logging.warning("batch statistics: every device normalises with its part of a batch")

@@ -62,6 +62,7 @@ class StepParts:
       pauses: what a step in which distillation has no weight leaves out: "nothing", as there is
         none in the run; "all" of distillation; or "exchange" alone, where code in a branch is slow.
       embedding_width: numbers in which an embedding travels; 0 for all it has.
+      frozen: groups, the first ones, whose clients publish but never learn.
     """
 
     layout: Layout
@@ -76,6 +77,7 @@ class StepParts:
     steps_per_call: int
     pauses: Literal["nothing", "all", "exchange"] = "nothing"
     embedding_width: int = 0
+    frozen: int = 0
 
 
 def make_step(parts: StepParts, input_specs: StepInputs, data_specs: PyTree) -> Any:
@@ -252,16 +254,23 @@ def _private_gradients(
     keys: Sequence[Array],
 ) -> PrivateGradients:
     """Gradients of weight * CE(private labels) of the local clients, over their whole batches."""
+    rest = parts.frozen
+    resting, learners, models = learners[:rest], learners[rest:], models[rest:]
+    batch = batch._replace(images=batch.images[rest:], labels=batch.labels[rest:])
 
     def objective(params: tuple[PyTree, ...]) -> tuple[Array, Any]:
-        losses, stats = _private_losses(models, params, learners, batch, keys)
+        losses, stats = _private_losses(models, params, learners, batch, keys[rest:])
         losses = tuple(weight * loss for loss in losses)
         return jnp.asarray(sum(loss.sum() for loss in losses)), (stats, losses)
 
     params = tuple(group.params for group in learners)
     grads, (stats, losses) = jax.grad(objective, has_aux=True)(params)
     grads, stats = _mean_over_data(parts, (grads, stats))
-    return PrivateGradients(grads, stats, losses)
+    return PrivateGradients(
+        grads=(*(jax.tree.map(jnp.zeros_like, group.params) for group in resting), *grads),
+        stats=(*(group.stats for group in resting), *stats),
+        losses=(*(jnp.zeros(_rows_of(group)) for group in resting), *losses),
+    )
 
 
 def _lessons(
@@ -399,6 +408,11 @@ def _distillation(
     published, marginals = read_published(parts, own, pooled, state.marginals, _distils(inputs))
     embedding_losses, heads = [], []
     for group, student in enumerate(own):
+        if group < parts.frozen:
+            taught_heads = 0 if published.scores is None else _taught(chosen, student).shape[2]
+            embedding_losses.append(jnp.zeros(len(student.scores)))
+            heads.append(jnp.zeros((len(student.scores), taught_heads)))
+            continue
         reads = inputs.reads[group]
         embedding_losses.append(
             _embedding_loss(parts, group, chosen, own, params[group], published.embeddings, reads)
@@ -407,7 +421,7 @@ def _distillation(
             heads.append(jnp.zeros((len(student.embeddings), 0)))
             continue
         candidates = candidates_of(parts, group, student, published, inputs)
-        taught = student.scores[:, :, 1:] if chosen.wiring == "chain" else student.scores[:, :, :1]
+        taught = _taught(chosen, student)
         rows, samples = student.scores.shape[:2]
         keys = student_keys(parts, group, rows, samples, seed, state.step)
         heads.append(
@@ -417,6 +431,11 @@ def _distillation(
             )
         )  # fmt: skip
     return tuple(embedding_losses), tuple(heads), marginals
+
+
+def _taught(chosen: Distillation, student: Predictions) -> Float[Array, "k B m C"]:
+    """Scores of the heads that learn from others."""
+    return student.scores[:, :, 1:] if chosen.wiring == "chain" else student.scores[:, :, :1]
 
 
 class Published(NamedTuple):
@@ -638,9 +657,10 @@ def _update(
     grads: tuple[PyTree, ...],
     stats: tuple[PyTree, ...],
 ) -> tuple[Learners, ...]:
-    """One optimiser step of every client on its own gradient."""
-    updated = []
-    for group, gradient, new_stats in zip(learners, grads, stats, strict=True):
+    """One optimiser step of every client on its own gradient; none of the frozen ones."""
+    updated = list(learners[: parts.frozen])
+    learning = list(zip(learners, grads, stats, strict=True))[parts.frozen :]
+    for group, gradient, new_stats in learning:
         step = jax.vmap(parts.optimizer.update)
         updates, opt_state = step(gradient, group.opt_state, group.params)
         params = optax.apply_updates(group.params, updates)
@@ -697,6 +717,11 @@ def client_ids(parts: StepParts, group: int, num_rows: int) -> Int[Array, " k"]:
     """Index among all clients of each local row of a group."""
     first = parts.layout.offsets[group] + jax.lax.axis_index(CLIENTS) * num_rows
     return first + jnp.arange(num_rows)
+
+
+def _rows_of(group: Learners) -> int:
+    """k."""
+    return len(jax.tree.leaves(group.params)[0])
 
 
 def _distils(inputs: StepInputs) -> Bool[Array, ""]:

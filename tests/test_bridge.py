@@ -81,7 +81,8 @@ def source() -> sources.Source:
 
 
 MIXED: dict[str, Any] = {
-    "data__name": "four", "partition__name": "by_key", "clients__models": (("Nnx", 2), ("Linen", 2)),
+    "data__name": "four", "partition__name": "by_key",
+    "clients__models": (("Nnx", 2), ("Linen", 2)),
     "train__steps": 4, "train__log_every": 2, "train__eval_every": 4, "train__checkpoint_every": 2,
 }  # fmt: skip
 

@@ -17,7 +17,7 @@ LAYERS = (
     ("errors", "files", "rng", "trees"),
     ("config", "edges", "registry"),
     ("config_bases", "graph", "inputs", "models", "parallel"),
-    ("data", "distill", "results"),
+    ("data", "distill", "results", "weights"),
     ("health", "methods", "state"),
     ("evaluate", "exchange"),
     ("evaluator", "schedule", "step"),

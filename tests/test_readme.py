@@ -84,7 +84,7 @@ def test_the_snippets_of_the_readme_run() -> None:
 
 
 @pytest.mark.usefixtures("registries", "quick_fit")
-@pytest.mark.parametrize("page", ["docs/settings.md", "docs/api.md"])
+@pytest.mark.parametrize("page", ["docs/settings.md", "docs/api.md", "docs/your-own-data.md"])
 def test_the_snippets_of_a_page_run(page: str) -> None:
     assert "mhd_jax" in run_snippets(page)
 

@@ -13,10 +13,11 @@ from etils import epath
 from numpy.typing import ArrayLike
 
 from mhd_jax import config as config_lib
-from mhd_jax import train
+from mhd_jax import train, weights
 from mhd_jax.api.pieces import Piece, use
 from mhd_jax.api.run import Run
 from mhd_jax.data.sources import Source
+from mhd_jax.weights import Given
 
 
 def fit(
@@ -33,6 +34,7 @@ def fit(
     method: Piece | None = None,
     encoding: Piece | None = None,
     metric: Piece | Sequence[Piece] | None = None,
+    init_from: Given | Sequence[Given] = None,
 ) -> Run:
     """Runs an experiment to its end, or goes on with the one in `workdir`.
 
@@ -60,6 +62,9 @@ def fit(
       method: ``config -> Method``.
       encoding: ``config -> Encoding``.
       metric: ``(correct [K, H, C], count [C], owned [K, C]) -> [K, H]``.
+      init_from: weights that clients start from, for all alike or a sequence with those of each,
+        None for a client that starts from scratch: trees, see `mhd_jax.weights`, or the paths that
+        `model.init_from` takes.
 
     Returns:
       The finished run.
@@ -76,6 +81,8 @@ def fit(
     }  # fmt: skip
     made = _config(config)
     use(made, pieces)
+    if init_from is not None:
+        made.model.init_from = weights.named(init_from)
     temporary = workdir is None
     path = tempfile.mkdtemp(prefix="mhd_jax_") if workdir is None else workdir
     try:

@@ -63,6 +63,7 @@ def build(
         raise ConfigError("heads.aux", num_heads - 1, "an integer >= 0")
     values = dict(model_config)
     name = values.pop("name", "mlp")
+    values.pop("init_from", None)  # what it starts from is no part of what it is
     known = {field.name for field in dataclasses.fields(ModelSettings)} - {"conv_lowering"}
     for field in values:
         if field not in known:

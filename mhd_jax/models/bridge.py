@@ -42,15 +42,17 @@ class NnxNetwork(nnx.bridge.ToLinen):
         made: Any = self.nnx_class
         return getattr(getattr(made, "func", made), "__name__", type(self).__name__)
 
-    def __call__(self, x: Float[Array, "B ..."], train: bool) -> Float[Array, "B D"]:
+    def __call__(  # type: ignore[override]
+        self, x: Float[Array, "B ..."], train: bool
+    ) -> Float[Array, "B D"]:
         """Embeddings of samples."""
         return super().__call__(x, nnx_method=functools.partial(_forward, train=train))
 
 
 def _forward(module: nnx.Module, x: Array, *, train: bool) -> Array:
     (module.train if train else module.eval)()
-    told = {"train": train} if "train" in inspect.signature(type(module).__call__).parameters else {}
-    return module(x, **told)  # type: ignore[operator]
+    takes = inspect.signature(type(module).__call__).parameters
+    return module(x, **({"train": train} if "train" in takes else {}))
 
 
 def is_nnx(piece: object) -> bool:
