@@ -65,7 +65,7 @@ draw = np.random.default_rng(0)
 radius = table["mean radius"]
 table["hospital"] = pd.qcut(radius, 4, labels=["north", "east", "south", "west"]).astype(str)
 table["scanner"] = draw.choice(["A", "B", "C"], size=len(table))
-measured = list(data.feature_names)
+measured = list(data.data.columns)
 table[measured] = table[measured].mask(draw.random(table[measured].shape) < 0.02)
 table["diagnosis"] = data.target_names[data.target]
 table.to_csv(FOLDER / "tumours.csv", index=False)
