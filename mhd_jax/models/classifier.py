@@ -17,7 +17,7 @@ from mhd_jax.models.bridge import label
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 NORMS = ("default", "layer", "group", "batch", "none")
 STEMS = ("default", "cifar", "imagenet")
-CONVS = ("auto", "grouped", "unrolled", "looped", "matmul")
+CONVS = ("auto", "grouped", "unrolled", "looped")
 
 
 @dataclasses.dataclass(frozen=True)
