@@ -111,7 +111,7 @@ def states(run: mhd_jax.Run) -> list[np.ndarray]:
 
 
 def test_one_device_and_four_train_the_same(run: mhd_jax.Run, tmp_path: Path) -> None:
-    config = small.config(**MIXED, parallel__client_devices=2)
+    config = small.config(**MIXED, parallel__client_devices=4)  # rows of padding too
     train.train_and_evaluate(config, tmp_path / "run", with_report=False)
     for ours, theirs in zip(states(mhd_jax.Run.load(tmp_path / "run")), states(run), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-6)

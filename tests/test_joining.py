@@ -22,8 +22,9 @@ from tests import small
 NAMES = ("north", "south", "east")
 F, C = 5, 3
 SETTINGS: dict[str, Any] = {
-    "data__name": "silos", "partition__name": "by_key", "clients__num": 3, "train__steps": 60,
-    "train__log_every": 60, "train__eval_every": 60, "train__checkpoint_every": 60,
+    "data__name": "silos", "partition__name": "by_key", "clients__num": 3,
+    "isolated_baseline": True, "train__steps": 60, "train__log_every": 60, "train__eval_every": 60,
+    "train__checkpoint_every": 60,
     "optimizer__learning_rate": 0.01, "data__public_batch_size": 24,
 }  # fmt: skip
 

@@ -16,8 +16,8 @@
 # %% [markdown]
 # # From four silos to a deployed client
 #
-# One CSV file, one column that names the silo, a categorical column and missing values. Four clients
-# learn from each other, a fifth joins later, and one goes home as a folder of its own.
+# One CSV file, one column that names the silo, a categorical column and missing values. Four
+# clients learn from each other, a fifth joins later, and one goes home as a folder of its own.
 #
 # The notebook takes about two minutes on two CPU cores.
 
@@ -73,8 +73,8 @@ table.to_csv(FOLDER / "tumours.csv", index=False)
 # %% [markdown]
 # ## Public, private, test
 #
-# Test rows are for everybody, with every class. Public rows have no labels. The rest is private; twenty
-# benign ones are kept for a hospital that comes later.
+# Test rows are for everybody, with every class. Public rows have no labels. The rest is private;
+# twenty benign ones are kept for a hospital that comes later.
 
 # %%
 table = pd.read_csv(FOLDER / "tumours.csv")

@@ -10,7 +10,7 @@ import numpy as np
 from absl import logging
 from jaxtyping import Bool, Int, Shaped
 
-from mhd_jax.data.sources.arrays import ArraySplit, array_split, as_samples
+from mhd_jax.data.sources.arrays import ArraySplit, Where, array_split, as_samples
 from mhd_jax.data.sources.interface import (
     JoinedSplit,
     Silos,
@@ -173,7 +173,7 @@ def _check_alike(
 ) -> None:
     """Raises `ConfigError` where samples differ in shape or type from the first client's."""
     first, model = next(iter(parts.items()))
-    others = [
+    others: list[tuple[Where, tuple[int, ...], np.dtype]] = [
         *((("clients", who), split.image_shape, split.dtype) for who, split in parts.items()),
         *(
             (("client_test", who), split.image_shape, split.dtype)
