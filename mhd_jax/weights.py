@@ -61,9 +61,9 @@ def read(name: str, num_clients: int) -> tuple[Variables | None, ...]:
     """The weights of every client that `model.init_from` names; () for none.
 
     Args:
-      name: "", a name in `WEIGHTS`, or a path: of a run, whose client i gives client i its weights
-        (of a run with one client, all); of a client that `Run.export` wrote, or of an Orbax
-        checkpoint of one client's weights, which are those of all.
+      name: "", a name in `WEIGHTS`, or a path: of a run, or one of its checkpoints, whose client
+        i gives client i its weights (of a run with one client, all); of a client that `Run.export`
+        wrote, or of an Orbax checkpoint of one client's weights, which are those of all.
       num_clients: K.
 
     Raises:
@@ -73,39 +73,37 @@ def read(name: str, num_clients: int) -> tuple[Variables | None, ...]:
         return ()
     given = WEIGHTS.get(name) if name in WEIGHTS.names() else name
     several = not isinstance(given, str | Mapping) and isinstance(given, Sequence)
-    found = [_loaded(one) for one in given] if several else _loaded(given)
-    each = list(found) if isinstance(found, list) else [found]
-    flat = [tree for one in each for tree in (one if isinstance(one, list) else [one])]
-    if len(flat) not in (1, num_clients):
-        accepted = f"weights for all clients alike, or for each of {num_clients}, not {len(flat)}"
+    found = [tree for one in (given if several else [given]) for tree in _loaded(one)]
+    if len(found) not in (1, num_clients):
+        accepted = f"weights for all clients alike, or for each of {num_clients}, not {len(found)}"
         raise ConfigError(SETTING, name, accepted)
-    return tuple(flat * num_clients if len(flat) == 1 else flat)
+    return tuple(found * num_clients if len(found) == 1 else found)
 
 
-def _loaded(given: Given) -> Variables | None | list[Variables]:
-    """A tree, or the clients of a run."""
+def _loaded(given: Given) -> Sequence[Variables | None]:
+    """One tree, or those of the clients of a run."""
     if given is None or isinstance(given, Mapping):
-        return given
+        return [given]
     path = absolute(given)
     try:
         if (path / "checkpoints").exists():
-            return _of_run(path / "checkpoints")
+            names = [step.name for step in (path / "checkpoints").iterdir()]
+            path = path / "checkpoints" / max(filter(str.isdigit, names), key=int)
+        if (path / "manifest.json").exists():
+            return _of_run(path)
         if (path / "client.json").exists():
             path = path / "parameters"
-        tree: Variables = _restored(path)
-        return tree
+        return [_restored(path)]
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).partition("\n")[0]
         accepted = f"a run, an exported client or an Orbax checkpoint of weights ({reason})"
         raise ConfigError(SETTING, str(given), accepted) from error
 
 
-def _of_run(checkpoints: epath.Path) -> list[Variables]:
-    """The clients of the newest checkpoint, of its first seed."""
-    steps = [int(path.name) for path in checkpoints.iterdir() if path.name.isdigit()]
-    newest = checkpoints / str(max(steps))
-    shapes = json.loads((newest / "manifest.json").read_text())["leaves"]
-    state = _restored(newest / "default", lambda path: path[0] == "clients" and path[2] in KEPT)
+def _of_run(checkpoint: epath.Path) -> list[Variables]:
+    """The clients of a run's checkpoint, of its first seed."""
+    shapes = json.loads((checkpoint / "manifest.json").read_text())["leaves"]
+    state = _restored(checkpoint / "default", lambda path: path[0] == "clients" and path[2] in KEPT)
     clients = []
     for group, learners in enumerate(state["clients"]):
         size = next(
