@@ -9,6 +9,7 @@ from experiments import (
     communication,
     data_heterogeneity,
     digits_claims,
+    liars,
     main_comparison,
     public_data,
     robustness,
@@ -34,9 +35,9 @@ STUDIES = (
     scaling.STUDY,
 )
 
-EVERY = (*STUDIES, robustness.STUDY, tabular.STUDY)
-"""With those that have data sets of their own and a preset of their own: the grid of defaults
-(`grid`) and the table (`tabular`)."""
+EVERY = (*STUDIES, robustness.STUDY, liars.STUDY, tabular.STUDY)
+"""With those that have data sets and presets of their own, the grid of defaults (`grid`) and the
+table (`tabular`), and with the study of liars, which trains the same clients under many attacks."""
 
 if __name__ == "__main__":
     sweep.main(*STUDIES)

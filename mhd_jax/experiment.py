@@ -13,10 +13,21 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from absl import logging
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
+from mhd_jax import (
+    attacks,
+    distill,
+    evaluate,
+    exchange,
+    graph,
+    methods,
+    models,
+    parallel,
+    state,
+    weights,
+)
 from mhd_jax import config as config_lib
-from mhd_jax import distill, evaluate, exchange, graph, methods, models, parallel, state, weights
 from mhd_jax.data import augment, sources, streaming
 from mhd_jax.data.feed import (
     Federation,
@@ -88,6 +99,12 @@ class Experiment:
         """The clients' names, () where they have none but their numbers."""
         silos = kept_silos(self.config, self.federations[0].source)
         return silos.names if silos else ()
+
+    @property
+    def honest(self) -> Bool[np.ndarray, " K"]:
+        """Which clients do not lie."""
+        liars = self.parts.attackers
+        return ~np.isin(np.arange(self.layout.num_clients), liars.clients if liars else ())
 
     def init_state(self, abstract: bool = False) -> State:
         """The initial state, sharded; with `abstract` its shapes and shardings only."""
@@ -206,6 +223,7 @@ def build(
         embedding_width=_embedding_width(config, method, built, sample_of(source)),
         pauses=_pauses(config, method, built, sample_of(source)),
         frozen=sum(offset < config.clients.frozen for offset in layout.offsets),
+        attackers=_attackers(config, method),
     )
     return Experiment(
         config=config,
@@ -254,6 +272,16 @@ def _check_frozen(config: ml_collections.ConfigDict, method: methods.Method) -> 
     if not config.model.init_from:
         accepted = "the weights of the clients that clients.frozen keeps as they are"
         raise ConfigError("model.init_from", "", accepted)
+
+
+def _attackers(
+    config: ml_collections.ConfigDict, method: methods.Method
+) -> attacks.Attackers | None:
+    """Who lies about what the method sends; see `attacks.make`."""
+    chosen = method.distillation
+    predictions = chosen is not None and bool(chosen.nu_pred)
+    vectors = method.averaging is not None or chosen is not None and bool(chosen.nu_emb)
+    return attacks.make(config, predictions=predictions, vectors=vectors)
 
 
 def _check_alignment(

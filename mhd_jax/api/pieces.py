@@ -12,6 +12,7 @@ import numpy as np
 from flax import nnx
 
 from mhd_jax import config as config_lib
+from mhd_jax.attacks import ATTACKS
 from mhd_jax.data.partition import BY_KEY, PARTITIONS
 from mhd_jax.data.sources import SOURCES, Source
 from mhd_jax.distill import CONFIDENCES, RULES
@@ -39,6 +40,7 @@ PIECES: dict[str, Registry[Any]] = {
     "method": METHODS,
     "encoding": ENCODINGS,
     "metric": METRICS,
+    "attack": ATTACKS,
 }
 """Every extension point: the argument of `fit` that takes such a piece, and its registry."""
 
@@ -150,5 +152,6 @@ _WANTED = {
     "source": "a Source, or a function that returns one",
     "method": "a function from the config to a Method",
     "encoding": "a function from the config to an Encoding",
+    "attack": "a function (honest [N, B, h, C], view) to the same shape",
     "metric": "a function (correct [K, H, C], count [C], owned [K, C]) to [K, H]",
 }
