@@ -159,7 +159,7 @@ def fitted(given: Variables | None, shapes: Variables, who: str) -> Flat:
     wanted = {path: here[path] for path in here if _part(path) in parts}
     wrong = [
         f"{path} is {_shape(there.get(path))} there and {_shape(wanted.get(path))} here"
-        for path in sorted({*there, *wanted})
+        for path in sorted({*there, *wanted}, key=lambda path: (path not in there, path))
         if _shape(there.get(path)) != _shape(wanted.get(path))
     ]
     if wrong:

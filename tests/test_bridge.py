@@ -6,6 +6,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import flax.linen as nn
@@ -14,9 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.sharding import PartitionSpec as P
 
 import mhd_jax
-from mhd_jax import api, models, train
+from mhd_jax import api, models, parallel, step, train
 from mhd_jax import experiment as experiment_lib
 from mhd_jax.data import sources
 from mhd_jax.errors import ConfigError
@@ -174,17 +176,13 @@ def test_dropout_draws_anew_for_every_step_and_client_and_alike_for_the_baseline
 
 
 def test_keys_differ_by_client_and_step_but_not_by_device() -> None:
-    from jax.sharding import PartitionSpec as P
-
-    from mhd_jax import parallel, step
-
     def drawn(devices: int, now: int) -> np.ndarray:
-        experiment = small.build(parallel__client_devices=devices)
+        parts: Any = SimpleNamespace(layout=parallel.make_layout([4], client_devices=devices))
         find = parallel.on_mesh(
             lambda: jax.random.key_data(
-                step.network_keys(experiment.parts, jnp.uint32(0), jnp.int32(now))[0]
+                step.network_keys(parts, jnp.uint32(0), jnp.int32(now))[0]
             ),
-            experiment.layout, in_specs=(), out_specs=P("clients"),
+            parts.layout, in_specs=(), out_specs=P("clients"),
         )  # fmt: skip
         return np.asarray(jax.jit(find)())
 
@@ -193,9 +191,13 @@ def test_keys_differ_by_client_and_step_but_not_by_device() -> None:
     assert len({tuple(key) for key in [*one.tolist(), *drawn(1, 4).tolist()]}) == 8
 
 
-def test_initial_parameters_differ_by_client(run: mhd_jax.Run) -> None:
-    kernel = run._restored.experiment.init_state().clients[0].params["model"]["network"]["dense"]
-    assert np.ptp(np.asarray(kernel["kernel"])[0], axis=0).all()
+def test_initial_parameters_differ_by_client() -> None:
+    model = models.build({"name": Nnx}, num_classes=3, num_heads=2)
+    first, second = (
+        model.init(bridge.keys(jax.random.key(client)), jnp.ones((1, F)), train=False)["params"]
+        for client in range(2)
+    )
+    assert (first["network"]["dense"]["kernel"] != second["network"]["dense"]["kernel"]).all()
 
 
 @pytest.mark.parametrize(
@@ -228,9 +230,15 @@ def test_fit_names_a_class_and_a_partial() -> None:
     [
         (Told, "'Told': expected an NNX module class that takes rngs alone"),
         (Nnx(rngs=nnx.Rngs(0)), "'Nnx': expected the class of an NNX module"),
-        (functools.partial(nnx.Linear, 3, 4), r"'Linear': expected a network for samples of .5,"),
+        (
+            functools.partial(nnx.Linear, 3, 4),
+            r"'Linear': expected a network for samples of shape .5,",
+        ),
         (Counting, "'Counting': expected a network whose variables .* not cache too"),
-        (functools.partial(nnx.Embed, 4, 4), r"'Embed': expected embeddings of shape \[B, D\]"),
+        (
+            functools.partial(nnx.LinearGeneral, F, (2, 4)),
+            r"'LinearGeneral': expected embeddings of",
+        ),
     ],
 )
 def test_what_does_not_fit_is_named(piece: Any, said: str) -> None:

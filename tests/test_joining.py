@@ -227,8 +227,9 @@ def test_the_name_is_of_the_contents() -> None:
     ],
 )
 def test_weights_that_do_not_fit_are_named(given: Any, said: str) -> None:
+    config = small.config(**SETTINGS, model__init_from=weights.named(given))
     with pytest.raises(ConfigError, match=f"model.init_from = .*{said}"):
-        start(given)
+        assert experiment_lib.build(config).weights
 
 
 def test_what_does_not_fit_claims_no_directory(tmp_path: Path) -> None:

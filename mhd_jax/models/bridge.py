@@ -67,15 +67,16 @@ def network(piece: Callable[..., nnx.Module]) -> NnxNetwork:
     Raises:
       ConfigError: it does not take `rngs`, or needs arguments that it does not get.
     """
+    made: Any = getattr(piece, "func", piece)
+    given, named = getattr(piece, "args", ()), getattr(piece, "keywords", {})
     try:
-        inspect.signature(piece).bind(rngs=None)
+        inspect.signature(made.__init__).bind(None, *given, **named, rngs=None)
     except TypeError as error:
-        name = getattr(getattr(piece, "func", piece), "__name__", piece)
         accepted = (
             "an NNX module class that takes rngs alone, the rest of its arguments given by "
             f"functools.partial ({error})"
         )
-        raise ConfigError("model.name", name, accepted) from error
+        raise ConfigError("model.name", made.__name__, accepted) from error
     return NnxNetwork(piece, metadata_fn=None)
 
 
