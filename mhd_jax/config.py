@@ -147,6 +147,9 @@ def _add_exchange(config: ml_collections.ConfigDict) -> None:
     # steps between two that distil; nothing is published in the others, and the weights of
     # distillation stay what they are
     config.exchange.every = 1
+    # distilling steps in a row that read what was sent of a public sample once; 1 = one [a divisor
+    # of the public samples of a step and device]
+    config.exchange.cache = 1
     config.exchange.encoding = "float32"  # the form in which predictions travel
     # top_k: largest probabilities that are sent [1 to the number of classes]
     config.exchange.top_k = 3
@@ -331,8 +334,8 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 _AT_LEAST_ONE = (
     "clients.num", "num_seeds", "train.steps", "train.log_every", "train.eval_every",
     "train.checkpoint_every", "train.keep_checkpoints", "data.batch_size", "data.public_batch_size",
-    "exchange.every", "exchange.pool_size", "exchange.refresh_steps", "average.every",
-    "rounds.private_steps", "rounds.public_steps",
+    "exchange.every", "exchange.cache", "exchange.pool_size", "exchange.refresh_steps",
+    "average.every", "rounds.private_steps", "rounds.public_steps",
 )  # fmt: skip
 _NOT_NEGATIVE = (
     "seed", "heads.aux", "model.width", "data.image_size", "data.num_classes", "data.workers",

@@ -180,7 +180,8 @@ def estimate(config: ml_collections.ConfigDict, memory: int) -> Estimate:
     layout, parts = experiment.layout, experiment.parts
     state = experiment.init_state(abstract=True)
     counted = min(config.train.steps, experiment_lib.LONGEST_PERIOD)
-    everywhere = tree_bytes(state.marginals)  # the average that alignment keeps
+    # What every reader keeps: the average of alignment, and what it was sent.
+    everywhere = tree_bytes(state.marginals) + tree_bytes(state.cache) // layout.data_devices
     rows = layout.client_devices
     return Estimate(
         layout=layout.describe(),
@@ -190,7 +191,8 @@ def estimate(config: ml_collections.ConfigDict, memory: int) -> Estimate:
             for size, model in zip(layout.groups, parts.models, strict=True)
             for _ in range(size)
         ),
-        state=everywhere + (tree_bytes(state) - everywhere) // rows,
+        state=everywhere
+        + sum(map(tree_bytes, (state.clients, state.baseline, state.pool))) // rows,
         gradients=sum(tree_bytes(c.params) for c in (*state.clients, *state.baseline)) // rows,
         data=_data_bytes(experiment),
         activations=_activations(experiment),

@@ -29,6 +29,7 @@ from mhd_jax import (
 )
 from mhd_jax import config as config_lib
 from mhd_jax.data import augment, sources, streaming
+from mhd_jax.data.batches import Visits
 from mhd_jax.data.feed import (
     Federation,
     Feed,
@@ -47,7 +48,7 @@ from mhd_jax.models import bridge
 from mhd_jax.parallel import Layout
 from mhd_jax.schedule import Schedule, input_specs
 from mhd_jax.state import State
-from mhd_jax.step import StepParts, make_step
+from mhd_jax.step import StepParts, cache_shapes, make_step
 from mhd_jax.trees import Variables
 
 VARIABLES = ("params", "batch_stats")
@@ -118,6 +119,11 @@ class Experiment:
             self.sample,
             pool_slots=self.schedule.readers[0].pool_slots,
             marginals=_marginals(self.parts, self.schedule.readers[0].pool_slots),
+            cache=cache_shapes(
+                self.parts,
+                [state.embedding_width(model, self.sample) for model in self.parts.models],
+                self.config.data.public_batch_size,
+            ),
             same_start=self.parts.method.same_start,
             abstract=abstract,
         )
@@ -202,7 +208,8 @@ def build(
     built = _models(config, source.num_classes, method.num_heads(config.heads.aux))
     _check_networks(built, sample_of(source))
     layout = _layout(config, method, built, sample_of(source))
-    feed = _feed(config, method, federations, layout, memory or device_memory())
+    visits = _visits(config, method, topologies, layout)
+    feed = _feed(config, method, federations, layout, visits, memory or device_memory())
     baseline = _models(config, source.num_classes, 1) if _wants_baseline(config, method) else ()
     encoding = exchange.make_encoding(config, method, source.num_classes)
     _check_alignment(config, method, source.num_classes)
@@ -223,6 +230,7 @@ def build(
         embedding_width=_embedding_width(config, method, built, sample_of(source)),
         pauses=_pauses(config, method, built, sample_of(source)),
         frozen=sum(offset < config.clients.frozen for offset in layout.offsets),
+        visits=visits,
         attackers=_attackers(config, method),
     )
     return Experiment(
@@ -334,6 +342,36 @@ def _embedding_width(
     return int(asked)
 
 
+def _visits(
+    config: ml_collections.ConfigDict,
+    method: methods.Method,
+    topologies: Sequence[graph.Topology],
+    layout: Layout,
+) -> Visits:
+    """How often what was sent of a public sample is read.
+
+    Raises:
+      ConfigError: readers cannot keep what they have read, or samples cannot take turns.
+    """
+    count = config.exchange.cache
+    if count == 1 or method.distillation is None:
+        return Visits()
+    accepted = ""
+    steps = np.arange(min(config.train.steps, LONGEST_PERIOD))
+    if (method.distils(steps) != (steps % config.exchange.every == 0)).any():
+        accepted = f"1: {config.method} distils at times of its own"
+    elif config.exchange.mode == "stale":
+        accepted = "1 with exchange.mode = stale, or exchange.mode = fresh: snapshots change"
+    elif not all(topology.static for topology in topologies):
+        accepted = "1 with a graph that changes: a new reader lacks what was sent before"
+    elif config.data.public_batch_size // layout.data_devices % count:
+        share = config.data.public_batch_size // layout.data_devices
+        accepted = f"a divisor of {share}, the public samples of a step and device"
+    if accepted:
+        raise ConfigError("exchange.cache", count, accepted)
+    return Visits(count, config.exchange.every)
+
+
 def _marginals(parts: StepParts, pool_slots: int) -> tuple[int, ...]:
     """Shape (K, H, C) of the moving average that alignment keeps; () for none.
 
@@ -420,7 +458,9 @@ def sample_of(source: sources.Source) -> Sample:
 
 
 def preparation(
-    config: ml_collections.ConfigDict, federations: Sequence[Federation]
+    config: ml_collections.ConfigDict,
+    federations: Sequence[Federation],
+    visits: Visits = Visits(),  # noqa: B008
 ) -> Preparation:
     """What happens to samples on the device; an augmentation of the host leaves nothing to it.
 
@@ -438,7 +478,7 @@ def preparation(
     else:
         augment.check(name, split.image_shape, split.dtype)
     statistics = np.array([(fed.mean, fed.std) for fed in federations], np.float32)
-    return Preparation("none" if name in on_host else name, statistics)
+    return Preparation("none" if name in on_host else name, statistics, visits)
 
 
 def _feed(
@@ -446,6 +486,7 @@ def _feed(
     method: methods.Method,
     federations: Sequence[Federation],
     layout: Layout,
+    visits: Visits,
     memory: int,
 ) -> Feed:
     if method.pooled:
@@ -453,9 +494,9 @@ def _feed(
             dataclasses.replace(fed, partition=pooled(fed.partition)) for fed in federations
         ]
     order = SampleOrder(
-        tuple(federations), layout, config.data.batch_size, config.data.public_batch_size
+        tuple(federations), layout, config.data.batch_size, config.data.public_batch_size, visits
     )
-    prepared = preparation(config, federations)
+    prepared = preparation(config, federations, visits)
     resident = Resident(order, prepared)
     name = config.data.augment
     on_host = name if name in streaming.HOST_AUGMENTS.names() else ""
@@ -600,19 +641,21 @@ def _ledger(
     """What every client sends, in bytes."""
     chosen, predictions, parameters = parts.method.distillation, [], []
     for size, model in zip(parts.layout.groups, parts.models, strict=True):
-        parameters += [4.0 * count_params(model, sample)] * size
+        parameters += [float(count_params(model, sample))] * size
         sent = 0
         if chosen is not None:
-            rows = config.data.public_batch_size * max(reader(0, 1).versions.shape[1], 1)
+            rows = config.data.public_batch_size // parts.visits.count
+            rows *= max(reader(0, 1).versions.shape[1], 1)
             shape = (rows, chosen.published_heads(model.num_heads), parts.num_classes)
             width = parts.embedding_width or state.embedding_width(model, sample)
             width = width if chosen.nu_emb else 0
             sent = exchange.message_bytes(parts.encoding, shape, width, chosen.publishes_energy)
         predictions += [float(sent)] * size
+    travels = parts.encoding.embedding_type if parts.method.averaging else jnp.float32
     return exchange.Ledger(
         predictions=np.asarray(predictions),
-        snapshots=np.asarray(parameters) / config.exchange.refresh_steps,
-        fedavg=np.asarray(parameters) / config.average.every,
+        snapshots=4.0 * np.asarray(parameters) / config.exchange.refresh_steps,
+        fedavg=jnp.dtype(travels).itemsize * np.asarray(parameters) / config.average.every,
         method=parts.method,
         average_every=config.average.every,
         once=4.0 * parts.num_classes if config.distill.publish_label_shares else 0.0,

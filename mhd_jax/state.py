@@ -20,7 +20,7 @@ from flax import struct, traverse_util
 from mhd_jax import rng
 from mhd_jax.inputs import Sample, network_input
 from mhd_jax.models import bridge
-from mhd_jax.parallel import CLIENTS, Layout
+from mhd_jax.parallel import CLIENTS, DATA, Layout
 from mhd_jax.trees import AnyTree, Variables
 from mhd_jax.weights import Flat
 
@@ -59,6 +59,8 @@ class State(struct.PyTreeNode):
       pool: per group, the last snapshots of its clients, leaves [R, K, S, ...]; () when fresh.
       marginals: moving average of every published head's mean prediction, [R, K, H, C], the same
         on all devices; () where alignment needs none.
+      cache: what readers have of the public batch's samples, leaves [R, K, B', ...], the same for
+        all; () where everything is sent anew in every exchange.
     """
 
     step: jax.Array
@@ -66,6 +68,7 @@ class State(struct.PyTreeNode):
     baseline: tuple[Learners, ...]
     pool: Pool
     marginals: jax.Array | tuple[()] = ()
+    cache: PyTree = ()
 
 
 def make_optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransformation:
@@ -147,6 +150,7 @@ def init_state(
     *,
     pool_slots: int = 0,
     marginals: tuple[int, ...] = (),
+    cache: PyTree = (),
     same_start: bool = False,
     abstract: bool = False,
 ) -> State:
@@ -162,6 +166,7 @@ def init_state(
       pool_slots: snapshots kept per client.
       marginals: (K, H, C) of the moving average that alignment keeps, which starts uniform; ()
         for none.
+      cache: shapes of what readers keep, leaves [K, B', ...]; () for nothing.
       same_start: give every client of a group the parameters of its first client.
       abstract: return shapes, types and shardings only; nothing is compiled.
     """
@@ -186,7 +191,8 @@ def init_state(
     def everything(seeds: jax.Array) -> State:
         clients, baseline, pool = jax.vmap(system)(seeds)
         start = jnp.full((len(seeds), *marginals), 1 / marginals[-1]) if marginals else ()
-        return State(jnp.zeros((), jnp.int32), clients, baseline, pool, start)
+        kept = jax.tree.map(lambda x: jnp.zeros((len(seeds), *x.shape), x.dtype), cache)
+        return State(jnp.zeros((), jnp.int32), clients, baseline, pool, start, kept)
 
     seed_array = jnp.asarray(seeds, jnp.uint32)
     shapes = jax.eval_shape(everything, seed_array)
@@ -243,11 +249,12 @@ def _with_weights(learners: Learners, layout: Layout, given: Sequence[Flat]) -> 
 
 
 def shardings(state: State, layout: Layout) -> State:
-    """The sharding of every leaf: the client axis over devices, step and marginals everywhere."""
+    """The sharding of every leaf: the client axis over devices, what all share everywhere."""
     rows, everywhere = layout.sharding(None, CLIENTS), layout.sharding()
     spread: State = jax.tree.map(lambda _: rows, state)
     marginals = jax.tree.map(lambda _: everywhere, state.marginals)
-    return spread.replace(step=everywhere, marginals=marginals)
+    cache = jax.tree.map(lambda _: layout.sharding(None, None, DATA), state.cache)
+    return spread.replace(step=everywhere, marginals=marginals, cache=cache)
 
 
 def abstract(state: State) -> State:

@@ -24,6 +24,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from mhd_jax import defences, distill, rng
 from mhd_jax.attacks import Attackers
+from mhd_jax.data.batches import Visits
 from mhd_jax.edges import Edges
 from mhd_jax.exchange import Encoding, from_wire, projection, to_wire
 from mhd_jax.inputs import Batch, StepInputs
@@ -68,6 +69,7 @@ class StepParts:
         none in the run; "all" of distillation; or "exchange" alone, where code in a branch is slow.
       embedding_width: numbers in which an embedding travels; 0 for all it has.
       frozen: groups, the first ones, whose clients publish but never learn.
+      visits: how often what was sent of a public sample is read.
       attackers: who lies and how; None where nobody does, and then nothing of it is compiled.
     """
 
@@ -84,6 +86,7 @@ class StepParts:
     pauses: Pauses = "nothing"
     embedding_width: int = 0
     frozen: int = 0
+    visits: Visits = Visits()
     attackers: Attackers | None = None
 
 
@@ -111,7 +114,7 @@ def make_step(parts: StepParts, input_specs: StepInputs, data_specs: PyTree) -> 
 def state_specs() -> Any:
     """How the state lies on the mesh, the same tree with a spec for every part."""
     rows: Any = P(None, CLIENTS)
-    return State(P(), rows, rows, rows, P())  # type: ignore[arg-type]
+    return State(P(), rows, rows, rows, P(), P(None, None, DATA))  # type: ignore[arg-type]
 
 
 def _run_steps(
@@ -140,7 +143,7 @@ def _all_replicas(
     parts: StepParts, state: State, data: PyTree, inputs: StepInputs, seeds: Array
 ) -> tuple[State, Metrics]:
     """One step of every replica: `_one_system` vmapped, or called directly where R = 1."""
-    per_replica = (state.clients, state.baseline, state.pool, state.marginals)
+    per_replica = (state.clients, state.baseline, state.pool, state.marginals, state.cache)
     axes = StepInputs(0, 0, 0, 0, None, None, None, 0, 0)
 
     def one(trees: Any, data: PyTree, inputs: StepInputs, seed: Array) -> Any:
@@ -160,7 +163,7 @@ def _all_replicas(
 
 def _one_system(
     parts: StepParts, state: State, data: PyTree, inputs: StepInputs, seed: Array
-) -> tuple[tuple[Any, Any, Any, Any], Metrics]:
+) -> tuple[tuple[Any, Any, Any, Any, Any], Metrics]:
     """One step of one system: learn, average, snapshot; and the isolated baseline beside it."""
     batch = parts.load(data, inputs, seed, state.step)
     keys, weight = network_keys(parts, seed, state.step), inputs.weights[0]
@@ -171,15 +174,15 @@ def _one_system(
         stats=tuple(group.stats for group in state.clients),
     )
     grads, metrics = private.grads, {"private_loss": private.losses, "loss": private.losses}
-    marginals = state.marginals
+    memory = Memory(state.marginals, state.cache)
     if parts.method.distillation is not None:
         lessons = _where_due(
             parts.pauses,
             _distils(inputs),
             lambda: _distillation_gradients(parts, state, batch.public, inputs, seed),
-            marginals=state.marginals,
+            memory=memory,
         )
-        marginals = lessons.marginals
+        memory = lessons.memory
         metrics |= _trunk_metrics(grads, lessons.grads)
         grads = jax.tree.map(jnp.add, grads, lessons.grads)
         metrics |= {"embedding_loss": lessons.embedding, "head_losses": lessons.heads}
@@ -195,7 +198,7 @@ def _one_system(
     baseline, baseline_loss = _train_baseline(parts, state.baseline, batch, keys)
     if baseline:
         metrics["control_loss"] = baseline_loss
-    return (clients, baseline, pool, marginals), _mean_over_data(parts, metrics)
+    return (clients, baseline, pool, *memory), _mean_over_data(parts, metrics)
 
 
 def _where_due(
@@ -235,6 +238,13 @@ class Predictions(NamedTuple):
     energy: Float[Array, "k B H"] | None = None
 
 
+class Memory(NamedTuple):
+    """What readers remember of earlier exchanges: see `State.marginals` and `State.cache`."""
+
+    marginals: Any = ()
+    cache: Any = ()
+
+
 class PrivateGradients(NamedTuple):
     """Of the private loss; everything per group, losses [k] weighted as in the objective."""
 
@@ -252,7 +262,7 @@ class Lessons(NamedTuple):
       embedding: the embedding loss, [k].
       heads: the loss of every taught head, [k, m].
       unreadable: 1 for a client whose message nobody can read, see `distill.readable`, [k].
-      marginals: the moving average of every published head's mean prediction, or ().
+      memory: what readers remember from now on.
     """
 
     grads: tuple[PyTree, ...]
@@ -260,7 +270,7 @@ class Lessons(NamedTuple):
     embedding: tuple[Float[Array, " k"], ...]
     heads: tuple[Float[Array, "k m"], ...]
     unreadable: tuple[Float[Array, " k"], ...]
-    marginals: Any
+    memory: Memory
 
 
 def _private_gradients(
@@ -300,7 +310,7 @@ def _distillation_gradients(
     pooled = pool_predictions(parts, state.pool, inputs.versions, public)
 
     def objective(params: tuple[PyTree, ...]) -> tuple[Array, Any]:
-        embedding, heads, unreadable, marginals = _distillation(
+        embedding, heads, unreadable, memory = _distillation(
             parts, chosen, params, state, public, pooled, inputs, seed
         )
         losses = tuple(
@@ -308,7 +318,7 @@ def _distillation_gradients(
             for emb, head in zip(embedding, heads, strict=True)
         )
         total = jnp.asarray(sum(loss.sum() for loss in losses))
-        return total, (losses, embedding, heads, unreadable, marginals)
+        return total, (losses, embedding, heads, unreadable, memory)
 
     params = tuple(group.params for group in state.clients)
     grads, aux = jax.grad(objective, has_aux=True)(params)
@@ -392,16 +402,16 @@ def _distillation(
     inputs: StepInputs,
     seed: Array,
 ) -> tuple[
-    tuple[Float[Array, " k"], ...], tuple[Float[Array, "k m"], ...], tuple[Array, ...], Any
+    tuple[Float[Array, " k"], ...], tuple[Float[Array, "k m"], ...], tuple[Array, ...], Memory
 ]:  # fmt: skip
-    """Embedding loss, head losses and unreadable messages of the local clients; new marginals."""
+    """Embedding loss, head losses and unreadable messages of the local clients; new memory."""
     own = tuple(
         public_forward(
             parts, model, {"params": tree["model"], "batch_stats": learners.stats}, public
         )
         for model, tree, learners in zip(parts.models, params, state.clients, strict=True)
     )
-    published, marginals = read_published(parts, state, own, pooled, public, seed, _distils(inputs))
+    published, memory = read_published(parts, state, own, pooled, public, seed, _distils(inputs))
     embedding_losses, heads, unreadable = [], [], []
     for group, student in enumerate(own):
         unreadable.append(_unreadable(parts, group, len(student.embeddings), published))
@@ -427,7 +437,7 @@ def _distillation(
                 loss=chosen.loss, temperature=chosen.temperature,
             )
         )  # fmt: skip
-    return tuple(embedding_losses), tuple(heads), tuple(unreadable), marginals
+    return tuple(embedding_losses), tuple(heads), tuple(unreadable), memory
 
 
 def _unreadable(
@@ -450,15 +460,14 @@ class Published(NamedTuple):
       scores: aligned if the method aligns; None where no predictions are published.
       embeddings: per group, in `StepParts.embedding_width` dimensions if that is not 0.
       energy: where it is published.
-      readable: whose message can be read, see `distill.readable`; the rest of it is blank.
-      fresh: the publishers are the students' own present states; otherwise snapshots.
+      readable: bool [N], whose message can be read, see `distill.readable`, the rest being blank;
+        None until a reader looks.
     """
 
     scores: Float[Array, "N B h C"] | None
     embeddings: tuple[Float[Array, "N B w"], ...]
     energy: Float[Array, "N B h"] | None
-    readable: Bool[Array, " N"]
-    fresh: bool
+    readable: Any = None
 
 
 def read_published(
@@ -469,26 +478,76 @@ def read_published(
     public: Array,
     seed: Array,
     distils: Bool[Array, ""] | bool = True,
-) -> tuple[Published, Any]:
-    """Publishes (the snapshots where there are any) and aligns; with it the new marginals.
+) -> tuple[Published, Memory]:
+    """Publishes (the snapshots where there are any) and aligns; with it what is remembered.
 
-    Liars have their say in between, and what cannot be read is dropped.
+    Only what is due is published where readers keep the rest. Liars have their say in between, and
+    what cannot be read is dropped.
     """
-    marginals = state.marginals
-    chosen = parts.method.distillation
+    chosen, cache = parts.method.distillation, state.cache
     assert chosen is not None
     shown = jax.lax.stop_gradient(pooled or own)
+    if cache:
+        due = functools.partial(_due, parts.visits, state.step)
+        shown, public = jax.tree.map(due, shown), due(public[None])[0]
     if parts.pauses == "exchange":
         sent = _publish_if(parts, chosen, shown, distils)
     else:
         sent = publish(parts, chosen, shown)
     if parts.attackers is not None:
         sent = _with_lies(parts, parts.attackers, sent, public, seed, state.step)
+    if cache:
+        keep = functools.partial(_keep, parts.visits, state.step)
+        sent = cache = jax.tree.map(keep, cache, sent)
     sent = _readable_part(parts, chosen, sent)
     if sent.scores is None or not chosen.alignment:
-        return sent._replace(fresh=not pooled), marginals
-    scores, marginals = _align(parts, chosen, sent.scores, marginals)
-    return sent._replace(scores=scores, fresh=not pooled), marginals
+        return sent, Memory(state.marginals, cache)
+    scores, marginals = _align(parts, chosen, sent.scores, state.marginals)
+    return sent._replace(scores=scores), Memory(marginals, cache)
+
+
+def _due(visits: Visits, step: Array, batch: Float[Array, "k B ..."]) -> Float[Array, "k F ..."]:
+    """What is sent of a batch: every D-th place."""
+    rows = batch.reshape(len(batch), -1, visits.count, *batch.shape[2:])
+    place = visits.exchange(step) % visits.count
+    return jax.lax.dynamic_index_in_dim(rows, place, axis=2, keepdims=False)
+
+
+def _keep(
+    visits: Visits, step: Array, before: Float[Array, "N B ..."], sent: Float[Array, "N F ..."]
+) -> Float[Array, "N B ..."]:
+    """What readers have after an exchange, place by place."""
+    exchange, places = visits.exchange(step), np.arange(before.shape[1])
+    new = visits.sent(exchange, places) == exchange
+    filled = jnp.repeat(sent, visits.count, axis=1)
+    return jnp.where(new.reshape(-1, *[1] * (before.ndim - 2)), filled, before)
+
+
+def cache_shapes(parts: StepParts, widths: Sequence[int], samples: int) -> Published | tuple[()]:
+    """Shapes of what readers keep, as in `State.cache` without its first axis; () for nothing.
+
+    Args:
+      parts: of the step.
+      widths: of the embeddings, group by group.
+      samples: B', of the public batch.
+    """
+    chosen = parts.method.distillation
+    if chosen is None or parts.visits.count == 1:
+        return ()
+
+    def kept(clients: int, *shape: int) -> Any:
+        return jax.ShapeDtypeStruct((clients, samples, *shape), jnp.float32)
+
+    clients = parts.layout.num_clients
+    heads = chosen.published_heads(parts.models[0].num_heads)
+    sizes = zip(parts.layout.groups, widths, strict=True)
+    return Published(
+        scores=kept(clients, heads, parts.num_classes) if chosen.nu_pred else None,
+        embeddings=tuple(
+            kept(size, parts.embedding_width or width) for size, width in sizes if chosen.nu_emb
+        ),
+        energy=kept(clients, heads) if chosen.nu_pred and chosen.publishes_energy else None,
+    )
 
 
 def _with_lies(
@@ -513,7 +572,8 @@ def _with_lies(
 
 def _readable_part(parts: StepParts, chosen: Distillation, sent: Published) -> Published:
     """Blanks whole messages of which any part cannot be read."""
-    readable = sent.readable
+    messages = sent.embeddings if sent.scores is None else (sent.scores,)
+    readable = jnp.ones(sum(len(values) for values in messages), bool)
     if sent.scores is not None:
         readable &= distill.readable(sent.scores, logits=chosen.mixes_logits)
     if sent.energy is not None:
@@ -563,12 +623,13 @@ def candidates_of(
     shares = inputs.label_shares if inputs.label_shares.size else None
     if shares is not None:
         shares = jnp.repeat(shares, len(scores) // len(shares), axis=0)
-    if published.fresh:
+    fresh = not inputs.versions.size
+    if fresh:
         present = scores[own]
     else:
         mine = jax.lax.stop_gradient(read_heads(chosen, student))
         present = _align(parts, chosen, mine.scores)[0] if chosen.alignment else mine.scores
-    if chosen.include_self and not published.fresh:
+    if chosen.include_self and not fresh:
         # One's own present state is no snapshot: it joins the candidates in front.
         readable = jnp.concatenate([jnp.ones(num_rows, bool), readable])
         scores = jnp.concatenate([present, scores], axis=0)
@@ -641,13 +702,10 @@ def publish(
                 energies.append(floats(read.energy))
         if chosen.nu_emb:
             embeddings.append(floats(_projected(parts, own.embeddings)))
-    count = sum(len(values) for values in scores or embeddings)
     return Published(
         scores=jnp.concatenate(scores) if scores else None,
         embeddings=tuple(embeddings),
         energy=jnp.concatenate(energies) if energies else None,
-        readable=jnp.ones(count, bool),
-        fresh=True,
     )
 
 
@@ -659,13 +717,10 @@ def _publish_if(
 ) -> Published:
     """`publish` in a step that distils; zeros, which nobody reads, in any other."""
 
-    def exchange() -> tuple[Any, Any, Any]:
-        sent = publish(parts, chosen, predictions)
-        return sent.scores, sent.embeddings, sent.energy
+    def exchange() -> Published:
+        return publish(parts, chosen, predictions)
 
-    scores, embeddings, energy = _where_due("all", distils, exchange)
-    count = sum(len(values) for values in ([scores] if scores is not None else embeddings))
-    return Published(scores, embeddings, energy, jnp.ones(count, bool), fresh=True)
+    return _where_due("all", distils, exchange)
 
 
 def read_heads(chosen: Distillation, predictions: Predictions) -> Predictions:
@@ -754,15 +809,18 @@ def _average(
 ) -> tuple[tuple[Learners, ...], tuple[Float[Array, " k"], ...]]:
     """Mixes parameters and statistics over clients where an average is due; see `AGGREGATORS`.
 
-    Optimiser states stay local. This, and only this, sends parameters between clients; methods
-    without averaging have no such collective. Clients whose parameters are not all finite are
-    read by nobody; they are 1 in the second result.
+    Optimiser states stay local. Parameters travel in the type of embeddings. This, and only this,
+    sends parameters between clients; methods without averaging have no such collective. Clients
+    whose parameters are not all finite are read by nobody; they are 1 in the second result.
     """
     (group,), size = clients, parts.layout.num_clients
-    rows = client_ids(parts, 0, len(inputs.mixing))
+    travels, rows = parts.encoding.embedding_type, client_ids(parts, 0, len(inputs.mixing))
+
+    def gathered(x: Array) -> Array:
+        return from_wire(gather_clients(to_wire(x, travels))[:size], travels)
 
     def mix(tree: PyTree) -> tuple[PyTree, Array]:
-        everyone = jax.tree.map(lambda x: gather_clients(x)[:size], tree)
+        everyone = jax.tree.map(gathered, tree)
         if parts.attackers is not None:
             everyone = _with_false_parameters(parts.attackers, everyone, seed, step)
         mixed, readable = defences.aggregate(

@@ -557,7 +557,8 @@ def test_an_installed_package_is_used_by_name_from_the_command_line(
     settings = [f"--config.{name}={value}" for name, value in OUTSIDE.items()]
     done = subprocess.run(
         [sys.executable, "-m", "mhd_jax.main", "--config=configs/digits.py:smoke", *settings,
-         "--config.clients.num=4", f"--workdir={tmp_path}/run"],
+         "--config.clients.num=4", "--config.heads.aux=1", "--config.isolated_baseline=False",
+         f"--workdir={tmp_path}/run"],
         cwd=ROOT, capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -125,6 +125,14 @@ PRESETS = {
             clients=(4,),
         ),
         Preset("cifar10_cnn", "configs/cifar10.py:cpu", seeds=3, clients=(4,), models=_SMALL),
+        Preset(
+            "cifar10_resnet20",
+            "configs/cifar10.py:cpu",
+            seeds=1,
+            changes={"model.name": "resnet20"},
+            clients=(4,),
+            models=(("resnet8", 5), ("resnet20", 3)),
+        ),
         Preset("tiny_imagenet", "configs/tiny_imagenet.py", seeds=3, public_names=("cifar10",)),
         Preset(
             "tiny_imagenet_cpu",

@@ -39,17 +39,19 @@ class Block(nn.Module):
     Attributes:
       width: D.
       dtype: of the arithmetic.
+      heads: of attention.
     """
 
     width: int
     dtype: DTypeLike
+    heads: int = HEADS
 
     @nn.compact
     def __call__(self, x: Float[Array, "B N D"]) -> Float[Array, "B N D"]:
         """The block's output."""
         y = nn.LayerNorm(dtype=self.dtype, epsilon=1e-5, name="norm1")(x)
         y = nn.Dense(3 * self.width, dtype=self.dtype, name="qkv")(y)
-        q, k, v = jnp.split(y.reshape(*y.shape[:2], 3 * HEADS, -1), 3, axis=2)
+        q, k, v = jnp.split(y.reshape(*y.shape[:2], 3 * self.heads, -1), 3, axis=2)
         y = nn.dot_product_attention(q, k, v, force_fp32_for_softmax=True).reshape(x.shape)
         x = x + nn.Dense(self.width, dtype=self.dtype, name="project")(y)
         y = nn.LayerNorm(dtype=self.dtype, epsilon=1e-5, name="norm2")(x)
@@ -64,11 +66,15 @@ class ViT(nn.Module):
       width: D.
       depth: number of blocks.
       dtype: of the arithmetic.
+      patch: pixels of a patch's side.
+      heads: of attention.
     """
 
     width: int
     depth: int
     dtype: DTypeLike
+    patch: int = PATCH
+    heads: int = HEADS
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"], train: bool) -> Float[Array, "B D"]:
@@ -78,17 +84,17 @@ class ViT(nn.Module):
           ConfigError: no images, or sides that patches do not fill.
         """
         del train
-        if x.ndim != 4 or x.shape[1] % PATCH or x.shape[2] % PATCH:
-            accepted = f"images [H, W, C] whose sides are multiples of {PATCH} pixels"
+        if x.ndim != 4 or x.shape[1] % self.patch or x.shape[2] % self.patch:
+            accepted = f"images [H, W, C] whose sides are multiples of {self.patch} pixels"
             raise ConfigError("model.name", "vit", f"{accepted}, not samples of {x.shape[1:]}")
         batch, height, width, channels = x.shape
-        rows, columns = height // PATCH, width // PATCH
-        x = x.reshape(batch, rows, PATCH, columns, PATCH, channels).swapaxes(2, 3)
+        rows, columns = height // self.patch, width // self.patch
+        x = x.reshape(batch, rows, self.patch, columns, self.patch, channels).swapaxes(2, 3)
         x = x.reshape(batch, rows * columns, -1).astype(self.dtype)
         x = nn.Dense(self.width, dtype=self.dtype, name="embed")(x)
         x = x + positions(rows * columns, self.width).astype(self.dtype)
         for index in range(self.depth):
-            x = Block(self.width, self.dtype, name=f"block{index}")(x)
+            x = Block(self.width, self.dtype, self.heads, name=f"block{index}")(x)
         x = nn.LayerNorm(dtype=self.dtype, epsilon=1e-5, name="norm")(x)
         return x.mean(1, dtype=jnp.float32)
 
