@@ -66,7 +66,7 @@ def join(
     config_lib.update(made, {
         "num_seeds": 1, "clients.num": num + 1, "clients.frozen": num,
         "clients.models": (*trained, (made.model.name, 1)),
-        "data.public_name": "", "data.num_classes": 0,
+        "data.public_name": "", "data.num_classes": 0, "data.client_key": "",
         "graph.sequence": (), "graph.every": 0, "exchange.mode": "fresh",
     })  # fmt: skip
     graph = np.zeros((num + 1, num + 1), bool)
