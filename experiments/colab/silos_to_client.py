@@ -19,7 +19,7 @@
 # One CSV file, one column that names the silo, a categorical column and missing values. Four
 # clients learn from each other, a fifth joins later, and one goes home as a folder of its own.
 #
-# The notebook takes about two minutes on two CPU cores.
+# The notebook takes about a minute on two CPU cores.
 
 # %%
 # In Colab, set this to the address of the repository or of your fork, such as
