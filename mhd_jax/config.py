@@ -95,6 +95,9 @@ def _add_clients(config: ml_collections.ConfigDict) -> None:
     # how many clients have which network; () = all have model.name [pairs such as (("mlp_small",
     # 5), ("mlp_large", 3)) that add up to clients.num]
     config.clients.models = ()
+    # the first so many clients publish but never learn; what they know is in model.init_from [0 or
+    # more, below clients.num]
+    config.clients.frozen = 0
     config.model = ml_collections.ConfigDict()
     config.model.name = "mlp"  # the embedding network
     config.model.width = 0  # features of the first hidden layer; 0 = the network's own
@@ -107,6 +110,9 @@ def _add_clients(config: ml_collections.ConfigDict) -> None:
     config.model.dtype = "float32"  # type of activations and arithmetic; parameters are float32
     # residual networks: less memory for more time; blocks are computed again in the backward pass
     config.model.remat = False
+    # weights that clients start from: of a run (client by client), an exported client or an Orbax
+    # checkpoint (the same for all); "" = none [a path]
+    config.model.init_from = ""
     config.heads = ml_collections.ConfigDict()
     config.heads.name = "linear"  # the classifier on top of the embedding
     config.heads.aux = 4  # auxiliary heads per client, m; rank r hears from up to r hops away
@@ -334,7 +340,7 @@ _AT_LEAST_ONE = (
 )  # fmt: skip
 _NOT_NEGATIVE = (
     "seed", "heads.aux", "model.width", "data.image_size", "data.num_classes", "data.workers",
-    "exchange.embedding_width", "attack.start",
+    "clients.frozen", "exchange.embedding_width", "attack.start",
     "distill.nu_emb", "distill.nu_aux", "distill.nu_main",
     "optimizer.warmup_steps", "optimizer.momentum",
     "optimizer.weight_decay", "optimizer.clip_norm", "train.steps_per_call",
@@ -401,12 +407,14 @@ def validate(config: ml_collections.ConfigDict) -> None:
 def client_models(config: ml_collections.ConfigDict) -> tuple[tuple[str, int], ...]:
     """The (model name, number of clients) of every group of clients, in client order.
 
+    No group has both frozen and learning clients.
+
     Raises:
       ConfigError: not pairs of a name and a count >= 1, or counts that do not add up to
         `clients.num`.
     """
     if not config.clients.models:
-        return ((config.model.name, config.clients.num),)
+        return _parted([(config.model.name, config.clients.num)], config.clients.frozen)
     accepted = 'pairs like (("mlp_small", 5), ("mlp_large", 3)) with counts of at least 1'
     for pair in config.clients.models:
         named = isinstance(pair, tuple | list) and len(pair) == 2 and isinstance(pair[0], str)
@@ -417,4 +425,18 @@ def client_models(config: ml_collections.ConfigDict) -> tuple[tuple[str, int], .
     if total != config.clients.num:
         raise ConfigError("clients.models", pairs, f"counts that add up to clients.num = "
                           f"{config.clients.num}, not {total}")  # fmt: skip
-    return pairs
+    return _parted(pairs, config.clients.frozen)
+
+
+def _parted(pairs: Iterable[tuple[str, int]], frozen: int) -> tuple[tuple[str, int], ...]:
+    """The same clients, with the group that the first learning client is in begun there.
+
+    >>> _parted([("mlp", 3), ("cnn", 1)], 2)
+    (('mlp', 2), ('mlp', 1), ('cnn', 1))
+    """
+    parted: list[tuple[str, int]] = []
+    for name, count in pairs:
+        first = min(frozen, count)
+        parted += [(name, size) for size in (first, count - first) if size]
+        frozen -= first
+    return tuple(parted)

@@ -27,6 +27,7 @@ from mhd_jax.data.feed import Entries, Feed, Resident, resident_bytes
 from mhd_jax.errors import ConfigError
 from mhd_jax.experiment import Experiment
 from mhd_jax.inputs import Sample, network_input
+from mhd_jax.models import bridge
 from mhd_jax.parallel import IN_FLIGHT
 from mhd_jax.state import State
 from mhd_jax.trees import Variables
@@ -242,7 +243,7 @@ def saved_bytes(model: nn.Module, sample: Sample, batch_size: int) -> int:
 def _kept_bytes(model: nn.Module, sample: Sample, batch_size: int) -> int:
     """Bytes of the backward pass's inputs, whatever they are."""
     batch = network_input(sample, batch_size)
-    init = lambda x: model.init(jax.random.key(0), x, train=False)  # noqa: E731
+    init = lambda x: model.init(bridge.keys(jax.random.key(0)), x, train=False)  # noqa: E731
     variables = jax.eval_shape(init, batch)
     params, rest = variables["params"], {k: v for k, v in variables.items() if k != "params"}
 

@@ -15,7 +15,18 @@ import numpy as np
 from absl import logging
 from jaxtyping import Bool, Float
 
-from mhd_jax import attacks, distill, evaluate, exchange, graph, methods, models, parallel, state
+from mhd_jax import (
+    attacks,
+    distill,
+    evaluate,
+    exchange,
+    graph,
+    methods,
+    models,
+    parallel,
+    state,
+    weights,
+)
 from mhd_jax import config as config_lib
 from mhd_jax.data import augment, sources, streaming
 from mhd_jax.data.batches import Visits
@@ -33,11 +44,15 @@ from mhd_jax.data.partition import BY_KEY, partition, pooled, split_public
 from mhd_jax.errors import ConfigError, suggest
 from mhd_jax.evaluator import Evaluator
 from mhd_jax.inputs import Sample, network_input
+from mhd_jax.models import bridge
 from mhd_jax.parallel import Layout
 from mhd_jax.schedule import Schedule, input_specs
 from mhd_jax.state import State
 from mhd_jax.step import StepParts, cache_shapes, make_step
 from mhd_jax.trees import Variables
+
+VARIABLES = ("params", "batch_stats")
+"""Kinds of variables that a client's state keeps."""
 
 LONGEST_PERIOD = 100_000
 """Steps in which a method has shown all that it does."""
@@ -94,7 +109,8 @@ class Experiment:
 
     def init_state(self, abstract: bool = False) -> State:
         """The initial state, sharded; with `abstract` its shapes and shardings only."""
-        return state.init_state(
+        given = () if abstract else self.weights
+        made = state.init_state(
             self.seeds,
             self.layout,
             self.parts.models,
@@ -111,6 +127,28 @@ class Experiment:
             same_start=self.parts.method.same_start,
             abstract=abstract,
         )
+        return state.start_from(made, self.layout, *given) if given else made
+
+    @functools.cached_property
+    def weights(self) -> tuple[Sequence[weights.Flat], Sequence[weights.Flat]] | tuple[()]:
+        """What clients, and their isolated baseline, start from; () where nothing is given.
+
+        Raises:
+          ConfigError: `model.init_from` cannot be read, or does not fit a client's network.
+        """
+        given = weights.read(self.config.model.init_from, self.layout.num_clients)
+        if not given:
+            return ()
+        parts, clients, baseline = self.parts, [], []
+        for group, size in enumerate(self.layout.groups):
+            shapes = variable_shapes(parts.models[group], self.sample)
+            for client in range(self.layout.offsets[group], self.layout.offsets[group] + size):
+                who = f"client {(self.client_names or range(client + 1))[client]}"
+                clients.append(weights.fitted(given[client], shapes, who))
+                if parts.baseline_models:
+                    alone = variable_shapes(parts.baseline_models[group], self.sample)
+                    baseline.append(weights.main_head(clients[-1], alone))
+        return clients, baseline
 
     @functools.cached_property
     def step(self) -> Any:
@@ -165,10 +203,11 @@ def build(
     source, other = data or _data_sets(config)
     federations = tuple(_federation(config, seed, source, other) for seed in seeds)
     _check_pieces(config, method, source.num_classes)
+    _check_frozen(config, method)
     topologies = [graph.make_topology(config.graph, config.clients.num, seed) for seed in seeds]
-    layout = _layout(config, method)
     built = _models(config, source.num_classes, method.num_heads(config.heads.aux))
     _check_networks(built, sample_of(source))
+    layout = _layout(config, method, built, sample_of(source))
     visits = _visits(config, method, topologies, layout)
     feed = _feed(config, method, federations, layout, visits, memory or device_memory())
     baseline = _models(config, source.num_classes, 1) if _wants_baseline(config, method) else ()
@@ -190,6 +229,7 @@ def build(
         steps_per_call=steps_per_call,
         embedding_width=_embedding_width(config, method, built, sample_of(source)),
         pauses=_pauses(config, method, built, sample_of(source)),
+        frozen=sum(offset < config.clients.frozen for offset in layout.offsets),
         visits=visits,
         attackers=_attackers(config, method),
     )
@@ -220,6 +260,26 @@ def _check_pieces(
         shape = (config.clients.num, method.num_heads(config.heads.aux), num_classes)
         owned = np.zeros((shape[0], num_classes))
         evaluate.measure(name, np.zeros(shape), np.ones(num_classes, int), owned)
+
+
+def _check_frozen(config: ml_collections.ConfigDict, method: methods.Method) -> None:
+    """Frozen clients teach; they know something, and nobody averages parameters with them.
+
+    Raises:
+      ConfigError: otherwise.
+    """
+    frozen = config.clients.frozen
+    if not frozen:
+        return
+    if frozen >= config.clients.num:
+        accepted = f"fewer than clients.num = {config.clients.num}: somebody has to learn"
+        raise ConfigError("clients.frozen", frozen, accepted)
+    if method.distillation is None or method.averaging is not None:
+        accepted = f"0: {config.method} does not learn from published predictions alone"
+        raise ConfigError("clients.frozen", frozen, accepted)
+    if not config.model.init_from:
+        accepted = "the weights of the clients that clients.frozen keeps as they are"
+        raise ConfigError("model.init_from", "", accepted)
 
 
 def _attackers(
@@ -452,7 +512,12 @@ def _feed(
 # --- Clients --------------------------------------------------------------------------------------
 
 
-def _layout(config: ml_collections.ConfigDict, method: methods.Method) -> Layout:
+def _layout(
+    config: ml_collections.ConfigDict,
+    method: methods.Method,
+    built: Sequence[models.MultiHeadClassifier],
+    sample: Sample,
+) -> Layout:
     sizes = [1] if method.pooled else [count for _, count in config_lib.client_models(config)]
     if method.averaging is not None and len(sizes) > 1:
         raise ConfigError(
@@ -461,9 +526,10 @@ def _layout(config: ml_collections.ConfigDict, method: methods.Method) -> Layout
             f"one architecture: {config.method} averages parameters",
         )
     data_devices = config.parallel.data_devices
-    if config.model.norm == "batch" and data_devices != 1:
+    statistics = any(variable_shapes(model, sample).get("batch_stats") for model in built)
+    if statistics and data_devices != 1:
         if data_devices:
-            logging.warning("model.norm = batch: every device normalises with its part of a batch")
+            logging.warning("batch statistics: every device normalises with its part of a batch")
         data_devices = data_devices or 1
     return parallel.make_layout(
         sizes,
@@ -494,20 +560,28 @@ def _check_networks(built: Sequence[models.MultiHeadClassifier], sample: Sample)
     """Traces every network on one sample.
 
     Raises:
-      ConfigError: a network that cannot take such samples, or with another output than [B, D].
+      ConfigError: a network that cannot take such samples, or with another output than [B, D], or
+        with variables that a state does not keep.
     """
     for model in built:
         try:
-            param_shapes(model, sample)
+            kinds = set(variable_shapes(model, sample))
         except (TypeError, ValueError, IndexError) as error:
             if isinstance(error, ConfigError):
                 raise
             shape = network_input(sample).shape[1:]
             reason = str(error).partition("\n")[0]
             raise ConfigError(
-                "model.name", type(model.network).__name__,
+                "model.name", bridge.label(model.network),
                 f"a network for samples of shape {shape} ({reason})",
             ) from error  # fmt: skip
+        other = kinds - set(VARIABLES)
+        if other:
+            raise ConfigError(
+                "model.name", bridge.label(model.network),
+                f"a network whose variables are of the kinds {', '.join(VARIABLES)}, not "
+                f"{', '.join(sorted(other))} too",
+            )  # fmt: skip
 
 
 def _wants_baseline(config: ml_collections.ConfigDict, method: methods.Method) -> bool:
@@ -595,5 +669,10 @@ def count_params(model: models.MultiHeadClassifier, sample: Sample) -> int:
 
 def param_shapes(model: models.MultiHeadClassifier, sample: Sample) -> Variables:
     """The tree of one client's parameters as shapes, nothing computed."""
-    init = lambda x: model.init(jax.random.key(0), x, train=False)  # noqa: E731
-    return jax.eval_shape(init, network_input(sample))["params"]
+    return variable_shapes(model, sample)["params"]
+
+
+def variable_shapes(model: models.MultiHeadClassifier, sample: Sample) -> Variables:
+    """All of one client's variables as shapes, nothing computed."""
+    init = lambda x: model.init(bridge.keys(jax.random.key(0)), x, train=False)  # noqa: E731
+    return jax.eval_shape(init, network_input(sample))

@@ -15,12 +15,14 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import optax
-from flax import struct
+from flax import struct, traverse_util
 
 from mhd_jax import rng
 from mhd_jax.inputs import Sample, network_input
+from mhd_jax.models import bridge
 from mhd_jax.parallel import CLIENTS, DATA, Layout
 from mhd_jax.trees import AnyTree, Variables
+from mhd_jax.weights import Flat
 
 PyTree = Any
 
@@ -117,7 +119,8 @@ def init_learner(
     """
     spec = network_input(sample)
     first = jnp.zeros(spec.shape, spec.dtype)
-    (_, embedding), variables = model.init_with_output(rng.fold(key, "model"), first, train=False)
+    keys = bridge.keys(rng.fold(key, "model"))
+    (_, embedding), variables = model.init_with_output(keys, first, train=False)
     make = nn.initializers.lecun_normal()
     width = embedding.shape[-1]
     projections = {
@@ -131,7 +134,7 @@ def init_learner(
 def embedding_width(model: nn.Module, sample: Sample) -> int:
     """D of a model, from shapes alone."""
     shapes = jax.eval_shape(
-        lambda x: model.init_with_output(jax.random.key(0), x, train=False)[0],
+        lambda x: model.init_with_output(bridge.keys(jax.random.key(0)), x, train=False)[0],
         network_input(sample),
     )
     return shapes[1].shape[-1]
@@ -202,6 +205,47 @@ def init_state(
     options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
     init = jax.jit(everything, out_shardings=spread, compiler_options=options)
     return init(seed_array)
+
+
+def start_from(
+    state: State, layout: Layout, clients: Sequence[Flat], baseline: Sequence[Flat]
+) -> State:
+    """The initial state with given weights in place of drawn ones, the same in every replica.
+
+    Args:
+      state: as `init_state` makes it.
+      layout: who owns which client.
+      clients: weights of every client, see `mhd_jax.weights.fitted`; {} for none.
+      baseline: likewise of the isolated baseline.
+    """
+
+    def replaced(groups: tuple[Learners, ...], given: Sequence[Flat]) -> tuple[Learners, ...]:
+        return tuple(
+            _with_weights(learners, layout, given[offset : offset + size])
+            for learners, offset, size in zip(groups, layout.offsets, layout.groups, strict=True)
+        )
+
+    made = replaced(state.clients, clients)
+    alone = replaced(state.baseline, baseline) if state.baseline else ()
+    pool = tuple(
+        jax.tree.map(lambda slots, x: slots.at[:].set(x[:, :, None]), slots, group.snapshot)
+        for slots, group in zip(state.pool, made, strict=bool(state.pool))
+    )
+    return state.replace(clients=made, baseline=alone, pool=pool)
+
+
+def _with_weights(learners: Learners, layout: Layout, given: Sequence[Flat]) -> Learners:
+    """One group of clients with the weights that are given of each."""
+    flat = traverse_util.flatten_dict(learners.snapshot, sep="/")
+    for path in {path for weights in given for path in weights}:
+        rows = layout.fetch(flat[path]).copy()
+        for row, weights in enumerate(given):
+            if path in weights:
+                rows[:, row] = weights[path]
+        flat[path] = layout.put(rows, None, CLIENTS)
+    made = traverse_util.unflatten_dict(flat, sep="/")
+    params = {**learners.params, "model": made["params"]}
+    return learners.replace(params=params, stats=made.get("batch_stats", {}))
 
 
 def shardings(state: State, layout: Layout) -> State:

@@ -29,6 +29,7 @@ from mhd_jax.edges import Edges
 from mhd_jax.exchange import Encoding, from_wire, projection, to_wire
 from mhd_jax.inputs import Batch, StepInputs
 from mhd_jax.methods import Averaging, Distillation, Method
+from mhd_jax.models import bridge
 from mhd_jax.models.classifier import MultiHeadClassifier
 from mhd_jax.parallel import CLIENTS, DATA, Layout, gather_clients, on_mesh
 from mhd_jax.state import Learners, State
@@ -67,6 +68,7 @@ class StepParts:
       pauses: what a step in which distillation has no weight leaves out: "nothing", as there is
         none in the run; "all" of distillation; or "exchange" alone, where code in a branch is slow.
       embedding_width: numbers in which an embedding travels; 0 for all it has.
+      frozen: groups, the first ones, whose clients publish but never learn.
       visits: how often what was sent of a public sample is read.
       attackers: who lies and how; None where nobody does, and then nothing of it is compiled.
     """
@@ -83,6 +85,7 @@ class StepParts:
     steps_per_call: int
     pauses: Pauses = "nothing"
     embedding_width: int = 0
+    frozen: int = 0
     visits: Visits = Visits()
     attackers: Attackers | None = None
 
@@ -163,10 +166,11 @@ def _one_system(
 ) -> tuple[tuple[Any, Any, Any, Any, Any], Metrics]:
     """One step of one system: learn, average, snapshot; and the isolated baseline beside it."""
     batch = parts.load(data, inputs, seed, state.step)
+    keys, weight = network_keys(parts, seed, state.step), inputs.weights[0]
     private = _where_due(
         "all" if getattr(parts.method.when, "rests", True) else "nothing",
-        inputs.weights[0] > 0,
-        lambda: _private_gradients(parts, parts.models, state.clients, batch, inputs.weights[0]),
+        weight > 0,
+        lambda: _private_gradients(parts, parts.models, state.clients, batch, weight, keys),
         stats=tuple(group.stats for group in state.clients),
     )
     grads, metrics = private.grads, {"private_loss": private.losses, "loss": private.losses}
@@ -191,7 +195,7 @@ def _one_system(
             parts, parts.method.averaging, clients, inputs, seed, state.step
         )
         metrics["unreadable_parameters"] = unreadable
-    baseline, baseline_loss = _train_baseline(parts, state.baseline, batch)
+    baseline, baseline_loss = _train_baseline(parts, state.baseline, batch, keys)
     if baseline:
         metrics["control_loss"] = baseline_loss
     return (clients, baseline, pool, *memory), _mean_over_data(parts, metrics)
@@ -275,18 +279,26 @@ def _private_gradients(
     learners: tuple[Learners, ...],
     batch: Batch,
     weight: Float[Array, ""],
+    keys: Sequence[Array],
 ) -> PrivateGradients:
     """Gradients of weight * CE(private labels) of the local clients, over their whole batches."""
+    rest = parts.frozen
+    resting, learners, models = learners[:rest], learners[rest:], models[rest:]
+    batch = batch._replace(images=batch.images[rest:], labels=batch.labels[rest:])
 
     def objective(params: tuple[PyTree, ...]) -> tuple[Array, Any]:
-        losses, stats = _private_losses(models, params, learners, batch)
+        losses, stats = _private_losses(models, params, learners, batch, keys[rest:])
         losses = tuple(weight * loss for loss in losses)
         return jnp.asarray(sum(loss.sum() for loss in losses)), (stats, losses)
 
     params = tuple(group.params for group in learners)
     grads, (stats, losses) = jax.grad(objective, has_aux=True)(params)
     grads, stats = _mean_over_data(parts, (grads, stats))
-    return PrivateGradients(grads, stats, losses)
+    return PrivateGradients(
+        grads=(*(jax.tree.map(jnp.zeros_like, group.params) for group in resting), *grads),
+        stats=(*(group.stats for group in resting), *stats),
+        losses=(*(jnp.zeros(_rows_of(group)) for group in resting), *losses),
+    )
 
 
 def _distillation_gradients(
@@ -328,29 +340,37 @@ def _private_losses(
     params: tuple[PyTree, ...],
     learners: tuple[Learners, ...],
     batch: Batch,
+    keys: Sequence[Array],
 ) -> tuple[tuple[Float[Array, " k"], ...], tuple[PyTree, ...]]:
     """Private losses and new batch statistics of every group."""
     trees = [
-        _private_loss(model, tree["model"], group.stats, images, labels)
-        for model, tree, group, images, labels in zip(
-            models, params, learners, batch.images, batch.labels, strict=True
+        _private_loss(model, tree["model"], group.stats, images, labels, each)
+        for model, tree, group, images, labels, each in zip(
+            models, params, learners, batch.images, batch.labels, keys, strict=True
         )
     ]
     return tuple(loss for loss, _ in trees), tuple(stats for _, stats in trees)
 
 
 def _private_loss(
-    model: nn.Module, params: PyTree, stats: PyTree, images: Array, labels: Int[Array, "k B"]
+    model: nn.Module,
+    params: PyTree,
+    stats: PyTree,
+    images: Array,
+    labels: Int[Array, "k B"],
+    keys: Array,
 ) -> tuple[Float[Array, " k"], PyTree]:
-    """CE of the main head on private labels; this stream alone updates batch statistics."""
+    """CE of the main head on private labels, the one stream with dropout and new statistics."""
 
-    def one(params: PyTree, stats: PyTree, images: Array, labels: Array) -> tuple[Array, PyTree]:
-        variables = {"params": params, "batch_stats": stats}
-        (logits, _), new = model.apply(variables, images, train=True, mutable=["batch_stats"])
+    def one(params: PyTree, stats: PyTree, images: Array, labels: Array, key: Array) -> Any:
+        variables, rngs = {"params": params, "batch_stats": stats}, bridge.keys(key)
+        (logits, _), new = model.apply(
+            variables, images, train=True, rngs=rngs, mutable=["batch_stats"]
+        )
         losses = optax.losses.softmax_cross_entropy_with_integer_labels(logits[:, 0], labels)
         return losses.mean(), new.get("batch_stats", {})
 
-    return jax.vmap(one)(params, stats, images, labels)
+    return jax.vmap(one)(params, stats, images, labels, keys)
 
 
 def public_forward(
@@ -394,16 +414,21 @@ def _distillation(
     published, memory = read_published(parts, state, own, pooled, public, seed, _distils(inputs))
     embedding_losses, heads, unreadable = [], [], []
     for group, student in enumerate(own):
+        unreadable.append(_unreadable(parts, group, len(student.embeddings), published))
+        if group < parts.frozen:
+            taught_heads = 0 if published.scores is None else _taught(chosen, student).shape[2]
+            embedding_losses.append(jnp.zeros(len(student.scores)))
+            heads.append(jnp.zeros((len(student.scores), taught_heads)))
+            continue
         reads = inputs.reads[group]
         embedding_losses.append(
             _embedding_loss(parts, group, chosen, own, params[group], published, reads)
         )
-        unreadable.append(_unreadable(parts, group, len(student.embeddings), published))
         if published.scores is None:
             heads.append(jnp.zeros((len(student.embeddings), 0)))
             continue
         candidates = candidates_of(parts, group, student, published, inputs)
-        taught = student.scores[:, :, 1:] if chosen.wiring == "chain" else student.scores[:, :, :1]
+        taught = _taught(chosen, student)
         rows, samples = student.scores.shape[:2]
         keys = student_keys(parts, group, rows, samples, seed, state.step)
         heads.append(
@@ -421,6 +446,11 @@ def _unreadable(
     """1 for a local client of whose message nothing can be read."""
     by_client = published.readable.reshape(parts.layout.num_clients, -1).any(axis=1)
     return 1.0 - by_client[client_ids(parts, group, num_rows)]
+
+
+def _taught(chosen: Distillation, student: Predictions) -> Float[Array, "k B m C"]:
+    """Scores of the heads that learn from others."""
+    return student.scores[:, :, 1:] if chosen.wiring == "chain" else student.scores[:, :, :1]
 
 
 class Published(NamedTuple):
@@ -746,9 +776,10 @@ def _update(
     grads: tuple[PyTree, ...],
     stats: tuple[PyTree, ...],
 ) -> tuple[Learners, ...]:
-    """One optimiser step of every client on its own gradient."""
-    updated = []
-    for group, gradient, new_stats in zip(learners, grads, stats, strict=True):
+    """One optimiser step of every client on its own gradient; none of the frozen ones."""
+    updated = list(learners[: parts.frozen])
+    learning = list(zip(learners, grads, stats, strict=True))[parts.frozen :]
+    for group, gradient, new_stats in learning:
         step = jax.vmap(parts.optimizer.update)
         updates, opt_state = step(gradient, group.opt_state, group.params)
         params = optax.apply_updates(group.params, updates)
@@ -757,13 +788,14 @@ def _update(
 
 
 def _train_baseline(
-    parts: StepParts, baseline: tuple[Learners, ...], batch: Batch
+    parts: StepParts, baseline: tuple[Learners, ...], batch: Batch, keys: Sequence[Array]
 ) -> tuple[tuple[Learners, ...], tuple[Array, ...]]:
     """The isolated baseline's step on the very same private batches."""
     if not baseline:
         return (), ()
 
-    made = _private_gradients(parts, parts.baseline_models, baseline, batch, jnp.float32(1))
+    models, weight = parts.baseline_models, jnp.float32(1)
+    made = _private_gradients(parts, models, baseline, batch, weight, keys)
     return _update(parts, baseline, made.grads, made.stats), made.losses
 
 
@@ -831,10 +863,33 @@ def client_ids(parts: StepParts, group: int, num_rows: int) -> Int[Array, " k"]:
     return first + jnp.arange(num_rows)
 
 
+def _rows_of(group: Learners) -> int:
+    """k."""
+    return len(jax.tree.leaves(group.params)[0])
+
+
 def _distils(inputs: StepInputs) -> Bool[Array, ""]:
     """Whether distillation has weight in this step."""
     distils: Array = inputs.weights[1] > 0
     return distils
+
+
+def network_keys(parts: StepParts, seed: Array, step: Array) -> tuple[Array, ...]:
+    """Keys [k] for what networks draw in training, such as dropout, per group.
+
+    A client draws the same on any device, and so does its isolated baseline. Devices that share a
+    batch draw for their own part of it.
+    """
+    base = rng.stream(seed, "network", step)
+    if parts.layout.data_devices > 1:
+        base = jax.random.fold_in(base, jax.lax.axis_index(DATA))
+    devices = parts.layout.client_devices
+    return tuple(
+        jax.vmap(functools.partial(jax.random.fold_in, base))(
+            client_ids(parts, group, rows // devices)
+        )
+        for group, rows in enumerate(parts.layout.rows)
+    )
 
 
 def student_keys(

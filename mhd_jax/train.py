@@ -101,6 +101,7 @@ def _summary(config: ml_collections.ConfigDict, directory: Workdir) -> tuple[Sum
             print(f"{directory.path}: this run is finished; nothing to do")
         return directory.read_summary(), directory.report.exists()
     experiment = experiment_lib.build(config)  # before the claim: what cannot work claims nothing
+    _ = experiment.weights  # read and checked now, if there are any
     directory.claim(config)
     strip = functools.partial(state_lib.strip, layout=experiment.layout)
     with (

@@ -87,9 +87,9 @@ def test_a_planted_leak_is_found(monkeypatch, leak):
     batches = []
     losses = step_lib._private_losses
 
-    def note(models, params, learners, batch):
+    def note(models, params, learners, batch, keys):
         batches.append(batch)
-        return losses(models, params, learners, batch)
+        return losses(models, params, learners, batch, keys)
 
     monkeypatch.setattr(step_lib, "_update", leaking)
     monkeypatch.setattr(step_lib, "_private_losses", note)

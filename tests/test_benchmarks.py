@@ -173,8 +173,6 @@ def test_networks_in_pytorch_compute_the_same(name: str, shape: tuple[int, ...])
     torch = pytest.importorskip("torch")
     from experiments.benchmarks import networks
 
-    if name == "vit":
-        importlib.import_module("experiments.benchmarks.vit")  # registers it
     ours = models.build({"name": name, "width": 16}, num_classes=3, num_heads=2)
     rng = np.random.default_rng(0)
     images = rng.normal(size=(5, *shape)).astype(np.float32)

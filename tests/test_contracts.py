@@ -384,7 +384,7 @@ BROKEN = [
     ("head", NoFields, "heads.name = 'NoFields': .* num_classes and num_heads"),
     ("head", 3, r"heads.name = 3: expected a name, or a Linen module class"),
     ("model", KeepsImages, r"model.name = 'KeepsImages': .* \[B, D\] .*, not \(1, 8, 8, 3\)"),
-    ("model", no_network, "model.name = 'no_network': .* makes a flax.linen module, not str"),
+    ("model", no_network, "model.name = 'no_network': .* makes a module of Flax, not str"),
     ("confidence", forgets_classes, r"distill.confidence = 'forgets_classes': .* \[K, B, H\] = "),
     ("rule", weights_of_nobody, r"distill.rule = 'weights_of_nobody': .* \[k, B, m\] = "),
     ("rule", float_index, r"distill.rule = 'float_index': .*weights of shape \[k, N, B, m\]"),

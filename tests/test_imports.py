@@ -17,7 +17,7 @@ LAYERS = (
     ("errors", "files", "rng", "trees"),
     ("config", "edges", "registry"),
     ("attacks", "config_bases", "graph", "inputs", "models", "parallel"),
-    ("data", "distill", "results"),
+    ("data", "distill", "results", "weights"),
     ("defences",),
     ("health", "methods", "state"),
     ("evaluate", "exchange"),

@@ -9,15 +9,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from experiments.benchmarks import timing, vit
+from experiments.benchmarks import timing
 from experiments.benchmarks.timing import Benchmark, Effort, Record
 from experiments.harness import tables
 from experiments.harness.presets import PRESETS
 from mhd_jax import estimate
 from mhd_jax import experiment as experiment_lib
 from mhd_jax.estimate import KNOWN
+from mhd_jax.models import MODELS, ModelSettings
+from mhd_jax.models.vit import ViT
 
-NETWORKS = {"resnet18": "ResNet-18", "resnet50": "ResNet-50", vit.BASE: "ViT-B/16"}
+NETWORKS = {"resnet18": "ResNet-18", "resnet50": "ResNet-50", "vit_b16": "ViT-B/16"}
 MEMORY = 2**50  # nothing is read, whatever would fit
 
 _INT4 = {"exchange.encoding": "int4", "exchange.embedding_width": 16}
@@ -38,9 +40,16 @@ FORMS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+def vit_b16(settings: ModelSettings) -> ViT:
+    """The "base" size: 12 blocks of 768 in patches of 16 pixels, 86 million parameters."""
+    return ViT(768, 12, settings.compute_dtype, patch=16, heads=12)
+
+
 def measure(effort: Effort) -> dict[str, Any]:
     """Parameters by network, and bytes a client and epoch by network and form."""
     networks = list(NETWORKS)[:1] if effort.quick else NETWORKS
+    if "vit_b16" in networks:
+        MODELS.register("vit_b16")(vit_b16)
     found: dict[str, Any] = {"steps": 0, "parameters": {}, "bytes": {}}
     for network in networks:
         found["bytes"][network] = {}
