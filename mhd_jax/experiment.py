@@ -17,7 +17,8 @@ from jaxtyping import Float
 
 from mhd_jax import config as config_lib
 from mhd_jax import distill, evaluate, exchange, graph, methods, models, parallel, state
-from mhd_jax.data import augment, sources, streaming
+from mhd_jax import privacy as privacy_lib
+from mhd_jax.data import augment, batches, sources, streaming
 from mhd_jax.data.feed import (
     Federation,
     Feed,
@@ -125,6 +126,15 @@ class Experiment:
         )
 
     @functools.cached_property
+    def epsilons(self) -> tuple[Float[np.ndarray, " K"] | None, ...]:
+        """Epsilon of every client after the run, by seed; None without a claim."""
+        method = self.parts.method
+        return tuple(
+            privacy_lib.epsilons(self.config, method, fed.partition.sizes)
+            for fed in _pooled(method, self.federations)
+        )
+
+    @functools.cached_property
     def seed_array(self) -> jax.Array:
         """Seeds [R] on every device."""
         return self.layout.put(np.asarray(self.seeds, np.uint32))
@@ -157,7 +167,8 @@ def build(
     layout = _layout(config, method)
     built = _models(config, source.num_classes, method.num_heads(config.heads.aux))
     _check_networks(built, sample_of(source))
-    feed = _feed(config, method, federations, layout, memory or device_memory())
+    privacy = _privacy(config, built, _pooled(method, federations), own_public=other is None)
+    feed = _feed(config, method, federations, layout, memory or device_memory(), privacy)
     baseline = _models(config, source.num_classes, 1) if _wants_baseline(config, method) else ()
     encoding = exchange.make_encoding(config, method, source.num_classes)
     _check_alignment(config, method, source.num_classes)
@@ -177,6 +188,7 @@ def build(
         steps_per_call=steps_per_call,
         embedding_width=_embedding_width(config, method, built, sample_of(source)),
         pauses=_pauses(config, method, built, sample_of(source)),
+        privacy=privacy,
     )
     return Experiment(
         config=config,
@@ -370,13 +382,16 @@ def _feed(
     federations: Sequence[Federation],
     layout: Layout,
     memory: int,
+    privacy: privacy_lib.Privacy | None,
 ) -> Feed:
-    if method.pooled:
-        federations = [
-            dataclasses.replace(fed, partition=pooled(fed.partition)) for fed in federations
-        ]
+    federations = _pooled(method, federations)
+    places = 0
+    if privacy is not None:
+        sizes = np.concatenate([fed.partition.sizes for fed in federations])
+        needed = batches.poisson_places(sizes, config.data.batch_size, config.train.steps)
+        places = -(-needed // layout.data_devices) * layout.data_devices
     order = SampleOrder(
-        tuple(federations), layout, config.data.batch_size, config.data.public_batch_size
+        tuple(federations), layout, config.data.batch_size, config.data.public_batch_size, places
     )
     prepared = preparation(config, federations)
     resident = Resident(order, prepared)
@@ -385,10 +400,41 @@ def _feed(
     needed = resident_bytes(resident, layout)
     streamed, why = streams(config.data.feed, needed, memory, on_host)
     feed: Resident | streaming.Streaming = resident
+    if streamed and privacy is not None:
+        accepted = "resident with privacy: a stream walks through shuffled epochs, and the "
+        accepted += "accountant assumes Poisson samples"
+        raise ConfigError("data.feed", config.data.feed, accepted)
     if streamed:
         feed = streaming.Streaming(order, prepared, on_host, config.data.workers)
     feed.why = why
     return feed
+
+
+def _pooled(method: methods.Method, federations: Sequence[Federation]) -> tuple[Federation, ...]:
+    """Who trains on which samples: one client on all of them where the method pools."""
+    if not method.pooled:
+        return tuple(federations)
+    return tuple(dataclasses.replace(fed, partition=pooled(fed.partition)) for fed in federations)
+
+
+def _privacy(
+    config: ml_collections.ConfigDict,
+    built: Sequence[models.MultiHeadClassifier],
+    federations: Sequence[Federation],
+    own_public: bool,
+) -> privacy_lib.Privacy | None:
+    """What happens to private gradients, checked."""
+    privacy, first = privacy_lib.build(config), federations[0].source
+    if privacy is None:
+        return None
+    statistics = [_variables(model, sample_of(first)).get("batch_stats") for model in built]
+    privacy_lib.check(
+        config,
+        [fed.partition.sizes for fed in federations],
+        batch_statistics=any(statistics),
+        own_public=own_public and kept_silos(config, first) is not None,
+    )
+    return privacy
 
 
 # --- Clients --------------------------------------------------------------------------------------
@@ -535,5 +581,9 @@ def count_params(model: models.MultiHeadClassifier, sample: Sample) -> int:
 
 def param_shapes(model: models.MultiHeadClassifier, sample: Sample) -> Variables:
     """The tree of one client's parameters as shapes, nothing computed."""
+    return _variables(model, sample)["params"]
+
+
+def _variables(model: models.MultiHeadClassifier, sample: Sample) -> Variables:
     init = lambda x: model.init(jax.random.key(0), x, train=False)  # noqa: E731
-    return jax.eval_shape(init, network_input(sample))["params"]
+    return jax.eval_shape(init, network_input(sample))

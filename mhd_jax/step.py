@@ -21,6 +21,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
 
 from mhd_jax import distill, rng
+from mhd_jax import privacy as privacy_lib
 from mhd_jax.edges import Edges
 from mhd_jax.exchange import Encoding, from_wire, projection, to_wire
 from mhd_jax.inputs import Batch, StepInputs
@@ -61,6 +62,7 @@ class StepParts:
       pauses: what a step in which distillation has no weight leaves out: "nothing", as there is
         none in the run; "all" of distillation; or "exchange" alone, where code in a branch is slow.
       embedding_width: numbers in which an embedding travels; 0 for all it has.
+      privacy: what happens to private gradients; None for nothing.
     """
 
     layout: Layout
@@ -75,6 +77,7 @@ class StepParts:
     steps_per_call: int
     pauses: Literal["nothing", "all", "exchange"] = "nothing"
     embedding_width: int = 0
+    privacy: privacy_lib.Privacy | None = None
 
 
 def make_step(parts: StepParts, input_specs: StepInputs, data_specs: PyTree) -> Any:
@@ -153,10 +156,13 @@ def _one_system(
 ) -> tuple[tuple[Any, Any, Any, Any], Metrics]:
     """One step of one system: learn, average, snapshot; and the isolated baseline beside it."""
     batch = parts.load(data, inputs, seed, state.step)
+    noise = functools.partial(_noise_keys, parts, batch, seed, state.step)
     private = _unless_resting(
         parts,
         inputs.weights[0],
-        lambda: _private_gradients(parts, parts.models, state.clients, batch, inputs.weights[0]),
+        lambda: _private_gradients(
+            parts, parts.models, state.clients, batch, inputs.weights[0], noise("privacy")
+        ),
         stats=tuple(group.stats for group in state.clients),
     )
     grads, metrics = private.grads, {"private_loss": private.losses, "loss": private.losses}
@@ -171,7 +177,9 @@ def _one_system(
     clients = _update(parts, state.clients, grads, private.stats)
     pool = _write_pool(state.pool, clients, inputs.write)
     clients = _average(parts, clients, inputs)
-    baseline, baseline_loss = _train_baseline(parts, state.baseline, batch)
+    baseline, baseline_loss = _train_baseline(
+        parts, state.baseline, batch, noise("privacy baseline")
+    )
     if baseline:
         metrics["control_loss"] = baseline_loss
     return (clients, baseline, pool, marginals), _mean_over_data(parts, metrics)
@@ -245,8 +253,15 @@ def _private_gradients(
     learners: tuple[Learners, ...],
     batch: Batch,
     weight: Float[Array, ""],
+    noise_keys: tuple[Array, ...] = (),
 ) -> PrivateGradients:
-    """Gradients of weight * CE(private labels) of the local clients, over their whole batches."""
+    """Gradients of weight * CE(private labels) of the local clients, over their whole batches.
+
+    With `parts.privacy` that of every sample is clipped, and their sum gets noise.
+    """
+    privacy, unclipped = parts.privacy, None
+    if privacy is not None:
+        batch, unclipped = _clipped(privacy, models, learners, batch)
 
     def objective(params: tuple[PyTree, ...]) -> tuple[Array, Any]:
         losses, stats = _private_losses(models, params, learners, batch)
@@ -256,7 +271,55 @@ def _private_gradients(
     params = tuple(group.params for group in learners)
     grads, (stats, losses) = jax.grad(objective, has_aux=True)(params)
     grads, stats = _mean_over_data(parts, (grads, stats))
+    if privacy is not None and unclipped is not None:
+        losses = tuple(weight * loss for loss in unclipped)
+        grads = tuple(
+            privacy_lib.protect(privacy, model, gradient, keys, weight)
+            for model, gradient, keys in zip(models, grads, noise_keys, strict=True)
+        )
     return PrivateGradients(grads, stats, losses)
+
+
+def _clipped(
+    privacy: privacy_lib.Privacy,
+    models: Sequence[nn.Module],
+    learners: tuple[Learners, ...],
+    batch: Batch,
+) -> tuple[Batch, tuple[Float[Array, " k"], ...]]:
+    """The batch with samples weighted so that its gradient is the sum of clipped ones.
+
+    sum_i s_i g_i is the gradient of sum_i s_i loss_i, so that one pass finds the norms and a
+    second, as large as that of plain training, the gradient: no client's gradients of all samples
+    are ever held at once. Source: J. Lee and D. Kifer, 2021, https://arxiv.org/abs/2009.03106.
+
+    Returns:
+      The batch, and the mean loss of every client before clipping, [k] per group.
+    """
+    weights = batch.weights or tuple(jnp.ones(labels.shape) for labels in batch.labels)
+    clipped, means = [], []
+    for model, group, images, labels, counts in zip(
+        models, learners, batch.images, batch.labels, weights, strict=True
+    ):
+        losses, norms = sample_gradients(model, group, images, labels)
+        clipped.append(counts * privacy.clip(norms))
+        means.append((counts * losses).mean(axis=1))
+    return batch._replace(weights=tuple(clipped)), tuple(means)
+
+
+def sample_gradients(
+    model: nn.Module, group: Learners, images: Array, labels: Int[Array, "k B"]
+) -> tuple[Float[Array, "k B"], Float[Array, "k B"]]:
+    """The private loss of every sample alone, and the norm of its gradient."""
+
+    def one(params: PyTree, stats: PyTree, image: Array, label: Array) -> tuple[Array, Array]:
+        def loss(params: PyTree) -> Array:
+            return _sample_losses(model, params, stats, image[None], label[None])[0][0]
+
+        value, gradient = jax.value_and_grad(loss)(params)
+        return value, optax.tree.norm(gradient)
+
+    of_client = jax.vmap(one, in_axes=(None, None, 0, 0))
+    return jax.vmap(of_client)(group.params["model"], group.stats, images, labels)
 
 
 def _lessons(
@@ -325,26 +388,47 @@ def _private_losses(
 ) -> tuple[tuple[Float[Array, " k"], ...], tuple[PyTree, ...]]:
     """Private losses and new batch statistics of every group."""
     trees = [
-        _private_loss(model, tree["model"], group.stats, images, labels)
-        for model, tree, group, images, labels in zip(
-            models, params, learners, batch.images, batch.labels, strict=True
-        )
+        _private_loss(model, tree["model"], group.stats, images, labels, weights)
+        for model, tree, group, images, labels, weights in zip(
+            models,
+            params,
+            learners,
+            batch.images,
+            batch.labels,
+            batch.weights or [None] * len(batch.labels),
+            strict=True,
+        )  # fmt: skip
     ]
     return tuple(loss for loss, _ in trees), tuple(stats for _, stats in trees)
 
 
 def _private_loss(
-    model: nn.Module, params: PyTree, stats: PyTree, images: Array, labels: Int[Array, "k B"]
+    model: nn.Module,
+    params: PyTree,
+    stats: PyTree,
+    images: Array,
+    labels: Int[Array, "k B"],
+    weights: Float[Array, "k B"] | None,
 ) -> tuple[Float[Array, " k"], PyTree]:
     """CE of the main head on private labels; this stream alone updates batch statistics."""
 
-    def one(params: PyTree, stats: PyTree, images: Array, labels: Array) -> tuple[Array, PyTree]:
-        variables = {"params": params, "batch_stats": stats}
-        (logits, _), new = model.apply(variables, images, train=True, mutable=["batch_stats"])
-        losses = optax.losses.softmax_cross_entropy_with_integer_labels(logits[:, 0], labels)
-        return losses.mean(), new.get("batch_stats", {})
+    def one(
+        params: PyTree, stats: PyTree, images: Array, labels: Array, weights: Array | None
+    ) -> tuple[Array, PyTree]:
+        losses, new = _sample_losses(model, params, stats, images, labels)
+        return (losses if weights is None else weights * losses).mean(), new
 
-    return jax.vmap(one)(params, stats, images, labels)
+    return jax.vmap(one)(params, stats, images, labels, weights)
+
+
+def _sample_losses(
+    model: nn.Module, params: PyTree, stats: PyTree, images: Array, labels: Int[Array, " B"]
+) -> tuple[Float[Array, " B"], PyTree]:
+    """CE of one client's main head on every sample, and its new batch statistics."""
+    variables = {"params": params, "batch_stats": stats}
+    (logits, _), new = model.apply(variables, images, train=True, mutable=["batch_stats"])
+    losses = optax.losses.softmax_cross_entropy_with_integer_labels(logits[:, 0], labels)
+    return losses, new.get("batch_stats", {})
 
 
 def public_forward(
@@ -636,13 +720,18 @@ def _update(
 
 
 def _train_baseline(
-    parts: StepParts, baseline: tuple[Learners, ...], batch: Batch
+    parts: StepParts,
+    baseline: tuple[Learners, ...],
+    batch: Batch,
+    noise_keys: tuple[Array, ...],
 ) -> tuple[tuple[Learners, ...], tuple[Array, ...]]:
     """The isolated baseline's step on the very same private batches."""
     if not baseline:
         return (), ()
 
-    made = _private_gradients(parts, parts.baseline_models, baseline, batch, jnp.float32(1))
+    made = _private_gradients(
+        parts, parts.baseline_models, baseline, batch, jnp.float32(1), noise_keys
+    )
     return _update(parts, baseline, made.grads, made.stats), made.losses
 
 
@@ -683,6 +772,17 @@ def client_ids(parts: StepParts, group: int, num_rows: int) -> Int[Array, " k"]:
     """Index among all clients of each local row of a group."""
     first = parts.layout.offsets[group] + jax.lax.axis_index(CLIENTS) * num_rows
     return first + jnp.arange(num_rows)
+
+
+def _noise_keys(
+    parts: StepParts, batch: Batch, seed: Array, step: Array, purpose: str
+) -> tuple[Array, ...]:
+    """Keys [k] of every group for the noise on private gradients; () without privacy."""
+    if parts.privacy is None:
+        return ()
+    base = rng.stream(seed, f"{purpose} noise", step)
+    rows = [len(labels) for labels in batch.labels]
+    return tuple(rng.each(base, client_ids(parts, group, size)) for group, size in enumerate(rows))
 
 
 def _distils(inputs: StepInputs) -> Bool[Array, ""]:

@@ -19,7 +19,7 @@ LAYERS = (
     ("config_bases", "graph", "inputs", "models", "parallel"),
     ("data", "distill", "results"),
     ("health", "methods", "state"),
-    ("evaluate", "exchange"),
+    ("evaluate", "exchange", "privacy"),
     ("evaluator", "schedule", "step"),
     ("experiment", "probe"),
     ("audit", "estimate", "monitor"),
