@@ -33,7 +33,7 @@ from mhd_jax.results import epsilon_range
 PyTree = Any
 
 DISCRETIZATION = 1e-3
-"""Of privacy losses; the accountant rounds up, so epsilon is a little too large, never too small."""
+"""Of privacy losses; the accountant rounds up, so epsilon is never too small."""
 
 
 @dataclasses.dataclass(frozen=True)
