@@ -6,8 +6,8 @@
 Likelihood ratios in the manner of LiRA (N. Carlini et al., 2022, https://arxiv.org/abs/2112.03570).
 Every seed divides the same CIFAR-10 images among four clients anew, so that each client of each
 seed is a target and all clients of the other seeds are its shadows: all of them are rows of one
-compiled step. Members of a client are compared with samples of the same labels, ones of which the
-client has many, that went to another client.
+compiled step. Two clients share the images of every label evenly, and members of one are compared
+with those that went to the other: nothing can be told from the label.
 
 What the reader sees is what the method sends: of `mhd`, `codistillation` and `fedmd` the main
 head's predictions on the public set, so that candidates are images of it, and, for any other image,
@@ -50,11 +50,12 @@ FALSE_POSITIVES = (0.01, 0.001)
 SETTINGS: Mapping[str, Any] = {
     "data.name": "cifar10", "data.image_size": 16, "data.split": "train[:22400]",
     "data.batch_size": 128, "data.public_batch_size": 32, "clients.num": 4,
-    "partition.primary_labels": 5, "model.width": 64, "heads.aux": 1, "isolated_baseline": False,
+    "partition.name": "classes_per_client", "partition.classes_per_client": 5,
+    "model.width": 64, "heads.aux": 1, "isolated_baseline": False,
     "average.every": 100, "train.steps": 500, "train.steps_per_call": 10, "train.log_every": 10,
     "train.eval_every": 10, "train.checkpoint_every": 10, "num_seeds": 8, "data.augment": "none",
 }  # fmt: skip
-"""Four clients with 5,600 samples each, about 11 passages through them."""
+"""Four clients with 5,600 samples of five labels each, about 11 passages through them."""
 
 
 def _noise(multiplier: float) -> dict[str, Any]:
