@@ -273,11 +273,11 @@ def run(case: str, quick: bool = False) -> dict[str, Any]:
         found = attack(_rows(model, variables, images), hidden)
         reading["surrogate"] = [{"step": done, **found}]
     stepper.run(config.train.steps - done)
-    found = experiment.evaluator.evaluate(stepper.state)
+    accuracy = experiment.evaluator.evaluate(stepper.state)
     return {
         "case": case, "settings": {**SETTINGS, **CASES[case]}, "reading": reading,
-        "shared_accuracy": found.shared.mean(axis=1).tolist(),
-        "private_accuracy": found.private.mean(axis=1).tolist(),
+        "shared_accuracy": accuracy.shared.mean(axis=1).tolist(),
+        "private_accuracy": accuracy.private.mean(axis=1).tolist(),
         "epsilon": _epsilon(experiment), "compile_seconds": round(stepper.compile_seconds, 1),
         "wall_seconds": round(time.time() - began), "hardware": records.hardware(),
         "revision": records.revision(), "command": "python -m experiments.membership",
@@ -301,7 +301,8 @@ def _epsilon(experiment: Experiment) -> list[float] | None:
 
 def cost(quick: bool = False) -> dict[str, Any]:
     """Processor seconds of a step with all seeds as rows and with one, measured in turn."""
-    made, steppers, count = {}, {}, 10 if quick else 20
+    made: dict[int, dict[str, Any]] = {}
+    steppers, count = {}, 10 if quick else 20
     for seeds in (1, int(SETTINGS["num_seeds"])):
         config = made_config("mhd", quick)
         config.num_seeds = seeds

@@ -39,8 +39,8 @@ CPU_OPTIONS = {
 }
 
 Metrics = dict[str, tuple[Array, ...]]  # per group
-
-
+Computed = TypeVar("Computed")
+Pauses = Literal["nothing", "all", "exchange"]
 Load = Callable[[PyTree, StepInputs, Array, Array], Batch]
 
 
@@ -75,7 +75,7 @@ class StepParts:
     num_classes: int
     replicas: int
     steps_per_call: int
-    pauses: Literal["nothing", "all", "exchange"] = "nothing"
+    pauses: Pauses = "nothing"
     embedding_width: int = 0
     privacy: privacy_lib.Privacy | None = None
 
@@ -157,9 +157,9 @@ def _one_system(
     """One step of one system: learn, average, snapshot; and the isolated baseline beside it."""
     batch = parts.load(data, inputs, seed, state.step)
     noise = functools.partial(_noise_keys, parts, batch, seed, state.step)
-    private = _unless_resting(
-        parts,
-        inputs.weights[0],
+    private = _where_due(
+        "all" if getattr(parts.method.when, "rests", True) else "nothing",
+        inputs.weights[0] > 0,
         lambda: _private_gradients(
             parts, parts.models, state.clients, batch, inputs.weights[0], noise("privacy")
         ),
@@ -168,7 +168,12 @@ def _one_system(
     grads, metrics = private.grads, {"private_loss": private.losses, "loss": private.losses}
     marginals = state.marginals
     if parts.method.distillation is not None:
-        lessons = _lessons(parts, state, batch.public, inputs, seed)
+        lessons = _where_due(
+            parts.pauses,
+            _distils(inputs),
+            lambda: _distillation_gradients(parts, state, batch.public, inputs, seed),
+            marginals=state.marginals,
+        )
         marginals = lessons.marginals
         metrics |= _trunk_metrics(grads, lessons.grads)
         grads = jax.tree.map(jnp.add, grads, lessons.grads)
@@ -185,26 +190,30 @@ def _one_system(
     return (clients, baseline, pool, marginals), _mean_over_data(parts, metrics)
 
 
-def _unless_resting(
-    parts: StepParts, weight: Float[Array, ""], compute: Callable[[], Gradients], **kept: object
-) -> Gradients:
-    """`compute()`; in steps where its weight is 0, zeros in its place and nothing is computed.
+def _where_due(
+    pauses: Pauses, due: Bool[Array, ""] | bool, compute: Callable[[], Computed], **kept: object
+) -> Computed:
+    """`compute()`; in steps where it is not due, zeros in its place.
 
     Args:
-      parts: whose method says whether there are such steps at all.
-      weight: of this step.
+      pauses: "nothing" if it is due in every step; "all" if nothing is computed where it is not;
+        "exchange" if it is computed all the same, as code in a branch is slow there.
+      due: whether this step needs it.
       compute: gradients and what comes with them.
       **kept: fields that are not zeros then.
     """
-    if not getattr(parts.method.when, "rests", True):
+    if pauses == "nothing":
         return compute()
-    shapes = jax.eval_shape(compute)
 
-    def rest() -> Gradients:
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        return zeros._replace(**kept)
+    def rest() -> Computed:
+        zeros: Any = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(compute))
+        made: Computed = zeros._replace(**kept) if kept else zeros
+        return made
 
-    return jax.lax.cond(weight > 0, compute, rest)
+    if pauses == "all":
+        return jax.lax.cond(due, compute, rest)
+    chosen: Computed = jax.tree.map(functools.partial(jnp.where, due), compute(), rest())
+    return chosen
 
 
 # --- The objective --------------------------------------------------------------------------------
@@ -242,9 +251,6 @@ class Lessons(NamedTuple):
     embedding: tuple[Float[Array, " k"], ...]
     heads: tuple[Float[Array, "k m"], ...]
     marginals: Any
-
-
-Gradients = TypeVar("Gradients", PrivateGradients, Lessons)
 
 
 def _private_gradients(
@@ -320,30 +326,6 @@ def sample_gradients(
 
     of_client = jax.vmap(one, in_axes=(None, None, 0, 0))
     return jax.vmap(of_client)(group.params["model"], group.stats, images, labels)
-
-
-def _lessons(
-    parts: StepParts, state: State, public: Array, inputs: StepInputs, seed: Array
-) -> Lessons:
-    """`_distillation_gradients`; zeros, and no exchange, in a step that does not distil."""
-    distils = _distils(inputs)
-
-    def learn() -> Lessons:
-        return _distillation_gradients(parts, state, public, inputs, seed)
-
-    def pause() -> Lessons:
-        shapes = jax.eval_shape(learn)
-        nothing: Lessons = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        return nothing._replace(marginals=state.marginals)
-
-    if parts.pauses == "nothing":
-        return learn()
-    lessons: Lessons
-    if parts.pauses == "all":
-        lessons = jax.lax.cond(distils, learn, pause)
-    else:
-        lessons = jax.tree.map(functools.partial(jnp.where, distils), learn(), pause())
-    return lessons
 
 
 def _distillation_gradients(
@@ -647,12 +629,7 @@ def _publish_if(
         sent = publish(parts, chosen, predictions)
         return sent.scores, sent.embeddings, sent.energy
 
-    def silence() -> tuple[Any, Any, Any]:
-        shapes = jax.eval_shape(exchange)
-        zeros: tuple[Any, Any, Any] = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        return zeros
-
-    scores, embeddings, energy = jax.lax.cond(distils, exchange, silence)
+    scores, embeddings, energy = _where_due("all", distils, exchange)
     return Published(scores, embeddings, energy, fresh=True)
 
 

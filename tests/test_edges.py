@@ -235,7 +235,7 @@ def _largest(text: str) -> int:
 
 
 def test_no_array_has_an_element_for_every_pair_and_sample():
-    clients, samples = 512, 8
+    clients, samples = 256, 8
     experiment = small.build(
         clients__num=clients, data__public_batch_size=samples, data__batch_size=1,
         graph__name="random_regular", graph__degree=4, partition__name="iid",
@@ -245,7 +245,7 @@ def test_no_array_has_an_element_for_every_pair_and_sample():
 
 
 def test_graphs_that_change_compile_once():
-    steps = 200
+    steps = 50
     experiment = small.build(
         clients__num=16, graph__name="erdos_renyi", graph__probability=0.1, graph__every=1,
         train__steps=steps, train__log_every=1, train__eval_every=steps, model__width=4,

@@ -30,7 +30,7 @@ CLAIM = {**PRIVATE, "privacy__delta": 1e-3}
 @pytest.fixture(scope="module")
 def learners():
     """An experiment, the clients of its initial state, and a batch of every client."""
-    experiment = small.build(isolated_baseline=False)
+    experiment = small.build()
     fed, rows = experiment.federations[0], experiment.layout.num_clients
     group = jax.tree.map(lambda x: x[0], experiment.init_state().clients[0])
     images = np.stack([fed.source.train.images(own[:5]) for own in fed.partition.indices])
@@ -153,7 +153,7 @@ def _steps(experiment, privacy):
 
 def test_without_noise_and_clipping_not_a_bit_changes():
     """With batches held fixed: Poisson batches are other batches."""
-    experiment = small.build(isolated_baseline=False)
+    experiment = small.build()
     plain, losses = _steps(experiment, None)
     same, other = _steps(experiment, Privacy(0.0, math.inf, 8))
     for a, b in zip(plain, same, strict=True):
@@ -166,7 +166,9 @@ def private():
     """Three steps with noise on two devices a client, and the same on one."""
     made = {}
     for devices in (1, 2):
-        experiment = small.build(parallel__data_devices=devices, **PRIVATE)
+        experiment = small.build(
+            parallel__data_devices=devices, isolated_baseline=devices == 1, **PRIVATE
+        )
         made[devices] = experiment, *small.run(experiment)
     return made
 
@@ -191,7 +193,7 @@ def test_noise_differs_between_clients_and_from_the_baseline(private):
 def test_the_audit_sees_the_same_exchange():
     found = audit.audit(
         small.build(parallel__client_devices=4, train__steps_per_call=1, train__steps=1,
-                    isolated_baseline=False, **PRIVATE)
+                    **PRIVATE)
     )  # fmt: skip
     across = {f.carries for f in found.findings if f.axis == audit.CLIENTS}
     assert found.clean and across == {audit.PREDICTIONS, audit.EMBEDDINGS}
@@ -271,7 +273,8 @@ def test_only_steps_that_read_private_samples_count():
 
 def test_epsilon_is_in_the_summary_the_report_and_on_the_terminal(tmp_path, capsys):
     accountant()
-    config = small.config(parallel__data_devices=1, **CLAIM)  # the program of `private`
+    # The program of `private`.
+    config = small.config(parallel__data_devices=1, isolated_baseline=True, **CLAIM)
     summary = train.train_and_evaluate(config, tmp_path)
     sizes = summary.label_histogram.sum(axis=1)
     expected = [privacy_lib.epsilon(1.0, 8 / n, 6, 1e-3) for n in sizes.tolist()]

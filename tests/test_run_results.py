@@ -24,6 +24,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two seeds, with a further metric and a graph that changes."""
     folder = tmp_path_factory.mktemp("run")
     config = small.config(num_seeds=2, metrics=("worst_class",), train__steps=4,
+                          isolated_baseline=True,
                           train__log_every=2, train__eval_every=2, graph__every=1,
                           bytes_to=(0.01, 0.12, 1.0),
                           graph__sequence=("cycle", "star"))  # fmt: skip
