@@ -175,6 +175,9 @@ def _check_claim(config: ml_collections.ConfigDict, smallest: int, own_public: b
     if importlib.util.find_spec("dp_accounting") is None:
         accepted = 'the accountant to be installed: pip install "mhd-jax[privacy]"; or 0, no claim'
         raise ConfigError("privacy.delta", delta, accepted)
+    if config.model.dtype != "float32":
+        accepted = "float32 with privacy.delta: norms would be rounded, and gradients not within C"
+        raise ConfigError("model.dtype", config.model.dtype, accepted)
     if chosen.publish_label_shares:
         accepted = "False with privacy.delta: label shares are counted, not noised"
         raise ConfigError("distill.publish_label_shares", True, accepted)

@@ -314,6 +314,7 @@ def test_what_cannot_be_is_refused(changes, setting):
     [
         ({"distill__publish_label_shares": True}, "distill.publish_label_shares"),
         ({"distill__rule": "peeking"}, "distill.rule"),
+        ({"model__dtype": "bfloat16"}, "model.dtype"),
     ],
 )
 def test_what_makes_a_claim_void_is_refused(changes, setting, monkeypatch):
