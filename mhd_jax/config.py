@@ -43,6 +43,7 @@ def default_config() -> ml_collections.ConfigDict:
     _add_clients(config)
     _add_exchange(config)
     _add_training(config)
+    _add_privacy(config)
     return config.lock()
 
 
@@ -231,6 +232,21 @@ def _add_training(config: ml_collections.ConfigDict) -> None:
     config.parallel.distributed = "auto"
 
 
+def _add_privacy(config: ml_collections.ConfigDict) -> None:
+    config.privacy = ml_collections.ConfigDict()
+    # DP-SGD: standard deviation of the noise on every client's private gradient, in units of
+    # privacy.clip_norm; 0 = none [0 or more]
+    config.privacy.noise_multiplier = 0.0
+    # norm that the gradient of each private sample is clipped to; 0 = no clipping [0 or more]
+    config.privacy.clip_norm = 0.0
+    # epsilon is reported at this delta, and what would make it void refused; 0 = no claim [0 or
+    # more, below 1; needs the extra [privacy] if above 0]
+    config.privacy.delta = 0.0
+    # says that public samples drawn from the clients' own (partition.name = by_key) are known not
+    # to be covered by the claim
+    config.privacy.public_from_clients = False
+
+
 def variant(
     name: str, variants: Mapping[str, Mapping[str, Any]], file: str
 ) -> ml_collections.ConfigDict:
@@ -344,7 +360,8 @@ _NOT_NEGATIVE = (
     "distill.nu_emb", "distill.nu_aux", "distill.nu_main",
     "optimizer.warmup_steps", "optimizer.momentum",
     "optimizer.weight_decay", "optimizer.clip_norm", "train.steps_per_call",
-    "parallel.client_devices", "parallel.data_devices",
+    "parallel.client_devices", "parallel.data_devices", "privacy.noise_multiplier",
+    "privacy.clip_norm", "privacy.delta",
 )  # fmt: skip
 _ONE_OF = {
     "data.feed": ("auto", "resident", "streaming"),
@@ -394,6 +411,10 @@ def validate(config: ml_collections.ConfigDict) -> None:
         raise ConfigError(
             "distill.alignment", flat["distill.alignment"], "0 or more, or -1 for the method's own"
         )
+    if not flat["privacy.delta"] < 1:
+        raise ConfigError("privacy.delta", flat["privacy.delta"], "in [0, 1)")
+    if math.isinf(flat["privacy.noise_multiplier"]):
+        raise ConfigError("privacy.noise_multiplier", math.inf, "a finite number")
     if not flat["optimizer.momentum"] < 1:
         raise ConfigError("optimizer.momentum", flat["optimizer.momentum"], "in [0, 1)")
     if not 0 < flat["data.public_fraction"] < 1:

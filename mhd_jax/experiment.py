@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from absl import logging
+from jax.interpreters import partial_eval
 from jaxtyping import Bool, Float
 
 from mhd_jax import (
@@ -28,7 +29,8 @@ from mhd_jax import (
     weights,
 )
 from mhd_jax import config as config_lib
-from mhd_jax.data import augment, sources, streaming
+from mhd_jax import privacy as privacy_lib
+from mhd_jax.data import augment, batches, sources, streaming
 from mhd_jax.data.batches import Visits
 from mhd_jax.data.feed import (
     Federation,
@@ -175,6 +177,15 @@ class Experiment:
         )
 
     @functools.cached_property
+    def epsilons(self) -> tuple[Float[np.ndarray, " K"] | None, ...]:
+        """Epsilon of every client after the run, by seed; None without a claim."""
+        method = self.parts.method
+        return tuple(
+            privacy_lib.epsilons(self.config, method, fed.partition.sizes)
+            for fed in _pooled(method, self.federations)
+        )
+
+    @functools.cached_property
     def seed_array(self) -> jax.Array:
         """Seeds [R] on every device."""
         return self.layout.put(np.asarray(self.seeds, np.uint32))
@@ -209,7 +220,8 @@ def build(
     _check_networks(built, sample_of(source))
     layout = _layout(config, method, built, sample_of(source))
     visits = _visits(config, method, topologies, layout)
-    feed = _feed(config, method, federations, layout, visits, memory or device_memory())
+    privacy = _privacy(config, built, _pooled(method, federations), own_public=other is None)
+    feed = _feed(config, method, federations, layout, visits, memory or device_memory(), privacy)
     baseline = _models(config, source.num_classes, 1) if _wants_baseline(config, method) else ()
     encoding = exchange.make_encoding(config, method, source.num_classes)
     _check_alignment(config, method, source.num_classes)
@@ -232,6 +244,7 @@ def build(
         frozen=sum(offset < config.clients.frozen for offset in layout.offsets),
         visits=visits,
         attackers=_attackers(config, method),
+        privacy=privacy,
     )
     return Experiment(
         config=config,
@@ -488,13 +501,21 @@ def _feed(
     layout: Layout,
     visits: Visits,
     memory: int,
+    privacy: privacy_lib.Privacy | None,
 ) -> Feed:
-    if method.pooled:
-        federations = [
-            dataclasses.replace(fed, partition=pooled(fed.partition)) for fed in federations
-        ]
+    federations = _pooled(method, federations)
+    places = 0
+    if privacy is not None:
+        sizes = np.concatenate([fed.partition.sizes for fed in federations])
+        needed = batches.poisson_places(sizes, config.data.batch_size, config.train.steps)
+        places = -(-needed // layout.data_devices) * layout.data_devices
     order = SampleOrder(
-        tuple(federations), layout, config.data.batch_size, config.data.public_batch_size, visits
+        tuple(federations),
+        layout,
+        config.data.batch_size,
+        config.data.public_batch_size,
+        visits,
+        places,
     )
     prepared = preparation(config, federations, visits)
     resident = Resident(order, prepared)
@@ -503,10 +524,55 @@ def _feed(
     needed = resident_bytes(resident, layout)
     streamed, why = streams(config.data.feed, needed, memory, on_host)
     feed: Resident | streaming.Streaming = resident
+    if streamed and privacy is not None:
+        accepted = "resident with privacy: a stream walks through shuffled epochs, and the "
+        accepted += "accountant assumes Poisson samples"
+        raise ConfigError("data.feed", config.data.feed, accepted)
     if streamed:
         feed = streaming.Streaming(order, prepared, on_host, config.data.workers)
     feed.why = why
     return feed
+
+
+def _pooled(method: methods.Method, federations: Sequence[Federation]) -> tuple[Federation, ...]:
+    """Who trains on which samples: one client on all of them where the method pools."""
+    if not method.pooled:
+        return tuple(federations)
+    return tuple(dataclasses.replace(fed, partition=pooled(fed.partition)) for fed in federations)
+
+
+def _privacy(
+    config: ml_collections.ConfigDict,
+    built: Sequence[models.MultiHeadClassifier],
+    federations: Sequence[Federation],
+    own_public: bool,
+) -> privacy_lib.Privacy | None:
+    """What happens to private gradients, checked."""
+    privacy, first = privacy_lib.build(config), federations[0].source
+    if privacy is None:
+        return None
+    statistics = [variable_shapes(model, sample_of(first)).get("batch_stats") for model in built]
+    privacy_lib.check(
+        config,
+        [fed.partition.sizes for fed in federations],
+        batch_statistics=any(statistics),
+        draws=any(_draws(model, sample_of(first)) for model in built),
+        own_public=own_public and kept_silos(config, first) is not None,
+    )
+    return privacy
+
+
+def _draws(model: models.MultiHeadClassifier, sample: Sample) -> bool:
+    """Whether what the network says in training is a matter of chance, as with dropout."""
+
+    def apply(key: jax.Array, variables: Variables, x: jax.Array) -> Any:
+        keys = bridge.keys(key)
+        return model.apply(variables, x, train=True, rngs=keys, mutable=["batch_stats"])
+
+    variables, x = variable_shapes(model, sample), network_input(sample)
+    traced = jax.make_jaxpr(apply)(jax.random.key(0), variables, x).jaxpr
+    _, used = partial_eval.dce_jaxpr(traced, [True] * len(traced.outvars))
+    return used[0]
 
 
 # --- Clients --------------------------------------------------------------------------------------
@@ -543,14 +609,16 @@ def _models(
     config: ml_collections.ConfigDict, num_classes: int, num_heads: int
 ) -> tuple[models.MultiHeadClassifier, ...]:
     """One classifier per group."""
-    settings = config.model.to_dict()
+    settings, lowering = config.model.to_dict(), config.parallel.conv_lowering
+    if lowering == "auto" and privacy_lib.build(config) is not None:
+        lowering = "grouped"  # of every sample of every client: too many to unroll
     return tuple(
         models.build(
             {**settings, "name": name},
             num_classes,
             num_heads,
             head=config.heads.name,
-            conv_lowering=config.parallel.conv_lowering,
+            conv_lowering=lowering,
         )  # fmt: skip
         for name, _ in config_lib.client_models(config)
     )

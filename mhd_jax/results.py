@@ -190,6 +190,12 @@ class SeedResult(Accuracies):
         "did.",
         default_factory=dict,
     )  # fmt: skip
+    epsilon: Float[np.ndarray, " K"] | None = _field(
+        "[K] or null", "1",
+        "Of the differential privacy of one private sample of each client, at `privacy.delta`, "
+        "after all steps; null without a claim.",
+        dtype=float, default=None,
+    )  # fmt: skip
 
     @property
     def honest(self) -> Bool[np.ndarray, " K"]:
@@ -329,6 +335,16 @@ def _documented(kind: type[_Record], prefix: str) -> list[FieldDoc]:
         if about["dtype"] is Accuracies:
             docs += _documented(Accuracies, f"{prefix}{field.name}.")
     return docs
+
+
+def epsilon_range(found: Float[np.ndarray, " K"]) -> str:
+    """Smallest and largest epsilon.
+
+    >>> epsilon_range(np.array([2.0, 2.0]))
+    '2.00'
+    """
+    low, high = f"{found.min():.2f}", f"{found.max():.2f}"
+    return low if low == high else f"{low} to {high}"
 
 
 def client_labels(names: Sequence[str], num_clients: int) -> list[str]:

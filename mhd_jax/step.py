@@ -23,6 +23,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
 
 from mhd_jax import defences, distill, rng
+from mhd_jax import privacy as privacy_lib
 from mhd_jax.attacks import Attackers
 from mhd_jax.data.batches import Visits
 from mhd_jax.edges import Edges
@@ -71,6 +72,7 @@ class StepParts:
       frozen: groups, the first ones, whose clients publish but never learn.
       visits: how often what was sent of a public sample is read.
       attackers: who lies and how; None where nobody does, and then nothing of it is compiled.
+      privacy: what happens to private gradients; None for nothing.
     """
 
     layout: Layout
@@ -88,6 +90,7 @@ class StepParts:
     frozen: int = 0
     visits: Visits = Visits()
     attackers: Attackers | None = None
+    privacy: privacy_lib.Privacy | None = None
 
 
 def make_step(parts: StepParts, input_specs: StepInputs, data_specs: PyTree) -> Any:
@@ -167,10 +170,13 @@ def _one_system(
     """One step of one system: learn, average, snapshot; and the isolated baseline beside it."""
     batch = parts.load(data, inputs, seed, state.step)
     keys, weight = network_keys(parts, seed, state.step), inputs.weights[0]
+    noise = functools.partial(_noise_keys, parts, batch, seed, state.step)
     private = _where_due(
         "all" if getattr(parts.method.when, "rests", True) else "nothing",
         weight > 0,
-        lambda: _private_gradients(parts, parts.models, state.clients, batch, weight, keys),
+        lambda: _private_gradients(
+            parts, parts.models, state.clients, batch, weight, keys, noise("privacy")
+        ),
         stats=tuple(group.stats for group in state.clients),
     )
     grads, metrics = private.grads, {"private_loss": private.losses, "loss": private.losses}
@@ -195,7 +201,9 @@ def _one_system(
             parts, parts.method.averaging, clients, inputs, seed, state.step
         )
         metrics["unreadable_parameters"] = unreadable
-    baseline, baseline_loss = _train_baseline(parts, state.baseline, batch, keys)
+    baseline, baseline_loss = _train_baseline(
+        parts, state.baseline, batch, keys, noise("privacy baseline")
+    )
     if baseline:
         metrics["control_loss"] = baseline_loss
     return (clients, baseline, pool, *memory), _mean_over_data(parts, metrics)
@@ -280,11 +288,20 @@ def _private_gradients(
     batch: Batch,
     weight: Float[Array, ""],
     keys: Sequence[Array],
+    noise_keys: tuple[Array, ...] = (),
 ) -> PrivateGradients:
-    """Gradients of weight * CE(private labels) of the local clients, over their whole batches."""
+    """Gradients of weight * CE(private labels) of the local clients, over their whole batches.
+
+    With `parts.privacy` that of every sample is clipped, and their sum gets noise.
+    """
     rest = parts.frozen
     resting, learners, models = learners[:rest], learners[rest:], models[rest:]
-    batch = batch._replace(images=batch.images[rest:], labels=batch.labels[rest:])
+    batch = batch._replace(
+        images=batch.images[rest:], labels=batch.labels[rest:], weights=batch.weights[rest:]
+    )
+    privacy, unclipped = parts.privacy, None
+    if privacy is not None:
+        batch, unclipped = _clipped(privacy, models, learners, batch, keys[rest:])
 
     def objective(params: tuple[PyTree, ...]) -> tuple[Array, Any]:
         losses, stats = _private_losses(models, params, learners, batch, keys[rest:])
@@ -294,11 +311,63 @@ def _private_gradients(
     params = tuple(group.params for group in learners)
     grads, (stats, losses) = jax.grad(objective, has_aux=True)(params)
     grads, stats = _mean_over_data(parts, (grads, stats))
+    if privacy is not None and unclipped is not None:
+        losses = tuple(weight * loss for loss in unclipped)
+        grads = tuple(
+            privacy_lib.protect(privacy, model, gradient, each, weight)
+            for model, gradient, each in zip(models, grads, noise_keys[rest:], strict=True)
+        )
     return PrivateGradients(
         grads=(*(jax.tree.map(jnp.zeros_like, group.params) for group in resting), *grads),
         stats=(*(group.stats for group in resting), *stats),
         losses=(*(jnp.zeros(_rows_of(group)) for group in resting), *losses),
     )
+
+
+def _clipped(
+    privacy: privacy_lib.Privacy,
+    models: Sequence[nn.Module],
+    learners: tuple[Learners, ...],
+    batch: Batch,
+    keys: Sequence[Array],
+) -> tuple[Batch, tuple[Float[Array, " k"], ...]]:
+    """The batch with samples weighted so that its gradient is the sum of clipped ones.
+
+    sum_i s_i g_i is the gradient of sum_i s_i loss_i, so that one pass finds the norms and a
+    second, as large as that of plain training, the gradient: no client's gradients of all samples
+    are ever held at once. Source: J. Lee and D. Kifer, 2021, https://arxiv.org/abs/2009.03106.
+
+    Returns:
+      The batch, and the mean loss of every client before clipping, [k] per group.
+    """
+    weights = batch.weights or tuple(jnp.ones(labels.shape) for labels in batch.labels)
+    clipped, means = [], []
+    for model, group, images, labels, counts, each in zip(
+        models, learners, batch.images, batch.labels, weights, keys, strict=True
+    ):
+        losses, norms = sample_gradients(model, group, images, labels, each)
+        clipped.append(counts * privacy.clip(norms))
+        means.append((counts * losses).mean(axis=1))
+    return batch._replace(weights=tuple(clipped)), tuple(means)
+
+
+def sample_gradients(
+    model: nn.Module, group: Learners, images: Array, labels: Int[Array, "k B"], keys: Array
+) -> tuple[Float[Array, "k B"], Float[Array, "k B"]]:
+    """The private loss of every sample alone, and the norm of its gradient."""
+
+    def one(params: PyTree, stats: PyTree, image: Array, label: Array, key: Array) -> Any:
+        def loss(params: PyTree) -> Array:
+            return _sample_losses(model, params, stats, image[None], label[None], key)[0][0]
+
+        value, gradient = jax.value_and_grad(loss)(params)
+        return value, optax.tree.norm(gradient)
+
+    of_client = jax.vmap(one, in_axes=(None, None, 0, 0, None))
+    found: tuple[Array, Array] = jax.vmap(of_client)(
+        group.params["model"], group.stats, images, labels, keys
+    )
+    return found
 
 
 def _distillation_gradients(
@@ -344,10 +413,17 @@ def _private_losses(
 ) -> tuple[tuple[Float[Array, " k"], ...], tuple[PyTree, ...]]:
     """Private losses and new batch statistics of every group."""
     trees = [
-        _private_loss(model, tree["model"], group.stats, images, labels, each)
-        for model, tree, group, images, labels, each in zip(
-            models, params, learners, batch.images, batch.labels, keys, strict=True
-        )
+        _private_loss(model, tree["model"], group.stats, images, labels, each, weights)
+        for model, tree, group, images, labels, each, weights in zip(
+            models,
+            params,
+            learners,
+            batch.images,
+            batch.labels,
+            keys,
+            batch.weights or [None] * len(batch.labels),
+            strict=True,
+        )  # fmt: skip
     ]
     return tuple(loss for loss, _ in trees), tuple(stats for _, stats in trees)
 
@@ -359,18 +435,34 @@ def _private_loss(
     images: Array,
     labels: Int[Array, "k B"],
     keys: Array,
+    weights: Float[Array, "k B"] | None,
 ) -> tuple[Float[Array, " k"], PyTree]:
     """CE of the main head on private labels, the one stream with dropout and new statistics."""
 
-    def one(params: PyTree, stats: PyTree, images: Array, labels: Array, key: Array) -> Any:
-        variables, rngs = {"params": params, "batch_stats": stats}, bridge.keys(key)
-        (logits, _), new = model.apply(
-            variables, images, train=True, rngs=rngs, mutable=["batch_stats"]
-        )
-        losses = optax.losses.softmax_cross_entropy_with_integer_labels(logits[:, 0], labels)
-        return losses.mean(), new.get("batch_stats", {})
+    def one(
+        params: PyTree, stats: PyTree, images: Array, labels: Array, key: Array, weights: Any
+    ) -> tuple[Array, PyTree]:
+        losses, new = _sample_losses(model, params, stats, images, labels, key)
+        return (losses if weights is None else weights * losses).mean(), new
 
-    return jax.vmap(one)(params, stats, images, labels, keys)
+    return jax.vmap(one)(params, stats, images, labels, keys, weights)
+
+
+def _sample_losses(
+    model: nn.Module,
+    params: PyTree,
+    stats: PyTree,
+    images: Array,
+    labels: Int[Array, " B"],
+    key: Array,
+) -> tuple[Float[Array, " B"], PyTree]:
+    """CE of one client's main head on every sample, and its new batch statistics."""
+    variables, rngs = {"params": params, "batch_stats": stats}, bridge.keys(key)
+    (logits, _), new = model.apply(
+        variables, images, train=True, rngs=rngs, mutable=["batch_stats"]
+    )
+    losses = optax.losses.softmax_cross_entropy_with_integer_labels(logits[:, 0], labels)
+    return losses, new.get("batch_stats", {})
 
 
 def public_forward(
@@ -788,14 +880,18 @@ def _update(
 
 
 def _train_baseline(
-    parts: StepParts, baseline: tuple[Learners, ...], batch: Batch, keys: Sequence[Array]
+    parts: StepParts,
+    baseline: tuple[Learners, ...],
+    batch: Batch,
+    keys: Sequence[Array],
+    noise_keys: tuple[Array, ...],
 ) -> tuple[tuple[Learners, ...], tuple[Array, ...]]:
     """The isolated baseline's step on the very same private batches."""
     if not baseline:
         return (), ()
 
     models, weight = parts.baseline_models, jnp.float32(1)
-    made = _private_gradients(parts, models, baseline, batch, weight, keys)
+    made = _private_gradients(parts, models, baseline, batch, weight, keys, noise_keys)
     return _update(parts, baseline, made.grads, made.stats), made.losses
 
 
@@ -866,6 +962,17 @@ def client_ids(parts: StepParts, group: int, num_rows: int) -> Int[Array, " k"]:
 def _rows_of(group: Learners) -> int:
     """k."""
     return len(jax.tree.leaves(group.params)[0])
+
+
+def _noise_keys(
+    parts: StepParts, batch: Batch, seed: Array, step: Array, purpose: str
+) -> tuple[Array, ...]:
+    """Keys [k] of every group for the noise on private gradients; () without privacy."""
+    if parts.privacy is None:
+        return ()
+    base = rng.stream(seed, f"{purpose} noise", step)
+    rows = [len(labels) for labels in batch.labels]
+    return tuple(rng.each(base, client_ids(parts, group, size)) for group, size in enumerate(rows))
 
 
 def _distils(inputs: StepInputs) -> Bool[Array, ""]:

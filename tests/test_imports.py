@@ -20,7 +20,7 @@ LAYERS = (
     ("data", "distill", "results", "weights"),
     ("defences",),
     ("health", "methods", "state"),
-    ("evaluate", "exchange"),
+    ("evaluate", "exchange", "privacy"),
     ("evaluator", "schedule", "step"),
     ("experiment", "probe"),
     ("audit", "estimate", "monitor"),

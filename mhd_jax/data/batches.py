@@ -1,5 +1,8 @@
 # Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
-"""Which samples a step reads: shuffled epochs, as a pure function of (seed, client, step)."""
+"""Which samples a step reads, as a pure function of (seed, client, step).
+
+Shuffled epochs, or, where privacy is accounted for, Poisson samples.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Int
+from scipy import stats
 
 from mhd_jax import rng
 
@@ -148,3 +152,63 @@ def walks(
         order = draw.permutation(size)
         out[client, max(at, 0) : at + size] = order[max(-at, 0) : length - at]
     return out.reshape(len(sizes), stop - start, batch_size).swapaxes(0, 1)
+
+
+# --- Poisson sampling -----------------------------------------------------------------------------
+
+OVERFLOW = 1e-6  # probability that any batch of a run is larger than its places
+
+
+def poisson_places(sizes: Int[np.ndarray, " K"], batch_size: int, steps: int) -> int:
+    """Places that hold every Poisson batch of a run, but for a probability below `OVERFLOW`.
+
+    Args:
+      sizes: samples of every client, of all seeds.
+      batch_size: expected samples in a batch, at most the smallest size.
+      steps: of the run.
+
+    >>> poisson_places(np.array([5600]), 32, steps=2000)
+    74
+    """
+    tail = OVERFLOW / (len(sizes) * steps)
+    return int(stats.binom.isf(tail, sizes, batch_size / sizes).max())
+
+
+def poisson(
+    seed: int,
+    sizes: Int[np.ndarray, " K"],
+    batch_size: int,
+    places: int,
+    start: int,
+    stop: int,
+) -> Int[np.ndarray, "n K places"]:
+    """Positions of the samples of steps start..stop - 1, each drawn with the same probability.
+
+    Every sample of a client is in a step's batch with probability batch_size / size, whatever
+    else is in it: the number is drawn first, then a set of that size.
+
+    Args:
+      seed: the run's seed.
+      sizes: samples of every client.
+      batch_size: expected samples in a batch, at most the smallest size.
+      places: in a batch; those that are left over hold -1.
+      start: first step.
+      stop: one past the last step.
+
+    Raises:
+      RuntimeError: a batch does not fit its places; see `poisson_places`.
+    """
+    out = np.full((stop - start, len(sizes), places), -1, np.int32)
+    steps, clients = np.divmod(np.arange(out[..., 0].size), len(sizes))
+    draws = rng.generators(seed, "poisson", clients, steps + start)
+    for draw, at, client in zip(draws, steps.tolist(), clients.tolist(), strict=True):
+        size = int(sizes[client])
+        count = draw.binomial(size, batch_size / size)
+        if count > places:
+            raise RuntimeError(
+                f"step {start + at}: Poisson sampling drew {count} samples of client {client} for "
+                f"{places} places, which happens in one of {1 / OVERFLOW:,.0f} runs; leaving "
+                "samples out would void the privacy claim, so start again with another seed"
+            )
+        out[at, client, :count] = draw.choice(size, count, replace=False, shuffle=False)
+    return out

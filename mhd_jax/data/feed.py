@@ -101,18 +101,33 @@ class Feed(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class SampleOrder:
-    """The order of samples of all replicas and clients."""
+    """The order of samples of all replicas and clients.
+
+    Attributes:
+      federations: one per replica.
+      layout: who owns which client.
+      batch_size: private samples per client and step; expected ones where they are Poisson.
+      public_batch_size: public samples per step.
+      places: in a Poisson batch; 0 for a walk through shuffled epochs.
+    """
 
     federations: Sequence[Federation]
     layout: Layout
     batch_size: int
     public_batch_size: int
     visits: Visits = Visits()
+    places: int = 0
 
     def private(self, start: int, stop: int) -> tuple[Int[np.ndarray, "n R K B"], ...]:
-        """Positions among each client's own samples, per group with padded rows."""
+        """Positions among each client's own samples, per group with padded rows; -1 for none."""
         walks = [
-            batches.walks(fed.seed, "private", fed.partition.sizes, self.batch_size, start, stop)
+            batches.poisson(
+                fed.seed, fed.partition.sizes, self.batch_size, self.places, start, stop
+            )
+            if self.places
+            else batches.walks(
+                fed.seed, "private", fed.partition.sizes, self.batch_size, start, stop
+            )
             for fed in self.federations
         ]
         return self.layout.split(np.stack(walks, axis=1), axis=2)
@@ -305,10 +320,14 @@ class Resident:
 
     def load(self, data: DeviceData, inputs: StepInputs, seed: Array, step: Array) -> Batch:
         """Gathers, augments and normalises."""
-        images, labels = [], []
+        images, labels, weights = [], [], []
+        places, expected = self._order.places, self._order.batch_size
         for group, (stored, owned) in enumerate(data["private"]):
             index = inputs.private[group]
             first = self._layout.offsets[group] + jax.lax.axis_index(CLIENTS) * len(index)
+            if places:  # a mean over places, times this, is a sum over the expected batch
+                weights.append((index >= 0) * jnp.float32(places / expected))
+                index = jnp.maximum(index, 0)
             take = jax.vmap(lambda x, at: x[at])
             images.append(
                 self._preparation.private(
@@ -319,7 +338,7 @@ class Resident:
         public = self._preparation.public(
             data["public"][inputs.public], data["statistics"], seed, step
         )
-        return Batch(tuple(images), tuple(labels), public)
+        return Batch(tuple(images), tuple(labels), public, tuple(weights))
 
 
 # --- Which feed -----------------------------------------------------------------------------------
