@@ -67,7 +67,7 @@ def test_shapes_units_and_sentences_are_complete(file: str) -> None:
 
 def test_shapes_are_as_described(run: Path) -> None:
     summary = Summary.from_json(json.loads((run / "summary.json").read_text()))
-    sizes = {"K": 4, "H": 3, "C": 10, "2": 2, "channels": 1}
+    sizes = {"K": 4, "H": 3, "C": 10, "2": 2, "channels": 1, "n": 0}
     for doc in results.describe_fields()["summary.json"]:
         if doc.shape.startswith("[") and "." not in doc.key and " or " not in doc.shape:
             named = [sizes[axis] for axis in doc.shape.strip("[]").split(", ")]
