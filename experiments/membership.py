@@ -415,6 +415,8 @@ def block(folder: Path = RESULTS) -> str:
     if "cost" in found:
         said.append(cost_line(found["cost"]))
     said.append("`python -m experiments.membership`, 8 seeds; ± is the deviation between seeds.")
+    if missing := [_name(case) for case in CASES if case not in found]:
+        said.append(f"Not run yet: {'; '.join(missing)}.")
     return "\n\n".join(said) + "\n"
 
 
