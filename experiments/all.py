@@ -9,11 +9,13 @@ from experiments import (
     communication,
     data_heterogeneity,
     digits_claims,
+    liars,
     main_comparison,
     public_data,
     robustness,
     scaling,
     staleness,
+    tabular,
     teachers,
     topology,
 )
@@ -33,8 +35,9 @@ STUDIES = (
     scaling.STUDY,
 )
 
-EVERY = (*STUDIES, robustness.STUDY)
-"""With the grid of defaults, which has data sets of its own and a preset of its own, `grid`."""
+EVERY = (*STUDIES, robustness.STUDY, liars.STUDY, tabular.STUDY)
+"""With those that have data sets and presets of their own, the grid of defaults (`grid`) and the
+table (`tabular`), and with the study of liars, which trains the same clients under many attacks."""
 
 if __name__ == "__main__":
     sweep.main(*STUDIES)

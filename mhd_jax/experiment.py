@@ -13,12 +13,25 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from absl import logging
-from jaxtyping import Float
+from jax.interpreters import partial_eval
+from jaxtyping import Bool, Float
 
+from mhd_jax import (
+    attacks,
+    distill,
+    evaluate,
+    exchange,
+    graph,
+    methods,
+    models,
+    parallel,
+    state,
+    weights,
+)
 from mhd_jax import config as config_lib
-from mhd_jax import distill, evaluate, exchange, graph, methods, models, parallel, state
 from mhd_jax import privacy as privacy_lib
 from mhd_jax.data import augment, batches, sources, streaming
+from mhd_jax.data.batches import Visits
 from mhd_jax.data.feed import (
     Federation,
     Feed,
@@ -33,11 +46,15 @@ from mhd_jax.data.partition import BY_KEY, partition, pooled, split_public
 from mhd_jax.errors import ConfigError, suggest
 from mhd_jax.evaluator import Evaluator
 from mhd_jax.inputs import Sample, network_input
+from mhd_jax.models import bridge
 from mhd_jax.parallel import Layout
 from mhd_jax.schedule import Schedule, input_specs
 from mhd_jax.state import State
-from mhd_jax.step import StepParts, make_step
+from mhd_jax.step import StepParts, cache_shapes, make_step
 from mhd_jax.trees import Variables
+
+VARIABLES = ("params", "batch_stats")
+"""Kinds of variables that a client's state keeps."""
 
 LONGEST_PERIOD = 100_000
 """Steps in which a method has shown all that it does."""
@@ -86,9 +103,16 @@ class Experiment:
         silos = kept_silos(self.config, self.federations[0].source)
         return silos.names if silos else ()
 
+    @property
+    def honest(self) -> Bool[np.ndarray, " K"]:
+        """Which clients do not lie."""
+        liars = self.parts.attackers
+        return ~np.isin(np.arange(self.layout.num_clients), liars.clients if liars else ())
+
     def init_state(self, abstract: bool = False) -> State:
         """The initial state, sharded; with `abstract` its shapes and shardings only."""
-        return state.init_state(
+        given = () if abstract else self.weights
+        made = state.init_state(
             self.seeds,
             self.layout,
             self.parts.models,
@@ -97,9 +121,36 @@ class Experiment:
             self.sample,
             pool_slots=self.schedule.readers[0].pool_slots,
             marginals=_marginals(self.parts, self.schedule.readers[0].pool_slots),
+            cache=cache_shapes(
+                self.parts,
+                [state.embedding_width(model, self.sample) for model in self.parts.models],
+                self.config.data.public_batch_size,
+            ),
             same_start=self.parts.method.same_start,
             abstract=abstract,
         )
+        return state.start_from(made, self.layout, *given) if given else made
+
+    @functools.cached_property
+    def weights(self) -> tuple[Sequence[weights.Flat], Sequence[weights.Flat]] | tuple[()]:
+        """What clients, and their isolated baseline, start from; () where nothing is given.
+
+        Raises:
+          ConfigError: `model.init_from` cannot be read, or does not fit a client's network.
+        """
+        given = weights.read(self.config.model.init_from, self.layout.num_clients)
+        if not given:
+            return ()
+        parts, clients, baseline = self.parts, [], []
+        for group, size in enumerate(self.layout.groups):
+            shapes = variable_shapes(parts.models[group], self.sample)
+            for client in range(self.layout.offsets[group], self.layout.offsets[group] + size):
+                who = f"client {(self.client_names or range(client + 1))[client]}"
+                clients.append(weights.fitted(given[client], shapes, who))
+                if parts.baseline_models:
+                    alone = variable_shapes(parts.baseline_models[group], self.sample)
+                    baseline.append(weights.main_head(clients[-1], alone))
+        return clients, baseline
 
     @functools.cached_property
     def step(self) -> Any:
@@ -163,12 +214,14 @@ def build(
     source, other = data or _data_sets(config)
     federations = tuple(_federation(config, seed, source, other) for seed in seeds)
     _check_pieces(config, method, source.num_classes)
+    _check_frozen(config, method)
     topologies = [graph.make_topology(config.graph, config.clients.num, seed) for seed in seeds]
-    layout = _layout(config, method)
     built = _models(config, source.num_classes, method.num_heads(config.heads.aux))
     _check_networks(built, sample_of(source))
+    layout = _layout(config, method, built, sample_of(source))
+    visits = _visits(config, method, topologies, layout)
     privacy = _privacy(config, built, _pooled(method, federations), own_public=other is None)
-    feed = _feed(config, method, federations, layout, memory or device_memory(), privacy)
+    feed = _feed(config, method, federations, layout, visits, memory or device_memory(), privacy)
     baseline = _models(config, source.num_classes, 1) if _wants_baseline(config, method) else ()
     encoding = exchange.make_encoding(config, method, source.num_classes)
     _check_alignment(config, method, source.num_classes)
@@ -188,6 +241,9 @@ def build(
         steps_per_call=steps_per_call,
         embedding_width=_embedding_width(config, method, built, sample_of(source)),
         pauses=_pauses(config, method, built, sample_of(source)),
+        frozen=sum(offset < config.clients.frozen for offset in layout.offsets),
+        visits=visits,
+        attackers=_attackers(config, method),
         privacy=privacy,
     )
     return Experiment(
@@ -217,6 +273,36 @@ def _check_pieces(
         shape = (config.clients.num, method.num_heads(config.heads.aux), num_classes)
         owned = np.zeros((shape[0], num_classes))
         evaluate.measure(name, np.zeros(shape), np.ones(num_classes, int), owned)
+
+
+def _check_frozen(config: ml_collections.ConfigDict, method: methods.Method) -> None:
+    """Frozen clients teach; they know something, and nobody averages parameters with them.
+
+    Raises:
+      ConfigError: otherwise.
+    """
+    frozen = config.clients.frozen
+    if not frozen:
+        return
+    if frozen >= config.clients.num:
+        accepted = f"fewer than clients.num = {config.clients.num}: somebody has to learn"
+        raise ConfigError("clients.frozen", frozen, accepted)
+    if method.distillation is None or method.averaging is not None:
+        accepted = f"0: {config.method} does not learn from published predictions alone"
+        raise ConfigError("clients.frozen", frozen, accepted)
+    if not config.model.init_from:
+        accepted = "the weights of the clients that clients.frozen keeps as they are"
+        raise ConfigError("model.init_from", "", accepted)
+
+
+def _attackers(
+    config: ml_collections.ConfigDict, method: methods.Method
+) -> attacks.Attackers | None:
+    """Who lies about what the method sends; see `attacks.make`."""
+    chosen = method.distillation
+    predictions = chosen is not None and bool(chosen.nu_pred)
+    vectors = method.averaging is not None or chosen is not None and bool(chosen.nu_emb)
+    return attacks.make(config, predictions=predictions, vectors=vectors)
 
 
 def _check_alignment(
@@ -267,6 +353,36 @@ def _embedding_width(
         accepted = f"0 to {narrowest}, the width of the narrowest embedding"
         raise ConfigError("exchange.embedding_width", asked, accepted)
     return int(asked)
+
+
+def _visits(
+    config: ml_collections.ConfigDict,
+    method: methods.Method,
+    topologies: Sequence[graph.Topology],
+    layout: Layout,
+) -> Visits:
+    """How often what was sent of a public sample is read.
+
+    Raises:
+      ConfigError: readers cannot keep what they have read, or samples cannot take turns.
+    """
+    count = config.exchange.cache
+    if count == 1 or method.distillation is None:
+        return Visits()
+    accepted = ""
+    steps = np.arange(min(config.train.steps, LONGEST_PERIOD))
+    if (method.distils(steps) != (steps % config.exchange.every == 0)).any():
+        accepted = f"1: {config.method} distils at times of its own"
+    elif config.exchange.mode == "stale":
+        accepted = "1 with exchange.mode = stale, or exchange.mode = fresh: snapshots change"
+    elif not all(topology.static for topology in topologies):
+        accepted = "1 with a graph that changes: a new reader lacks what was sent before"
+    elif config.data.public_batch_size // layout.data_devices % count:
+        share = config.data.public_batch_size // layout.data_devices
+        accepted = f"a divisor of {share}, the public samples of a step and device"
+    if accepted:
+        raise ConfigError("exchange.cache", count, accepted)
+    return Visits(count, config.exchange.every)
 
 
 def _marginals(parts: StepParts, pool_slots: int) -> tuple[int, ...]:
@@ -355,7 +471,9 @@ def sample_of(source: sources.Source) -> Sample:
 
 
 def preparation(
-    config: ml_collections.ConfigDict, federations: Sequence[Federation]
+    config: ml_collections.ConfigDict,
+    federations: Sequence[Federation],
+    visits: Visits = Visits(),  # noqa: B008
 ) -> Preparation:
     """What happens to samples on the device; an augmentation of the host leaves nothing to it.
 
@@ -373,7 +491,7 @@ def preparation(
     else:
         augment.check(name, split.image_shape, split.dtype)
     statistics = np.array([(fed.mean, fed.std) for fed in federations], np.float32)
-    return Preparation("none" if name in on_host else name, statistics)
+    return Preparation("none" if name in on_host else name, statistics, visits)
 
 
 def _feed(
@@ -381,6 +499,7 @@ def _feed(
     method: methods.Method,
     federations: Sequence[Federation],
     layout: Layout,
+    visits: Visits,
     memory: int,
     privacy: privacy_lib.Privacy | None,
 ) -> Feed:
@@ -391,9 +510,14 @@ def _feed(
         needed = batches.poisson_places(sizes, config.data.batch_size, config.train.steps)
         places = -(-needed // layout.data_devices) * layout.data_devices
     order = SampleOrder(
-        tuple(federations), layout, config.data.batch_size, config.data.public_batch_size, places
+        tuple(federations),
+        layout,
+        config.data.batch_size,
+        config.data.public_batch_size,
+        visits,
+        places,
     )
-    prepared = preparation(config, federations)
+    prepared = preparation(config, federations, visits)
     resident = Resident(order, prepared)
     name = config.data.augment
     on_host = name if name in streaming.HOST_AUGMENTS.names() else ""
@@ -427,20 +551,39 @@ def _privacy(
     privacy, first = privacy_lib.build(config), federations[0].source
     if privacy is None:
         return None
-    statistics = [_variables(model, sample_of(first)).get("batch_stats") for model in built]
+    statistics = [variable_shapes(model, sample_of(first)).get("batch_stats") for model in built]
     privacy_lib.check(
         config,
         [fed.partition.sizes for fed in federations],
         batch_statistics=any(statistics),
+        draws=any(_draws(model, sample_of(first)) for model in built),
         own_public=own_public and kept_silos(config, first) is not None,
     )
     return privacy
 
 
+def _draws(model: models.MultiHeadClassifier, sample: Sample) -> bool:
+    """Whether what the network says in training is a matter of chance, as with dropout."""
+
+    def apply(key: jax.Array, variables: Variables, x: jax.Array) -> Any:
+        keys = bridge.keys(key)
+        return model.apply(variables, x, train=True, rngs=keys, mutable=["batch_stats"])
+
+    variables, x = variable_shapes(model, sample), network_input(sample)
+    traced = jax.make_jaxpr(apply)(jax.random.key(0), variables, x).jaxpr
+    _, used = partial_eval.dce_jaxpr(traced, [True] * len(traced.outvars))
+    return used[0]
+
+
 # --- Clients --------------------------------------------------------------------------------------
 
 
-def _layout(config: ml_collections.ConfigDict, method: methods.Method) -> Layout:
+def _layout(
+    config: ml_collections.ConfigDict,
+    method: methods.Method,
+    built: Sequence[models.MultiHeadClassifier],
+    sample: Sample,
+) -> Layout:
     sizes = [1] if method.pooled else [count for _, count in config_lib.client_models(config)]
     if method.averaging is not None and len(sizes) > 1:
         raise ConfigError(
@@ -449,9 +592,10 @@ def _layout(config: ml_collections.ConfigDict, method: methods.Method) -> Layout
             f"one architecture: {config.method} averages parameters",
         )
     data_devices = config.parallel.data_devices
-    if config.model.norm == "batch" and data_devices != 1:
+    statistics = any(variable_shapes(model, sample).get("batch_stats") for model in built)
+    if statistics and data_devices != 1:
         if data_devices:
-            logging.warning("model.norm = batch: every device normalises with its part of a batch")
+            logging.warning("batch statistics: every device normalises with its part of a batch")
         data_devices = data_devices or 1
     return parallel.make_layout(
         sizes,
@@ -482,20 +626,28 @@ def _check_networks(built: Sequence[models.MultiHeadClassifier], sample: Sample)
     """Traces every network on one sample.
 
     Raises:
-      ConfigError: a network that cannot take such samples, or with another output than [B, D].
+      ConfigError: a network that cannot take such samples, or with another output than [B, D], or
+        with variables that a state does not keep.
     """
     for model in built:
         try:
-            param_shapes(model, sample)
+            kinds = set(variable_shapes(model, sample))
         except (TypeError, ValueError, IndexError) as error:
             if isinstance(error, ConfigError):
                 raise
             shape = network_input(sample).shape[1:]
             reason = str(error).partition("\n")[0]
             raise ConfigError(
-                "model.name", type(model.network).__name__,
+                "model.name", bridge.label(model.network),
                 f"a network for samples of shape {shape} ({reason})",
             ) from error  # fmt: skip
+        other = kinds - set(VARIABLES)
+        if other:
+            raise ConfigError(
+                "model.name", bridge.label(model.network),
+                f"a network whose variables are of the kinds {', '.join(VARIABLES)}, not "
+                f"{', '.join(sorted(other))} too",
+            )  # fmt: skip
 
 
 def _wants_baseline(config: ml_collections.ConfigDict, method: methods.Method) -> bool:
@@ -555,19 +707,21 @@ def _ledger(
     """What every client sends, in bytes."""
     chosen, predictions, parameters = parts.method.distillation, [], []
     for size, model in zip(parts.layout.groups, parts.models, strict=True):
-        parameters += [4.0 * count_params(model, sample)] * size
+        parameters += [float(count_params(model, sample))] * size
         sent = 0
         if chosen is not None:
-            rows = config.data.public_batch_size * max(reader(0, 1).versions.shape[1], 1)
+            rows = config.data.public_batch_size // parts.visits.count
+            rows *= max(reader(0, 1).versions.shape[1], 1)
             shape = (rows, chosen.published_heads(model.num_heads), parts.num_classes)
             width = parts.embedding_width or state.embedding_width(model, sample)
             width = width if chosen.nu_emb else 0
             sent = exchange.message_bytes(parts.encoding, shape, width, chosen.publishes_energy)
         predictions += [float(sent)] * size
+    travels = parts.encoding.embedding_type if parts.method.averaging else jnp.float32
     return exchange.Ledger(
         predictions=np.asarray(predictions),
-        snapshots=np.asarray(parameters) / config.exchange.refresh_steps,
-        fedavg=np.asarray(parameters) / config.average.every,
+        snapshots=4.0 * np.asarray(parameters) / config.exchange.refresh_steps,
+        fedavg=jnp.dtype(travels).itemsize * np.asarray(parameters) / config.average.every,
         method=parts.method,
         average_every=config.average.every,
         once=4.0 * parts.num_classes if config.distill.publish_label_shares else 0.0,
@@ -581,9 +735,10 @@ def count_params(model: models.MultiHeadClassifier, sample: Sample) -> int:
 
 def param_shapes(model: models.MultiHeadClassifier, sample: Sample) -> Variables:
     """The tree of one client's parameters as shapes, nothing computed."""
-    return _variables(model, sample)["params"]
+    return variable_shapes(model, sample)["params"]
 
 
-def _variables(model: models.MultiHeadClassifier, sample: Sample) -> Variables:
-    init = lambda x: model.init(jax.random.key(0), x, train=False)  # noqa: E731
+def variable_shapes(model: models.MultiHeadClassifier, sample: Sample) -> Variables:
+    """All of one client's variables as shapes, nothing computed."""
+    init = lambda x: model.init(bridge.keys(jax.random.key(0)), x, train=False)  # noqa: E731
     return jax.eval_shape(init, network_input(sample))

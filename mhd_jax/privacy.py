@@ -145,6 +145,7 @@ def check(
     sizes: Sequence[Int[np.ndarray, " K"]],
     *,
     batch_statistics: bool,
+    draws: bool,
     own_public: bool,
 ) -> None:
     """Refuses what DP-SGD cannot do and what would make a claim void; warns of a weak one.
@@ -153,6 +154,7 @@ def check(
       config: with `privacy` in use.
       sizes: private samples of every client, by seed.
       batch_statistics: a network normalises with statistics of the batch.
+      draws: a network draws random numbers in training.
       own_public: the public set is a part of what the clients came with.
 
     Raises:
@@ -163,6 +165,12 @@ def check(
         accepted = "a norm of each sample alone (layer, group, none) with privacy: statistics of a "
         accepted += "private batch mix its samples and are not clipped"
         raise ConfigError("model.norm", config.model.norm, accepted)
+    if draws:
+        accepted = (
+            "a network without dropout with privacy: gradients would not be those whose norms "
+        )
+        accepted += "were found"
+        raise ConfigError("model.name", config.model.name, accepted)
     if config.data.batch_size > smallest:
         accepted = f"at most {smallest}, the samples of the smallest client, with privacy"
         raise ConfigError("data.batch_size", config.data.batch_size, accepted)

@@ -75,7 +75,7 @@ def make_probe(
     def probe(
         state: State, inputs: StepInputs, images: Array, labels: Array, seeds: Array
     ) -> tuple[Vitals, ...]:
-        per_seed = (state.clients, state.baseline, state.pool, state.marginals)
+        per_seed = (state.clients, state.baseline, state.pool, state.marginals)  # no cache
         first = State(state.step, *jax.tree.map(lambda x: x[0], per_seed))
         now = inputs._replace(
             reads=jax.tree.map(lambda x: x[0, 0], inputs.reads),
@@ -103,7 +103,7 @@ def _vitals(
         for model, learners in zip(parts.models, state.clients, strict=True)
     )
     pooled = pool_predictions(parts, state.pool, inputs.versions, images)
-    published, _ = read_published(parts, own, pooled, state.marginals)
+    published, _ = read_published(parts, state, own, pooled, images, seed)
     return tuple(
         _group_vitals(parts, group, student, published, inputs, labels, seed, state.step)
         for group, student in enumerate(own)

@@ -10,22 +10,27 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
 
-from mhd_jax import distill, rng
+from mhd_jax import defences, distill, rng
 from mhd_jax import privacy as privacy_lib
+from mhd_jax.attacks import Attackers
+from mhd_jax.data.batches import Visits
 from mhd_jax.edges import Edges
 from mhd_jax.exchange import Encoding, from_wire, projection, to_wire
 from mhd_jax.inputs import Batch, StepInputs
-from mhd_jax.methods import Distillation, Method
+from mhd_jax.methods import Averaging, Distillation, Method
+from mhd_jax.models import bridge
 from mhd_jax.models.classifier import MultiHeadClassifier
 from mhd_jax.parallel import CLIENTS, DATA, Layout, gather_clients, on_mesh
 from mhd_jax.state import Learners, State
@@ -37,6 +42,8 @@ PyTree = Any
 CPU_OPTIONS = {
     "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_REDUCE"
 }
+
+ENERGY_OF_LIARS = 4.0  # standard deviations: more than honest ones reach
 
 Metrics = dict[str, tuple[Array, ...]]  # per group
 Computed = TypeVar("Computed")
@@ -62,6 +69,9 @@ class StepParts:
       pauses: what a step in which distillation has no weight leaves out: "nothing", as there is
         none in the run; "all" of distillation; or "exchange" alone, where code in a branch is slow.
       embedding_width: numbers in which an embedding travels; 0 for all it has.
+      frozen: groups, the first ones, whose clients publish but never learn.
+      visits: how often what was sent of a public sample is read.
+      attackers: who lies and how; None where nobody does, and then nothing of it is compiled.
       privacy: what happens to private gradients; None for nothing.
     """
 
@@ -77,6 +87,9 @@ class StepParts:
     steps_per_call: int
     pauses: Pauses = "nothing"
     embedding_width: int = 0
+    frozen: int = 0
+    visits: Visits = Visits()
+    attackers: Attackers | None = None
     privacy: privacy_lib.Privacy | None = None
 
 
@@ -104,7 +117,7 @@ def make_step(parts: StepParts, input_specs: StepInputs, data_specs: PyTree) -> 
 def state_specs() -> Any:
     """How the state lies on the mesh, the same tree with a spec for every part."""
     rows: Any = P(None, CLIENTS)
-    return State(P(), rows, rows, rows, P())  # type: ignore[arg-type]
+    return State(P(), rows, rows, rows, P(), P(None, None, DATA))  # type: ignore[arg-type]
 
 
 def _run_steps(
@@ -133,7 +146,7 @@ def _all_replicas(
     parts: StepParts, state: State, data: PyTree, inputs: StepInputs, seeds: Array
 ) -> tuple[State, Metrics]:
     """One step of every replica: `_one_system` vmapped, or called directly where R = 1."""
-    per_replica = (state.clients, state.baseline, state.pool, state.marginals)
+    per_replica = (state.clients, state.baseline, state.pool, state.marginals, state.cache)
     axes = StepInputs(0, 0, 0, 0, None, None, None, 0, 0)
 
     def one(trees: Any, data: PyTree, inputs: StepInputs, seed: Array) -> Any:
@@ -153,41 +166,47 @@ def _all_replicas(
 
 def _one_system(
     parts: StepParts, state: State, data: PyTree, inputs: StepInputs, seed: Array
-) -> tuple[tuple[Any, Any, Any, Any], Metrics]:
+) -> tuple[tuple[Any, Any, Any, Any, Any], Metrics]:
     """One step of one system: learn, average, snapshot; and the isolated baseline beside it."""
     batch = parts.load(data, inputs, seed, state.step)
+    keys, weight = network_keys(parts, seed, state.step), inputs.weights[0]
     noise = functools.partial(_noise_keys, parts, batch, seed, state.step)
     private = _where_due(
         "all" if getattr(parts.method.when, "rests", True) else "nothing",
-        inputs.weights[0] > 0,
+        weight > 0,
         lambda: _private_gradients(
-            parts, parts.models, state.clients, batch, inputs.weights[0], noise("privacy")
+            parts, parts.models, state.clients, batch, weight, keys, noise("privacy")
         ),
         stats=tuple(group.stats for group in state.clients),
     )
     grads, metrics = private.grads, {"private_loss": private.losses, "loss": private.losses}
-    marginals = state.marginals
+    memory = Memory(state.marginals, state.cache)
     if parts.method.distillation is not None:
         lessons = _where_due(
             parts.pauses,
             _distils(inputs),
             lambda: _distillation_gradients(parts, state, batch.public, inputs, seed),
-            marginals=state.marginals,
+            memory=memory,
         )
-        marginals = lessons.marginals
+        memory = lessons.memory
         metrics |= _trunk_metrics(grads, lessons.grads)
         grads = jax.tree.map(jnp.add, grads, lessons.grads)
         metrics |= {"embedding_loss": lessons.embedding, "head_losses": lessons.heads}
+        metrics["unreadable"] = lessons.unreadable
         metrics["loss"] = jax.tree.map(jnp.add, private.losses, lessons.losses)
     clients = _update(parts, state.clients, grads, private.stats)
     pool = _write_pool(state.pool, clients, inputs.write)
-    clients = _average(parts, clients, inputs)
+    if parts.method.averaging is not None:
+        clients, unreadable = _average(
+            parts, parts.method.averaging, clients, inputs, seed, state.step
+        )
+        metrics["unreadable_parameters"] = unreadable
     baseline, baseline_loss = _train_baseline(
-        parts, state.baseline, batch, noise("privacy baseline")
+        parts, state.baseline, batch, keys, noise("privacy baseline")
     )
     if baseline:
         metrics["control_loss"] = baseline_loss
-    return (clients, baseline, pool, marginals), _mean_over_data(parts, metrics)
+    return (clients, baseline, pool, *memory), _mean_over_data(parts, metrics)
 
 
 def _where_due(
@@ -227,6 +246,13 @@ class Predictions(NamedTuple):
     energy: Float[Array, "k B H"] | None = None
 
 
+class Memory(NamedTuple):
+    """What readers remember of earlier exchanges: see `State.marginals` and `State.cache`."""
+
+    marginals: Any = ()
+    cache: Any = ()
+
+
 class PrivateGradients(NamedTuple):
     """Of the private loss; everything per group, losses [k] weighted as in the objective."""
 
@@ -243,14 +269,16 @@ class Lessons(NamedTuple):
       losses: weighted as in the objective, [k].
       embedding: the embedding loss, [k].
       heads: the loss of every taught head, [k, m].
-      marginals: the moving average of every published head's mean prediction, or ().
+      unreadable: 1 for a client whose message nobody can read, see `distill.readable`, [k].
+      memory: what readers remember from now on.
     """
 
     grads: tuple[PyTree, ...]
     losses: tuple[Float[Array, " k"], ...]
     embedding: tuple[Float[Array, " k"], ...]
     heads: tuple[Float[Array, "k m"], ...]
-    marginals: Any
+    unreadable: tuple[Float[Array, " k"], ...]
+    memory: Memory
 
 
 def _private_gradients(
@@ -259,18 +287,24 @@ def _private_gradients(
     learners: tuple[Learners, ...],
     batch: Batch,
     weight: Float[Array, ""],
+    keys: Sequence[Array],
     noise_keys: tuple[Array, ...] = (),
 ) -> PrivateGradients:
     """Gradients of weight * CE(private labels) of the local clients, over their whole batches.
 
     With `parts.privacy` that of every sample is clipped, and their sum gets noise.
     """
+    rest = parts.frozen
+    resting, learners, models = learners[:rest], learners[rest:], models[rest:]
+    batch = batch._replace(
+        images=batch.images[rest:], labels=batch.labels[rest:], weights=batch.weights[rest:]
+    )
     privacy, unclipped = parts.privacy, None
     if privacy is not None:
-        batch, unclipped = _clipped(privacy, models, learners, batch)
+        batch, unclipped = _clipped(privacy, models, learners, batch, keys[rest:])
 
     def objective(params: tuple[PyTree, ...]) -> tuple[Array, Any]:
-        losses, stats = _private_losses(models, params, learners, batch)
+        losses, stats = _private_losses(models, params, learners, batch, keys[rest:])
         losses = tuple(weight * loss for loss in losses)
         return jnp.asarray(sum(loss.sum() for loss in losses)), (stats, losses)
 
@@ -280,10 +314,14 @@ def _private_gradients(
     if privacy is not None and unclipped is not None:
         losses = tuple(weight * loss for loss in unclipped)
         grads = tuple(
-            privacy_lib.protect(privacy, model, gradient, keys, weight)
-            for model, gradient, keys in zip(models, grads, noise_keys, strict=True)
+            privacy_lib.protect(privacy, model, gradient, each, weight)
+            for model, gradient, each in zip(models, grads, noise_keys[rest:], strict=True)
         )
-    return PrivateGradients(grads, stats, losses)
+    return PrivateGradients(
+        grads=(*(jax.tree.map(jnp.zeros_like, group.params) for group in resting), *grads),
+        stats=(*(group.stats for group in resting), *stats),
+        losses=(*(jnp.zeros(_rows_of(group)) for group in resting), *losses),
+    )
 
 
 def _clipped(
@@ -291,6 +329,7 @@ def _clipped(
     models: Sequence[nn.Module],
     learners: tuple[Learners, ...],
     batch: Batch,
+    keys: Sequence[Array],
 ) -> tuple[Batch, tuple[Float[Array, " k"], ...]]:
     """The batch with samples weighted so that its gradient is the sum of clipped ones.
 
@@ -303,17 +342,17 @@ def _clipped(
     """
     weights = batch.weights or tuple(jnp.ones(labels.shape) for labels in batch.labels)
     clipped, means = [], []
-    for model, group, images, labels, counts in zip(
-        models, learners, batch.images, batch.labels, weights, strict=True
+    for model, group, images, labels, counts, each in zip(
+        models, learners, batch.images, batch.labels, weights, keys, strict=True
     ):
-        losses, norms = sample_gradients(model, group, images, labels)
+        losses, norms = sample_gradients(model, group, images, labels, each)
         clipped.append(counts * privacy.clip(norms))
         means.append((counts * losses).mean(axis=1))
     return batch._replace(weights=tuple(clipped)), tuple(means)
 
 
 def sample_gradients(
-    model: nn.Module, group: Learners, images: Array, labels: Int[Array, "k B"]
+    model: nn.Module, group: Learners, images: Array, labels: Int[Array, "k B"], keys: Array
 ) -> tuple[Float[Array, "k B"], Float[Array, "k B"]]:
     """The private loss of every sample alone, and the norm of its gradient.
 
@@ -321,15 +360,18 @@ def sample_gradients(
     fifth of the time of all samples at once on a CPU, and a fortieth of the memory.
     """
 
-    def one(params: PyTree, stats: PyTree, image: Array, label: Array) -> tuple[Array, Array]:
+    def one(params: PyTree, stats: PyTree, image: Array, label: Array, key: Array) -> Any:
         def loss(params: PyTree) -> Array:
-            return _sample_losses(model, params, stats, image[None], label[None])[0][0]
+            return _sample_losses(model, params, stats, image[None], label[None], key)[0][0]
 
         value, gradient = jax.value_and_grad(loss)(params)
         return value, optax.tree.norm(gradient)
 
     def all_clients(sample: tuple[Array, Array]) -> tuple[Array, Array]:
-        return jax.vmap(one)(group.params["model"], group.stats, *sample)
+        found: tuple[Array, Array] = jax.vmap(one)(
+            group.params["model"], group.stats, *sample, keys
+        )
+        return found
 
     losses, norms = jax.lax.map(all_clients, (images.swapaxes(0, 1), labels.swapaxes(0, 1)))
     return losses.T, norms.T
@@ -344,7 +386,7 @@ def _distillation_gradients(
     pooled = pool_predictions(parts, state.pool, inputs.versions, public)
 
     def objective(params: tuple[PyTree, ...]) -> tuple[Array, Any]:
-        embedding, heads, marginals = _distillation(
+        embedding, heads, unreadable, memory = _distillation(
             parts, chosen, params, state, public, pooled, inputs, seed
         )
         losses = tuple(
@@ -352,7 +394,7 @@ def _distillation_gradients(
             for emb, head in zip(embedding, heads, strict=True)
         )
         total = jnp.asarray(sum(loss.sum() for loss in losses))
-        return total, (losses, embedding, heads, marginals)
+        return total, (losses, embedding, heads, unreadable, memory)
 
     params = tuple(group.params for group in state.clients)
     grads, aux = jax.grad(objective, has_aux=True)(params)
@@ -374,16 +416,18 @@ def _private_losses(
     params: tuple[PyTree, ...],
     learners: tuple[Learners, ...],
     batch: Batch,
+    keys: Sequence[Array],
 ) -> tuple[tuple[Float[Array, " k"], ...], tuple[PyTree, ...]]:
     """Private losses and new batch statistics of every group."""
     trees = [
-        _private_loss(model, tree["model"], group.stats, images, labels, weights)
-        for model, tree, group, images, labels, weights in zip(
+        _private_loss(model, tree["model"], group.stats, images, labels, each, weights)
+        for model, tree, group, images, labels, each, weights in zip(
             models,
             params,
             learners,
             batch.images,
             batch.labels,
+            keys,
             batch.weights or [None] * len(batch.labels),
             strict=True,
         )  # fmt: skip
@@ -397,25 +441,33 @@ def _private_loss(
     stats: PyTree,
     images: Array,
     labels: Int[Array, "k B"],
+    keys: Array,
     weights: Float[Array, "k B"] | None,
 ) -> tuple[Float[Array, " k"], PyTree]:
-    """CE of the main head on private labels; this stream alone updates batch statistics."""
+    """CE of the main head on private labels, the one stream with dropout and new statistics."""
 
     def one(
-        params: PyTree, stats: PyTree, images: Array, labels: Array, weights: Array | None
+        params: PyTree, stats: PyTree, images: Array, labels: Array, key: Array, weights: Any
     ) -> tuple[Array, PyTree]:
-        losses, new = _sample_losses(model, params, stats, images, labels)
+        losses, new = _sample_losses(model, params, stats, images, labels, key)
         return (losses if weights is None else weights * losses).mean(), new
 
-    return jax.vmap(one)(params, stats, images, labels, weights)
+    return jax.vmap(one)(params, stats, images, labels, keys, weights)
 
 
 def _sample_losses(
-    model: nn.Module, params: PyTree, stats: PyTree, images: Array, labels: Int[Array, " B"]
+    model: nn.Module,
+    params: PyTree,
+    stats: PyTree,
+    images: Array,
+    labels: Int[Array, " B"],
+    key: Array,
 ) -> tuple[Float[Array, " B"], PyTree]:
     """CE of one client's main head on every sample, and its new batch statistics."""
-    variables = {"params": params, "batch_stats": stats}
-    (logits, _), new = model.apply(variables, images, train=True, mutable=["batch_stats"])
+    variables, rngs = {"params": params, "batch_stats": stats}, bridge.keys(key)
+    (logits, _), new = model.apply(
+        variables, images, train=True, rngs=rngs, mutable=["batch_stats"]
+    )
     losses = optax.losses.softmax_cross_entropy_with_integer_labels(logits[:, 0], labels)
     return losses, new.get("batch_stats", {})
 
@@ -448,26 +500,34 @@ def _distillation(
     pooled: tuple[Predictions, ...],
     inputs: StepInputs,
     seed: Array,
-) -> tuple[tuple[Float[Array, " k"], ...], tuple[Float[Array, "k m"], ...], Any]:
-    """Embedding loss and head losses of the local clients of every group; new marginals."""
+) -> tuple[
+    tuple[Float[Array, " k"], ...], tuple[Float[Array, "k m"], ...], tuple[Array, ...], Memory
+]:  # fmt: skip
+    """Embedding loss, head losses and unreadable messages of the local clients; new memory."""
     own = tuple(
         public_forward(
             parts, model, {"params": tree["model"], "batch_stats": learners.stats}, public
         )
         for model, tree, learners in zip(parts.models, params, state.clients, strict=True)
     )
-    published, marginals = read_published(parts, own, pooled, state.marginals, _distils(inputs))
-    embedding_losses, heads = [], []
+    published, memory = read_published(parts, state, own, pooled, public, seed, _distils(inputs))
+    embedding_losses, heads, unreadable = [], [], []
     for group, student in enumerate(own):
+        unreadable.append(_unreadable(parts, group, len(student.embeddings), published))
+        if group < parts.frozen:
+            taught_heads = 0 if published.scores is None else _taught(chosen, student).shape[2]
+            embedding_losses.append(jnp.zeros(len(student.scores)))
+            heads.append(jnp.zeros((len(student.scores), taught_heads)))
+            continue
         reads = inputs.reads[group]
         embedding_losses.append(
-            _embedding_loss(parts, group, chosen, own, params[group], published.embeddings, reads)
+            _embedding_loss(parts, group, chosen, own, params[group], published, reads)
         )
         if published.scores is None:
             heads.append(jnp.zeros((len(student.embeddings), 0)))
             continue
         candidates = candidates_of(parts, group, student, published, inputs)
-        taught = student.scores[:, :, 1:] if chosen.wiring == "chain" else student.scores[:, :, :1]
+        taught = _taught(chosen, student)
         rows, samples = student.scores.shape[:2]
         keys = student_keys(parts, group, rows, samples, seed, state.step)
         heads.append(
@@ -476,7 +536,20 @@ def _distillation(
                 loss=chosen.loss, temperature=chosen.temperature,
             )
         )  # fmt: skip
-    return tuple(embedding_losses), tuple(heads), marginals
+    return tuple(embedding_losses), tuple(heads), tuple(unreadable), memory
+
+
+def _unreadable(
+    parts: StepParts, group: int, num_rows: int, published: Published
+) -> Float[Array, " k"]:
+    """1 for a local client of whose message nothing can be read."""
+    by_client = published.readable.reshape(parts.layout.num_clients, -1).any(axis=1)
+    return 1.0 - by_client[client_ids(parts, group, num_rows)]
+
+
+def _taught(chosen: Distillation, student: Predictions) -> Float[Array, "k B m C"]:
+    """Scores of the heads that learn from others."""
+    return student.scores[:, :, 1:] if chosen.wiring == "chain" else student.scores[:, :, :1]
 
 
 class Published(NamedTuple):
@@ -486,34 +559,139 @@ class Published(NamedTuple):
       scores: aligned if the method aligns; None where no predictions are published.
       embeddings: per group, in `StepParts.embedding_width` dimensions if that is not 0.
       energy: where it is published.
-      fresh: the publishers are the students' own present states; otherwise snapshots.
+      readable: bool [N], whose message can be read, see `distill.readable`, the rest being blank;
+        None until a reader looks.
     """
 
     scores: Float[Array, "N B h C"] | None
     embeddings: tuple[Float[Array, "N B w"], ...]
     energy: Float[Array, "N B h"] | None
-    fresh: bool
+    readable: Any = None
 
 
 def read_published(
     parts: StepParts,
+    state: State,
     own: tuple[Predictions, ...],
     pooled: tuple[Predictions, ...],
-    marginals: Any,
+    public: Array,
+    seed: Array,
     distils: Bool[Array, ""] | bool = True,
-) -> tuple[Published, Any]:
-    """Publishes (the snapshots where there are any) and aligns; with it the new marginals."""
-    chosen = parts.method.distillation
+) -> tuple[Published, Memory]:
+    """Publishes (the snapshots where there are any) and aligns; with it what is remembered.
+
+    Only what is due is published where readers keep the rest. Liars have their say in between, and
+    what cannot be read is dropped.
+    """
+    chosen, cache = parts.method.distillation, state.cache
     assert chosen is not None
     shown = jax.lax.stop_gradient(pooled or own)
+    if cache:
+        due = functools.partial(_due, parts.visits, state.step)
+        shown, public = jax.tree.map(due, shown), due(public[None])[0]
     if parts.pauses == "exchange":
         sent = _publish_if(parts, chosen, shown, distils)
     else:
         sent = publish(parts, chosen, shown)
+    if parts.attackers is not None:
+        sent = _with_lies(parts, parts.attackers, sent, public, seed, state.step)
+    if cache:
+        keep = functools.partial(_keep, parts.visits, state.step)
+        sent = cache = jax.tree.map(keep, cache, sent)
+    sent = _readable_part(parts, chosen, sent)
     if sent.scores is None or not chosen.alignment:
-        return sent._replace(fresh=not pooled), marginals
-    scores, marginals = _align(parts, chosen, sent.scores, marginals)
-    return sent._replace(scores=scores, fresh=not pooled), marginals
+        return sent, Memory(state.marginals, cache)
+    scores, marginals = _align(parts, chosen, sent.scores, state.marginals)
+    return sent._replace(scores=scores), Memory(marginals, cache)
+
+
+def _due(visits: Visits, step: Array, batch: Float[Array, "k B ..."]) -> Float[Array, "k F ..."]:
+    """What is sent of a batch: every D-th place."""
+    rows = batch.reshape(len(batch), -1, visits.count, *batch.shape[2:])
+    place = visits.exchange(step) % visits.count
+    return jax.lax.dynamic_index_in_dim(rows, place, axis=2, keepdims=False)
+
+
+def _keep(
+    visits: Visits, step: Array, before: Float[Array, "N B ..."], sent: Float[Array, "N F ..."]
+) -> Float[Array, "N B ..."]:
+    """What readers have after an exchange, place by place."""
+    exchange, places = visits.exchange(step), np.arange(before.shape[1])
+    new = visits.sent(exchange, places) == exchange
+    filled = jnp.repeat(sent, visits.count, axis=1)
+    return jnp.where(new.reshape(-1, *[1] * (before.ndim - 2)), filled, before)
+
+
+def cache_shapes(parts: StepParts, widths: Sequence[int], samples: int) -> Published | tuple[()]:
+    """Shapes of what readers keep, as in `State.cache` without its first axis; () for nothing.
+
+    Args:
+      parts: of the step.
+      widths: of the embeddings, group by group.
+      samples: B', of the public batch.
+    """
+    chosen = parts.method.distillation
+    if chosen is None or parts.visits.count == 1:
+        return ()
+
+    def kept(clients: int, *shape: int) -> Any:
+        return jax.ShapeDtypeStruct((clients, samples, *shape), jnp.float32)
+
+    clients = parts.layout.num_clients
+    heads = chosen.published_heads(parts.models[0].num_heads)
+    sizes = zip(parts.layout.groups, widths, strict=True)
+    return Published(
+        scores=kept(clients, heads, parts.num_classes) if chosen.nu_pred else None,
+        embeddings=tuple(
+            kept(size, parts.embedding_width or width) for size, width in sizes if chosen.nu_emb
+        ),
+        energy=kept(clients, heads) if chosen.nu_pred and chosen.publishes_energy else None,
+    )
+
+
+def _with_lies(
+    parts: StepParts, liars: Attackers, sent: Published, public: Array, seed: Array, step: Array
+) -> Published:
+    """What liars say in the place of what they computed, as far as the encoding can carry it."""
+    layout, key = parts.layout, rng.stream(seed, "attack", step)
+    scores, energy = sent.scores, sent.energy
+    if scores is not None:
+        told = liars.on_predictions(scores, layout.num_clients, public, key, step)
+        carried = parts.encoding.decode(parts.encoding.encode(told), parts.num_classes)
+        scores = liars.only_lies(carried, scores, layout.num_clients, step)
+    if energy is not None:
+        boast = jnp.full_like(energy, ENERGY_OF_LIARS)
+        energy = liars.only_lies(boast, energy, layout.num_clients, step)
+    embeddings = []
+    for first, size, values in zip(layout.offsets, layout.groups, sent.embeddings, strict=False):
+        ids = np.repeat(first + np.arange(size), len(values) // size)
+        embeddings.append(liars.on_vectors(values, ids, key, step))
+    return sent._replace(scores=scores, energy=energy, embeddings=tuple(embeddings))
+
+
+def _readable_part(parts: StepParts, chosen: Distillation, sent: Published) -> Published:
+    """Blanks whole messages of which any part cannot be read."""
+    messages = sent.embeddings if sent.scores is None else (sent.scores,)
+    readable = jnp.ones(sum(len(values) for values in messages), bool)
+    if sent.scores is not None:
+        readable &= distill.readable(sent.scores, logits=chosen.mixes_logits)
+    if sent.energy is not None:
+        readable &= jnp.isfinite(sent.energy).all(axis=(1, 2))
+    if sent.embeddings:
+        finite = [jnp.isfinite(values).all(axis=(1, 2)) for values in sent.embeddings]
+        readable &= jnp.concatenate(finite)
+    uniform = 0.0 if chosen.mixes_logits else -math.log(parts.num_classes)
+    sizes = np.cumsum([len(values) for values in sent.embeddings])[:-1]
+    shares = jnp.split(readable, sizes) if sent.embeddings else ()
+    return sent._replace(
+        readable=readable,
+        scores=None if sent.scores is None else distill.blank(sent.scores, readable, uniform),
+        energy=None if sent.energy is None else distill.blank(sent.energy, readable, 0.0),
+        embeddings=tuple(
+            distill.blank(values, share, 0.0)
+            for values, share in zip(sent.embeddings, shares, strict=True)
+        ),
+    )
 
 
 def _align(
@@ -540,13 +718,19 @@ def candidates_of(
     assert chosen is not None and published.scores is not None
     num_rows, own = student.scores.shape[0], client_ids(parts, group, student.scores.shape[0])
     reads, scores, energy = inputs.reads[group], published.scores, published.energy
+    readable = published.readable
     shares = inputs.label_shares if inputs.label_shares.size else None
     if shares is not None:
         shares = jnp.repeat(shares, len(scores) // len(shares), axis=0)
-    if chosen.include_self and not published.fresh:
-        # One's own present state is no snapshot: it joins the candidates in front.
+    fresh = not inputs.versions.size
+    if fresh:
+        present = scores[own]
+    else:
         mine = jax.lax.stop_gradient(read_heads(chosen, student))
         present = _align(parts, chosen, mine.scores)[0] if chosen.alignment else mine.scores
+    if chosen.include_self and not fresh:
+        # One's own present state is no snapshot: it joins the candidates in front.
+        readable = jnp.concatenate([jnp.ones(num_rows, bool), readable])
         scores = jnp.concatenate([present, scores], axis=0)
         if energy is not None and mine.energy is not None:
             energy = jnp.concatenate([mine.energy, energy], axis=0)
@@ -558,6 +742,7 @@ def candidates_of(
     return distill.candidates_along(
         scores, below, reads if chain and chosen.same_rank else None,
         student.scores.shape[2] - 1 if chain else 1, energy=energy, label_shares=shares,
+        readable=readable, own=present,
     )  # fmt: skip
 
 
@@ -567,7 +752,7 @@ def _embedding_loss(
     chosen: Distillation,
     own: tuple[Predictions, ...],
     params: PyTree,
-    embeddings: Sequence[Float[Array, "N B w"]],
+    published: Published,
     reads: Edges,
 ) -> Float[Array, " k"]:
     """Embedding loss of one group against all; a learned linear map where widths differ."""
@@ -575,12 +760,12 @@ def _embedding_loss(
     if not chosen.nu_emb:
         return total
     start = 0
-    for peers, theirs in zip(own, embeddings, strict=True):
+    for peers, theirs in zip(own, published.embeddings, strict=True):
         mine, width = own[group].embeddings, peers.embeddings.shape[-1]
         if mine.shape[-1] != width:
             mine = jnp.einsum("kbd,kde->kbe", mine, params["projections"][f"to_{width}"])
         mine = _projected(parts, mine)
-        total = total + distill.embedding_loss_along(mine, theirs, reads, start)
+        total = total + distill.embedding_loss_along(mine, theirs, reads, published.readable, start)
         start += theirs.shape[0]
     return total
 
@@ -620,7 +805,6 @@ def publish(
         scores=jnp.concatenate(scores) if scores else None,
         embeddings=tuple(embeddings),
         energy=jnp.concatenate(energies) if energies else None,
-        fresh=True,
     )
 
 
@@ -632,12 +816,10 @@ def _publish_if(
 ) -> Published:
     """`publish` in a step that distils; zeros, which nobody reads, in any other."""
 
-    def exchange() -> tuple[Any, Any, Any]:
-        sent = publish(parts, chosen, predictions)
-        return sent.scores, sent.embeddings, sent.energy
+    def exchange() -> Published:
+        return publish(parts, chosen, predictions)
 
-    scores, embeddings, energy = _where_due("all", distils, exchange)
-    return Published(scores, embeddings, energy, fresh=True)
+    return _where_due("all", distils, exchange)
 
 
 def read_heads(chosen: Distillation, predictions: Predictions) -> Predictions:
@@ -693,9 +875,10 @@ def _update(
     grads: tuple[PyTree, ...],
     stats: tuple[PyTree, ...],
 ) -> tuple[Learners, ...]:
-    """One optimiser step of every client on its own gradient."""
-    updated = []
-    for group, gradient, new_stats in zip(learners, grads, stats, strict=True):
+    """One optimiser step of every client on its own gradient; none of the frozen ones."""
+    updated = list(learners[: parts.frozen])
+    learning = list(zip(learners, grads, stats, strict=True))[parts.frozen :]
+    for group, gradient, new_stats in learning:
         step = jax.vmap(parts.optimizer.update)
         updates, opt_state = step(gradient, group.opt_state, group.params)
         params = optax.apply_updates(group.params, updates)
@@ -707,41 +890,66 @@ def _train_baseline(
     parts: StepParts,
     baseline: tuple[Learners, ...],
     batch: Batch,
+    keys: Sequence[Array],
     noise_keys: tuple[Array, ...],
 ) -> tuple[tuple[Learners, ...], tuple[Array, ...]]:
     """The isolated baseline's step on the very same private batches."""
     if not baseline:
         return (), ()
 
-    made = _private_gradients(
-        parts, parts.baseline_models, baseline, batch, jnp.float32(1), noise_keys
-    )
+    models, weight = parts.baseline_models, jnp.float32(1)
+    made = _private_gradients(parts, models, baseline, batch, weight, keys, noise_keys)
     return _update(parts, baseline, made.grads, made.stats), made.losses
 
 
 def _average(
-    parts: StepParts, clients: tuple[Learners, ...], inputs: StepInputs
-) -> tuple[Learners, ...]:
-    """Mixes parameters and statistics over clients where an average is due.
+    parts: StepParts,
+    averaging: Averaging,
+    clients: tuple[Learners, ...],
+    inputs: StepInputs,
+    seed: Array,
+    step: Array,
+) -> tuple[tuple[Learners, ...], tuple[Float[Array, " k"], ...]]:
+    """Mixes parameters and statistics over clients where an average is due; see `AGGREGATORS`.
 
-    theta_i <- sum_j M_ij theta_j. Optimiser states stay local. This, and only this, sends
-    parameters between clients; methods without averaging have no such collective.
+    Optimiser states stay local. Parameters travel in the type of embeddings. This, and only this,
+    sends parameters between clients; methods without averaging have no such collective. Clients
+    whose parameters are not all finite are read by nobody; they are 1 in the second result.
     """
-    if parts.method.averaging is None:
-        return clients
     (group,), size = clients, parts.layout.num_clients
+    travels, rows = parts.encoding.embedding_type, client_ids(parts, 0, len(inputs.mixing))
 
-    def mix(tree: PyTree) -> PyTree:
-        return jax.tree.map(
-            lambda x: jnp.einsum("ij,j...->i...", inputs.mixing, gather_clients(x)[:size]), tree
+    def gathered(x: Array) -> Array:
+        return from_wire(gather_clients(to_wire(x, travels))[:size], travels)
+
+    def mix(tree: PyTree) -> tuple[PyTree, Array]:
+        everyone = jax.tree.map(gathered, tree)
+        if parts.attackers is not None:
+            everyone = _with_false_parameters(parts.attackers, everyone, seed, step)
+        mixed, readable = defences.aggregate(
+            tree, everyone, inputs.mixing, averaging.rule, averaging.trim
         )
+        return mixed, 1.0 - readable[rows]
 
     values = (group.params, group.stats)
-    params, stats = jax.lax.cond(inputs.average, mix, lambda tree: tree, values)
+    nothing = jnp.zeros(len(rows))
+    (params, stats), unreadable = jax.lax.cond(
+        inputs.average, mix, lambda tree: (tree, nothing), values
+    )
     opt_state = group.opt_state
-    if parts.method.averaging.reset_momentum:
+    if averaging.reset_momentum:
         opt_state = jax.tree.map(lambda x: _zero_floats(x, inputs.average), opt_state)
-    return (Learners(params, stats, opt_state),)
+    return (Learners(params, stats, opt_state),), (unreadable,)
+
+
+def _with_false_parameters(liars: Attackers, everyone: PyTree, seed: Array, step: Array) -> PyTree:
+    """Parameters [K, ...] as readers get them, leaf by leaf."""
+    leaves, tree = jax.tree.flatten(everyone)
+    told = [
+        liars.on_vectors(leaf, np.arange(len(leaf)), rng.stream(seed, "attack", step, index), step)
+        for index, leaf in enumerate(leaves)
+    ]
+    return jax.tree.unflatten(tree, told)
 
 
 def _zero_floats(x: Array, where: Bool[Array, ""]) -> Array:
@@ -756,6 +964,11 @@ def client_ids(parts: StepParts, group: int, num_rows: int) -> Int[Array, " k"]:
     """Index among all clients of each local row of a group."""
     first = parts.layout.offsets[group] + jax.lax.axis_index(CLIENTS) * num_rows
     return first + jnp.arange(num_rows)
+
+
+def _rows_of(group: Learners) -> int:
+    """k."""
+    return len(jax.tree.leaves(group.params)[0])
 
 
 def _noise_keys(
@@ -773,6 +986,24 @@ def _distils(inputs: StepInputs) -> Bool[Array, ""]:
     """Whether distillation has weight in this step."""
     distils: Array = inputs.weights[1] > 0
     return distils
+
+
+def network_keys(parts: StepParts, seed: Array, step: Array) -> tuple[Array, ...]:
+    """Keys [k] for what networks draw in training, such as dropout, per group.
+
+    A client draws the same on any device, and so does its isolated baseline. Devices that share a
+    batch draw for their own part of it.
+    """
+    base = rng.stream(seed, "network", step)
+    if parts.layout.data_devices > 1:
+        base = jax.random.fold_in(base, jax.lax.axis_index(DATA))
+    devices = parts.layout.client_devices
+    return tuple(
+        jax.vmap(functools.partial(jax.random.fold_in, base))(
+            client_ids(parts, group, rows // devices)
+        )
+        for group, rows in enumerate(parts.layout.rows)
+    )
 
 
 def student_keys(

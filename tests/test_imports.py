@@ -16,8 +16,9 @@ PACKAGE = Path(mhd_jax.__file__).parent
 LAYERS = (
     ("errors", "files", "rng", "trees"),
     ("config", "edges", "registry"),
-    ("config_bases", "graph", "inputs", "models", "parallel"),
-    ("data", "distill", "results"),
+    ("attacks", "config_bases", "graph", "inputs", "models", "parallel"),
+    ("data", "distill", "results", "weights"),
+    ("defences",),
     ("health", "methods", "state"),
     ("evaluate", "exchange", "privacy"),
     ("evaluator", "schedule", "step"),

@@ -8,6 +8,7 @@ import functools
 import logging
 import math
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +16,7 @@ import optax
 import pytest
 from scipy import stats
 
-from mhd_jax import audit, methods, rng, train
+from mhd_jax import audit, methods, models, rng, train
 from mhd_jax import privacy as privacy_lib
 from mhd_jax import step as step_lib
 from mhd_jax.data import batches
@@ -59,7 +60,7 @@ def _loop(experiment, group, images, labels):
 def test_norms_of_samples_equal_a_loop(learners):
     experiment, group, images, labels = learners
     losses, norms = jax.jit(lambda *x: step_lib.sample_gradients(experiment.parts.models[0], *x))(
-        group, images, labels
+        group, images, labels, jax.random.split(jax.random.key(0), len(images))
     )
     found = _loop(experiment, group, images, labels)
     expected = [[float(optax.tree.norm(g)) for _, g in row] for row in found]
@@ -80,7 +81,7 @@ def test_a_gradient_is_the_sum_of_clipped_ones_over_the_expected_batch(learners)
     keys = (jax.random.split(jax.random.key(0), len(images)),)
     made = jax.jit(
         lambda group: step_lib._private_gradients(
-            parts, parts.models, (group,), batch, jnp.float32(1), keys
+            parts, parts.models, (group,), batch, jnp.float32(1), keys, keys
         )
     )(group)
     scale = present * np.minimum(1, clip / norms) / expected
@@ -157,7 +158,7 @@ def test_without_noise_and_clipping_not_a_bit_changes(learners):
     }.items():  # fmt: skip
         parts = dataclasses.replace(experiment.parts, privacy=privacy)
         made = step_lib._private_gradients(
-            parts, parts.models, (group,), batch, jnp.float32(1), (keys,)
+            parts, parts.models, (group,), batch, jnp.float32(1), (keys,), (keys,)
         )
         found[name] = jax.tree.leaves(made.grads)
         np.testing.assert_allclose(made.losses[0], found.setdefault("loss", made.losses[0]))
@@ -314,6 +315,22 @@ def test_what_cannot_be_is_refused(changes, setting):
     assert caught.value.setting == setting
 
 
+class Dropping(nn.Module):
+    """A network whose training is a matter of chance."""
+
+    @nn.compact
+    def __call__(self, x, train):
+        x = nn.Dense(4)(x.reshape(len(x), -1))
+        return nn.Dropout(0.5, deterministic=not train)(x)
+
+
+def test_networks_with_dropout_are_refused(monkeypatch):
+    monkeypatch.setitem(models.MODELS._pieces, "dropping", lambda settings: Dropping())
+    small.build(model__name="dropping")
+    with pytest.raises(ConfigError, match="without dropout"):
+        small.build(model__name="dropping", **PRIVATE)
+
+
 @pytest.mark.parametrize(
     ("changes", "setting"),
     [
@@ -336,7 +353,7 @@ def test_what_makes_a_claim_void_is_refused(changes, setting, monkeypatch):
 def test_a_public_set_of_the_clients_own_samples_has_to_be_said():
     accountant()
     config, sizes = small.config(**CLAIM), [np.array([300])]
-    check = functools.partial(privacy_lib.check, sizes=sizes, batch_statistics=False)
+    check = functools.partial(privacy_lib.check, sizes=sizes, batch_statistics=False, draws=False)
     check(config, own_public=False)
     with pytest.raises(ConfigError, match="data.public_name.*privacy.public_from_clients"):
         check(config, own_public=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from experiments import abstract, digits_claims
+from experiments import abstract, digits_claims, liars
 from experiments.all import STUDIES
 from experiments.harness.presets import PRESETS, ROOT, preset
 from experiments.harness.runs import cell_configs
@@ -18,7 +18,7 @@ from tests.invented import record
 def test_every_cell_of_every_study_is_a_legal_setting(name: str) -> None:
     if not (ROOT / PRESETS[name].config.partition(":")[0]).exists():
         pytest.skip(f"{PRESETS[name].config} is not there")
-    for study in STUDIES:
+    for study in (*STUDIES, liars.STUDY):
         cells = study.cells(preset(name))
         assert len({cell.name for cell in cells}) == len(cells), study.name
         for cell in cells:
@@ -54,3 +54,12 @@ def test_a_claim_without_its_cells_is_not_measured() -> None:
     assert abstract.table({}).count("not measured yet") == len(abstract.CLAIMS)
     found = record("complete", [0.4, 0.8])
     assert "+0.400" in abstract.table({"digits_claims/complete": found})
+
+
+def test_communication_is_efficient_from_a_size_on() -> None:
+    """100 bytes a step are those of FedAvg every 200 steps for 5,000 parameters."""
+    plain, fedavg = record("float32", [0.4, 0.8]), record("fedavg_200", [0.9])
+    _bytes = abstract.CLAIMS[-1].decide
+    found = _bytes(plain, record("small", [0.4, 0.795]), fedavg)
+    assert found.holds == "yes, from 5,000 parameters on" and "-0.005" in found.measured
+    assert _bytes(plain, record("small", [0.4, 0.7]), fedavg).holds == "not at this accuracy"

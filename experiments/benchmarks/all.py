@@ -5,11 +5,13 @@ from __future__ import annotations
 
 from experiments.benchmarks import (
     convolutions,
+    encoding_cost,
     exchange_cost,
     federated,
     feeding,
     growth,
     limits,
+    message_sizes,
     quickstart,
     step,
 )
@@ -22,5 +24,7 @@ BENCHMARKS = (
     feeding.BENCHMARK,
     federated.BENCHMARK,
     exchange_cost.BENCHMARK,
+    encoding_cost.BENCHMARK,
+    message_sizes.BENCHMARK,
     quickstart.BENCHMARK,
 )

@@ -6,7 +6,9 @@ Shuffled epochs, or, where privacy is accounted for, Poisson samples.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int
@@ -15,6 +17,66 @@ from scipy import stats
 from mhd_jax import rng
 
 ORDERS_CACHED = 1024
+
+
+@dataclasses.dataclass(frozen=True)
+class Visits:
+    """How often a public sample is read with what was sent of it once.
+
+    The samples of a public batch have places. Exchange n brings every D-th place, those with
+    place % D == n % D, the next samples of the walk: of these alone predictions travel, B' / D a
+    time. Each stays where it is for D exchanges in a row. Up to exchange D - 1, a place that has
+    had no sample yet holds the newest of its D neighbours. With D = 1 all is new every time.
+
+    Attributes:
+      count: D.
+      every: steps from one exchange to the next.
+    """
+
+    count: int = 1
+    every: int = 1
+
+    def exchange(self, step: Any) -> Any:
+        """Number of the exchange whose samples a step reads."""
+        return step // self.every
+
+    def sent(self, exchange: Any, places: Any) -> Any:
+        """The exchange that brought what lies in `places`; NumPy or JAX integers, broadcast.
+
+        >>> Visits(count=3).sent(np.array([[0], [1], [2], [3], [4]]), np.arange(3)).tolist()
+        [[0, 0, 0], [0, 1, 1], [0, 1, 2], [3, 1, 2], [3, 4, 2]]
+        """
+        last = exchange - (exchange - places) % self.count
+        return last + (last < 0) * (exchange - last)
+
+    def origin(self, step: Any, places: Any) -> tuple[Any, Any]:
+        """Step and place in which what lies in `places` at `step` came."""
+        sent = self.sent(self.exchange(step), places)
+        return sent * self.every, places - places % self.count + sent % self.count
+
+
+def public_indices(
+    seed: int, size: int, batch_size: int, visits: Visits, start: int, stop: int
+) -> Int[np.ndarray, "n batch_size"]:
+    """Positions within the public set of the samples that steps start..stop - 1 read.
+
+    Args:
+      seed: see `batch_indices`, as `start` and `stop`.
+      size: of the public set.
+      batch_size: B', a multiple of D.
+      visits: how long samples stay.
+      start: first step.
+      stop: one past the last step.
+
+    >>> public_indices(0, 90, 4, Visits(2), 0, 3).tolist()
+    [[35, 35, 60, 60], [35, 75, 60, 27], [13, 75, 64, 27]]
+    """
+    exchanges, places = visits.exchange(np.arange(start, stop)), np.arange(batch_size)
+    sent = visits.sent(exchanges[:, None], places)
+    first, last = int(sent.min()), int(exchanges[-1])
+    new = batch_size // visits.count
+    walk = batch_indices(seed, "public", 0, size, new, first, last + 1)
+    return walk[sent - first, places // visits.count]
 
 
 @functools.lru_cache(maxsize=ORDERS_CACHED)

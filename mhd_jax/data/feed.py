@@ -23,6 +23,7 @@ from jaxtyping import Array, Float, Int
 
 from mhd_jax import rng
 from mhd_jax.data import augment, batches
+from mhd_jax.data.batches import Visits
 from mhd_jax.data.partition import Partition
 from mhd_jax.data.sources import Source, Split
 from mhd_jax.errors import ConfigError
@@ -114,6 +115,7 @@ class SampleOrder:
     layout: Layout
     batch_size: int
     public_batch_size: int
+    visits: Visits = Visits()
     places: int = 0
 
     def private(self, start: int, stop: int) -> tuple[Int[np.ndarray, "n R K B"], ...]:
@@ -133,8 +135,8 @@ class SampleOrder:
     def public(self, start: int, stop: int) -> Int[np.ndarray, "n R P"]:
         """Positions within each replica's public set."""
         walks = [
-            batches.batch_indices(
-                fed.seed, "public", 0, len(fed.public_indices), self.public_batch_size, start, stop
+            batches.public_indices(
+                fed.seed, len(fed.public_indices), self.public_batch_size, self.visits, start, stop
             )
             for fed in self.federations
         ]
@@ -149,10 +151,12 @@ class Preparation:
       augment: name of the augmentation on the device.
       statistics: mean and standard deviation per channel or feature for every replica;
         [R, 2, 0] for ids, which enter a network as they are.
+      visits: how long a public sample stays, in the view that it came in.
     """
 
     augment: str
     statistics: Float[np.ndarray, "R 2 C"]
+    visits: Visits = Visits()
 
     def test(self, images: Array, replica: int = 0) -> Array:
         """[B, ...] stored samples, normalised only."""
@@ -185,9 +189,13 @@ class Preparation:
         self, images: Array, statistics: Float[Array, "2 C"], seed: Array, step: Array
     ) -> Array:
         """[B', ...]: the same augmented batch for all clients."""
-        base = rng.stream(seed, "augment public", step)
         first = jax.lax.axis_index(DATA) * images.shape[0]
-        return self.train(images, _keys(base, 0, first, images.shape[0]), statistics)
+        came = self.visits.origin(step, first + np.arange(images.shape[0]))
+
+        def one(step: Array, place: Array) -> Array:
+            return rng.stream(seed, "augment public", step, 0, place)
+
+        return self.train(images, jax.vmap(one)(*came), statistics)
 
 
 def _normalized(samples: Array, statistics: Float[Array | np.ndarray, "2 C"]) -> Array:
