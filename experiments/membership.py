@@ -397,10 +397,12 @@ def cost_line(record: Mapping[str, Any]) -> str:
     steps = int(SETTINGS["train.steps"])
     rows = np.median(many["step"]) * steps + many["compile"]
     apart = seeds * (np.median(one["step"]) * steps + one["compile"])
+    ratio = seeds * np.median(one["step"]) / np.median(many["step"])
     return (
-        f"{seeds} seeds of 4 clients as rows of one program: {rows:,.0f} s of processor time, "
-        f"compiling included ({many['compile']:.0f} s); as {seeds} separate runs {apart:,.0f} s "
-        f"({one['compile']:.0f} s of compiling each)."
+        f"{seeds} seeds of 4 clients as rows of one program: {rows:,.0f} s of processor time on a "
+        f"CPU, {many['compile']:.0f} s of it compiling; as {seeds} separate runs {apart:,.0f} s, "
+        f"{one['compile']:.0f} s of compiling in each. Without compiling, separate runs take "
+        f"{ratio:.2f} times as long as rows."
     )
 
 
@@ -413,6 +415,8 @@ def block(folder: Path = RESULTS) -> str:
     if "cost" in found:
         said.append(cost_line(found["cost"]))
     said.append("`python -m experiments.membership`, 8 seeds; ± is the deviation between seeds.")
+    if missing := [_name(case) for case in CASES if case not in found]:
+        said.append(f"Not run yet: {'; '.join(missing)}.")
     return "\n\n".join(said) + "\n"
 
 

@@ -609,16 +609,14 @@ def _models(
     config: ml_collections.ConfigDict, num_classes: int, num_heads: int
 ) -> tuple[models.MultiHeadClassifier, ...]:
     """One classifier per group."""
-    settings, lowering = config.model.to_dict(), config.parallel.conv_lowering
-    if lowering == "auto" and privacy_lib.build(config) is not None:
-        lowering = "grouped"  # of every sample of every client: too many to unroll
+    settings = config.model.to_dict()
     return tuple(
         models.build(
             {**settings, "name": name},
             num_classes,
             num_heads,
             head=config.heads.name,
-            conv_lowering=lowering,
+            conv_lowering=config.parallel.conv_lowering,
         )  # fmt: skip
         for name, _ in config_lib.client_models(config)
     )
