@@ -16,7 +16,8 @@ in ``data.dir`` or ``$TFDS_DATA_DIR``. Variants:
 
 Measured, shared accuracy over 3 seeds of the last head and of the same clients in isolation:
 
-- `:mlp`, two minutes on two cores: 0.433 ± 0.003 and 0.235 ± 0.002, private accuracy 0.789 and 0.779
+- `:mlp`, two minutes on two cores: 0.433 ± 0.003 and 0.235 ± 0.002, private accuracy 0.789 and
+  0.779
   (``python -m experiments.main_comparison --preset=cifar10_cpu``).
 
 Other variants: not measured.
