@@ -12,7 +12,7 @@ C classes.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -221,7 +221,12 @@ class Attackers:
     start: int = 0
 
     def on_predictions(
-        self, scores: Float[Array, "N B h C"], num_clients: int, images: Array, key: Any, step: Any
+        self,
+        scores: Float[Array, "N B h C"],
+        num_clients: int,
+        images: Array,
+        key: Key[Array, ""],
+        step: Int[Array, ""],
     ) -> Float[Array, "N B h C"]:
         """Scores as readers get them."""
         view = self._view(np.repeat(np.arange(num_clients), len(scores) // num_clients), key)
@@ -232,7 +237,7 @@ class Attackers:
         told: Float[Array, "N ..."],
         honest: Float[Array, "N ..."],
         num_clients: int,
-        step: Any,
+        step: Int[Array, ""],
     ) -> Float[Array, "N ..."]:
         """`told` in the rows of liars, in the steps in which they lie."""
         rows = np.repeat(np.arange(num_clients), len(honest) // num_clients)
@@ -240,15 +245,19 @@ class Attackers:
         return jnp.where(lies, told, honest)
 
     def on_vectors(
-        self, values: Float[Array, "N ..."], clients: Int[np.ndarray, " N"], key: Any, step: Any
+        self,
+        values: Float[Array, "N ..."],
+        clients: Int[np.ndarray, " N"],
+        key: Key[Array, ""],
+        step: Int[Array, ""],
     ) -> Float[Array, "N ..."]:
         """Embeddings or parameters as readers get them; row i is a message of `clients[i]`."""
         return self._told(self.attack.vectors, values, self._view(clients, key), step)
 
-    def _view(self, clients: Int[np.ndarray, " N"], key: Any) -> View:
+    def _view(self, clients: Int[np.ndarray, " N"], key: Key[Array, ""]) -> View:
         return View(clients, np.isin(clients, self.clients), key)
 
-    def _told(self, lie: Lie | None, honest: Array, view: View, step: Any) -> Array:
+    def _told(self, lie: Lie | None, honest: Array, view: View, step: Int[Array, ""]) -> Array:
         if lie is None or not view.liars.any():
             return honest
         told = lie(honest, view)
@@ -258,10 +267,12 @@ class Attackers:
         lies = self._lies(view.clients, honest.ndim, step)
         return jnp.where(lies, told.astype(honest.dtype), honest)
 
-    def _lies(self, rows: Int[np.ndarray, " N"], ndim: int, step: Any) -> Bool[Array, "N ..."]:
+    def _lies(
+        self, rows: Int[np.ndarray, " N"], ndim: int, step: Int[Array, ""]
+    ) -> Bool[Array, "N ..."]:
         """Which of the messages are lies in this step, for arrays with `ndim` axes."""
         liars = np.isin(rows, self.clients).reshape(-1, *[1] * (ndim - 1))
-        return liars & (step >= self.start)
+        return jnp.asarray(liars) & (step >= self.start)
 
 
 def make(
@@ -300,9 +311,9 @@ def _alters(name: str) -> set[str]:
     return {what for what in ("predictions", "vectors") if getattr(attack, what)}
 
 
-def _check_clients(clients: tuple[Any, ...], num_clients: int) -> None:
+def _check_clients(clients: tuple[object, ...], num_clients: int) -> None:
     whole = all(isinstance(one, int) and not isinstance(one, bool) for one in clients)
-    inside = whole and all(0 <= one < num_clients for one in clients)
+    inside = whole and all(one in range(num_clients) for one in clients)
     if not clients or not inside or len(set(clients)) < len(clients):
         accepted = f"different clients from 0 to {num_clients - 1}, such as ({num_clients - 1},)"
         raise ConfigError("attack.clients", clients, accepted)

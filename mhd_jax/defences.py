@@ -8,7 +8,7 @@ What cannot be read at all is dropped before any rule sees it (`distill.readable
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from mhd_jax.distill import RULES, Candidates, Target, blank, most_confident
 from mhd_jax.edges import NOBODY
 from mhd_jax.errors import ConfigError
 from mhd_jax.registry import Registry
+from mhd_jax.trees import AnyTree
 
 CAPACITY = 2.0
 """`capped`: how many times its fair share of the samples a candidate may teach."""
@@ -28,7 +29,6 @@ TRIM = 0.25
 CHECKED = 0.25
 """`reputation`: the share of the public batch on which a client trusts its own judgement."""
 
-PyTree = Any
 
 # --- Teacher rules --------------------------------------------------------------------------------
 
@@ -189,7 +189,7 @@ def reputation_rule(
 class Aggregator(Protocol):
     """What clients make of each other's parameters."""
 
-    def __call__(self, everyone: PyTree, weights: Float[Array, "k K"], trim: float) -> PyTree:
+    def __call__(self, everyone: AnyTree, weights: Float[Array, "k K"], trim: float) -> AnyTree:
         """Combines.
 
         Args:
@@ -207,15 +207,15 @@ AGGREGATORS: Registry[Aggregator] = Registry("average.rule")
 
 
 @AGGREGATORS.register("mean")
-def mean(everyone: PyTree, weights: Float[Array, "k K"], trim: float) -> PyTree:
+def mean(everyone: AnyTree, weights: Float[Array, "k K"], trim: float) -> AnyTree:
     """theta_i <- sum_j M_ij theta_j."""
     del trim
     return jax.tree.map(lambda x: jnp.einsum("ij,j...->i...", weights, x), everyone)
 
 
 def aggregate(
-    own: PyTree, everyone: PyTree, weights: Float[Array, "k K"], rule: str, trim: float
-) -> tuple[PyTree, Bool[Array, " K"]]:
+    own: AnyTree, everyone: AnyTree, weights: Float[Array, "k K"], rule: str, trim: float
+) -> tuple[AnyTree, Bool[Array, " K"]]:
     """What each client makes of the parameters that can be read, by the named rule.
 
     Parameters that are not all finite are read by nobody, and the weights of the others grow to
@@ -247,7 +247,9 @@ def aggregate(
     return jax.tree.map(keep, mixed, own), readable
 
 
-def _coordinates(everyone: PyTree, weights: Array, keep: Callable[[Array, Array], Array]) -> PyTree:
+def _coordinates(
+    everyone: AnyTree, weights: Array, keep: Callable[[Array, Array], Array]
+) -> AnyTree:
     """Coordinate by coordinate, the mean of those places in the order of clients that are kept."""
 
     def leaf(x: Float[Array, "K ..."]) -> Float[Array, "k ..."]:
@@ -263,14 +265,14 @@ def _coordinates(everyone: PyTree, weights: Array, keep: Callable[[Array, Array]
 
 
 @AGGREGATORS.register("median")
-def median(everyone: PyTree, weights: Float[Array, "k K"], trim: float) -> PyTree:
+def median(everyone: AnyTree, weights: Float[Array, "k K"], trim: float) -> AnyTree:
     """The median of every parameter. Source: D. Yin et al., https://arxiv.org/abs/1803.01498."""
     del trim
     return _coordinates(everyone, weights, _middle)
 
 
 @AGGREGATORS.register("trimmed_mean")
-def trimmed_mean(everyone: PyTree, weights: Float[Array, "k K"], trim: float) -> PyTree:
+def trimmed_mean(everyone: AnyTree, weights: Float[Array, "k K"], trim: float) -> AnyTree:
     """The mean of every parameter without the largest and smallest `trim` of its values.
 
     Source: D. Yin et al., 2018, https://arxiv.org/abs/1803.01498.
@@ -279,7 +281,7 @@ def trimmed_mean(everyone: PyTree, weights: Float[Array, "k K"], trim: float) ->
 
 
 @AGGREGATORS.register("krum")
-def krum(everyone: PyTree, weights: Float[Array, "k K"], trim: float) -> PyTree:
+def krum(everyone: AnyTree, weights: Float[Array, "k K"], trim: float) -> AnyTree:
     """The parameters of that client who is nearest to its n - f - 2 nearest, f = trim n of n read.
 
     Source: P. Blanchard et al., 2017, https://arxiv.org/abs/1703.02757.

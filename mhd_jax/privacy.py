@@ -15,8 +15,8 @@ import functools
 import importlib.util
 import math
 from collections.abc import Sequence
-from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -29,8 +29,7 @@ from mhd_jax import distill
 from mhd_jax.errors import ConfigError
 from mhd_jax.methods import Method
 from mhd_jax.results import epsilon_range
-
-PyTree = Any
+from mhd_jax.trees import Variables
 
 DISCRETIZATION = 1e-3
 """Of privacy losses; the accountant rounds up, so epsilon is never too small."""
@@ -54,7 +53,7 @@ class Privacy:
         """What each sample's gradient is multiplied by, min(1, C / norm)."""
         return jnp.minimum(1.0, self.clip_norm / norms)
 
-    def noise(self, keys: Key[Array, " k"], grads: PyTree) -> PyTree:
+    def noise(self, keys: Key[Array, " k"], grads: Variables) -> Variables:
         """Noise for gradients divided by the batch, leaves [k, ...], each client's from its key.
 
         None on what the private loss cannot reach whatever the samples are; see `reached`.
@@ -63,7 +62,7 @@ class Privacy:
             return jax.tree.map(jnp.zeros_like, grads)
         scale = self.noise_multiplier * self.clip_norm / self.batch_size
 
-        def of_client(key: Array, tree: PyTree) -> PyTree:
+        def of_client(key: Array, tree: Variables) -> Variables:
             return optax.tree.random_like(key, tree, jax.random.normal)
 
         drawn = jax.vmap(of_client)(keys, grads)
@@ -91,7 +90,7 @@ def build(config: ml_collections.ConfigDict) -> Privacy | None:
     return Privacy(chosen.noise_multiplier, clip, config.data.batch_size)
 
 
-def reached(model: Any, tree: PyTree) -> PyTree:
+def reached(model: nn.Module, tree: Variables) -> Variables:
     """1 on every parameter that the main head's output depends on, 0 on those of other heads.
 
     The private loss reads the main head alone, so that its gradient on the others is 0 for all
@@ -102,9 +101,9 @@ def reached(model: Any, tree: PyTree) -> PyTree:
       model: a `MultiHeadClassifier`.
       tree: its parameters, leaves [k, ...].
     """
-    axes = getattr(model.head, "head_axes", {})
+    axes = getattr(getattr(model, "head", None), "head_axes", {})
 
-    def mask(path: tuple[Any, ...], leaf: Array) -> Array:
+    def mask(path: tuple[jax.tree_util.DictKey, ...], leaf: Array) -> Array:
         names = [part.key for part in path]
         if names[0] != "head" or names[-1] not in axes:
             return jnp.ones((1,) * leaf.ndim)
@@ -116,8 +115,12 @@ def reached(model: Any, tree: PyTree) -> PyTree:
 
 
 def protect(
-    privacy: Privacy, model: Any, grads: PyTree, keys: Key[Array, " k"], weight: Float[Array, ""]
-) -> PyTree:
+    privacy: Privacy,
+    model: nn.Module,
+    grads: Variables,
+    keys: Key[Array, " k"],
+    weight: Float[Array, ""],
+) -> Variables:
     """Clipped gradients of a group's private loss, with noise.
 
     Args:
