@@ -7,31 +7,14 @@ python -m experiments.main_comparison --preset=digits --workdir=runs/digits
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from experiments.harness import sweep
+from experiments.harness.candidates import CHANGES, METHODS
 from experiments.harness.presets import Preset
 from experiments.harness.study import Cell, Record, Study
 from experiments.harness.tables import grid, number
 from mhd_jax.results import Spread
 
-METHODS = {
-    "aligned": "aligned MHD (ours)",
-    "mhd": "MHD",
-    "fedavg": "FedAvg",
-    "fedmd": "FedMD",
-    "codistillation": "codistillation",
-    "feddf": "FedDF",
-    "gossip": "gossip",
-    "supervised": "supervised, data pooled",
-    "isolated": "isolated",
-}
-
-
-CHANGES: dict[str, dict[str, Any]] = {
-    "aligned": {"method": "mhd"},  # the default
-    "mhd": {"method": "mhd", "distill.alignment": 0.0},
-}
 OURS = "aligned"
 """The row that the others are compared with."""
 

@@ -7,9 +7,9 @@ python -m experiments.tabular --preset=tabular --workdir=runs/tabular
 from __future__ import annotations
 
 from experiments.harness import sweep
+from experiments.harness.candidates import CHANGES, METHODS
 from experiments.harness.presets import Preset
 from experiments.harness.study import Cell, Study
-from experiments.main_comparison import CHANGES, METHODS
 
 CHOSEN = ("aligned", "mhd", "codistillation", "fedavg", "supervised", "isolated")
 

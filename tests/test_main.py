@@ -65,7 +65,7 @@ main.run()
 def test_a_bad_value_ends_in_one_line(tmp_path):
     workdir = tmp_path / "x"
     done = _run("--config=configs/digits.py", "--config.graph.name=cylce", f"--workdir={workdir}")
-    assert done.returncode == 1 and not workdir.exists()
+    assert done.returncode == 1 and not (workdir / "config.json").exists()
     assert "Traceback" not in done.stderr and len(done.stderr.splitlines()) == 1
     assert "graph.name = 'cylce': expected one of" in done.stderr
     assert "did you mean 'cycle'?" in done.stderr

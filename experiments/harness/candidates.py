@@ -1,5 +1,5 @@
 # Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
-"""Settings that are compared as defaults: today's, the paper's rule under them, those of 0.1."""
+"""What is compared: methods, and settings as defaults."""
 
 from __future__ import annotations
 
@@ -23,3 +23,22 @@ CANDIDATES: dict[str, Settings] = {
     "MHD (no alignment)": {"distill.alignment": 0.0},
     "defaults of 0.1": FORMER,
 }
+
+METHODS = {
+    "aligned": "aligned MHD (ours)",
+    "mhd": "MHD",
+    "fedavg": "FedAvg",
+    "fedmd": "FedMD",
+    "codistillation": "codistillation",
+    "feddf": "FedDF",
+    "gossip": "gossip",
+    "supervised": "supervised, data pooled",
+    "isolated": "isolated",
+}
+"""The methods that are compared, and what tables call them."""
+
+CHANGES: dict[str, Settings] = {
+    "aligned": {"method": "mhd"},  # the default
+    "mhd": {"method": "mhd", "distill.alignment": 0.0},
+}
+"""Settings of those that are not a method's name alone."""

@@ -131,6 +131,8 @@ class Results:
         """Lists and numbers; what was not kept is left out."""
         kept = {**vars(self), **(vars(self.per_class) if self.per_class else {})}
         del kept["per_class"]
+        if not self.bytes_to:
+            del kept["bytes_to"]
         return {name: _plain(value) for name, value in kept.items()}
 
 

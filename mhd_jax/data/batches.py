@@ -69,7 +69,7 @@ def public_indices(
       stop: one past the last step.
 
     >>> public_indices(0, 90, 4, Visits(2), 0, 3).tolist()
-    [[35, 35, 60, 60], [35, 75, 60, 27], [13, 75, 64, 27]]
+    [[19, 19, 13, 13], [19, 48, 13, 89], [1, 48, 67, 89]]
     """
     exchanges, places = visits.exchange(np.arange(start, stop)), np.arange(batch_size)
     sent = visits.sent(exchanges[:, None], places)
@@ -168,7 +168,7 @@ def poisson_places(sizes: Int[np.ndarray, " K"], batch_size: int, steps: int) ->
       steps: of the run.
 
     >>> poisson_places(np.array([5600]), 32, steps=2000)
-    74
+    72
     """
     tail = OVERFLOW / (len(sizes) * steps)
     return int(stats.binom.isf(tail, sizes, batch_size / sizes).max())
