@@ -16,7 +16,17 @@ from absl import logging
 from jaxtyping import Float
 
 from mhd_jax import config as config_lib
-from mhd_jax import distill, evaluate, exchange, graph, methods, models, parallel, state
+from mhd_jax import (
+    distill,
+    evaluate,
+    exchange,
+    graph,
+    methods,
+    models,
+    parallel,
+    participation,
+    state,
+)
 from mhd_jax.data import augment, sources, streaming
 from mhd_jax.data.feed import (
     Federation,
@@ -33,11 +43,13 @@ from mhd_jax.errors import ConfigError, suggest
 from mhd_jax.evaluator import Evaluator
 from mhd_jax.inputs import Sample, network_input
 from mhd_jax.parallel import Layout
+from mhd_jax.participation import Roster
 from mhd_jax.schedule import Schedule, input_specs
 from mhd_jax.state import State
 from mhd_jax.step import StepParts, make_step
 from mhd_jax.trees import Variables
 
+STEPS_PER_CALL = 50  # where nobody asks for another number and loops are not slow
 LONGEST_PERIOD = 100_000
 """Steps in which a method has shown all that it does."""
 
@@ -155,17 +167,19 @@ def build(
     _check_pieces(config, method, source.num_classes)
     topologies = [graph.make_topology(config.graph, config.clients.num, seed) for seed in seeds]
     layout = _layout(config, method)
+    roster = _roster(config, method, layout, seeds)
     built = _models(config, source.num_classes, method.num_heads(config.heads.aux))
     _check_networks(built, sample_of(source))
-    feed = _feed(config, method, federations, layout, memory or device_memory())
+    feed = _feed(config, method, federations, roster, memory or device_memory())
     baseline = _models(config, source.num_classes, 1) if _wants_baseline(config, method) else ()
     encoding = exchange.make_encoding(config, method, source.num_classes)
     _check_alignment(config, method, source.num_classes)
     steps_per_call = _steps_per_call(config, built, sample_of(source), feed)
     horizon = config.train.steps + steps_per_call  # the last call is planned to its full length
-    readers = exchange.make_readers(config, method, topologies, seeds, horizon)
+    who = roster.attendances
+    readers = exchange.make_readers(config, method, topologies, seeds, horizon, who)
     parts = StepParts(
-        layout=layout,
+        roster=roster,
         method=method,
         models=built,
         baseline_models=baseline,
@@ -183,7 +197,7 @@ def build(
         seeds=seeds,
         federations=federations,
         schedule=Schedule(
-            layout, method, topologies, readers, feed, _label_shares(config, federations)
+            roster, method, topologies, readers, feed, _label_shares(config, federations)
         ),
         parts=parts,
         feed=feed,
@@ -368,7 +382,7 @@ def _feed(
     config: ml_collections.ConfigDict,
     method: methods.Method,
     federations: Sequence[Federation],
-    layout: Layout,
+    roster: Roster,
     memory: int,
 ) -> Feed:
     if method.pooled:
@@ -376,13 +390,13 @@ def _feed(
             dataclasses.replace(fed, partition=pooled(fed.partition)) for fed in federations
         ]
     order = SampleOrder(
-        tuple(federations), layout, config.data.batch_size, config.data.public_batch_size
+        tuple(federations), roster, config.data.batch_size, config.data.public_batch_size
     )
     prepared = preparation(config, federations)
     resident = Resident(order, prepared)
     name = config.data.augment
     on_host = name if name in streaming.HOST_AUGMENTS.names() else ""
-    needed = resident_bytes(resident, layout)
+    needed = resident_bytes(resident, roster.layout)
     streamed, why = streams(config.data.feed, needed, memory, on_host)
     feed: Resident | streaming.Streaming = resident
     if streamed:
@@ -413,6 +427,28 @@ def _layout(config: ml_collections.ConfigDict, method: methods.Method) -> Layout
         data_devices=data_devices,
         batch_sizes=(config.data.batch_size, config.data.public_batch_size),
     )
+
+
+def _roster(
+    config: ml_collections.ConfigDict,
+    method: methods.Method,
+    layout: Layout,
+    seeds: Sequence[int],
+) -> Roster:
+    """Who takes part in a step.
+
+    Raises:
+      ConfigError: not everybody does, and the method averages parameters.
+    """
+    # The last call is planned to its full length.
+    horizon = config.train.steps + max(config.train.steps_per_call, STEPS_PER_CALL)
+    roster = participation.make_roster(config, layout, seeds, horizon)
+    if roster.attendances and method.averaging is not None:
+        name = "clients.trace" if config.clients.active == 1 else "clients.active"
+        value = config.clients[name.partition(".")[2]]
+        accepted = f"everybody: {config.method} averages the parameters of all clients"
+        raise ConfigError(name, value, accepted)
+    return roster
 
 
 def _models(
@@ -468,7 +504,7 @@ def _steps_per_call(
     asked, train = config.train.steps_per_call, config.train
     if not asked:
         streamed = not isinstance(feed, Resident)  # 50 steps of images would fill the memory
-        asked = 1 if _nesting_is_slow(built, sample) or streamed else 50
+        asked = 1 if _nesting_is_slow(built, sample) or streamed else STEPS_PER_CALL
     return min(asked, train.steps, train.log_every, train.eval_every, train.checkpoint_every)
 
 
@@ -525,6 +561,7 @@ def _ledger(
         method=parts.method,
         average_every=config.average.every,
         once=4.0 * parts.num_classes if config.distill.publish_label_shares else 0.0,
+        attendance=next(iter(parts.roster.attendances), None),
     )
 
 

@@ -27,7 +27,8 @@ from mhd_jax.inputs import Batch, StepInputs
 from mhd_jax.methods import Distillation, Method
 from mhd_jax.models.classifier import MultiHeadClassifier
 from mhd_jax.parallel import CLIENTS, DATA, Layout, gather_clients, on_mesh
-from mhd_jax.state import Learners, State
+from mhd_jax.participation import Roster, put_back, take
+from mhd_jax.state import Learners, State, at_step
 
 PyTree = Any
 
@@ -48,7 +49,7 @@ class StepParts:
     """The fixed parts of a run that the step is compiled from.
 
     Attributes:
-      layout: who owns which client.
+      roster: who owns which client, and who takes part in a step.
       method: what is distilled, what is averaged, when.
       models: one per group.
       baseline_models: one per group, with a main head only; () without an isolated baseline.
@@ -63,7 +64,7 @@ class StepParts:
       embedding_width: numbers in which an embedding travels; 0 for all it has.
     """
 
-    layout: Layout
+    roster: Roster
     method: Method
     models: tuple[MultiHeadClassifier, ...]
     baseline_models: tuple[MultiHeadClassifier, ...]
@@ -75,6 +76,16 @@ class StepParts:
     steps_per_call: int
     pauses: Literal["nothing", "all", "exchange"] = "nothing"
     embedding_width: int = 0
+
+    @property
+    def layout(self) -> Layout:
+        """Who owns which client."""
+        return self.roster.layout
+
+    @property
+    def places(self) -> Layout:
+        """The clients of one step: all of them, or a place for each that takes part."""
+        return self.roster.places
 
 
 def make_step(parts: StepParts, input_specs: StepInputs, data_specs: PyTree) -> Any:
@@ -131,7 +142,7 @@ def _all_replicas(
 ) -> tuple[State, Metrics]:
     """One step of every replica: `_one_system` vmapped, or called directly where R = 1."""
     per_replica = (state.clients, state.baseline, state.pool, state.marginals)
-    axes = StepInputs(0, 0, 0, 0, None, None, None, 0, 0)
+    axes = StepInputs(0, 0, 0, 0, None, None, None, 0, 0, 0)
 
     def one(trees: Any, data: PyTree, inputs: StepInputs, seed: Array) -> Any:
         return _one_system(parts, State(state.step, *trees), data, inputs, seed)
@@ -151,7 +162,11 @@ def _all_replicas(
 def _one_system(
     parts: StepParts, state: State, data: PyTree, inputs: StepInputs, seed: Array
 ) -> tuple[tuple[Any, Any, Any, Any], Metrics]:
-    """One step of one system: learn, average, snapshot; and the isolated baseline beside it."""
+    """One step of one system: learn, average, snapshot; and the isolated baseline beside it.
+
+    Where not everybody takes part, it is the step of those who do, whose rows are then put back.
+    """
+    everyone, state = state, seat(parts, state, inputs)
     batch = parts.load(data, inputs, seed, state.step)
     private = _unless_resting(
         parts,
@@ -168,13 +183,43 @@ def _one_system(
         grads = jax.tree.map(jnp.add, grads, lessons.grads)
         metrics |= {"embedding_loss": lessons.embedding, "head_losses": lessons.heads}
         metrics["loss"] = jax.tree.map(jnp.add, private.losses, lessons.losses)
-    clients = _update(parts, state.clients, grads, private.stats)
+    clients = _update(parts, state, state.clients, grads, private.stats)
     pool = _write_pool(state.pool, clients, inputs.write)
     clients = _average(parts, clients, inputs)
-    baseline, baseline_loss = _train_baseline(parts, state.baseline, batch)
+    baseline, baseline_loss = _train_baseline(parts, state, batch)
     if baseline:
         metrics["control_loss"] = baseline_loss
-    return (clients, baseline, pool, marginals), _mean_over_data(parts, metrics)
+    changed = (clients, baseline, pool, marginals)
+    return _put_back(parts, everyone, changed, inputs), _mean_over_data(parts, metrics)
+
+
+def seat(parts: StepParts, state: State, inputs: StepInputs) -> State:
+    """The state of those who take part, in the order of their places."""
+    rows = [parts.roster.rows(group, inputs.seated) for group in range(len(parts.models))]
+
+    def of_groups(trees: tuple[PyTree, ...]) -> tuple[PyTree, ...]:
+        return tuple(take(tree, at) for tree, at in zip(trees, rows, strict=bool(trees)))
+
+    return state.replace(
+        clients=of_groups(state.clients),
+        baseline=of_groups(state.baseline),
+        pool=of_groups(state.pool),
+        marginals=take(state.marginals, parts.roster.everywhere(inputs.seated)),
+    )
+
+
+def _put_back(
+    parts: StepParts, everyone: State, changed: tuple[Any, Any, Any, Any], inputs: StepInputs
+) -> tuple[Any, Any, Any, Any]:
+    """The inverse of `seat`: everybody's state with that of those who took part changed."""
+    rows = [parts.roster.rows(group, inputs.seated) for group in range(len(parts.models))]
+    clients, baseline, pool = (
+        tuple(put_back(*trees) for trees in zip(old, new, rows, strict=bool(old)))
+        for old, new in zip((everyone.clients, everyone.baseline, everyone.pool), changed[:3],
+                            strict=True)
+    )  # fmt: skip
+    everywhere = parts.roster.everywhere(inputs.seated)
+    return clients, baseline, pool, put_back(everyone.marginals, changed[3], everywhere)
 
 
 def _unless_resting(
@@ -395,8 +440,8 @@ def _distillation(
             continue
         candidates = candidates_of(parts, group, student, published, inputs)
         taught = student.scores[:, :, 1:] if chosen.wiring == "chain" else student.scores[:, :, :1]
-        rows, samples = student.scores.shape[:2]
-        keys = student_keys(parts, group, rows, samples, seed, state.step)
+        samples = student.scores.shape[1]
+        keys = student_keys(parts, group, inputs, samples, seed, state.step)
         heads.append(
             distill.head_losses(
                 taught, candidates, keys, rule=chosen.rule, confidence=chosen.confidence,
@@ -465,7 +510,7 @@ def candidates_of(
     """Whom the local clients of a group may learn from: peers and, if chosen, themselves."""
     chosen = parts.method.distillation
     assert chosen is not None and published.scores is not None
-    num_rows, own = student.scores.shape[0], client_ids(parts, group, student.scores.shape[0])
+    num_rows, own = student.scores.shape[0], parts.roster.own(group)
     reads, scores, energy = inputs.reads[group], published.scores, published.energy
     shares = inputs.label_shares if inputs.label_shares.size else None
     if shares is not None:
@@ -524,7 +569,7 @@ def publish(
     of a client together.
     """
     scores, embeddings, energies = [], [], []
-    for size, own in zip(parts.layout.groups, predictions, strict=True):
+    for size, own in zip(parts.places.groups, predictions, strict=True):
         versions = own.scores.ndim == 5
 
         def everyone(x: Array, size: int = size, versions: bool = versions) -> Array:
@@ -621,6 +666,7 @@ def _write_pool(
 
 def _update(
     parts: StepParts,
+    state: State,
     learners: tuple[Learners, ...],
     grads: tuple[PyTree, ...],
     stats: tuple[PyTree, ...],
@@ -628,22 +674,25 @@ def _update(
     """One optimiser step of every client on its own gradient."""
     updated = []
     for group, gradient, new_stats in zip(learners, grads, stats, strict=True):
+        opt_state = group.opt_state
+        if parts.roster.attendances:
+            opt_state = at_step(opt_state, state.step)
         step = jax.vmap(parts.optimizer.update)
-        updates, opt_state = step(gradient, group.opt_state, group.params)
+        updates, opt_state = step(gradient, opt_state, group.params)
         params = optax.apply_updates(group.params, updates)
         updated.append(Learners(params, new_stats, opt_state))
     return tuple(updated)
 
 
 def _train_baseline(
-    parts: StepParts, baseline: tuple[Learners, ...], batch: Batch
+    parts: StepParts, state: State, batch: Batch
 ) -> tuple[tuple[Learners, ...], tuple[Array, ...]]:
     """The isolated baseline's step on the very same private batches."""
+    baseline = state.baseline
     if not baseline:
         return (), ()
-
     made = _private_gradients(parts, parts.baseline_models, baseline, batch, jnp.float32(1))
-    return _update(parts, baseline, made.grads, made.stats), made.losses
+    return _update(parts, state, baseline, made.grads, made.stats), made.losses
 
 
 def _average(
@@ -679,12 +728,6 @@ def _zero_floats(x: Array, where: Bool[Array, ""]) -> Array:
 # --- Small helpers --------------------------------------------------------------------------------
 
 
-def client_ids(parts: StepParts, group: int, num_rows: int) -> Int[Array, " k"]:
-    """Index among all clients of each local row of a group."""
-    first = parts.layout.offsets[group] + jax.lax.axis_index(CLIENTS) * num_rows
-    return first + jnp.arange(num_rows)
-
-
 def _distils(inputs: StepInputs) -> Bool[Array, ""]:
     """Whether distillation has weight in this step."""
     distils: Array = inputs.weights[1] > 0
@@ -692,11 +735,11 @@ def _distils(inputs: StepInputs) -> Bool[Array, ""]:
 
 
 def student_keys(
-    parts: StepParts, group: int, num_rows: int, num_samples: int, seed: Array, step: Array
+    parts: StepParts, group: int, inputs: StepInputs, num_samples: int, seed: Array, step: Array
 ) -> Array:
     """Keys [k, B] for teacher rules that draw; the same however clients and batches are split."""
     base = rng.stream(seed, "teachers", step)
-    ids = client_ids(parts, group, num_rows)
+    ids = parts.roster.ids(group, inputs.seated)
     keys = jax.vmap(lambda client: jax.random.fold_in(base, client))(ids)
     first = jax.lax.axis_index(DATA) * num_samples
     return distill.sample_keys(keys, first + jnp.arange(num_samples))

@@ -16,6 +16,7 @@ import jax
 import ml_collections
 import numpy as np
 from absl import logging
+from jaxtyping import Bool, Float
 
 from mhd_jax import config as config_lib
 from mhd_jax import experiment as experiment_lib
@@ -280,12 +281,17 @@ class Run:
         """
         begin = time.monotonic()
         pending, self._pending = self._pending, []
-        layout = self.experiment.layout
+        parts = self.experiment.parts
+        roster, places = parts.roster, parts.places
         for start, count, metrics in pending:
-            host = layout.fetch(metrics)
-            values = {name: layout.join(value, axis=2)[:count] for name, value in host.items()}
+            host = places.fetch(metrics)
+            seated = roster.seated(start, start + count, parts.replicas)
+            joined = {name: places.join(value, axis=2)[:count] for name, value in host.items()}
+            values = {name: roster.spread(x, seated, missing=0) for name, x in joined.items()}
+            here = roster.spread(np.ones_like(joined["loss"], bool), seated, missing=False)
+            values["here"] = here
             steps = np.arange(start, start + count)
-            values["distils"] = self.experiment.parts.method.distils(steps)
+            values["distils"] = parts.method.distils(steps)
             _check_finite(values, start, self.checkpoints, self.experiment.client_names)
             self._collected.append(values)
         self.seconds_training += time.monotonic() - begin  # waited for the device
@@ -352,14 +358,31 @@ def _means(
     """Means of the first seed's metrics of the steps before `step`, each over those it exists in.
 
     Steps without distillation have no metrics of it, and those without private training no
-    private loss.
+    private loss. A client counts in the steps in which it takes part; NaN if there are none.
     """
     steps = {name: np.concatenate([part[name] for part in collected]) for name in collected[0]}
     distils = steps.pop("distils")
     trains = when(np.arange(step - len(distils), step))[:, 0] > 0
     counted = {**dict.fromkeys(LESSONS, distils), "private_loss": trains}
-    kept = {name: x[counted[name]] if name in counted else x for name, x in steps.items()}
-    return {name: x[:, 0].mean(axis=0) for name, x in kept.items() if len(x)}
+    here = steps.pop("here")[:, 0]
+    means = {}
+    for name, x in steps.items():
+        some = counted.get(name, np.ones(len(x), bool))
+        if some.any():
+            means[name] = _mean_where(x[some, 0], here[some])
+    return means
+
+
+def _mean_where(
+    values: Float[np.ndarray, "n K ..."], here: Bool[np.ndarray, "n K"]
+) -> Float[np.ndarray, "K ..."]:
+    """Means over the first axis, over those entries that are here alone."""
+    if here.all():
+        return values.mean(axis=0)
+    weight = here.reshape(*here.shape, *[1] * (values.ndim - 2))
+    with np.errstate(invalid="ignore"):
+        mean: np.ndarray = (values * weight).sum(axis=0) / weight.sum(axis=0)
+    return mean
 
 
 def _check_finite(

@@ -17,6 +17,7 @@ LAYERS = (
     ("errors", "files", "rng", "trees"),
     ("config", "edges", "registry"),
     ("config_bases", "graph", "inputs", "models", "parallel"),
+    ("participation",),
     ("data", "distill", "results"),
     ("health", "methods", "state"),
     ("evaluate", "exchange"),

@@ -53,13 +53,13 @@ class Stepper:
         """Does the next `steps` steps, whole calls of them, and waits until they are done.
 
         Returns:
-          The metrics of every call, [n, R, K, ...].
+          The metrics of every call, [n, R, K, ...], those of the clients that took part.
         """
         waiting, stop = [], self._step + steps
         while self._step < stop:
             waiting.append(self._stepper.advance(self._step, self._step + self.unit))
             self._step += self.unit
-        layout = self.experiment.layout
+        layout = self.experiment.parts.places
         found = [layout.fetch(metrics) for metrics in waiting]
         jax.block_until_ready(self._stepper.state)
         return [{k: layout.join(v, axis=2) for k, v in one.items()} for one in found]

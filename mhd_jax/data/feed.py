@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Shaped
 
 from mhd_jax import rng
 from mhd_jax.data import augment, batches
@@ -28,6 +28,7 @@ from mhd_jax.data.sources import Source, Split
 from mhd_jax.errors import ConfigError
 from mhd_jax.inputs import Batch, StepInputs
 from mhd_jax.parallel import CLIENTS, DATA, Layout
+from mhd_jax.participation import Roster
 from mhd_jax.trees import Tree
 
 DeviceData = Mapping[str, Any]
@@ -103,17 +104,30 @@ class SampleOrder:
     """The order of samples of all replicas and clients."""
 
     federations: Sequence[Federation]
-    layout: Layout
+    roster: Roster
     batch_size: int
     public_batch_size: int
 
+    @property
+    def layout(self) -> Layout:
+        """Who owns which client."""
+        return self.roster.layout
+
     def private(self, start: int, stop: int) -> tuple[Int[np.ndarray, "n R K B"], ...]:
-        """Positions among each client's own samples, per group with padded rows."""
-        walks = [
-            batches.walks(fed.seed, "private", fed.partition.sizes, self.batch_size, start, stop)
-            for fed in self.federations
-        ]
-        return self.layout.split(np.stack(walks, axis=1), axis=2)
+        """Positions among the own samples of each client, or of that at each place, per group."""
+        size = self.batch_size
+        if self.roster.attendances:
+            seated = self.roster.seated(start, stop, len(self.federations))
+            walks = [
+                batches.walks_of(fed.seed, "private", fed.partition.sizes, size, start, who)
+                for fed, who in zip(self.federations, seated.swapaxes(0, 1), strict=True)
+            ]
+        else:
+            walks = [
+                batches.walks(fed.seed, "private", fed.partition.sizes, size, start, stop)
+                for fed in self.federations
+            ]
+        return self.roster.places.split(np.stack(walks, axis=1), axis=2)
 
     def public(self, start: int, stop: int) -> Int[np.ndarray, "n R P"]:
         """Positions within each replica's public set."""
@@ -157,12 +171,11 @@ class Preparation:
         statistics: Float[Array, "2 C"],
         seed: Array,
         step: Array,
-        first_client: Array,
+        clients: Int[Array, " k"],
     ) -> Array:
-        """[k, B, ...]: every client's batch with its own draws."""
+        """[k, B, ...]: the batch of each of these clients with its own draws."""
         base = rng.stream(seed, "augment private", step)
         first = jax.lax.axis_index(DATA) * images.shape[1]
-        clients = first_client + np.arange(images.shape[0])
         keys = jax.vmap(lambda client: _keys(base, client, first, images.shape[1]))(clients)
         return jax.vmap(self.train, in_axes=(0, 0, None))(images, keys, statistics)
 
@@ -299,19 +312,26 @@ class Resident:
         """Gathers, augments and normalises."""
         images, labels = [], []
         for group, (stored, owned) in enumerate(data["private"]):
-            index = inputs.private[group]
-            first = self._layout.offsets[group] + jax.lax.axis_index(CLIENTS) * len(index)
-            take = jax.vmap(lambda x, at: x[at])
+            index, roster = inputs.private[group], self._order.roster
+            rows, clients = roster.rows(group, inputs.seated), roster.ids(group, inputs.seated)
+            take = functools.partial(_samples, rows=rows, index=index)
             images.append(
-                self._preparation.private(
-                    take(stored, index), data["statistics"], seed, step, first
-                )
+                self._preparation.private(take(stored), data["statistics"], seed, step, clients)
             )
-            labels.append(take(owned, index))
+            labels.append(take(owned))
         public = self._preparation.public(
             data["public"][inputs.public], data["statistics"], seed, step
         )
         return Batch(tuple(images), tuple(labels), public)
+
+
+def _samples(
+    stored: Array, rows: Int[Array, " k"] | None, index: Int[Array, "k B"]
+) -> Shaped[Array, "k B ..."]:
+    """The samples that each client, or each of those in some rows, takes of what it holds."""
+    if rows is None:
+        return jax.vmap(lambda x, at: x[at])(stored, index)
+    return stored.at[rows[:, None], index].get(mode="clip")
 
 
 # --- Which feed -----------------------------------------------------------------------------------
