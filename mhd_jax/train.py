@@ -31,7 +31,7 @@ from mhd_jax.methods import When
 from mhd_jax.monitor import Monitor
 from mhd_jax.parallel import InFlight
 from mhd_jax.reporting import terminal
-from mhd_jax.results import Accuracies, Line, SeedResult, Summary
+from mhd_jax.results import Accuracies, Line, SeedResult, Summary, condensed
 from mhd_jax.runtime import processes
 from mhd_jax.runtime.checkpoints import Checkpoints
 from mhd_jax.runtime.tensorboard import TensorBoard
@@ -343,7 +343,8 @@ class Run:
     def _write(self, step: int, values: Line) -> None:
         if self.leader:
             seconds = round(time.monotonic() - self._started, 3)
-            self.directory.append_metrics({"step": step, "seconds": seconds, **values})
+            line = condensed(values)
+            self.directory.append_metrics({"step": step, "seconds": seconds, **line})
             self._tensorboard.write(step, values)
 
     def _speed(self, stepper: Stepper) -> dict[str, float]:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from experiments.benchmarks import (
+    clients,
     convolutions,
     exchange_cost,
     federated,
@@ -18,6 +19,7 @@ BENCHMARKS = (
     step.BENCHMARK,
     convolutions.BENCHMARK,
     growth.BENCHMARK,
+    clients.BENCHMARK,
     limits.BENCHMARK,
     feeding.BENCHMARK,
     federated.BENCHMARK,
