@@ -107,9 +107,10 @@ class Candidates(struct.PyTreeNode):
         """What one student may read, as a system of its own: k = 1, K = L."""
         read = jnp.maximum(rows, 0)
         pick = lambda x: None if x is None else x[read]  # noqa: E731
+        ids = rows if self.ids is None else jnp.where(rows < 0, NOBODY, self.ids[read])
         return Candidates(
             self.published[read], allowed[None], self.ranks,
-            pick(self.energy), pick(self.label_shares), ids=rows,
+            pick(self.energy), pick(self.label_shares), ids=ids,
         )  # fmt: skip
 
 
@@ -262,6 +263,7 @@ def candidates_along(
     *,
     energy: Float[Array, "K B H"] | None = None,
     label_shares: Float[Array, "K C"] | None = None,
+    ids: Int[Array, " K"] | None = None,
 ) -> Candidates:
     """Candidates along the edges of a graph, in the form in which the edges are written.
 
@@ -272,13 +274,14 @@ def candidates_along(
       ranks: number of taught heads m.
       energy: see `Candidates`.
       label_shares: see `Candidates`.
+      ids: see `Candidates`.
     """
     if below.form.kind == "lists":
         rows, allowed = below.ids, below.ids != NOBODY
         if same is not None:
             also = (rows[:, :, None] == same.ids[:, None]).any(axis=2) & allowed
             allowed = jnp.concatenate([allowed, also], axis=1)
-        return Candidates(published, allowed, ranks, energy, label_shares, rows)
+        return Candidates(published, allowed, ranks, energy, label_shares, rows, ids=ids)
     allowed, unread = below.mask(), None
     if same is not None:
         allowed = jnp.concatenate([allowed, same.mask()], axis=1)
@@ -287,7 +290,7 @@ def candidates_along(
         if same is not None:
             others = jnp.where(same.ids == NOBODY, NOBODY, same.ids + len(published))
             unread = jnp.concatenate([unread, others], axis=1)
-    return Candidates(published, allowed, ranks, energy, label_shares, unread=unread)
+    return Candidates(published, allowed, ranks, energy, label_shares, unread=unread, ids=ids)
 
 
 def most_confident(

@@ -196,8 +196,8 @@ def make_roster(
     first = np.concatenate(
         [start + np.arange(devices) * n for start, n in zip(places.offsets, slots, strict=True)]
     )
-    seated = {"first": first, "num_places": places.num_clients}
-    return Roster(layout, places, tuple(dataclasses.replace(one, **seated) for one in drawn))
+    seated = (dataclasses.replace(who, first=first, num_places=places.num_clients) for who in drawn)
+    return Roster(layout, places, tuple(seated))
 
 
 def active_clients(config: ml_collections.ConfigDict) -> int:

@@ -21,7 +21,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
 
 from mhd_jax import distill, rng
-from mhd_jax.edges import Edges
+from mhd_jax.edges import NOBODY, Edges
 from mhd_jax.exchange import Encoding, from_wire, projection, to_wire
 from mhd_jax.inputs import Batch, StepInputs
 from mhd_jax.methods import Distillation, Method
@@ -530,7 +530,23 @@ def candidates_of(
     return distill.candidates_along(
         scores, below, reads if chain and chosen.same_rank else None,
         student.scores.shape[2] - 1 if chain else 1, energy=energy, label_shares=shares,
+        ids=_publishers(parts, inputs, len(scores)),
     )  # fmt: skip
+
+
+def _publishers(parts: StepParts, inputs: StepInputs, candidates: int) -> Int[Array, " N"] | None:
+    """Where candidates would stand if everybody took part; None where they stand there.
+
+    Students in front keep their numbers, versions of a client stay together.
+    """
+    if not parts.roster.attendances:
+        return None
+    seated = inputs.seated
+    versions = candidates // len(seated)
+    in_front = candidates - versions * len(seated)
+    place = in_front + seated[:, None] * versions + jnp.arange(versions)
+    known = jnp.where(seated[:, None] < 0, NOBODY, place).ravel()
+    return jnp.concatenate([jnp.arange(in_front), known])
 
 
 def _embedding_loss(

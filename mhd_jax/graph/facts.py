@@ -39,6 +39,8 @@ def hop_distances(adjacency: Adjacency) -> Int[np.ndarray, "K K"]:
     np.fill_diagonal(hops, 0)
     heard = _packed(hops >= 0)
     for distance in range(2, FAR):
+        if (hops >= 0).all():
+            return hops
         further = _heard_through(adjacency, heard)
         new = np.unpackbits((further & ~heard).view(np.uint8), axis=1)[:, :clients].view(bool)
         if not new.any():

@@ -210,9 +210,9 @@ def summary_rows(summary: Summary) -> list[dict[str, Any]]:
         "params": np.asarray(summary.num_params),
         "shared_main": summary.shared_accuracy[:, 0],
         "shared_last": summary.shared_accuracy[:, -1],
-        "shared_baseline": baseline and baseline.shared_accuracy[:, 0],
+        "shared_baseline": None if baseline is None else baseline.shared_accuracy[:, 0],
         "private_main": summary.private_accuracy[:, 0],
-        "private_baseline": baseline and baseline.private_accuracy[:, 0],
+        "private_baseline": None if baseline is None else baseline.private_accuracy[:, 0],
         "own_main": None if main is None else main[:, 0],
         "own_baseline": None if own is None else own[:, 0],
     }

@@ -289,8 +289,10 @@ def _plain(value: Any) -> Any:
         return value.to_dict()
     if hasattr(value, "__array__"):
         array = np.asarray(value)
-        missing = np.isnan(array) if np.issubdtype(array.dtype, np.floating) else np.zeros(0)
-        return np.where(missing, None, array).tolist() if missing.any() else array.tolist()
+        if np.issubdtype(array.dtype, np.floating) and (missing := np.isnan(array)).any():
+            array = array.astype(object)
+            array[missing] = None
+        return array.tolist()
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     raise TypeError(f"{type(value).__name__} has no JSON form: {value!r}")
