@@ -29,7 +29,7 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from experiments.benchmarks import timing
+from experiments.harness import records
 from experiments.harness.tables import grid
 from mhd_jax import experiment as experiment_lib
 from mhd_jax import graph, rng, train
@@ -124,7 +124,9 @@ def study(sizes: Sequence[int], steps: int) -> dict[str, Any]:
             results.setdefault(name, []).append(found)
             print(f"{name}, {clients} clients: {found['seconds']} s", flush=True)
     command = "python -m experiments.many_clients study --out=experiments/results/many_clients.json"
-    return {"command": command, "steps": steps, **timing.provenance(), "results": results}
+    made = {"revision": records.revision(), "hardware": records.hardware()}
+    return {"command": command, "steps": steps, **made, "versions": train.versions(),
+            "load": list(os.getloadavg()), "results": results}  # fmt: skip
 
 
 def table(record: Mapping[str, Any]) -> str:
@@ -211,7 +213,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         record = study(sizes, options.steps)
         print(table(record))
     if options.out:
-        options.out.write_text(json.dumps(timing.rounded(record), indent=1) + "\n")
+        options.out.write_text(json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -8,12 +8,14 @@ import json
 from typing import Any
 
 import jax
+import ml_collections
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mhd_jax import edges, participation
+from mhd_jax import edges, participation, train
+from mhd_jax import experiment as experiment_lib
 from mhd_jax.data import batches
 from mhd_jax.edges import Form
 from mhd_jax.errors import ConfigError
@@ -36,16 +38,21 @@ def files(tmp_path_factory: Any) -> dict[str, str]:
     return {"graph": str(folder / "graph.json"), "trace": str(folder / "trace.csv")}
 
 
-def build(files: dict[str, str], **changes: Any) -> Experiment:
-    """At most four of six clients, less where the trace says so, one step a call."""
-    return small.build(
+def config(files: dict[str, str], **changes: Any) -> ml_collections.ConfigDict:
+    """Six clients on a random graph, one step a call."""
+    return small.config(
         clients__num=CLIENTS, graph__name="matrix", graph__matrix=files["graph"],
         train__steps=STEPS, train__steps_per_call=1, optimizer__warmup_steps=2,
         optimizer__name="sgd", optimizer__learning_rate=0.05, **changes,
     )  # fmt: skip
 
 
+def build(files: dict[str, str], **changes: Any) -> Experiment:
+    return experiment_lib.build(config(files, **changes))
+
+
 def only(files: dict[str, str]) -> dict[str, Any]:
+    """At most four of the clients, less where the trace says so."""
     return {"clients__active": 4, "clients__trace": files["trace"]}
 
 
@@ -128,6 +135,24 @@ def test_devices_and_feed_change_nothing_and_a_run_goes_on_bit_by_bit(files):
     ):
         np.testing.assert_allclose(ours, theirs, atol=2e-6)
     assert np.isfinite(metrics["loss"]).all()
+
+
+def test_a_whole_run_has_nothing_to_say_of_those_who_stayed_away(files, tmp_path):
+    asked = config(files, **only(files), train__log_every=1, train__checkpoint_every=STEPS)
+    summary = train.train_and_evaluate(asked, tmp_path)
+    (who,) = experiment_lib.build(asked).parts.roster.attendances
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    logged = [line for line in lines if "loss" in line]
+    assert [line["step"] for line in logged] == list(range(1, STEPS + 1))
+    for line in logged:
+        absent = ~np.isin(np.arange(CLIENTS), who.clients(line["step"] - 1))
+        for name in ("loss", "control_loss", "private_gradient", "teaching_share"):
+            np.testing.assert_array_equal([x is None for x in line[name]], absent)
+        assert [x[0] is None for x in line["top_class_share"]] == absent.tolist()
+    assert summary.bytes_sent == sum(
+        len(who.clients(step)) * summary.bytes_per_step["predictions"][0] for step in range(STEPS)
+    )
+    assert summary.shared_accuracy.shape[0] == CLIENTS and (tmp_path / "report.html").exists()
 
 
 def test_memory_follows_those_who_take_part():
