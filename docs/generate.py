@@ -40,6 +40,7 @@ SECTIONS = {
     "distill": "Distillation",
     "average": "Parameter averaging",
     "rounds": "Rounds",
+    "attack": "Lies",
     "optimizer": "Optimiser",
     "train": "Training",
     "parallel": "Devices",

@@ -9,6 +9,7 @@ from experiments import (
     communication,
     data_heterogeneity,
     digits_claims,
+    liars,
     main_comparison,
     public_data,
     robustness,
@@ -33,8 +34,9 @@ STUDIES = (
     scaling.STUDY,
 )
 
-EVERY = (*STUDIES, robustness.STUDY)
-"""With the grid of defaults, which has data sets of its own and a preset of its own, `grid`."""
+EVERY = (*STUDIES, robustness.STUDY, liars.STUDY)
+"""With the grid of defaults, which has data sets of its own and a preset of its own, `grid`, and
+with the study of liars, which trains the same clients under many attacks."""
 
 if __name__ == "__main__":
     sweep.main(*STUDIES)

@@ -183,9 +183,17 @@ def _add_exchange(config: ml_collections.ConfigDict) -> None:
 
     config.average = ml_collections.ConfigDict()
     config.average.every = 200  # fedavg, gossip: steps between two averages of parameters
+    config.average.rule = "mean"  # what clients make of the parameters that they read
+    # trimmed_mean, krum: share of the clients read that may be liars [0 or more, below 0.5]
+    config.average.trim = 0.25
     config.rounds = ml_collections.ConfigDict()
     config.rounds.private_steps = 40  # fedmd, feddf: steps on private data in a round
     config.rounds.public_steps = 10  # fedmd, feddf: steps on public data that follow them
+
+    config.attack = ml_collections.ConfigDict()
+    config.attack.name = "none"  # what lying clients publish in place of what they compute
+    config.attack.clients = ()  # who lies [a tuple of their numbers, such as (7,), not all clients]
+    config.attack.start = 0  # the first step in which they do
 
 
 def _add_training(config: ml_collections.ConfigDict) -> None:
@@ -328,7 +336,8 @@ _AT_LEAST_ONE = (
 )  # fmt: skip
 _NOT_NEGATIVE = (
     "seed", "heads.aux", "model.width", "data.image_size", "data.num_classes", "data.workers",
-    "exchange.embedding_width", "distill.nu_emb", "distill.nu_aux", "distill.nu_main",
+    "exchange.embedding_width", "attack.start",
+    "distill.nu_emb", "distill.nu_aux", "distill.nu_main",
     "optimizer.warmup_steps", "optimizer.momentum",
     "optimizer.weight_decay", "optimizer.clip_norm", "train.steps_per_call",
     "parallel.client_devices", "parallel.data_devices",
@@ -375,6 +384,8 @@ def validate(config: ml_collections.ConfigDict) -> None:
         raise ConfigError(
             "distill.alignment_momentum", flat["distill.alignment_momentum"], "in [0, 1)"
         )
+    if not 0 <= flat["average.trim"] < 0.5:
+        raise ConfigError("average.trim", flat["average.trim"], "0 or more, below 0.5")
     if flat["distill.alignment"] < 0 and flat["distill.alignment"] != -1:
         raise ConfigError(
             "distill.alignment", flat["distill.alignment"], "0 or more, or -1 for the method's own"

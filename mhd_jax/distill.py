@@ -54,6 +54,10 @@ class Candidates(struct.PyTreeNode):
       unread: the few candidates that a student with any may not learn from, where that is known
         of a dense graph; -1 fills up.
       ids: which publishers of the whole system these are; None for all of them, in order.
+      readable: publishers whose message can be read, see `readable`; None for all of them. What
+        the others have published is finite, but nobody may learn from it.
+      own: what the students themselves say in the heads that are published, as their readers
+        take it; for rules that compare. None where the caller knows none.
     """
 
     published: Float[Array, "K B H C"]
@@ -64,6 +68,8 @@ class Candidates(struct.PyTreeNode):
     rows: Int[Array, "k L"] | None = None
     unread: Int[Array, "k u"] | None = None
     ids: Int[Array, " K"] | None = None
+    readable: Bool[Array, " K"] | None = None
+    own: Float[Array, "k B H C"] | None = None
 
     @property
     def publishers(self) -> Int[Array, " K"]:
@@ -103,14 +109,17 @@ class Candidates(struct.PyTreeNode):
         flat = jnp.take_along_axis(self.rows, place.reshape(len(place), -1), axis=1)
         return jnp.maximum(flat, 0).reshape(place.shape)
 
-    def of_student(self, rows: Int[Array, " L"], allowed: Bool[Array, " N"]) -> Candidates:
+    def of_student(
+        self, rows: Int[Array, " L"], allowed: Bool[Array, " N"], own: Float[Array, "B H C"] | None
+    ) -> Candidates:
         """What one student may read, as a system of its own: k = 1, K = L."""
         read = jnp.maximum(rows, 0)
         pick = lambda x: None if x is None else x[read]  # noqa: E731
         ids = rows if self.ids is None else jnp.where(rows < 0, NOBODY, self.ids[read])
         return Candidates(
             self.published[read], allowed[None], self.ranks,
-            pick(self.energy), pick(self.label_shares), ids=ids,
+            pick(self.energy), pick(self.label_shares), ids=ids, readable=pick(self.readable),
+            own=None if own is None else own[None],
         )  # fmt: skip
 
 
@@ -189,6 +198,34 @@ def batch_mean(values: Float[Array, "*K B H"]) -> Float[Array, "*K 1 H"]:
     return values.mean(axis=-2, keepdims=True)
 
 
+# --- Messages that cannot be read -----------------------------------------------------------------
+
+NORMALISED = 0.1
+"""How far log sum_c p_c of a published prediction may lie from 0: encodings round."""
+
+
+def readable(scores: Float[Array, "N B h C"], *, logits: bool = False) -> Bool[Array, " N"]:
+    """Whose predictions can be read: finite and, where they are log-probabilities, of sum 1.
+
+    A message with one value that is neither is dropped as a whole, in this step: whoever sends it
+    teaches nobody and enters no mean, so that NaN stays with the client that has it.
+
+    Args:
+      scores: published log-probabilities, or logits.
+      logits: which of the two.
+    """
+    finite = jnp.isfinite(scores).all(axis=(1, 2, 3))
+    if logits:
+        return finite
+    total = jax.nn.logsumexp(scores, axis=-1)
+    return finite & (jnp.abs(total) < NORMALISED).all(axis=(1, 2))
+
+
+def blank(values: Float[Array, "N ..."], readable: Bool[Array, " N"], fill: float) -> Array:
+    """Values of readable publishers; `fill` in place of what the others sent."""
+    return jnp.where(readable.reshape(-1, *[1] * (values.ndim - 1)), values, fill)
+
+
 # --- Alignment: what a teacher says of an image, against what it says of every image -------------
 
 MARGINAL_FLOOR = 1e-6
@@ -264,6 +301,8 @@ def candidates_along(
     energy: Float[Array, "K B H"] | None = None,
     label_shares: Float[Array, "K C"] | None = None,
     ids: Int[Array, " K"] | None = None,
+    readable: Bool[Array, " K"] | None = None,
+    own: Float[Array, "k B H C"] | None = None,
 ) -> Candidates:
     """Candidates along the edges of a graph, in the form in which the edges are written.
 
@@ -275,60 +314,74 @@ def candidates_along(
       energy: see `Candidates`.
       label_shares: see `Candidates`.
       ids: see `Candidates`.
+      readable: see `Candidates`.
+      own: see `Candidates`.
     """
+    heard = jnp.ones(len(published), bool) if readable is None else readable
+    extra = {
+        "energy": energy, "label_shares": label_shares, "ids": ids, "readable": readable, "own": own
+    }  # fmt: skip
     if below.form.kind == "lists":
-        rows, allowed = below.ids, below.ids != NOBODY
+        rows = below.ids
+        allowed = (rows != NOBODY) & heard[jnp.maximum(rows, 0)]
         if same is not None:
             also = (rows[:, :, None] == same.ids[:, None]).any(axis=2) & allowed
             allowed = jnp.concatenate([allowed, also], axis=1)
-        return Candidates(published, allowed, ranks, energy, label_shares, rows, ids=ids)
-    allowed, unread = below.mask(), None
+        return Candidates(published, allowed, ranks, rows=rows, **extra)
+    allowed, unread = below.mask() & heard, None
     if same is not None:
-        allowed = jnp.concatenate([allowed, same.mask()], axis=1)
+        allowed = jnp.concatenate([allowed, same.mask() & heard], axis=1)
     if below.form.kind == "all_but":
         unread = below.ids
         if same is not None:
             others = jnp.where(same.ids == NOBODY, NOBODY, same.ids + len(published))
             unread = jnp.concatenate([unread, others], axis=1)
-    return Candidates(published, allowed, ranks, energy, label_shares, unread=unread, ids=ids)
+    return Candidates(published, allowed, ranks, unread=unread, **extra)
 
 
 def most_confident(
     confidence: Float[Array, "N B m"],
     allowed: Bool[Array, "k N"],
     unread: Int[Array, "k u"] | None = None,
+    trust: Float[Array, "k N"] | None = None,
 ) -> Int[Array, "k B m"]:
     """Index of the most confident allowed candidate per sample; -1 where none is allowed.
 
-    No array has an axis for students and one for candidates beside that of the samples. NaN
-    counts as larger than any number, so that the loss shows who has diverged.
+    No array has an axis for students and one for candidates beside that of the samples. A
+    candidate of confidence -inf or NaN is never chosen.
 
     Args:
       confidence: of every candidate.
       allowed: who may learn from whom.
-      unread: all the candidates that a student with any may not learn from, if these are few;
-        then one of the best u + 1 of all is the answer for everybody.
+      unread: all the candidates that a student with any may not learn from, if these are few, but
+        for those of confidence -inf; then one of the best u + 1 is the answer for everybody.
+      trust: factors by student, of confidences of at least 0; None for 1.
     """
     confidence = jax.lax.stop_gradient(confidence)
-    if unread is not None:
+    confidence = jnp.where(jnp.isnan(confidence), -jnp.inf, confidence)
+    if unread is not None and trust is None:
         return _best_but(confidence, allowed.any(axis=1), unread)
     if jax.default_backend() == "cpu" or len(confidence) <= UNROLLED:
-        return _running_maximum(confidence, allowed)
-    masked = jnp.where(allowed[:, :, None, None], confidence[None], -jnp.inf)
+        return _running_maximum(confidence, allowed, trust)
+    scores = confidence[None] if trust is None else trust[:, :, None, None] * confidence[None]
+    masked = jnp.where(allowed[:, :, None, None], scores, -jnp.inf)
     best = jnp.argmax(masked, axis=1).astype(jnp.int32)
-    return jnp.where(allowed.any(axis=1)[:, None, None], best, NOBODY)
+    return jnp.where(masked.max(axis=1) > -jnp.inf, best, NOBODY)
 
 
 def _running_maximum(
-    confidence: Float[Array, "N B m"], allowed: Bool[Array, "k N"]
+    confidence: Float[Array, "N B m"],
+    allowed: Bool[Array, "k N"],
+    trust: Float[Array, "k N"] | None = None,
 ) -> Int[Array, "k B m"]:
     """`most_confident`, one candidate after another: on CPU this vectorises, an argmax does not."""
 
     def body(candidate: Any, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         best, index = carry
         value = confidence[candidate][None]
-        larger = (value > best) | (index < 0) | (jnp.isnan(value) & ~jnp.isnan(best))
-        better = allowed[:, candidate][:, None, None] & larger
+        if trust is not None:
+            value = value * trust[:, candidate][:, None, None]
+        better = allowed[:, candidate][:, None, None] & (value > best)
         return jnp.where(better, value, best), jnp.where(better, candidate, index)
 
     shape = (len(allowed), *confidence.shape[1:])
@@ -344,8 +397,9 @@ def _best_but(
     found = jnp.full((len(unread), *confidence.shape[1:]), NOBODY, jnp.int32)
     left = jnp.ones(confidence.shape, bool)
     for _ in range(min(unread.shape[1] + 1, len(confidence))):
-        best = jnp.argmax(jnp.where(left, confidence, -jnp.inf), axis=0).astype(jnp.int32)
-        may = (unread[:, :, None, None] != best).all(axis=1)
+        rest = jnp.where(left, confidence, -jnp.inf)
+        best = jnp.argmax(rest, axis=0).astype(jnp.int32)
+        may = (unread[:, :, None, None] != best).all(axis=1) & (rest.max(axis=0) > -jnp.inf)
         found = jnp.where((found < 0) & may, best, found)
         left &= place != best
     return jnp.where(connected[:, None, None], found, NOBODY)
@@ -531,10 +585,7 @@ def class_thresholds_rule(
     )[..., 0]
     passes = largest >= largest.mean(axis=1, keepdims=True) * at_named
     passing = jnp.where(candidates.by_rank(passes), confidence, -jnp.inf)
-    index = most_confident(passing, candidates.allowed, candidates.unread)
-    sample, rank = jnp.arange(probs.shape[1])[:, None], jnp.arange(candidates.ranks)
-    best = passing[jnp.maximum(index, 0), sample, rank]
-    return jnp.where(best > -jnp.inf, index, NOBODY)
+    return most_confident(passing, candidates.allowed, candidates.unread)
 
 
 @RULES.register("mean_log_prob")
@@ -766,16 +817,18 @@ def choose(
         certainty = candidates.energy
     else:
         certainty = _certainty(confidence, log_probs)
+    if candidates.readable is not None:
+        certainty = blank(certainty, candidates.readable, -jnp.inf)
     if candidates.rows is None:
         return _choice(rule, candidates, candidates.by_rank(certainty), keys)
 
-    def one(rows: Array, allowed: Array, keys: Array) -> Choice:
-        mine = candidates.of_student(rows, allowed)
+    def one(rows: Array, allowed: Array, keys: Array, own: Array | None) -> Choice:
+        mine = candidates.of_student(rows, allowed, own)
         read = certainty[jnp.maximum(rows, 0)]
         choice = _choice(rule, mine, mine.by_rank(read), keys[None])
         return jax.tree.map(lambda x: x[0], choice)
 
-    return jax.vmap(one)(candidates.rows, candidates.allowed, keys)
+    return jax.vmap(one)(candidates.rows, candidates.allowed, keys, candidates.own)
 
 
 def _certainty(name: str, log_probs: Float[Array, "K B H C"]) -> Float[Array, "K B H"]:
@@ -840,7 +893,8 @@ def check_pieces(
     def losses(student: Array, scores: Array, allowed: Array, keys: Array) -> Array:
         energy = scores[..., 0] if confidence == ENERGY else None
         shares = scores[:, 0, 0] if label_shares else None
-        candidates = Candidates(scores, allowed, ranks, energy, shares)
+        own = scores[:students]
+        candidates = Candidates(scores, allowed, ranks, energy, shares, own=own)
         return head_losses(
             student, candidates, keys, rule=rule, confidence=confidence, loss=loss
         )  # fmt: skip
@@ -908,29 +962,32 @@ def embedding_loss(
     """Mean over samples and peers of the squared distance of normalised embeddings.
 
     L_emb,i = mean_x mean_{j in peers(i)} |n(e_i) - stop(n(e_j))|^2; 0 for a client without peers.
-    The square is expanded, so that no [k, K, B, D] array is built.
+    The square is expanded, so that no [k, K, B, D] array is built. Peers whose embeddings are not
+    all finite are left out.
     """
-    peers = jnp.asarray(peers)
-    return embedding_loss_along(student_embeddings, embeddings, from_pairs(peers))
+    finite = jnp.isfinite(embeddings).all(axis=(1, 2))
+    read = blank(embeddings, finite, 0.0)
+    return embedding_loss_along(student_embeddings, read, from_pairs(jnp.asarray(peers)), finite)
 
 
 def embedding_loss_along(
     student_embeddings: Float[Array, "k B D"],
     embeddings: Float[Array, "M B D"],
     peers: Edges,
+    readable: Bool[Array, " N"],
     first: int = 0,
 ) -> Float[Array, " k"]:
     """The part of candidates first..first + M - 1 in `embedding_loss`, along the edges of a graph.
 
-    A client whose embeddings are not finite spoils the loss of those who read it and of no others.
+    The mean is over those of the peers that are `readable`; the others' embeddings are zeros.
     """
     student = normalize(student_embeddings)
-    diverged = ~jnp.isfinite(embeddings).all(axis=(1, 2))
-    embeddings = jnp.where(diverged[:, None, None], 0.0, embeddings)
     teacher = jax.lax.stop_gradient(normalize(embeddings))
+    heard = readable.astype(teacher.dtype)
     cross = jnp.einsum("kbd,kbd->kb", student, peers.mean(teacher, first))
-    share = peers.mean(jnp.ones(len(teacher), teacher.dtype), first)
+    share = peers.mean(heard[first : first + len(teacher)], first)
     own = jnp.sum(student**2, axis=-1) * share[:, None]
     theirs = peers.mean(jnp.sum(teacher**2, axis=-1), first)
-    spoiled = peers.mean(diverged.astype(teacher.dtype), first) > 0
-    return jnp.where(spoiled, jnp.nan, jnp.mean(own + theirs - 2.0 * cross, axis=1))
+    loss = jnp.mean(own + theirs - 2.0 * cross, axis=1)
+    every = peers.mean(heard)  # 1 where all peers can be read
+    return jnp.where(every > 0, loss / jnp.maximum(every, 1e-6), 0.0)

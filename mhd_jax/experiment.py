@@ -13,10 +13,10 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from absl import logging
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
-from mhd_jax import config as config_lib
 from mhd_jax import (
+    attacks,
     distill,
     evaluate,
     exchange,
@@ -27,6 +27,7 @@ from mhd_jax import (
     participation,
     state,
 )
+from mhd_jax import config as config_lib
 from mhd_jax.data import augment, sources, streaming
 from mhd_jax.data.feed import (
     Federation,
@@ -96,6 +97,12 @@ class Experiment:
         """The clients' names, () where they have none but their numbers."""
         silos = kept_silos(self.config, self.federations[0].source)
         return silos.names if silos else ()
+
+    @property
+    def honest(self) -> Bool[np.ndarray, " K"]:
+        """Which clients do not lie."""
+        liars = self.parts.attackers
+        return ~np.isin(np.arange(self.layout.num_clients), liars.clients if liars else ())
 
     def init_state(self, abstract: bool = False) -> State:
         """The initial state, sharded; with `abstract` its shapes and shardings only."""
@@ -191,6 +198,7 @@ def build(
         steps_per_call=steps_per_call,
         embedding_width=_embedding_width(config, method, built, sample_of(source)),
         pauses=_pauses(config, method, built, sample_of(source)),
+        attackers=_attackers(config, method),
     )
     return Experiment(
         config=config,
@@ -219,6 +227,16 @@ def _check_pieces(
         shape = (config.clients.num, method.num_heads(config.heads.aux), num_classes)
         owned = np.zeros((shape[0], num_classes))
         evaluate.measure(name, np.zeros(shape), np.ones(num_classes, int), owned)
+
+
+def _attackers(
+    config: ml_collections.ConfigDict, method: methods.Method
+) -> attacks.Attackers | None:
+    """Who lies about what the method sends; see `attacks.make`."""
+    chosen = method.distillation
+    predictions = chosen is not None and bool(chosen.nu_pred)
+    vectors = method.averaging is not None or chosen is not None and bool(chosen.nu_emb)
+    return attacks.make(config, predictions=predictions, vectors=vectors)
 
 
 def _check_alignment(
@@ -438,16 +456,19 @@ def _roster(
     """Who takes part in a step.
 
     Raises:
-      ConfigError: not everybody does, and the method averages parameters.
+      ConfigError: not everybody does, and the method averages parameters, or somebody lies.
     """
     # The last call is planned to its full length.
     horizon = config.train.steps + max(config.train.steps_per_call, STEPS_PER_CALL)
     roster = participation.make_roster(config, layout, seeds, horizon)
-    if roster.attendances and method.averaging is not None:
-        name = "clients.trace" if config.clients.active == 1 else "clients.active"
-        value = config.clients[name.partition(".")[2]]
-        accepted = f"everybody: {config.method} averages the parameters of all clients"
-        raise ConfigError(name, value, accepted)
+    why = ""
+    if method.averaging is not None:
+        why = f"{config.method} averages the parameters of all clients"
+    elif config.attack.name != attacks.NONE:
+        why = "attack.clients lie in every step"
+    if roster.attendances and why:
+        name = "trace" if config.clients.active == 1 else "active"
+        raise ConfigError(f"clients.{name}", config.clients[name], f"everybody: {why}")
     return roster
 
 

@@ -166,6 +166,22 @@ class Watch:
             "distill.fade_in"
         ]
 
+    def unreadable(self, step: int, shares: Float[np.ndarray, " K"]) -> list[str]:
+        """Whose messages were dropped in the steps before, told once.
+
+        Args:
+          step: steps done.
+          shares: of these steps in which each client's message could not be read; empty for none.
+        """
+        clients = np.flatnonzero(shares)
+        if not len(clients) or not self._first("unreadable"):
+            return []
+        who = _clients([self._name(int(client)) for client in clients])
+        return [
+            f"step {step}: what {who} sends is not finite, or no probabilities; nobody reads it "
+            f"({shares[clients].max():.0%} of the steps)"
+        ]
+
     def _collapsed(
         self,
         step: int,
@@ -206,7 +222,7 @@ class Watch:
         return (
             f"step {step}: client {name} gives {given[teacher]:.0%} of all lessons (chosen at "
             f"random it would give {fair[teacher]:.0%}): it is surest of everything, or it lies. "
-            "Try distill.alignment = 1 or another distill.rule"
+            "Try distill.alignment = 1 or distill.rule = reputation"
         )
 
     def _name(self, client: int) -> str:

@@ -14,7 +14,7 @@ import ml_collections
 import numpy as np
 from jaxtyping import Bool, Float
 
-from mhd_jax import distill
+from mhd_jax import defences, distill
 from mhd_jax.errors import ConfigError, suggest
 from mhd_jax.registry import Registry
 
@@ -95,12 +95,20 @@ class Averaging:
       after: steps before the first one; 0 stands for `every`.
       reset_momentum: forget the optimiser's averages of gradients, which belong to other
         parameters now; otherwise they stay with their client.
+      rule: a name in `defences.AGGREGATORS`, what clients make of the parameters they read.
+      trim: the share of liars that this is ready for.
     """
 
     matrix: Literal["uniform", "graph"]
     every: int
     after: int = 0
     reset_momentum: bool = False
+    rule: str = "mean"
+    trim: float = 0.25
+
+    def __post_init__(self) -> None:
+        """Raises `ConfigError` for a rule that is not known."""
+        defences.AGGREGATORS.get(self.rule)
 
     def due(self, steps: np.ndarray) -> Bool[np.ndarray, " n"]:
         """Which of `steps` end with an average."""
@@ -299,7 +307,8 @@ def fedavg(config: ml_collections.ConfigDict) -> Method:
     Source: B. McMahan et al., 2017, https://arxiv.org/abs/1602.05629. Differs from it in that all
     clients take part with equal weight, and momentum stays with its client.
     """
-    return Method(averaging=Averaging("uniform", config.average.every), same_start=True)
+    averaging = Averaging("uniform", config.average.every, **_robustness(config))
+    return Method(averaging=averaging, same_start=True)
 
 
 @METHODS.register("gossip")
@@ -309,7 +318,8 @@ def gossip(config: ml_collections.ConfigDict) -> Method:
     theta_i <- sum_j M_ij theta_j with Metropolis weights M, doubly stochastic, on the undirected
     version of the graph. Source: X. Lian et al., 2017, https://arxiv.org/abs/1705.09056.
     """
-    return Method(averaging=Averaging("graph", config.average.every), same_start=True)
+    averaging = Averaging("graph", config.average.every, **_robustness(config))
+    return Method(averaging=averaging, same_start=True)
 
 
 @METHODS.register("fedmd")
@@ -341,7 +351,10 @@ def feddf(config: ml_collections.ConfigDict) -> Method:
         wiring="main", rule="mean", loss="kl", nu_pred=config.distill.nu_main,
         **_alignment(config, own=0.0),
     )  # fmt: skip
-    averaging = Averaging("uniform", rounds.length, after=rounds.private_steps, reset_momentum=True)
+    averaging = Averaging(
+        "uniform", rounds.length, after=rounds.private_steps, reset_momentum=True,
+        **_robustness(config),
+    )  # fmt: skip
     return Method(distillation, averaging, when=rounds, snapshot_rounds=True, same_start=True)
 
 
@@ -356,6 +369,10 @@ def codistillation(config: ml_collections.ConfigDict) -> Method:
         wiring="main", rule="mean", nu_pred=config.distill.nu_main, **_alignment(config, own=0.0)
     )
     return Method(distillation, when=_fading_in(config))
+
+
+def _robustness(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    return {"rule": config.average.rule, "trim": config.average.trim}
 
 
 def _rounds(config: ml_collections.ConfigDict) -> Rounds:

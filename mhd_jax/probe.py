@@ -106,7 +106,7 @@ def _vitals(
         for model, learners in zip(parts.models, state.clients, strict=True)
     )
     pooled = pool_predictions(parts, state.pool, inputs.versions, images)
-    published, _ = read_published(parts, own, pooled, state.marginals)
+    published, _ = read_published(parts, state, own, pooled, images, seed)
     return tuple(
         _group_vitals(parts, group, student, published, inputs, labels, seed, state.step)
         for group, student in enumerate(own)

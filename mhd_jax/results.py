@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -209,6 +209,10 @@ class SeedResult(Accuracies):
         dtype=bool,
     )  # fmt: skip
 
+    liars: Sequence[int] = _field(
+        "[n]", "–", "Clients that lie (`attack.clients`); everything per client is there for them "
+        "too, but tables and means leave them out.", default=(),
+    )  # fmt: skip
     bytes_to: Mapping[str, float | None] = _field(
         "name: float or null", "bytes",
         "Sent by all clients until the first evaluation at which the shared accuracy of the last "
@@ -216,6 +220,11 @@ class SeedResult(Accuracies):
         "did.",
         default_factory=dict,
     )  # fmt: skip
+
+    @property
+    def honest(self) -> Bool[np.ndarray, " K"]:
+        """Which clients do not lie; one for all where one pooled model stands for all."""
+        return ~np.isin(np.arange(len(self.shared_accuracy)), self.liars)
 
     @property
     def seeds(self) -> tuple[SeedResult, ...]:
@@ -320,12 +329,15 @@ LINE_FIELDS = (
     FieldDoc("teaching_share", "[K]", "1", "Share of all lessons that a client gives."),
     FieldDoc("teacher_accuracy", "[K, m]", "1", "How often the chosen teacher is right, where "
              "labels of public images are known."),
+    FieldDoc("unreadable", "[K]", "1", "Share of steps in which a client's message was dropped, as "
+             "it was not finite or no probabilities; left out where none was."),
+    FieldDoc("unreadable_parameters", "[K]", "1", "The same of its parameters."),
     FieldDoc("bytes_sent", "float", "bytes", "Sent by all clients so far."),
     FieldDoc("shared_accuracy", "[K, H]", "1", "As in `summary.json`; this and what follows every "
              "`train.eval_every` steps."),
     FieldDoc("private_accuracy", "[K, H]", "1", "As in `summary.json`."),
     FieldDoc("last_head_accuracy", "[R]", "1", "Shared accuracy of the last head of every seed, "
-             "mean over clients."),
+             "mean over clients that do not lie."),
     FieldDoc("own_test_accuracy", "[K, H]", "1", "As in `summary.json`; only where clients have "
              "test samples of their own."),
     FieldDoc("control_shared_accuracy", "[K, 1]", "1", "Of the isolated baseline."),
@@ -441,6 +453,8 @@ def head_names(num_heads: int) -> list[str]:
 def head_rows(result: SeedResult) -> list[HeadRow]:
     """The results of a run, a row per head and one for the isolated baseline where there is one.
 
+    Over those clients alone that do not lie.
+
     Args:
       result: a summary, or the results of one of its seeds.
 
@@ -449,12 +463,15 @@ def head_rows(result: SeedResult) -> list[HeadRow]:
     """
     baselines = [seed.isolated_baseline for seed in result.seeds]
     found = [baseline for baseline in baselines if baseline is not None]
-    stack = np.stack
+
+    def stack(values: Iterable[np.ndarray]) -> Float[np.ndarray, "R K H"]:
+        return np.stack(list(values))[:, result.honest]
+
     return accuracy_rows(
-        stack([seed.shared_accuracy for seed in result.seeds]),
-        stack([seed.private_accuracy for seed in result.seeds]),
-        stack([one.shared_accuracy for one in found]) if len(found) == len(baselines) else None,
-        stack([one.private_accuracy for one in found]) if len(found) == len(baselines) else None,
+        stack(seed.shared_accuracy for seed in result.seeds),
+        stack(seed.private_accuracy for seed in result.seeds),
+        stack(one.shared_accuracy for one in found) if len(found) == len(baselines) else None,
+        stack(one.private_accuracy for one in found) if len(found) == len(baselines) else None,
     )
 
 

@@ -10,21 +10,24 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
 
-from mhd_jax import distill, rng
+from mhd_jax import defences, distill, rng
+from mhd_jax.attacks import Attackers
 from mhd_jax.edges import NOBODY, Edges
 from mhd_jax.exchange import Encoding, from_wire, projection, to_wire
 from mhd_jax.inputs import Batch, StepInputs
-from mhd_jax.methods import Distillation, Method
+from mhd_jax.methods import Averaging, Distillation, Method
 from mhd_jax.models.classifier import MultiHeadClassifier
 from mhd_jax.parallel import CLIENTS, DATA, Layout, gather_clients, on_mesh
 from mhd_jax.participation import Roster, put_back, take
@@ -38,9 +41,11 @@ CPU_OPTIONS = {
     "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_REDUCE"
 }
 
+ENERGY_OF_LIARS = 4.0  # standard deviations: more than honest ones reach
+
 Metrics = dict[str, tuple[Array, ...]]  # per group
-
-
+Computed = TypeVar("Computed")
+Pauses = Literal["nothing", "all", "exchange"]
 Load = Callable[[PyTree, StepInputs, Array, Array], Batch]
 
 
@@ -62,6 +67,7 @@ class StepParts:
       pauses: what a step in which distillation has no weight leaves out: "nothing", as there is
         none in the run; "all" of distillation; or "exchange" alone, where code in a branch is slow.
       embedding_width: numbers in which an embedding travels; 0 for all it has.
+      attackers: who lies and how; None where nobody does, and then nothing of it is compiled.
     """
 
     roster: Roster
@@ -74,8 +80,9 @@ class StepParts:
     num_classes: int
     replicas: int
     steps_per_call: int
-    pauses: Literal["nothing", "all", "exchange"] = "nothing"
+    pauses: Pauses = "nothing"
     embedding_width: int = 0
+    attackers: Attackers | None = None
 
     @property
     def layout(self) -> Layout:
@@ -168,24 +175,34 @@ def _one_system(
     """
     everyone, state = state, seat(parts, state, inputs)
     batch = parts.load(data, inputs, seed, state.step)
-    private = _unless_resting(
-        parts,
-        inputs.weights[0],
+    private = _where_due(
+        "all" if getattr(parts.method.when, "rests", True) else "nothing",
+        inputs.weights[0] > 0,
         lambda: _private_gradients(parts, parts.models, state.clients, batch, inputs.weights[0]),
         stats=tuple(group.stats for group in state.clients),
     )
     grads, metrics = private.grads, {"private_loss": private.losses, "loss": private.losses}
     marginals = state.marginals
     if parts.method.distillation is not None:
-        lessons = _lessons(parts, state, batch.public, inputs, seed)
+        lessons = _where_due(
+            parts.pauses,
+            _distils(inputs),
+            lambda: _distillation_gradients(parts, state, batch.public, inputs, seed),
+            marginals=state.marginals,
+        )
         marginals = lessons.marginals
         metrics |= _trunk_metrics(grads, lessons.grads)
         grads = jax.tree.map(jnp.add, grads, lessons.grads)
         metrics |= {"embedding_loss": lessons.embedding, "head_losses": lessons.heads}
+        metrics["unreadable"] = lessons.unreadable
         metrics["loss"] = jax.tree.map(jnp.add, private.losses, lessons.losses)
     clients = _update(parts, state, state.clients, grads, private.stats)
     pool = _write_pool(state.pool, clients, inputs.write)
-    clients = _average(parts, clients, inputs)
+    if parts.method.averaging is not None:
+        clients, unreadable = _average(
+            parts, parts.method.averaging, clients, inputs, seed, state.step
+        )
+        metrics["unreadable_parameters"] = unreadable
     baseline, baseline_loss = _train_baseline(parts, state, batch)
     if baseline:
         metrics["control_loss"] = baseline_loss
@@ -222,26 +239,30 @@ def _put_back(
     return clients, baseline, pool, put_back(everyone.marginals, changed[3], everywhere)
 
 
-def _unless_resting(
-    parts: StepParts, weight: Float[Array, ""], compute: Callable[[], Gradients], **kept: object
-) -> Gradients:
-    """`compute()`; in steps where its weight is 0, zeros in its place and nothing is computed.
+def _where_due(
+    pauses: Pauses, due: Bool[Array, ""] | bool, compute: Callable[[], Computed], **kept: object
+) -> Computed:
+    """`compute()`; in steps where it is not due, zeros in its place.
 
     Args:
-      parts: whose method says whether there are such steps at all.
-      weight: of this step.
+      pauses: "nothing" if it is due in every step; "all" if nothing is computed where it is not;
+        "exchange" if it is computed all the same, as code in a branch is slow there.
+      due: whether this step needs it.
       compute: gradients and what comes with them.
       **kept: fields that are not zeros then.
     """
-    if not getattr(parts.method.when, "rests", True):
+    if pauses == "nothing":
         return compute()
-    shapes = jax.eval_shape(compute)
 
-    def rest() -> Gradients:
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        return zeros._replace(**kept)
+    def rest() -> Computed:
+        zeros: Any = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(compute))
+        made: Computed = zeros._replace(**kept) if kept else zeros
+        return made
 
-    return jax.lax.cond(weight > 0, compute, rest)
+    if pauses == "all":
+        return jax.lax.cond(due, compute, rest)
+    chosen: Computed = jax.tree.map(functools.partial(jnp.where, due), compute(), rest())
+    return chosen
 
 
 # --- The objective --------------------------------------------------------------------------------
@@ -271,6 +292,7 @@ class Lessons(NamedTuple):
       losses: weighted as in the objective, [k].
       embedding: the embedding loss, [k].
       heads: the loss of every taught head, [k, m].
+      unreadable: 1 for a client whose message nobody can read, see `distill.readable`, [k].
       marginals: the moving average of every published head's mean prediction, or ().
     """
 
@@ -278,10 +300,8 @@ class Lessons(NamedTuple):
     losses: tuple[Float[Array, " k"], ...]
     embedding: tuple[Float[Array, " k"], ...]
     heads: tuple[Float[Array, "k m"], ...]
+    unreadable: tuple[Float[Array, " k"], ...]
     marginals: Any
-
-
-Gradients = TypeVar("Gradients", PrivateGradients, Lessons)
 
 
 def _private_gradients(
@@ -304,30 +324,6 @@ def _private_gradients(
     return PrivateGradients(grads, stats, losses)
 
 
-def _lessons(
-    parts: StepParts, state: State, public: Array, inputs: StepInputs, seed: Array
-) -> Lessons:
-    """`_distillation_gradients`; zeros, and no exchange, in a step that does not distil."""
-    distils = _distils(inputs)
-
-    def learn() -> Lessons:
-        return _distillation_gradients(parts, state, public, inputs, seed)
-
-    def pause() -> Lessons:
-        shapes = jax.eval_shape(learn)
-        nothing: Lessons = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        return nothing._replace(marginals=state.marginals)
-
-    if parts.pauses == "nothing":
-        return learn()
-    lessons: Lessons
-    if parts.pauses == "all":
-        lessons = jax.lax.cond(distils, learn, pause)
-    else:
-        lessons = jax.tree.map(functools.partial(jnp.where, distils), learn(), pause())
-    return lessons
-
-
 def _distillation_gradients(
     parts: StepParts, state: State, public: Array, inputs: StepInputs, seed: Array
 ) -> Lessons:
@@ -337,7 +333,7 @@ def _distillation_gradients(
     pooled = pool_predictions(parts, state.pool, inputs.versions, public)
 
     def objective(params: tuple[PyTree, ...]) -> tuple[Array, Any]:
-        embedding, heads, marginals = _distillation(
+        embedding, heads, unreadable, marginals = _distillation(
             parts, chosen, params, state, public, pooled, inputs, seed
         )
         losses = tuple(
@@ -345,7 +341,7 @@ def _distillation_gradients(
             for emb, head in zip(embedding, heads, strict=True)
         )
         total = jnp.asarray(sum(loss.sum() for loss in losses))
-        return total, (losses, embedding, heads, marginals)
+        return total, (losses, embedding, heads, unreadable, marginals)
 
     params = tuple(group.params for group in state.clients)
     grads, aux = jax.grad(objective, has_aux=True)(params)
@@ -420,21 +416,24 @@ def _distillation(
     pooled: tuple[Predictions, ...],
     inputs: StepInputs,
     seed: Array,
-) -> tuple[tuple[Float[Array, " k"], ...], tuple[Float[Array, "k m"], ...], Any]:
-    """Embedding loss and head losses of the local clients of every group; new marginals."""
+) -> tuple[
+    tuple[Float[Array, " k"], ...], tuple[Float[Array, "k m"], ...], tuple[Array, ...], Any
+]:  # fmt: skip
+    """Embedding loss, head losses and unreadable messages of the local clients; new marginals."""
     own = tuple(
         public_forward(
             parts, model, {"params": tree["model"], "batch_stats": learners.stats}, public
         )
         for model, tree, learners in zip(parts.models, params, state.clients, strict=True)
     )
-    published, marginals = read_published(parts, own, pooled, state.marginals, _distils(inputs))
-    embedding_losses, heads = [], []
+    published, marginals = read_published(parts, state, own, pooled, public, seed, _distils(inputs))
+    embedding_losses, heads, unreadable = [], [], []
     for group, student in enumerate(own):
         reads = inputs.reads[group]
         embedding_losses.append(
-            _embedding_loss(parts, group, chosen, own, params[group], published.embeddings, reads)
+            _embedding_loss(parts, group, chosen, own, params[group], published, reads)
         )
+        unreadable.append(_unreadable(parts, group, published))
         if published.scores is None:
             heads.append(jnp.zeros((len(student.embeddings), 0)))
             continue
@@ -448,7 +447,13 @@ def _distillation(
                 loss=chosen.loss, temperature=chosen.temperature,
             )
         )  # fmt: skip
-    return tuple(embedding_losses), tuple(heads), marginals
+    return tuple(embedding_losses), tuple(heads), tuple(unreadable), marginals
+
+
+def _unreadable(parts: StepParts, group: int, published: Published) -> Float[Array, " k"]:
+    """1 for a local client of whose message nothing can be read."""
+    by_client = published.readable.reshape(parts.places.num_clients, -1).any(axis=1)
+    return 1.0 - by_client[parts.roster.own(group)]
 
 
 class Published(NamedTuple):
@@ -458,23 +463,31 @@ class Published(NamedTuple):
       scores: aligned if the method aligns; None where no predictions are published.
       embeddings: per group, in `StepParts.embedding_width` dimensions if that is not 0.
       energy: where it is published.
+      readable: whose message can be read, see `distill.readable`; the rest of it is blank.
       fresh: the publishers are the students' own present states; otherwise snapshots.
     """
 
     scores: Float[Array, "N B h C"] | None
     embeddings: tuple[Float[Array, "N B w"], ...]
     energy: Float[Array, "N B h"] | None
+    readable: Bool[Array, " N"]
     fresh: bool
 
 
 def read_published(
     parts: StepParts,
+    state: State,
     own: tuple[Predictions, ...],
     pooled: tuple[Predictions, ...],
-    marginals: Any,
+    public: Array,
+    seed: Array,
     distils: Bool[Array, ""] | bool = True,
 ) -> tuple[Published, Any]:
-    """Publishes (the snapshots where there are any) and aligns; with it the new marginals."""
+    """Publishes (the snapshots where there are any) and aligns; with it the new marginals.
+
+    Liars have their say in between, and what cannot be read is dropped.
+    """
+    marginals = state.marginals
     chosen = parts.method.distillation
     assert chosen is not None
     shown = jax.lax.stop_gradient(pooled or own)
@@ -482,10 +495,57 @@ def read_published(
         sent = _publish_if(parts, chosen, shown, distils)
     else:
         sent = publish(parts, chosen, shown)
+    if parts.attackers is not None:
+        sent = _with_lies(parts, parts.attackers, sent, public, seed, state.step)
+    sent = _readable_part(parts, chosen, sent)
     if sent.scores is None or not chosen.alignment:
         return sent._replace(fresh=not pooled), marginals
     scores, marginals = _align(parts, chosen, sent.scores, marginals)
     return sent._replace(scores=scores, fresh=not pooled), marginals
+
+
+def _with_lies(
+    parts: StepParts, liars: Attackers, sent: Published, public: Array, seed: Array, step: Array
+) -> Published:
+    """What liars say in the place of what they computed, as far as the encoding can carry it."""
+    layout, key = parts.layout, rng.stream(seed, "attack", step)
+    scores, energy = sent.scores, sent.energy
+    if scores is not None:
+        told = liars.on_predictions(scores, layout.num_clients, public, key, step)
+        carried = parts.encoding.decode(parts.encoding.encode(told), parts.num_classes)
+        scores = liars.only_lies(carried, scores, layout.num_clients, step)
+    if energy is not None:
+        boast = jnp.full_like(energy, ENERGY_OF_LIARS)
+        energy = liars.only_lies(boast, energy, layout.num_clients, step)
+    embeddings = []
+    for first, size, values in zip(layout.offsets, layout.groups, sent.embeddings, strict=False):
+        ids = np.repeat(first + np.arange(size), len(values) // size)
+        embeddings.append(liars.on_vectors(values, ids, key, step))
+    return sent._replace(scores=scores, energy=energy, embeddings=tuple(embeddings))
+
+
+def _readable_part(parts: StepParts, chosen: Distillation, sent: Published) -> Published:
+    """Blanks whole messages of which any part cannot be read."""
+    readable = sent.readable
+    if sent.scores is not None:
+        readable &= distill.readable(sent.scores, logits=chosen.mixes_logits)
+    if sent.energy is not None:
+        readable &= jnp.isfinite(sent.energy).all(axis=(1, 2))
+    if sent.embeddings:
+        finite = [jnp.isfinite(values).all(axis=(1, 2)) for values in sent.embeddings]
+        readable &= jnp.concatenate(finite)
+    uniform = 0.0 if chosen.mixes_logits else -math.log(parts.num_classes)
+    sizes = np.cumsum([len(values) for values in sent.embeddings])[:-1]
+    shares = jnp.split(readable, sizes) if sent.embeddings else ()
+    return sent._replace(
+        readable=readable,
+        scores=None if sent.scores is None else distill.blank(sent.scores, readable, uniform),
+        energy=None if sent.energy is None else distill.blank(sent.energy, readable, 0.0),
+        embeddings=tuple(
+            distill.blank(values, share, 0.0)
+            for values, share in zip(sent.embeddings, shares, strict=True)
+        ),
+    )
 
 
 def _align(
@@ -512,13 +572,18 @@ def candidates_of(
     assert chosen is not None and published.scores is not None
     num_rows, own = student.scores.shape[0], parts.roster.own(group)
     reads, scores, energy = inputs.reads[group], published.scores, published.energy
+    readable = published.readable
     shares = inputs.label_shares if inputs.label_shares.size else None
     if shares is not None:
         shares = jnp.repeat(shares, len(scores) // len(shares), axis=0)
-    if chosen.include_self and not published.fresh:
-        # One's own present state is no snapshot: it joins the candidates in front.
+    if published.fresh:
+        present = scores[own]
+    else:
         mine = jax.lax.stop_gradient(read_heads(chosen, student))
         present = _align(parts, chosen, mine.scores)[0] if chosen.alignment else mine.scores
+    if chosen.include_self and not published.fresh:
+        # One's own present state is no snapshot: it joins the candidates in front.
+        readable = jnp.concatenate([jnp.ones(num_rows, bool), readable])
         scores = jnp.concatenate([present, scores], axis=0)
         if energy is not None and mine.energy is not None:
             energy = jnp.concatenate([mine.energy, energy], axis=0)
@@ -530,7 +595,7 @@ def candidates_of(
     return distill.candidates_along(
         scores, below, reads if chain and chosen.same_rank else None,
         student.scores.shape[2] - 1 if chain else 1, energy=energy, label_shares=shares,
-        ids=_publishers(parts, inputs, len(scores)),
+        ids=_publishers(parts, inputs, len(scores)), readable=readable, own=present,
     )  # fmt: skip
 
 
@@ -555,7 +620,7 @@ def _embedding_loss(
     chosen: Distillation,
     own: tuple[Predictions, ...],
     params: PyTree,
-    embeddings: Sequence[Float[Array, "N B w"]],
+    published: Published,
     reads: Edges,
 ) -> Float[Array, " k"]:
     """Embedding loss of one group against all; a learned linear map where widths differ."""
@@ -563,12 +628,12 @@ def _embedding_loss(
     if not chosen.nu_emb:
         return total
     start = 0
-    for peers, theirs in zip(own, embeddings, strict=True):
+    for peers, theirs in zip(own, published.embeddings, strict=True):
         mine, width = own[group].embeddings, peers.embeddings.shape[-1]
         if mine.shape[-1] != width:
             mine = jnp.einsum("kbd,kde->kbe", mine, params["projections"][f"to_{width}"])
         mine = _projected(parts, mine)
-        total = total + distill.embedding_loss_along(mine, theirs, reads, start)
+        total = total + distill.embedding_loss_along(mine, theirs, reads, published.readable, start)
         start += theirs.shape[0]
     return total
 
@@ -604,10 +669,12 @@ def publish(
                 energies.append(floats(read.energy))
         if chosen.nu_emb:
             embeddings.append(floats(_projected(parts, own.embeddings)))
+    count = sum(len(values) for values in scores or embeddings)
     return Published(
         scores=jnp.concatenate(scores) if scores else None,
         embeddings=tuple(embeddings),
         energy=jnp.concatenate(energies) if energies else None,
+        readable=jnp.ones(count, bool),
         fresh=True,
     )
 
@@ -624,13 +691,9 @@ def _publish_if(
         sent = publish(parts, chosen, predictions)
         return sent.scores, sent.embeddings, sent.energy
 
-    def silence() -> tuple[Any, Any, Any]:
-        shapes = jax.eval_shape(exchange)
-        zeros: tuple[Any, Any, Any] = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        return zeros
-
-    scores, embeddings, energy = jax.lax.cond(distils, exchange, silence)
-    return Published(scores, embeddings, energy, fresh=True)
+    scores, embeddings, energy = _where_due("all", distils, exchange)
+    count = sum(len(values) for values in ([scores] if scores is not None else embeddings))
+    return Published(scores, embeddings, energy, jnp.ones(count, bool), fresh=True)
 
 
 def read_heads(chosen: Distillation, predictions: Predictions) -> Predictions:
@@ -712,28 +775,50 @@ def _train_baseline(
 
 
 def _average(
-    parts: StepParts, clients: tuple[Learners, ...], inputs: StepInputs
-) -> tuple[Learners, ...]:
-    """Mixes parameters and statistics over clients where an average is due.
+    parts: StepParts,
+    averaging: Averaging,
+    clients: tuple[Learners, ...],
+    inputs: StepInputs,
+    seed: Array,
+    step: Array,
+) -> tuple[tuple[Learners, ...], tuple[Float[Array, " k"], ...]]:
+    """Mixes parameters and statistics over clients where an average is due; see `AGGREGATORS`.
 
-    theta_i <- sum_j M_ij theta_j. Optimiser states stay local. This, and only this, sends
-    parameters between clients; methods without averaging have no such collective.
+    Optimiser states stay local. This, and only this, sends parameters between clients; methods
+    without averaging have no such collective. Clients whose parameters are not all finite are
+    read by nobody; they are 1 in the second result.
     """
-    if parts.method.averaging is None:
-        return clients
     (group,), size = clients, parts.layout.num_clients
+    rows = parts.roster.own(0)
 
-    def mix(tree: PyTree) -> PyTree:
-        return jax.tree.map(
-            lambda x: jnp.einsum("ij,j...->i...", inputs.mixing, gather_clients(x)[:size]), tree
+    def mix(tree: PyTree) -> tuple[PyTree, Array]:
+        everyone = jax.tree.map(lambda x: gather_clients(x)[:size], tree)
+        if parts.attackers is not None:
+            everyone = _with_false_parameters(parts.attackers, everyone, seed, step)
+        mixed, readable = defences.aggregate(
+            tree, everyone, inputs.mixing, averaging.rule, averaging.trim
         )
+        return mixed, 1.0 - readable[rows]
 
     values = (group.params, group.stats)
-    params, stats = jax.lax.cond(inputs.average, mix, lambda tree: tree, values)
+    nothing = jnp.zeros(len(rows))
+    (params, stats), unreadable = jax.lax.cond(
+        inputs.average, mix, lambda tree: (tree, nothing), values
+    )
     opt_state = group.opt_state
-    if parts.method.averaging.reset_momentum:
+    if averaging.reset_momentum:
         opt_state = jax.tree.map(lambda x: _zero_floats(x, inputs.average), opt_state)
-    return (Learners(params, stats, opt_state),)
+    return (Learners(params, stats, opt_state),), (unreadable,)
+
+
+def _with_false_parameters(liars: Attackers, everyone: PyTree, seed: Array, step: Array) -> PyTree:
+    """Parameters [K, ...] as readers get them, leaf by leaf."""
+    leaves, tree = jax.tree.flatten(everyone)
+    told = [
+        liars.on_vectors(leaf, np.arange(len(leaf)), rng.stream(seed, "attack", step, index), step)
+        for index, leaf in enumerate(leaves)
+    ]
+    return jax.tree.unflatten(tree, told)
 
 
 def _zero_floats(x: Array, where: Bool[Array, ""]) -> Array:

@@ -39,8 +39,11 @@ from mhd_jax.runtime.workdir import Workdir
 from mhd_jax.state import State
 from mhd_jax.step import Metrics
 
-LESSONS = ("embedding_loss", "head_losses", "distillation_gradient", "gradient_cosine")
+LESSONS = (
+    "embedding_loss", "head_losses", "distillation_gradient", "gradient_cosine", "unreadable",
+)  # fmt: skip
 """Metrics that steps without distillation do not have."""
+UNREADABLE = ("unreadable", "unreadable_parameters")
 LAST_HEAD = "last_head_accuracy"
 TURNS_LOOKED_AT = 100  # graphs of a changing sequence that warnings at the start are about
 
@@ -303,6 +306,11 @@ class Run:
         speed = (step - self.first_step) / max(self.seconds_training, 1e-9)
         sent = self.experiment.ledger.sent(step)
         vitals, lines = self.monitor.look(self.state, step)
+        for name in UNREADABLE:
+            shares = np.nan_to_num(means.get(name, np.zeros(0)))  # of the absent: nothing
+            lines += self.monitor.watch.unreadable(step, shares)
+            if not shares.any():
+                means.pop(name, None)
         self._write(step, {"steps_per_second": speed, **means, **vitals, "bytes_sent": sent})
         self.progress.update(step)
         self._say(lines)
@@ -312,7 +320,8 @@ class Run:
         found = self.experiment.evaluator.evaluate(self.state)
         self._evaluation, self._evaluated = found, step
         values = {"shared_accuracy": found.shared[0], "private_accuracy": found.private[0]}
-        values[LAST_HEAD] = found.shared[..., -1].mean(axis=1)
+        honest = self.experiment.honest
+        values[LAST_HEAD] = found.shared[:, honest, -1].mean(axis=1)
         self._accuracies.append((step, values[LAST_HEAD].tolist()))
         if found.baseline is not None:
             values["control_shared_accuracy"] = found.baseline[0][0]
@@ -324,14 +333,15 @@ class Run:
         for name, value in found.metrics.items():
             values[f"metrics/{name}"] = value[0]
         self._write(step, values)
-        heads = found.shared.mean(axis=(0, 1))
+        heads = found.shared[:, honest].mean(axis=(0, 1))
         shown = {"β_sh main": heads[0]}
         if len(heads) > 1:
             shown[f"β_sh aux {len(heads) - 1}"] = heads[-1]
-        shown["β_priv main"] = found.private[..., 0].mean()
+        shown["β_priv main"] = found.private[:, honest, 0].mean()
         self.progress.update(step, {name: float(value) for name, value in shown.items()})
         if found.baseline is not None:
-            self._say(self.monitor.compare(step, found.private[0], found.baseline[1][0]))
+            private, alone = found.private[0][honest], found.baseline[1][0][honest]
+            self._say(self.monitor.compare(step, private, alone))
 
     def _say(self, lines: Sequence[str]) -> None:
         for line in lines:
@@ -499,6 +509,7 @@ def _seed_values(experiment: Experiment, found: Evaluation, index: int) -> dict[
         "own_test_accuracy": None if found.own is None else found.own[index],
         "isolated_baseline": baseline,
         "metrics": {name: value[index] for name, value in found.metrics.items()},
+        "liars": np.flatnonzero(~experiment.honest).tolist(),
         "class_accuracy": found.correct[index] / np.maximum(experiment.evaluator.count, 1),
         "label_histogram": experiment.evaluator.histograms[index],
         "primary_labels": partition.primary,

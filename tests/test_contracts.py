@@ -8,6 +8,7 @@ that its author gets. The last part installs a package with pieces of its own.
 
 from __future__ import annotations
 
+import functools
 import subprocess
 import sys
 import textwrap
@@ -96,7 +97,7 @@ def test_teacher_rule(name: str) -> None:
     shares = jnp.full((N, C), 1 / C)
 
     def choose(scores: jax.Array) -> distill.Choice:
-        candidates = Candidates(scores, allowed, M, label_shares=shares)
+        candidates = Candidates(scores, allowed, M, label_shares=shares, own=scores[:K])
         return RULES.get(name)(candidates, distill.max_prob(scores), keys())
 
     def numbers(scores: jax.Array) -> jax.Array:
@@ -112,27 +113,39 @@ def test_teacher_rule(name: str) -> None:
     is_index = jnp.issubdtype(choice.dtype, jnp.integer)
     check_function(numbers, scores, (K, B, M) if is_index else (K, N, B, M))
     np.testing.assert_array_equal(choose(scores), choice)  # a function of its arguments alone
-    if is_index:  # thresholds may leave a sample without a teacher
-        assert np.isin(choice[0], [1, 2] + [-1] * (name == "class_thresholds")).all()
+    if is_index:  # thresholds and caps may leave a sample without a teacher
+        nobody = name in ("class_thresholds", "capped")
+        assert np.isin(choice[0], [1, 2] + [-1] * nobody).all()
         assert (choice[1] == -1).all()
     else:
         np.testing.assert_allclose(choice[0].sum(axis=0), 1, rtol=1e-6)
         assert (choice[0, 0] == 0).all() and (choice[1] == 0).all()
 
 
-@pytest.mark.parametrize("loss", ["cross_entropy", *own(LOGIT_LOSSES)])
 @pytest.mark.parametrize("rule", own(RULES))
-def test_losses_under_every_rule(rule: str, loss: str) -> None:
+def test_losses_under_every_rule(rule: str) -> None:
+    """Every loss in one program: its values, with another batch under `vmap`, its gradient."""
     allowed = jnp.array([[False, True, True], [False, False, False]])
     teachers, shares = log_probs(0, N, B, M, C), jnp.full((N, C), 1 / C)
 
-    def losses(student: jax.Array) -> jax.Array:
-        candidates = Candidates(teachers, allowed, M, label_shares=shares)
+    def losses(loss: str, student: jax.Array) -> jax.Array:
+        candidates = Candidates(teachers, allowed, M, label_shares=shares, own=teachers[:K])
         return distill.head_losses(student, candidates, keys(), rule=rule, loss=loss)
 
+    def everything(loss: str, students: jax.Array) -> Any:
+        function = functools.partial(losses, loss)
+        gradient = jax.grad(lambda x: function(x).sum())(students[0])
+        return [function(one) for one in students], jax.vmap(function)(students), gradient
+
     student = log_probs(5, K, B, M, C)
-    check_function(losses, student, (K, M))
-    assert (losses(student)[0] > 0).all() and (losses(student)[1] == 0).all()
+    students = jnp.stack([student, jnp.roll(student, 1, axis=0)])
+    names = ["cross_entropy", *own(LOGIT_LOSSES)]
+    for found in jax.jit(lambda x: [everything(loss, x) for loss in names])(students):
+        one_by_one, together, gradient = found
+        assert together.shape == (2, K, M)
+        np.testing.assert_allclose(together, jnp.stack(one_by_one), rtol=1e-6, atol=1e-6)
+        assert jnp.isfinite(together).all() and jnp.isfinite(gradient).all()
+        assert (together[0, 0] > 0).all() and (together[0, 1] == 0).all()
 
 
 @pytest.mark.parametrize("name", own(HEADS))

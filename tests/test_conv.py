@@ -18,7 +18,7 @@ from jax.sharding import PartitionSpec as P
 
 from mhd_jax.models.conv import AUTO, LAYOUT, Conv, Geometry, resolve, stacked_convolution
 
-LOWERINGS = ("auto", "grouped", "unrolled", "looped", "matmul")
+LOWERINGS = ("auto", "grouped", "unrolled", "looped")
 CLIENTS, BATCH, CHANNELS, FEATURES = 4, 2, 3, 5
 Convolution = Callable[[jax.Array, jax.Array], jax.Array]
 
@@ -138,7 +138,7 @@ def test_auto_is_a_choice_for_every_platform() -> None:
     for platform, lowering in AUTO.items():
         with mock.patch.object(jax, "default_backend", lambda platform=platform: platform):
             assert resolve("auto") == lowering in LOWERINGS[1:]
-            assert resolve("matmul") == "matmul"
+            assert resolve("looped") == "looped"
     with mock.patch.object(jax, "default_backend", lambda: "another"):
         assert resolve("auto") == AUTO["gpu"]
 
@@ -153,7 +153,6 @@ def test_unrolled_has_no_grouped_convolution() -> None:
 
     assert groups("unrolled") == groups("looped") == {1}
     assert CLIENTS in groups("grouped")
-    assert groups("matmul") == set()
 
 
 @pytest.mark.parametrize("stride", [1, 2])

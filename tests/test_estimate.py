@@ -21,8 +21,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @pytest.fixture(scope="module", params=[1, 2])
 def planned(request):
-    config = small.config(parallel__client_devices=request.param)
-    return estimate.estimate(config, 2**30), small.build(parallel__client_devices=request.param)
+    config = small.config(parallel__client_devices=request.param, isolated_baseline=True)
+    return estimate.estimate(config, 2**30), experiment_lib.build(config)
 
 
 def test_state_is_that_of_the_run(planned):

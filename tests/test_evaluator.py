@@ -17,7 +17,10 @@ from tests import reference, small
 @pytest.mark.parametrize("devices", [(1, 1), (2, 2)])
 def test_each_test_sample_counts_once(chunk, devices, monkeypatch):
     monkeypatch.setattr(evaluator, "TEST_CHUNK", chunk)
-    experiment = small.build(parallel__client_devices=devices[0], parallel__data_devices=devices[1])
+    experiment = small.build(
+        parallel__client_devices=devices[0], parallel__data_devices=devices[1],
+        isolated_baseline=True,
+    )  # fmt: skip
     state = experiment.init_state()
     dispatched = mock.Mock(wraps=evaluate.InFlight())
     monkeypatch.setattr(evaluate, "InFlight", lambda: dispatched)

@@ -222,7 +222,9 @@ def _gathered_bytes(experiment) -> int:
 )
 def test_the_ledger_counts_what_the_compiled_program_gathers(changes):
     width = {} if "clients__models" not in changes else {"model__width": 0}
-    experiment = small.build(parallel__client_devices=2, **changes, **width)
+    experiment = small.build(
+        parallel__client_devices=2, isolated_baseline=False, **changes, **width
+    )
     assert _gathered_bytes(experiment) == experiment.ledger.predictions.sum()
 
 

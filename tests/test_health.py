@@ -110,3 +110,11 @@ def test_main_heads_behind_their_baseline_are_told_with_the_worst_client():
     (line,) = watch.compare(7, private, baseline)
     assert "0.10 behind" in line and "client 1 most, 0.70 against 0.90" in line
     assert watch.compare(8, private, baseline) == []
+
+
+def test_whose_messages_are_dropped_is_told_once_by_number():
+    watch = health.Watch(patience=100)
+    assert watch.unreadable(1, np.zeros(0)) == [] == watch.unreadable(1, np.zeros(K))
+    (line,) = watch.unreadable(2, np.array([0, 0, 0.5, 0]))
+    assert line.startswith("step 2: what client 2 sends is not finite") and "50%" in line
+    assert watch.unreadable(3, np.array([0, 0, 1.0, 0])) == []

@@ -16,9 +16,10 @@ PACKAGE = Path(mhd_jax.__file__).parent
 LAYERS = (
     ("errors", "files", "rng", "trees"),
     ("config", "edges", "registry"),
-    ("config_bases", "graph", "inputs", "models", "parallel"),
+    ("attacks", "config_bases", "graph", "inputs", "models", "parallel"),
     ("participation",),
     ("data", "distill", "results"),
+    ("defences",),
     ("health", "methods", "state"),
     ("evaluate", "exchange"),
     ("evaluator", "schedule", "step"),

@@ -31,17 +31,10 @@ def _run(*arguments: str) -> subprocess.CompletedProcess:
 )
 @pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # how absl loads a config
 def test_a_mistyped_setting_ends_in_one_line(argument, message, capsys):
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit, match="^1$"):
         main.parse_flags(["main", "--config=configs/digits.py", argument])
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"ConfigError: {message}")
-
-
-def test_a_mistyped_setting_is_refused_before_any_work(tmp_path):
-    done = _run("--config=configs/digits.py", "--config.distill.nu_au=1", f"--workdir={tmp_path}/x")
-    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
-    assert "did you mean distill.nu_aux" in done.stderr
-    assert not (tmp_path / "x").exists()
 
 
 @pytest.mark.parametrize(
@@ -70,9 +63,10 @@ main.run()
 
 
 def test_a_bad_value_ends_in_one_line(tmp_path):
-    done = _run("--config=configs/digits.py", "--config.graph.name=cylce", f"--workdir={tmp_path}")
-    assert done.returncode == 1
-    assert "Traceback" not in done.stderr
+    workdir = tmp_path / "x"
+    done = _run("--config=configs/digits.py", "--config.graph.name=cylce", f"--workdir={workdir}")
+    assert done.returncode == 1 and not workdir.exists()
+    assert "Traceback" not in done.stderr and len(done.stderr.splitlines()) == 1
     assert "graph.name = 'cylce': expected one of" in done.stderr
     assert "did you mean 'cycle'?" in done.stderr
 
@@ -82,8 +76,6 @@ def test_the_smoke_config_ends_with_the_table(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "shared accuracy" in done.stdout and "isolated" in done.stdout
     assert (tmp_path / "report.html").exists()
-    again = _run("--config=configs/digits.py:smoke", f"--workdir={tmp_path}")
-    assert again.returncode == 0 and "finished" in again.stdout
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "configs").glob("*.py")), ids=lambda f: f.stem)

@@ -19,8 +19,9 @@ from tests import reference, small
 
 
 def looked(step=3, **changes):
+    """What is seen of the initial state: which one it is does not matter here."""
     experiment = small.build(**changes)
-    state, _ = small.run(experiment)
+    state = experiment.init_state()
     return experiment, state, *Monitor(experiment).look(state, step)
 
 
@@ -76,7 +77,8 @@ def test_every_way_of_teaching_can_be_looked_at(changes, plain):
 
 def test_public_labels_reach_the_report_and_no_parameter(plain):
     """Other labels of the public set: another accuracy of teachers, the same bits of parameters."""
-    _, expected, values, _ = plain
+    experiment, initial, values, _ = plain
+    expected, _ = small.run(experiment)
     source = sources.source(small.config().data)
     public = experiment_lib.build(small.config()).federations[0].public_indices
     labels = source.train.labels.copy()
@@ -84,7 +86,7 @@ def test_public_labels_reach_the_report_and_no_parameter(plain):
     train = sources.ArraySplit(sources.load_all(source.train), labels)
     made = experiment_lib.build(small.config(), (dataclasses.replace(source, train=train), None))
     state, _ = small.run(made)
-    found, _ = Monitor(made).look(state, 3)
+    found, _ = Monitor(made).look(initial, 3)
     for ours, theirs in zip(jax.tree.leaves(state), jax.tree.leaves(expected), strict=True):
         np.testing.assert_array_equal(ours, theirs)
     assert not np.allclose(found["teacher_accuracy"], values["teacher_accuracy"])

@@ -226,10 +226,13 @@ def test_a_trace_that_cannot_be_is_refused(tmp_path, rows, message):
         roster(clients__trace=str(tmp_path / "none.csv"))
 
 
-def test_averaging_needs_everybody():
+def test_averages_and_liars_need_everybody():
     with pytest.raises(ConfigError, match=r"clients\.active = 0\.5: .*fedavg averages"):
         small.build(method="fedavg", clients__active=0.5)
     assert not small.build(method="supervised", clients__active=0.5).parts.roster.attendances
+    lies = {"attack__name": "constant", "attack__clients": (1,)}
+    with pytest.raises(ConfigError, match=r"clients\.active = 0\.5: .*attack\.clients lie"):
+        small.build(clients__active=0.5, **lies)
 
 
 # --- What the host makes of it --------------------------------------------------------------------

@@ -170,13 +170,18 @@ def _finish_as(alone: Path, workdir: Path, count: int) -> list[tuple[str, str]]:
     with _workers(workdir, SETTINGS, count) as workers:
         said = [worker.communicate(timeout=450) for worker in workers]
         assert [worker.returncode for worker in workers] == [0] * count, said
+    _same_end(alone, workdir, f"{count} processes")
+    return said
+
+
+def _same_end(alone: Path, workdir: Path, mesh: str) -> None:
+    """The run in `workdir` ended with the numbers of the run of one process."""
     expected, found = (json.loads((path / "summary.json").read_text()) for path in (alone, workdir))
     for name in ("shared_accuracy", "private_accuracy", "class_accuracy", "partition_hash"):
         np.testing.assert_array_equal(found[name], expected[name])
-    assert f"{count} processes" in found["mesh"]
+    assert mesh in found["mesh"]
     for ours, theirs in zip(_parameters(workdir), _parameters(alone), strict=True):
         np.testing.assert_array_equal(ours, theirs)
-    return said
 
 
 @pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
@@ -195,7 +200,8 @@ def test_many_processes_are_one_run(alone, tmp_path, count):
     assert (tmp_path / "report.html").exists()
 
 
-def test_one_of_two_dies_and_four_go_on_to_the_same_end(alone, tmp_path):
+@pytest.mark.parametrize("count", [1, pytest.param(4, marks=pytest.mark.slow)])
+def test_one_of_two_dies_and_another_number_goes_on_to_the_same_end(alone, tmp_path, count):
     with _workers(tmp_path, SETTINGS, 2, dies=4) as workers:
         assert workers[1].wait(timeout=240) == -signal.SIGKILL, workers[1].communicate()
         out, err = workers[0].communicate(timeout=60)
@@ -203,7 +209,11 @@ def test_one_of_two_dies_and_four_go_on_to_the_same_end(alone, tmp_path):
     assert "ProcessLost: process 0 of 2 lost another one" in err
     assert "checkpoint 3 is there. Start the same command on all hosts again" in err
     assert _steps(tmp_path) == [3]
-    _finish_as(alone, tmp_path, 4)
+    if count > 1:
+        _finish_as(alone, tmp_path, count)
+    else:
+        train.train_and_evaluate(small.config(**SETTINGS), tmp_path, with_report=False)
+        _same_end(alone, tmp_path, "cpu devices")
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ README that install, word for word.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import re
 import shlex
@@ -18,7 +19,7 @@ import matplotlib.figure
 import pytest
 
 import mhd_jax
-from mhd_jax import api, config
+from mhd_jax import api, config, train
 from mhd_jax import experiment as experiment_lib
 from tests import small
 
@@ -57,6 +58,8 @@ def registries(monkeypatch: pytest.MonkeyPatch) -> None:
 def quick_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     """Makes `mhd_jax.fit` train a few steps of a small run, with the settings given."""
     fit = mhd_jax.fit
+    without_report = functools.partial(train.train_and_evaluate, with_report=False)
+    monkeypatch.setattr(train, "train_and_evaluate", without_report)
 
     def quick(settings: dict[str, Any], **pieces: Any) -> mhd_jax.Run:
         made = small.config()

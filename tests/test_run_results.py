@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mhd_jax import results, train
+from mhd_jax.reporting import terminal
 from mhd_jax.results import Summary
 from tests import small
 from tests.synthetic import changed, synthetic_run
@@ -24,6 +25,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two seeds, with a further metric and a graph that changes."""
     folder = tmp_path_factory.mktemp("run")
     config = small.config(num_seeds=2, metrics=("worst_class",), train__steps=4,
+                          isolated_baseline=True,
                           train__log_every=2, train__eval_every=2, graph__every=1,
                           bytes_to=(0.01, 0.12, 1.0),
                           graph__sequence=("cycle", "star"))  # fmt: skip
@@ -53,7 +55,8 @@ def test_every_key_of_the_files_is_described(run: Path) -> None:
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     keys = {re.sub("^metrics/.*", "metrics/<name>", key) for line in lines for key in line}
     own = {"own_test_accuracy", "control_own_test_accuracy"}  # where clients have test samples
-    assert keys == docs["metrics.jsonl"] - own
+    dropped = {"unreadable", "unreadable_parameters"}  # where messages are
+    assert keys == docs["metrics.jsonl"] - own - dropped
 
 
 @pytest.mark.parametrize("file", results.describe_fields())
@@ -192,3 +195,16 @@ def test_hops_of_a_changing_graph_count_along_its_union() -> None:
     both = changed(summary, adjacency_union=summary.adjacency | summary.adjacency.T)
     assert max(results.hop_table(summary).distances) > 4
     assert max(results.hop_table(both).distances) <= 4
+
+
+def test_liars_are_kept_and_left_out_of_the_means() -> None:
+    summary, _ = synthetic_run(num_clients=4, replicas=2)
+    replicas = [seed.to_json() | {"liars": [1]} for seed in summary.seeds]
+    told = changed(summary, liars=[1], replicas=replicas)
+    assert Summary.from_json(told.to_json()).liars == [1]
+    honest = np.stack([seed.shared_accuracy for seed in told.seeds])[:, [0, 2, 3]]
+    (first, *_) = results.head_rows(told)
+    assert first.shared.mean == pytest.approx(honest[..., 0].mean())
+    assert first.shared.max == honest[..., 0].max()
+    assert first.shared_gain is not None
+    assert "over 3 clients that do not lie" in terminal.final_table(told)

@@ -53,8 +53,8 @@ def test_a_cell_may_have_a_config_of_its_own() -> None:
 def test_isolated_clients_are_the_baseline_of_a_run_up_to_rounding() -> None:
     """Why a run of them may stand in for the isolated baseline of every run that shares it."""
     together, alone = (
-        small.build(heads__aux=1),
-        small.build(method="isolated", isolated_baseline=False),
+        small.build(heads__aux=1, isolated_baseline=True),
+        small.build(method="isolated"),
     )
     state, lonely = (small.run(made, calls=2)[0] for made in (together, alone))
     for baseline, client in zip(

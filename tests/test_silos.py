@@ -59,7 +59,7 @@ def pieces() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def run(pieces: None) -> mhd_jax.Run:
     """Three clients with names and test samples of their own."""
-    return mhd_jax.fit(small.config(), source=silos())
+    return mhd_jax.fit(small.config(isolated_baseline=True), source=silos())
 
 
 # --- Clients from arrays --------------------------------------------------------------------------

@@ -76,7 +76,7 @@ def test_losses_of_a_step_equal_the_reference(changes):
 
 
 def test_control_group_is_the_isolated_method():
-    together = small.build()
+    together = small.build(isolated_baseline=True)
     alone = small.build(method="isolated")
     state, _ = small.run(together)
     isolated, _ = small.run(alone)
@@ -86,19 +86,25 @@ def test_control_group_is_the_isolated_method():
         np.testing.assert_allclose(ours, theirs, atol=1e-7)  # two programs round differently
 
 
+FIFTY = {"train__steps": 50, "train__log_every": 50, "train__eval_every": 50,
+         "train__checkpoint_every": 50}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def on_one_device():
+    experiment = small.build(**FIFTY)
+    return small.clients(experiment, small.run(experiment)[0])
+
+
 @pytest.mark.parametrize(
     "devices", [(2, 1), (4, 1), (3, 1), (2, 2)], ids=["2", "4", "3 with inert rows", "2 x 2"]
 )
-def test_any_number_of_devices_gives_the_same_parameters(devices):
-    steps = {"train__steps": 50, "train__log_every": 50, "train__eval_every": 50,
-             "train__checkpoint_every": 50}  # fmt: skip
-    one = small.build(**steps)
+def test_any_number_of_devices_gives_the_same_parameters(devices, on_one_device):
     many = small.build(
-        parallel__client_devices=devices[0], parallel__data_devices=devices[1], **steps
+        parallel__client_devices=devices[0], parallel__data_devices=devices[1], **FIFTY
     )
-    expected, _ = small.run(one)
     found, _ = small.run(many)
-    for ours, theirs in zip(small.clients(many, found), small.clients(one, expected), strict=True):
+    for ours, theirs in zip(small.clients(many, found), on_one_device, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-6)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from experiments import abstract, digits_claims
+from experiments import abstract, digits_claims, liars
 from experiments.all import STUDIES
 from experiments.harness.presets import PRESETS, ROOT, preset
 from experiments.harness.runs import cell_configs
@@ -18,7 +18,7 @@ from tests.invented import record
 def test_every_cell_of_every_study_is_a_legal_setting(name: str) -> None:
     if not (ROOT / PRESETS[name].config.partition(":")[0]).exists():
         pytest.skip(f"{PRESETS[name].config} is not there")
-    for study in STUDIES:
+    for study in (*STUDIES, liars.STUDY):
         cells = study.cells(preset(name))
         assert len({cell.name for cell in cells}) == len(cells), study.name
         for cell in cells:

@@ -129,8 +129,8 @@ def config_trains(file: Path, context: Context) -> dict[str, Any]:
 
 def _random_images(config: Any) -> experiment_lib.DataSets | None:
     """Random images, a few of each class, for the data sets that have to be prepared."""
-    if config.data.name == "digits":
-        return None
+    if config.data.name == "digits" or config.data.name not in estimate.KNOWN:
+        return None  # scikit-learn brings them
     classes = estimate.KNOWN[config.data.name][0]
     draw, count = np.random.default_rng(0), 4 * classes
     shape = (config.data.image_size, config.data.image_size, 3)

@@ -23,7 +23,7 @@ from experiments.benchmarks.timing import Benchmark, Case, Effort, Record
 from experiments.harness import tables
 from experiments.harness.records import cores
 
-LOWERINGS = ("unrolled", "looped", "matmul", "grouped")
+LOWERINGS = ("unrolled", "looped", "grouped")
 SPREAD = "a device a core"  # unrolled, clients spread over as many CPU devices as there are cores
 TORCH = "torch"
 CLIENTS = (4, 8, 16)

@@ -22,7 +22,15 @@ from mhd_jax.results import Summary
 from mhd_jax.runtime.workdir import FREE_SETTINGS, Workdir, to_json
 
 # What a client that exchanges nothing does not depend on.
-_ONLY_FOR_EXCHANGE = ("graph.*", "exchange.*", "distill.*", "average.*", "rounds.*", "heads.aux")
+_ONLY_FOR_EXCHANGE = (
+    "graph.*",
+    "exchange.*",
+    "distill.*",
+    "average.*",
+    "rounds.*",
+    "attack.*",
+    "heads.aux",
+)
 
 
 def run_key(config: ml_collections.ConfigDict) -> str:

@@ -205,13 +205,20 @@ class Record:
             raise ValueError(f"{self.study}/{self.cell} diverged: {self.diverged}")
         return self.found
 
+    @property
+    def honest(self) -> Bool[np.ndarray, " K"]:
+        """Which clients do not lie; the only one, of a pooled model."""
+        liars = self.config.get("attack", {}).get("clients", ())
+        return ~np.isin(np.arange(self.results.shared_accuracy.shape[1]), liars)
+
     def accuracy(self, kind: Kind) -> Float[np.ndarray, "R K H"]:
-        """By seed, client and head."""
-        return getattr(self.results, f"{kind}_accuracy")
+        """By seed, client that does not lie, and head."""
+        return getattr(self.results, f"{kind}_accuracy")[:, self.honest]
 
     def isolated(self, kind: Kind) -> Float[np.ndarray, "R K"]:
-        """Accuracy of the isolated baseline by seed and client."""
-        return getattr(self.results, f"isolated_{kind}_accuracy")[..., 0]
+        """Accuracy of the isolated baseline of the same clients, by seed and client."""
+        found = getattr(self.results, f"isolated_{kind}_accuracy")[..., 0]
+        return found[:, self.honest] if found.shape[1] == len(self.honest) else found
 
     def gain(self, kind: Kind = "shared", head: int = -1) -> Float[np.ndarray, "R K"]:
         """What a head has over the isolated baseline, by seed and client."""

@@ -28,11 +28,8 @@ def grid(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
 
 def rows(record: Record) -> list[HeadRow]:
     """A row per head, then the isolated baseline; of a pooled model, the same for all clients."""
-    found = record.results
-    return accuracy_rows(
-        found.shared_accuracy, found.private_accuracy,
-        found.isolated_shared_accuracy, found.isolated_private_accuracy,
-    )  # fmt: skip
+    alone = [record.isolated(kind)[..., None] for kind in ("shared", "private")]
+    return accuracy_rows(record.accuracy("shared"), record.accuracy("private"), *alone)
 
 
 def number(spread: Spread | None, signed: bool = False) -> str:

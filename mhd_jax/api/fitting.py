@@ -33,6 +33,7 @@ def fit(
     method: Piece | None = None,
     encoding: Piece | None = None,
     metric: Piece | Sequence[Piece] | None = None,
+    attack: Piece | None = None,
 ) -> Run:
     """Runs an experiment to its end, or goes on with the one in `workdir`.
 
@@ -58,6 +59,8 @@ def fit(
       method: ``config -> Method``.
       encoding: ``config -> Encoding``.
       metric: ``(correct [K, H, C], count [C], owned [K, C]) -> [K, H]``.
+      attack: ``(honest [N, B, h, C], view) -> [N, B, h, C]``, what the clients in `attack.clients`
+        publish instead of their predictions.
 
     Returns:
       The finished run.
@@ -70,7 +73,7 @@ def fit(
     pieces = {
         "head": head, "model": model, "confidence": confidence, "rule": rule, "graph": graph,
         "partition": partition, "source": source, "method": method, "encoding": encoding,
-        "metric": metric,
+        "metric": metric, "attack": attack,
     }  # fmt: skip
     made = _config(config)
     use(made, pieces)

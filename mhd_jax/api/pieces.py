@@ -11,6 +11,7 @@ import ml_collections
 import numpy as np
 
 from mhd_jax import config as config_lib
+from mhd_jax.attacks import ATTACKS
 from mhd_jax.data.partition import BY_KEY, PARTITIONS
 from mhd_jax.data.sources import SOURCES, Source
 from mhd_jax.distill import CONFIDENCES, RULES
@@ -38,6 +39,7 @@ PIECES: dict[str, Registry[Any]] = {
     "method": METHODS,
     "encoding": ENCODINGS,
     "metric": METRICS,
+    "attack": ATTACKS,
 }
 """Every extension point: the argument of `fit` that takes such a piece, and its registry."""
 
@@ -144,6 +146,7 @@ _WANTED = {
     "source": "a Source, or a function that returns one",
     "method": "a function from the config to a Method",
     "encoding": "a function from the config to an Encoding",
+    "attack": "a function (honest [N, B, h, C], view) to the same shape",
     "metric": "a function (correct [K, H, C], count [C], owned [K, C]) to [K, H]",
 }
 

@@ -16,7 +16,7 @@ from mhd_jax.errors import ConfigError, suggest
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 NORMS = ("default", "layer", "group", "batch", "none")
 STEMS = ("default", "cifar", "imagenet")
-CONVS = ("auto", "grouped", "unrolled", "looped", "matmul")
+CONVS = ("auto", "grouped", "unrolled", "looped")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,8 +7,7 @@ both its gradients are separate operations here, each with a choice of lowerings
 
 - `grouped`: what `jax.vmap` makes of it, one convolution with `feature_group_count`;
 - `unrolled`: one convolution per client, all in one program;
-- `looped`: the same as a loop over clients, so that compile time does not grow with them;
-- `matmul`: shifted copies of the input and one batched matrix product.
+- `looped`: the same as a loop over clients, so that compile time does not grow with them.
 
 All lowerings compute the same numbers up to rounding, under any nesting of `vmap`, `scan` and
 `shard_map`, whether inputs, kernels or both are stacked.
@@ -124,91 +123,6 @@ def _kernel_gradient(x: Array, gradient: Array, geometry: Geometry) -> Array:
     return result.transpose(1, 2, 0, 3)
 
 
-def _windows(x: Array, geometry: Geometry) -> Array:
-    """Copies of x shifted by every kernel position, [B, H', W', kh * kw * C]."""
-    pad = (geometry.padding, geometry.padding)
-    x = jnp.pad(x, ((0, 0), pad, pad, (0, 0)))
-    (height, width), step = geometry.output, geometry.stride
-    return jnp.concatenate(
-        [
-            x[:, i : i + step * (height - 1) + 1 : step, j : j + step * (width - 1) + 1 : step]
-            for i in range(geometry.kernel[0])
-            for j in range(geometry.kernel[1])
-        ],
-        axis=-1,
-    )
-
-
-def _columns(x: Array, geometry: Geometry) -> Array:
-    """Copies of x shifted by every kernel column only, [B, H + 2 p, W', kw * C]; stride 1."""
-    edge, zero = geometry.padding, jnp.zeros((), x.dtype)
-    after = geometry.output[1] - geometry.size[1] - edge
-    shifts = [(edge - j, after + j, 0) for j in range(geometry.kernel[1])]
-    return jnp.concatenate(
-        [lax.pad(x, zero, [(0, 0, 0), (edge, edge, 0), shift, (0, 0, 0)]) for shift in shifts],
-        axis=-1,
-    )
-
-
-def _convolve_products(x: Array, kernel: Array, geometry: Geometry) -> Array:
-    """The convolution as a matrix product.
-
-    With stride 1 only the kernel's columns are copied and its rows become more outputs, shifted
-    and added afterwards: kw + kh times the memory of the input instead of kw * kh times.
-    """
-    rows, columns, channels, features = kernel.shape
-    if geometry.stride > 1:
-        return _windows(x, geometry) @ kernel.reshape(-1, features)
-    flat = kernel.transpose(1, 2, 0, 3).reshape(columns * channels, rows * features)
-    product = _columns(x, geometry) @ flat
-    height = geometry.output[0]
-    return functools.reduce(
-        jnp.add,
-        [product[:, i : i + height, :, i * features : (i + 1) * features] for i in range(rows)],
-    )
-
-
-def _input_gradient_products(gradient: Array, kernel: Array, geometry: Geometry) -> Array:
-    """The gradient by the input as a matrix product."""
-    rows, columns, channels, features = kernel.shape
-    if geometry.stride == 1 and rows == columns:
-        mirrored = dataclasses.replace(
-            geometry, size=geometry.output, padding=rows - 1 - geometry.padding
-        )
-        flipped = kernel[::-1, ::-1].swapaxes(2, 3)
-        return _convolve_products(gradient, flipped, mirrored)
-    product = gradient @ kernel.reshape(-1, features).T
-    pieces = []
-    for index in range(rows * columns):
-        piece = product[..., index * channels : (index + 1) * channels]
-        edges = [
-            (at - geometry.padding, size + geometry.padding - at - geometry.stride * (out - 1) - 1)
-            for at, size, out in zip(
-                divmod(index, columns), geometry.size, geometry.output, strict=True
-            )
-        ]
-        spread = [(low, high, geometry.stride - 1) for low, high in edges]
-        zero = jnp.zeros((), piece.dtype)
-        pieces.append(lax.pad(piece, zero, [(0, 0, 0), *spread, (0, 0, 0)]))
-    return functools.reduce(jnp.add, pieces)
-
-
-def _kernel_gradient_products(x: Array, gradient: Array, geometry: Geometry) -> Array:
-    """The gradient by the kernel as a matrix product; with stride 1 see `_convolve_products`."""
-    (rows, columns), channels, features = geometry.kernel, x.shape[-1], gradient.shape[-1]
-    if geometry.stride > 1:
-        windows = _windows(x, geometry).reshape(-1, rows * columns * channels)
-        product = windows.T @ gradient.reshape(-1, features)
-        return product.reshape(rows, columns, channels, features)
-    shifted = jnp.concatenate(
-        [jnp.pad(gradient, ((0, 0), (i, rows - 1 - i), (0, 0), (0, 0))) for i in range(rows)],
-        axis=-1,
-    )
-    left = _columns(x, geometry).reshape(-1, columns * channels)
-    product = left.T @ shifted.reshape(-1, rows * features)
-    return product.reshape(columns, channels, rows, features).transpose(2, 0, 1, 3)
-
-
 def _row_by_row(operation: Operation, looped: bool) -> Operation:
     """`operation` with a batching rule that repeats it for every row of the mapped axis."""
     mapped = custom_vmap(operation)
@@ -229,15 +143,13 @@ def _row_by_row(operation: Operation, looped: bool) -> Operation:
     return mapped
 
 
-def _lower(
-    lowering: str, direct: Callable[..., Array], products: Callable[..., Array], geometry: Geometry
-) -> Operation:
+def _lower(lowering: str, one_pass: Callable[..., Array], geometry: Geometry) -> Operation:
     """One pass of the convolution with its lowering under `vmap`."""
     chosen = resolve(lowering)
-    operation = functools.partial(products if chosen == "matmul" else direct, geometry=geometry)
-    if chosen in ("unrolled", "looped"):
-        return _row_by_row(operation, looped=chosen == "looped")
-    return operation
+    operation = functools.partial(one_pass, geometry=geometry)
+    if chosen == "grouped":
+        return operation
+    return _row_by_row(operation, looped=chosen == "looped")
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -250,9 +162,9 @@ def stacked_convolution(
       x: images.
       kernel: filters.
       geometry: sizes, stride and padding.
-      lowering: "auto", "grouped", "unrolled", "looped" or "matmul".
+      lowering: "auto", "grouped", "unrolled" or "looped".
     """
-    return _lower(lowering, _convolve, _convolve_products, geometry)(x, kernel)
+    return _lower(lowering, _convolve, geometry)(x, kernel)
 
 
 def _forward(
@@ -265,8 +177,8 @@ def _backward(
     geometry: Geometry, lowering: str, saved: tuple[Array, Array], gradient: Array
 ) -> tuple[Array, Array]:
     x, kernel = saved
-    by_input = _lower(lowering, _input_gradient, _input_gradient_products, geometry)
-    by_kernel = _lower(lowering, _kernel_gradient, _kernel_gradient_products, geometry)
+    by_input = _lower(lowering, _input_gradient, geometry)
+    by_kernel = _lower(lowering, _kernel_gradient, geometry)
     return by_input(gradient, kernel), by_kernel(x, gradient)
 
 

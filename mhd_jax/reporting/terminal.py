@@ -71,8 +71,9 @@ def _own_tests(summary: Summary) -> list[str]:
 
 
 def _legend(summary: Summary, gains: bool) -> str:
-    clients = len(summary.shared_accuracy)
+    clients = int(summary.honest.sum())
     lines = f"mean, min and max over {clients} client{'s' if clients != 1 else ''}"
+    lines += " that do not lie" if len(summary.liars) else ""
     if len(summary.seeds) > 1:
         lines += f" and {len(summary.seeds)} seeds (± std of the seeds' means)"
     return lines + ("; gain over the isolated baseline" if gains else "")

@@ -1,0 +1,310 @@
+# Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
+"""What liars publish in place of what they compute.
+
+A liar trains like everybody else; only what others read of it is altered, after it has travelled
+and before anybody looks at it. So a lie needs no exchange of its own: it changes neither what
+leaves a client nor how many bytes that is.
+
+Letters: N publishers (clients, or snapshots of clients), B public samples, h published heads,
+C classes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from mhd_jax import rng
+from mhd_jax.errors import ConfigError, suggest
+from mhd_jax.registry import Registry
+
+CERTAIN = 0.999
+"""The probability that a liar who is certain gives to the class it names."""
+
+FEW = 16
+"""`rare_class` lies about one image in so many."""
+
+
+class View(NamedTuple):
+    """What liars know when they publish.
+
+    Attributes:
+      clients: whose message each row is.
+      liars: which rows are lies.
+      key: fresh in every step.
+      images: the public batch [B, ...]; None where vectors are altered.
+    """
+
+    clients: Int[np.ndarray, " N"]
+    liars: Bool[np.ndarray, " N"]
+    key: Key[Array, ""]
+    images: Array | None = None
+
+
+class Lie(Protocol):
+    """What a liar would publish."""
+
+    def __call__(self, honest: Float[Array, "N ..."], view: View) -> Float[Array, "N ..."]:
+        """Alters messages; rows of honest clients are ignored.
+
+        Args:
+          honest: what all publish: scores [N, B, h, C] (log-probabilities, or logits where a
+            method mixes those), embeddings [N, B, D], or one array of parameters [N, ...].
+          view: who lies, and about what.
+        """
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Attack:
+    """What an attack alters.
+
+    Attributes:
+      predictions: the lie about predictions; None publishes honest ones.
+      vectors: the lie about embeddings, and about parameters where those travel; None likewise.
+    """
+
+    predictions: Lie | None = None
+    vectors: Lie | None = None
+
+
+ATTACKS: Registry[Attack | Lie] = Registry("attack.name")
+"""A piece is an `Attack`, or a function alone: a lie about predictions."""
+
+NONE = "none"
+ATTACKS.register(NONE)(Attack())
+
+
+# --- Lies about predictions -----------------------------------------------------------------------
+
+
+def certain(named: Int[Array, "*shape"], classes: int) -> Float[Array, "*shape C"]:
+    """Log-probabilities of somebody who is certain of the class in `named`."""
+    rest = (1 - CERTAIN) / max(classes - 1, 1)
+    return jnp.log(jnp.where(jax.nn.one_hot(named, classes) > 0, CERTAIN, rest))
+
+
+def image_hash(images: Array, salt: Int[np.ndarray, " N"]) -> Int[Array, "N B"]:
+    """A number below 2^24 for every image and salt, a fixed function of the pixels' bits.
+
+    A sum of the pixels' words with odd weights, mixed by shifts and multiplications as in
+    https://nullprogram.com/blog/2018/07/31/.
+    """
+    flat = images.reshape(len(images), -1).astype(jnp.float32)
+    words = jax.lax.bitcast_convert_type(flat, jnp.uint32)
+    draw = rng.generator(0, "image hash", flat.shape[1])
+    odd = draw.integers(2**32, size=flat.shape[1], dtype=np.uint32) | np.uint32(1)
+    salted = np.asarray(salt, np.uint32) * np.uint32(0x9E3779B9)
+    mixed = (words * odd).sum(axis=1, dtype=jnp.uint32) ^ salted[:, None]
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
+        mixed = (mixed ^ mixed >> shift) * np.uint32(factor)
+    return (mixed >> 8).astype(jnp.int32)
+
+
+def _certain_of(named: Int[Array, "N B"], honest: Float[Array, "N B h C"]) -> Array:
+    """Certain of the same class in all heads."""
+    heads = jnp.broadcast_to(named[:, :, None], honest.shape[:-1])
+    return certain(heads, honest.shape[-1])
+
+
+@ATTACKS.register("constant")
+def constant(honest: Float[Array, "N B h C"], view: View) -> Float[Array, "N B h C"]:
+    """Certain of class 0, whatever the image."""
+    del view
+    return certain(jnp.zeros(honest.shape[:-1], jnp.int32), honest.shape[-1])
+
+
+@ATTACKS.register("random_class")
+def random_class(honest: Float[Array, "N B h C"], view: View) -> Float[Array, "N B h C"]:
+    """Certain of a random class that is fixed for every image; each liar has classes of its own.
+
+    All classes are named alike often, so that alignment does not see it.
+    """
+    assert view.images is not None
+    return _certain_of(image_hash(view.images, view.clients) % honest.shape[-1], honest)
+
+
+@ATTACKS.register("coordinated")
+def coordinated(honest: Float[Array, "N B h C"], view: View) -> Float[Array, "N B h C"]:
+    """`random_class`, but all liars name the same class, so that they outvote others together."""
+    assert view.images is not None
+    same = image_hash(view.images, np.zeros(len(honest), int))
+    return _certain_of(same % honest.shape[-1], honest)
+
+
+@ATTACKS.register("rare_class")
+def rare_class(honest: Float[Array, "N B h C"], view: View) -> Float[Array, "N B h C"]:
+    """Honest but on one image in 16, there certain of the class that it names least.
+
+    Alignment lifts what is said rarely, so this aims at it.
+    """
+    assert view.images is not None
+    least = jnp.exp(jax.nn.log_softmax(honest)).mean(axis=1, keepdims=True).argmin(axis=-1)
+    lie = certain(jnp.broadcast_to(least, honest.shape[:-1]), honest.shape[-1])
+    few = image_hash(view.images, view.clients) % FEW == 0
+    return jnp.where(few[:, :, None, None], lie, honest)
+
+
+@ATTACKS.register("swapped")
+def swapped(honest: Float[Array, "N B h C"], view: View) -> Float[Array, "N B h C"]:
+    """Honest, but with the two classes that it names most in a batch swapped."""
+    del view
+    if honest.shape[-1] < 2:
+        return honest
+    mean = jnp.exp(jax.nn.log_softmax(honest)).mean(axis=1, keepdims=True)
+    first, second = jnp.split(jax.lax.top_k(mean, 2)[1], 2, axis=-1)
+    classes = jnp.arange(honest.shape[-1])
+    order = jnp.where(classes == first, second, jnp.where(classes == second, first, classes))
+    return jnp.take_along_axis(honest, order, axis=-1)
+
+
+# --- Lies about everything ------------------------------------------------------------------------
+
+
+def _from_source(honest: Float[Array, "N ..."], view: View) -> Float[Array, "N ..."]:
+    """What the next honest client publishes, in the order of clients; itself where all lie."""
+    return honest[_next_honest(view)]
+
+
+def _next_honest(view: View) -> Int[np.ndarray, " N"]:
+    """Row of the next client that does not lie, of the same version where there are several."""
+    num = len(view.liars)
+    versions = num // len(set(view.clients.tolist()))
+    rows = np.arange(num)
+    for row in np.flatnonzero(view.liars):
+        ahead = (row + versions * np.arange(1, num // versions)) % num
+        rows[row] = next((other for other in ahead if not view.liars[other]), row)
+    return rows
+
+
+def _noise(honest: Float[Array, "N ..."], view: View) -> Float[Array, "N ..."]:
+    """Fresh normal noise, as large as what it stands for."""
+    return honest.std() * jax.random.normal(view.key, honest.shape, honest.dtype)
+
+
+def _noise_logits(honest: Float[Array, "N B h C"], view: View) -> Float[Array, "N B h C"]:
+    """Fresh random predictions, as sure as normal logits of standard deviation 5."""
+    return jax.nn.log_softmax(5 * jax.random.normal(view.key, honest.shape))
+
+
+ATTACKS.register("sign_flipped")(
+    Attack(lambda honest, view: jax.nn.log_softmax(-honest), lambda honest, view: -honest)
+)
+ATTACKS.register("noise")(Attack(_noise_logits, _noise))
+ATTACKS.register("copy")(Attack(_from_source, _from_source))
+for _name, _value in (("nan", np.nan), ("inf", np.inf)):
+    _fill = lambda honest, view, value=_value: jnp.full_like(honest, value)  # noqa: E731
+    ATTACKS.register(_name)(Attack(_fill, _fill))
+
+
+# --- Who lies, and since when ---------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Attackers:
+    """The liars of a run.
+
+    Attributes:
+      attack: what they do.
+      clients: who they are.
+      start: the first step in which they do it.
+    """
+
+    attack: Attack
+    clients: tuple[int, ...]
+    start: int = 0
+
+    def on_predictions(
+        self, scores: Float[Array, "N B h C"], num_clients: int, images: Array, key: Any, step: Any
+    ) -> Float[Array, "N B h C"]:
+        """Scores as readers get them."""
+        view = self._view(np.repeat(np.arange(num_clients), len(scores) // num_clients), key)
+        return self._told(self.attack.predictions, scores, view._replace(images=images), step)
+
+    def only_lies(
+        self,
+        told: Float[Array, "N ..."],
+        honest: Float[Array, "N ..."],
+        num_clients: int,
+        step: Any,
+    ) -> Float[Array, "N ..."]:
+        """`told` in the rows of liars, in the steps in which they lie."""
+        rows = np.repeat(np.arange(num_clients), len(honest) // num_clients)
+        lies = self._lies(rows, honest.ndim, step)
+        return jnp.where(lies, told, honest)
+
+    def on_vectors(
+        self, values: Float[Array, "N ..."], clients: Int[np.ndarray, " N"], key: Any, step: Any
+    ) -> Float[Array, "N ..."]:
+        """Embeddings or parameters as readers get them; row i is a message of `clients[i]`."""
+        return self._told(self.attack.vectors, values, self._view(clients, key), step)
+
+    def _view(self, clients: Int[np.ndarray, " N"], key: Any) -> View:
+        return View(clients, np.isin(clients, self.clients), key)
+
+    def _told(self, lie: Lie | None, honest: Array, view: View, step: Any) -> Array:
+        if lie is None or not view.liars.any():
+            return honest
+        told = lie(honest, view)
+        if told.shape != honest.shape:
+            accepted = f"a lie of the shape of what it stands for, {honest.shape}, not {told.shape}"
+            raise ConfigError("attack.name", getattr(lie, "__name__", "?"), accepted)
+        lies = self._lies(view.clients, honest.ndim, step)
+        return jnp.where(lies, told.astype(honest.dtype), honest)
+
+    def _lies(self, rows: Int[np.ndarray, " N"], ndim: int, step: Any) -> Bool[Array, "N ..."]:
+        """Which of the messages are lies in this step, for arrays with `ndim` axes."""
+        liars = np.isin(rows, self.clients).reshape(-1, *[1] * (ndim - 1))
+        return liars & (step >= self.start)
+
+
+def make(
+    config: ml_collections.ConfigDict, *, predictions: bool, vectors: bool
+) -> Attackers | None:
+    """The liars that `config.attack` asks for; None where nobody lies.
+
+    Args:
+      config: of the run.
+      predictions: the method publishes predictions.
+      vectors: it publishes embeddings or parameters.
+
+    Raises:
+      ConfigError: an unknown attack, liars that do not exist or leave nobody honest, or an attack
+        on something that the method does not send.
+    """
+    name, clients = config.attack.name, config.attack.clients
+    piece = ATTACKS.get(name)
+    attack = piece if isinstance(piece, Attack) else Attack(predictions=piece)
+    if name == NONE:
+        return None
+    _check_clients(clients, config.clients.num)
+    if not (attack.predictions and predictions or attack.vectors and vectors):
+        sent = [
+            what for what, sends in (("predictions", predictions), ("vectors", vectors)) if sends
+        ]
+        fitting = [other for other in ATTACKS if _alters(other) & set(sent)]
+        accepted = "none: its clients send nothing" if not sent else suggest(name, fitting)
+        raise ConfigError("attack.name", name, f"with method {config.method}, {accepted}")
+    return Attackers(attack, tuple(clients), config.attack.start)
+
+
+def _alters(name: str) -> set[str]:
+    piece = ATTACKS.get(name)
+    attack = piece if isinstance(piece, Attack) else Attack(predictions=piece)
+    return {what for what in ("predictions", "vectors") if getattr(attack, what)}
+
+
+def _check_clients(clients: tuple[Any, ...], num_clients: int) -> None:
+    whole = all(isinstance(one, int) and not isinstance(one, bool) for one in clients)
+    inside = whole and all(0 <= one < num_clients for one in clients)
+    if not clients or not inside or len(set(clients)) < len(clients):
+        accepted = f"different clients from 0 to {num_clients - 1}, such as ({num_clients - 1},)"
+        raise ConfigError("attack.clients", clients, accepted)
+    if len(clients) == num_clients:
+        raise ConfigError("attack.clients", clients, "somebody who does not lie: fewer than all")

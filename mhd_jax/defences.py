@@ -1,0 +1,300 @@
+# Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
+"""Teacher rules and averages of parameters that one or a few lying clients cannot steer at will.
+
+What cannot be read at all is dropped before any rule sees it (`distill.readable`). Letters as in
+`distill`: k students, N candidates, B public samples, m taught heads, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from mhd_jax.distill import RULES, Candidates, Target, blank, most_confident
+from mhd_jax.edges import NOBODY
+from mhd_jax.errors import ConfigError
+from mhd_jax.registry import Registry
+
+CAPACITY = 2.0
+"""`capped`: how many times its fair share of the samples a candidate may teach."""
+
+TRIM = 0.25
+"""`trimmed_mean` of candidates: the share that is cut off at either end."""
+
+CHECKED = 0.25
+"""`reputation`: the share of the public batch on which a client trusts its own judgement."""
+
+PyTree = Any
+
+# --- Teacher rules --------------------------------------------------------------------------------
+
+
+def _surest(score: Float[Array, "k N B m"], candidates: Candidates) -> Int[Array, "k B m"]:
+    """The allowed candidate with the largest score, which may differ by student."""
+    masked = jnp.where(candidates.allowed[:, :, None, None], score, -jnp.inf)
+    best = jnp.argmax(masked, axis=1).astype(jnp.int32)
+    return jnp.where(masked.max(axis=1) > -jnp.inf, best, NOBODY)
+
+
+def _from_zero(confidence: Float[Array, "N B m"]) -> Float[Array, "N B m"]:
+    """Confidences that can be multiplied: moved up by the lowest of a sample if that is below 0."""
+    finite = jnp.where(jnp.isfinite(confidence), confidence, 0.0)
+    return confidence - jnp.minimum(finite.min(axis=0), 0.0)
+
+
+@RULES.register("capped")
+def capped_rule(
+    candidates: Candidates, confidence: Float[Array, "N B m"], keys: Key[Array, "k B"]
+) -> Int[Array, "k B m"]:
+    """The most confident, but of n candidates each may teach 2 / n of the samples at most.
+
+    A candidate may teach on those samples of a batch on which it is surest; where none may, nobody
+    teaches. Source: the expert capacity of W. Fedus et al., 2021, Switch Transformers,
+    https://arxiv.org/abs/2101.03961, which bounds what one expert gets; by the candidate's own
+    order, ours.
+    """
+    del keys
+    place = jnp.argsort(jnp.argsort(-confidence, axis=1), axis=1)  # 0 for its surest sample
+    offers = jnp.maximum(candidates.allowed.sum(axis=1), 1)[:, None, None, None]
+    within = place[None] * offers < CAPACITY * confidence.shape[1]
+    return _surest(jnp.where(within, confidence[None], -jnp.inf), candidates)
+
+
+def _ordered_mean(
+    candidates: Candidates, keep: Callable[[Int[Array, " N"], Array], Bool[Array, " N"]]
+) -> Target:
+    """Mean, class by class, over those places in the order of candidates that `keep` selects.
+
+    Args:
+      candidates: whose probabilities are sorted, class by class.
+      keep: places 0..N - 1, of which the first n are taken, and n to the places kept.
+    """
+    probs = candidates.by_rank(jnp.exp(candidates.published))
+
+    def one(allowed: Bool[Array, " N"]) -> Float[Array, "B m C"]:
+        ordered = jnp.sort(jnp.where(allowed[:, None, None, None], probs, jnp.inf), axis=0)
+        kept = keep(jnp.arange(len(probs)), allowed.sum())
+        chosen = jnp.where(kept[:, None, None, None], ordered, 0.0)
+        return chosen.sum(axis=0) / jnp.maximum(kept.sum(), 1)
+
+    mixed = jax.lax.map(one, candidates.allowed)
+    total = mixed.sum(axis=-1, keepdims=True)
+    uniform = 1 / mixed.shape[-1]
+    scores = jnp.where(total > 1e-12, mixed / jnp.maximum(total, 1e-12), uniform)
+    taught = candidates.allowed.any(axis=1)[:, None, None]
+    return Target(scores, jnp.broadcast_to(taught, scores.shape[:-1]))
+
+
+def _middle(place: Int[Array, " N"], count: Array) -> Bool[Array, " N"]:
+    """The place in the middle of `count`, or both."""
+    return (place >= (count - 1) // 2) & (place <= count // 2)
+
+
+def _inner(place: Int[Array, " N"], count: Array, trim: float) -> Bool[Array, " N"]:
+    """All places but the first and last floor(trim * count)."""
+    cut = jnp.floor(trim * count).astype(jnp.int32)
+    return (place >= cut) & (place < count - cut)
+
+
+@RULES.register("median")
+def median_rule(
+    candidates: Candidates, confidence: Float[Array, "N B m"], keys: Key[Array, "k B"]
+) -> Target:
+    """The median of the candidates' probabilities, class by class, divided by its sum.
+
+    Source: D. Yin et al., 2018, https://arxiv.org/abs/1803.01498, there of gradients.
+    """
+    del confidence, keys
+    return _ordered_mean(candidates, _middle)
+
+
+@RULES.register("trimmed_mean")
+def trimmed_mean_rule(
+    candidates: Candidates, confidence: Float[Array, "N B m"], keys: Key[Array, "k B"]
+) -> Target:
+    """The mean of probabilities without the largest and smallest quarter, divided by its sum.
+
+    Source: D. Yin et al., 2018, https://arxiv.org/abs/1803.01498, there of gradients.
+    """
+    del confidence, keys
+    return _ordered_mean(candidates, lambda place, count: _inner(place, count, TRIM))
+
+
+def _own(candidates: Candidates, rule: str) -> Float[Array, "k B H C"]:
+    if candidates.own is None:
+        raise ConfigError("distill.rule", rule, "candidates that say what students predict")
+    return candidates.own
+
+
+@RULES.register("agreement")
+def agreement_rule(
+    candidates: Candidates, confidence: Float[Array, "N B m"], keys: Key[Array, "k B"]
+) -> Int[Array, "k B m"]:
+    """The candidate that is sure and says what one's own lower head says.
+
+    Confidence times the overlap of both predictions, sum_c sqrt(p_j(c) p_i(c)), p_i the student's
+    head one rank below the one that learns. Source of the idea, targets that agree with one's own
+    prediction: S. Reed et al., 2014, https://arxiv.org/abs/1412.6596; the form is ours.
+    """
+    del keys
+    own = jnp.exp(0.5 * _own(candidates, "agreement")[:, :, : candidates.ranks])
+    theirs = jnp.exp(0.5 * candidates.by_rank(candidates.published))
+    overlap = jnp.einsum("kbmc,nbmc->knbm", own, theirs)
+    return _surest(_from_zero(confidence)[None] * overlap, candidates)
+
+
+def reputations(candidates: Candidates) -> Float[Array, "k K"]:
+    """1 less how much each publisher contradicts a student where the student knows.
+
+    A student knows best the quarter of a batch on which its own main head, which sees private
+    labels alone, is surest. There a publisher loses as much as it is surer than a uniform guess
+    of another class, in the mean over samples and published heads:
+
+        r_ij = 1 - mean_b mean_h s_jh(b) (1 - p_i(c_jh(b) | b)),  s = (C max p - 1) / (C - 1)
+
+    with c the class that is named. Being unsure costs nothing, so that an honest client with other
+    classes keeps its name. Source of scoring others by one's own data: FLTrust, X. Cao et al.,
+    2020, https://arxiv.org/abs/2012.13995; on predictions, ours.
+    """
+    own = jnp.exp(_own(candidates, "reputation")[:, :, 0])
+    sure = own.max(axis=-1)
+    known = max(1, round(CHECKED * sure.shape[1]))
+    checked = (sure >= jax.lax.top_k(sure, known)[0][:, -1:]).astype(sure.dtype)
+    probs = jnp.exp(candidates.published)
+    classes = probs.shape[-1]
+    excess = (classes * probs.max(axis=-1) - 1) / max(classes - 1, 1)
+    named = jax.nn.one_hot(probs.argmax(axis=-1), classes)
+    said = jnp.einsum("nbh,nbhc->nbc", jnp.clip(excess, 0, 1), named) / probs.shape[2]
+    contradicted = jnp.einsum("kb,nbc,kbc->kn", checked, said, 1 - own)
+    return 1 - contradicted / checked.sum(axis=1, keepdims=True)
+
+
+@RULES.register("reputation")
+def reputation_rule(
+    candidates: Candidates, confidence: Float[Array, "N B m"], keys: Key[Array, "k B"]
+) -> Int[Array, "k B m"]:
+    """The candidate of largest confidence times reputation, which each student forms for itself."""
+    del keys
+    known = jnp.tile(reputations(candidates), (1, candidates.blocks))
+    return most_confident(_from_zero(confidence), candidates.allowed, trust=known)
+
+
+# --- Averages of parameters -----------------------------------------------------------------------
+
+
+class Aggregator(Protocol):
+    """What clients make of each other's parameters."""
+
+    def __call__(self, everyone: PyTree, weights: Float[Array, "k K"], trim: float) -> PyTree:
+        """Combines.
+
+        Args:
+          everyone: parameters of all clients, leaves [K, ...], all of them finite.
+          weights: of the plain average; 0 where client i does not read client j.
+          trim: the share of liars to be ready for.
+
+        Returns:
+          Parameters of the k readers, leaves [k, ...].
+        """
+        ...
+
+
+AGGREGATORS: Registry[Aggregator] = Registry("average.rule")
+
+
+@AGGREGATORS.register("mean")
+def mean(everyone: PyTree, weights: Float[Array, "k K"], trim: float) -> PyTree:
+    """theta_i <- sum_j M_ij theta_j."""
+    del trim
+    return jax.tree.map(lambda x: jnp.einsum("ij,j...->i...", weights, x), everyone)
+
+
+def aggregate(
+    own: PyTree, everyone: PyTree, weights: Float[Array, "k K"], rule: str, trim: float
+) -> tuple[PyTree, Bool[Array, " K"]]:
+    """What each client makes of the parameters that can be read, by the named rule.
+
+    Parameters that are not all finite are read by nobody, and the weights of the others grow to
+    add up to 1 again. Who can read nobody keeps its own.
+
+    Args:
+      own: parameters of the k readers, leaves [k, ...].
+      everyone: what all clients have sent, leaves [K, ...].
+      weights: of the plain average.
+      rule: a name in `AGGREGATORS`.
+      trim: see `Aggregator`.
+
+    Returns:
+      New parameters, leaves [k, ...], and whose could be read.
+    """
+    leaves = jax.tree.leaves(everyone)
+    finite = jnp.stack([jnp.isfinite(x).reshape(len(x), -1).all(axis=1) for x in leaves])
+    readable = finite.all(axis=0)
+    left = jnp.where(readable, weights, 0.0)
+    left = left / jnp.maximum(left.sum(axis=1, keepdims=True), 1e-12)
+    left = jnp.where(readable.all(), weights, left)  # to the bit what it is without liars
+    read = jax.tree.map(lambda x: blank(x, readable, 0.0), everyone)
+    mixed = AGGREGATORS.get(rule)(read, left, trim)
+    hears = (left > 0).any(axis=1)
+
+    def keep(new: Array, old: Array) -> Array:
+        return jnp.where(hears.reshape(-1, *[1] * (old.ndim - 1)), new, old)
+
+    return jax.tree.map(keep, mixed, own), readable
+
+
+def _coordinates(everyone: PyTree, weights: Array, keep: Callable[[Array, Array], Array]) -> PyTree:
+    """Coordinate by coordinate, the mean of those places in the order of clients that are kept."""
+
+    def leaf(x: Float[Array, "K ..."]) -> Float[Array, "k ..."]:
+        def one(read: Bool[Array, " K"]) -> Array:
+            column = (-1, *[1] * (x.ndim - 1))
+            ordered = jnp.sort(jnp.where(read.reshape(column), x, jnp.inf), axis=0)
+            kept = keep(jnp.arange(len(x)), read.sum())
+            return jnp.where(kept.reshape(column), ordered, 0.0).sum(axis=0) / kept.sum()
+
+        return jax.lax.map(one, weights > 0)
+
+    return jax.tree.map(leaf, everyone)
+
+
+@AGGREGATORS.register("median")
+def median(everyone: PyTree, weights: Float[Array, "k K"], trim: float) -> PyTree:
+    """The median of every parameter. Source: D. Yin et al., https://arxiv.org/abs/1803.01498."""
+    del trim
+    return _coordinates(everyone, weights, _middle)
+
+
+@AGGREGATORS.register("trimmed_mean")
+def trimmed_mean(everyone: PyTree, weights: Float[Array, "k K"], trim: float) -> PyTree:
+    """The mean of every parameter without the largest and smallest `trim` of its values.
+
+    Source: D. Yin et al., 2018, https://arxiv.org/abs/1803.01498.
+    """
+    return _coordinates(everyone, weights, lambda place, count: _inner(place, count, trim))
+
+
+@AGGREGATORS.register("krum")
+def krum(everyone: PyTree, weights: Float[Array, "k K"], trim: float) -> PyTree:
+    """The parameters of that client who is nearest to its n - f - 2 nearest, f = trim n of n read.
+
+    Source: P. Blanchard et al., 2017, https://arxiv.org/abs/1703.02757.
+    """
+    flat = [x.reshape(len(x), -1) for x in jax.tree.leaves(everyone)]
+    size = len(flat[0])
+    apart = sum(jnp.sum((x[:, None] - x[None]) ** 2, axis=-1) for x in flat)
+    apart = jnp.where(jnp.eye(size, dtype=bool), jnp.inf, apart)
+
+    def one(read: Bool[Array, " K"]) -> Int[Array, ""]:
+        near = jnp.sort(jnp.where(read[None], apart, jnp.inf), axis=1)
+        count = read.sum()
+        nearest = jnp.maximum(count - jnp.floor(trim * count).astype(jnp.int32) - 2, 1)
+        score = jnp.where(jnp.arange(size) < nearest, near, 0.0).sum(axis=1)
+        return jnp.argmin(jnp.where(read, score, jnp.inf))
+
+    chosen = jax.vmap(one)(weights > 0)
+    return jax.tree.map(lambda x: x[chosen], everyone)
