@@ -69,7 +69,8 @@ def comparing_pairs(experiment: Experiment) -> Experiment:
     """The same run with a mask over all pairs."""
     candidates = experiment.schedule.readers[0].form.candidates
     pairs = Form("pairs", candidates, candidates)
-    readers = [dataclasses.replace(reader, form=pairs) for reader in experiment.schedule.readers]
+    readers: list[Any] = list(experiment.schedule.readers)
+    readers = [dataclasses.replace(reader, form=pairs) for reader in readers]
     schedule = dataclasses.replace(experiment.schedule, readers=readers)
     return dataclasses.replace(experiment, schedule=schedule)
 
