@@ -43,7 +43,7 @@ def config(files: dict[str, str], **changes: Any) -> ml_collections.ConfigDict:
     return small.config(
         clients__num=CLIENTS, graph__name="matrix", graph__matrix=files["graph"],
         train__steps=STEPS, train__steps_per_call=1, optimizer__warmup_steps=2,
-        optimizer__name="sgd", optimizer__learning_rate=0.05, **changes,
+        optimizer__name="sgd", optimizer__learning_rate=0.05, isolated_baseline=True, **changes,
     )  # fmt: skip
 
 
