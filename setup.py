@@ -51,6 +51,7 @@ setup(
         "orbax-checkpoint>=0.12",
         "pillow>=11",  # tensorflow_datasets decodes images with it where TensorFlow is absent
         "scikit-learn>=1.6",
+        "scipy>=1.14",
         "tensorflow-datasets>=4.9.9",
         "tqdm>=4.66",
     ],
@@ -60,7 +61,9 @@ setup(
         "tpu": ["jax[tpu]>=0.10"],
         # clu.metric_writers imports both.
         "tensorboard": ["tensorboard>=2.20", "tensorflow-cpu>=2.20"],
+        "privacy": ["dp-accounting>=0.6"],
         "test": [
+            "dp-accounting>=0.6",
             "hypothesis>=6.100",
             "ipykernel>=6.29",
             "ipywidgets>=8.1",  # the progress bar of a notebook

@@ -44,6 +44,7 @@ SECTIONS = {
     "optimizer": "Optimiser",
     "train": "Training",
     "parallel": "Devices",
+    "privacy": "Differential privacy",
 }
 
 # Modules that get a section as a whole and know its settings by their last name.
@@ -56,6 +57,7 @@ ROOMS = {
     "distill": ("methods",),
     "train": ("train", "experiment"),
     "parallel": ("models/",),
+    "privacy": ("privacy",),
 }
 
 # Sections whose settings are also read by their last name as a string.

@@ -15,6 +15,7 @@ from experiments import (
     robustness,
     scaling,
     staleness,
+    tabular,
     teachers,
     topology,
 )
@@ -34,9 +35,9 @@ STUDIES = (
     scaling.STUDY,
 )
 
-EVERY = (*STUDIES, robustness.STUDY, liars.STUDY)
-"""With the grid of defaults, which has data sets of its own and a preset of its own, `grid`, and
-with the study of liars, which trains the same clients under many attacks."""
+EVERY = (*STUDIES, robustness.STUDY, liars.STUDY, tabular.STUDY)
+"""With those that have data sets and presets of their own, the grid of defaults (`grid`) and the
+table (`tabular`), and with the study of liars, which trains the same clients under many attacks."""
 
 if __name__ == "__main__":
     sweep.main(*STUDIES)

@@ -40,6 +40,7 @@ DATA: dict[str, Settings] = {
 # Convolutions of stacked seeds take longer to compile than they save.
 CNN: Settings = {"model.name": "cnn", "model.width": 8, "num_seeds": 1}
 RESNET: Settings = {"model.name": "resnet8", "model.width": 8, "num_seeds": 1}
+VIT: Settings = {"model.name": "vit", "model.width": 32, "num_seeds": 1}
 IID: Settings = {"partition.skew": 0.0}
 DIRICHLET: Settings = {"partition.name": "dirichlet", "partition.alpha": 0.1}
 CYCLE: Settings = {"graph.name": "cycle"}
@@ -64,6 +65,7 @@ ROWS: tuple[tuple[str, str, Settings], ...] = (
     ("digits", "cnn, s = 100", CNN),
     ("digits", "resnet8, s = 100", RESNET),
     ("CIFAR-10", "cnn, s = 100", CNN),
+    ("CIFAR-10", "vit of width 32, s = 100", VIT),
 )
 """Data, what is tried on it, and the settings of that."""
 

@@ -15,11 +15,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mhd_jax.api import Run, fit, from_arrays, from_clients, load_client, register
+    from mhd_jax.api import (
+        Run,
+        fit,
+        from_arrays,
+        from_clients,
+        join,
+        load_client,
+        register,
+    )
 
 __version__ = "0.1.0"
 
-__all__ = ["Run", "fit", "from_arrays", "from_clients", "load_client", "register"]
+__all__ = ["Run", "fit", "from_arrays", "from_clients", "join", "load_client", "register"]
 
 
 def __getattr__(name: str) -> Any:

@@ -263,7 +263,8 @@ def _published(experiment: Experiment) -> Iterator[tuple[str, str, int]]:
     if chosen is None:
         return
     versions = max(experiment.schedule.readers[0](0, 1).versions.shape[1], 1)
-    samples = config.data.public_batch_size // parts.layout.data_devices * versions
+    sent = config.data.public_batch_size // parts.visits.count
+    samples = sent // parts.layout.data_devices * versions
     travels = np.dtype(parts.encoding.embedding_type)
     dtype = "u16" if travels.itemsize == 2 else _dtype(travels)
     for rows, model in zip(parts.places.rows, parts.models, strict=True):
@@ -304,6 +305,9 @@ def _holdings(experiment: Experiment, gathered: bool) -> dict[tuple[str, int], s
             held[_dtype(leaf), leaf.size // parts] = name
             # One client's leaf alone: what a reduction over clients leaves.
             held.setdefault((_dtype(leaf), leaf.size // leaf.shape[1]), name)
+    if experiment.parts.method.averaging:  # as they travel, perhaps
+        for leaf in jax.tree.leaves([group.params for group in state.clients]):
+            held.setdefault(("u16", leaf.size // parts), PARAMETERS)
     if not gathered:  # devices that share a public batch average over it
         for size in _mean_sizes(experiment):
             held.setdefault(("f32", size), MEANS)

@@ -43,6 +43,7 @@ def default_config() -> ml_collections.ConfigDict:
     _add_clients(config)
     _add_exchange(config)
     _add_training(config)
+    _add_privacy(config)
     return config.lock()
 
 
@@ -101,6 +102,9 @@ def _add_clients(config: ml_collections.ConfigDict) -> None:
     # file that says who is there to be drawn: a row of 0 and 1 a step, from the first again after
     # the last, a column a client; "" = everybody [a path: .npy, .csv, .txt or .json]
     config.clients.trace = ""
+    # the first so many clients publish but never learn; what they know is in model.init_from [0 or
+    # more, below clients.num]
+    config.clients.frozen = 0
     config.model = ml_collections.ConfigDict()
     config.model.name = "mlp"  # the embedding network
     config.model.width = 0  # features of the first hidden layer; 0 = the network's own
@@ -113,6 +117,9 @@ def _add_clients(config: ml_collections.ConfigDict) -> None:
     config.model.dtype = "float32"  # type of activations and arithmetic; parameters are float32
     # residual networks: less memory for more time; blocks are computed again in the backward pass
     config.model.remat = False
+    # weights that clients start from: of a run (client by client), an exported client or an Orbax
+    # checkpoint (the same for all); "" = none [a path]
+    config.model.init_from = ""
     config.heads = ml_collections.ConfigDict()
     config.heads.name = "linear"  # the classifier on top of the embedding
     config.heads.aux = 4  # auxiliary heads per client, m; rank r hears from up to r hops away
@@ -147,7 +154,11 @@ def _add_exchange(config: ml_collections.ConfigDict) -> None:
     # steps between two that distil; nothing is published in the others, and the weights of
     # distillation stay what they are
     config.exchange.every = 1
-    config.exchange.encoding = "float32"  # the form in which predictions travel
+    # distilling steps in a row that read what was sent of a public sample once; 1 = one [a divisor
+    # of the public samples of a step and device]
+    config.exchange.cache = 1
+    # the form in which predictions travel; parameters that are averaged travel as embeddings do
+    config.exchange.encoding = "float32"
     # top_k: largest probabilities that are sent [1 to the number of classes]
     config.exchange.top_k = 3
     # numbers in which an embedding travels, after a fixed random projection; 0 = all of it [0 to
@@ -225,6 +236,21 @@ def _add_training(config: ml_collections.ConfigDict) -> None:
     config.parallel.conv_lowering = "auto"
     # several processes: auto = if JAX finds a cluster, on = an error without one
     config.parallel.distributed = "auto"
+
+
+def _add_privacy(config: ml_collections.ConfigDict) -> None:
+    config.privacy = ml_collections.ConfigDict()
+    # DP-SGD: standard deviation of the noise on every client's private gradient, in units of
+    # privacy.clip_norm; 0 = none [0 or more]
+    config.privacy.noise_multiplier = 0.0
+    # norm that the gradient of each private sample is clipped to; 0 = no clipping [0 or more]
+    config.privacy.clip_norm = 0.0
+    # epsilon is reported at this delta, and what would make it void refused; 0 = no claim [0 or
+    # more, below 1; needs the extra [privacy] if above 0]
+    config.privacy.delta = 0.0
+    # says that public samples drawn from the clients' own (partition.name = by_key) are known not
+    # to be covered by the claim
+    config.privacy.public_from_clients = False
 
 
 def variant(
@@ -331,16 +357,17 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 _AT_LEAST_ONE = (
     "clients.num", "num_seeds", "train.steps", "train.log_every", "train.eval_every",
     "train.checkpoint_every", "train.keep_checkpoints", "data.batch_size", "data.public_batch_size",
-    "exchange.every", "exchange.pool_size", "exchange.refresh_steps", "average.every",
-    "rounds.private_steps", "rounds.public_steps",
+    "exchange.every", "exchange.cache", "exchange.pool_size", "exchange.refresh_steps",
+    "average.every", "rounds.private_steps", "rounds.public_steps",
 )  # fmt: skip
 _NOT_NEGATIVE = (
     "seed", "heads.aux", "model.width", "data.image_size", "data.num_classes", "data.workers",
-    "exchange.embedding_width", "attack.start",
+    "clients.frozen", "exchange.embedding_width", "attack.start",
     "distill.nu_emb", "distill.nu_aux", "distill.nu_main",
     "optimizer.warmup_steps", "optimizer.momentum",
     "optimizer.weight_decay", "optimizer.clip_norm", "train.steps_per_call",
-    "parallel.client_devices", "parallel.data_devices",
+    "parallel.client_devices", "parallel.data_devices", "privacy.noise_multiplier",
+    "privacy.clip_norm", "privacy.delta",
 )  # fmt: skip
 _ONE_OF = {
     "data.feed": ("auto", "resident", "streaming"),
@@ -390,6 +417,10 @@ def validate(config: ml_collections.ConfigDict) -> None:
         raise ConfigError(
             "distill.alignment", flat["distill.alignment"], "0 or more, or -1 for the method's own"
         )
+    if not flat["privacy.delta"] < 1:
+        raise ConfigError("privacy.delta", flat["privacy.delta"], "in [0, 1)")
+    if math.isinf(flat["privacy.noise_multiplier"]):
+        raise ConfigError("privacy.noise_multiplier", math.inf, "a finite number")
     if not flat["optimizer.momentum"] < 1:
         raise ConfigError("optimizer.momentum", flat["optimizer.momentum"], "in [0, 1)")
     if not 0 < flat["data.public_fraction"] < 1:
@@ -403,12 +434,14 @@ def validate(config: ml_collections.ConfigDict) -> None:
 def client_models(config: ml_collections.ConfigDict) -> tuple[tuple[str, int], ...]:
     """The (model name, number of clients) of every group of clients, in client order.
 
+    No group has both frozen and learning clients.
+
     Raises:
       ConfigError: not pairs of a name and a count >= 1, or counts that do not add up to
         `clients.num`.
     """
     if not config.clients.models:
-        return ((config.model.name, config.clients.num),)
+        return _parted([(config.model.name, config.clients.num)], config.clients.frozen)
     accepted = 'pairs like (("mlp_small", 5), ("mlp_large", 3)) with counts of at least 1'
     for pair in config.clients.models:
         named = isinstance(pair, tuple | list) and len(pair) == 2 and isinstance(pair[0], str)
@@ -419,4 +452,18 @@ def client_models(config: ml_collections.ConfigDict) -> tuple[tuple[str, int], .
     if total != config.clients.num:
         raise ConfigError("clients.models", pairs, f"counts that add up to clients.num = "
                           f"{config.clients.num}, not {total}")  # fmt: skip
-    return pairs
+    return _parted(pairs, config.clients.frozen)
+
+
+def _parted(pairs: Iterable[tuple[str, int]], frozen: int) -> tuple[tuple[str, int], ...]:
+    """The same clients, with the group that the first learning client is in begun there.
+
+    >>> _parted([("mlp", 3), ("cnn", 1)], 2)
+    (('mlp', 2), ('mlp', 1), ('cnn', 1))
+    """
+    parted: list[tuple[str, int]] = []
+    for name, count in pairs:
+        first = min(frozen, count)
+        parted += [(name, size) for size in (first, count - first) if size]
+        frozen -= first
+    return tuple(parted)

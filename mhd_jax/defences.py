@@ -91,7 +91,7 @@ def _ordered_mean(
 
 def _middle(place: Int[Array, " N"], count: Array) -> Bool[Array, " N"]:
     """The place in the middle of `count`, or both."""
-    return (place >= (count - 1) // 2) & (place <= count // 2)
+    return (place >= (count - 1) // 2) & (place <= count // 2) & (place < count)
 
 
 def _inner(place: Int[Array, " N"], count: Array, trim: float) -> Bool[Array, " N"]:

@@ -27,6 +27,7 @@ from mhd_jax.data.feed import Entries, Feed, Resident, resident_bytes
 from mhd_jax.errors import ConfigError
 from mhd_jax.experiment import Experiment
 from mhd_jax.inputs import Sample, network_input
+from mhd_jax.models import bridge
 from mhd_jax.parallel import IN_FLIGHT
 from mhd_jax.state import State
 from mhd_jax.step import StepParts
@@ -180,7 +181,8 @@ def estimate(config: ml_collections.ConfigDict, memory: int) -> Estimate:
     layout, parts = experiment.layout, experiment.parts
     state = experiment.init_state(abstract=True)
     counted = min(config.train.steps, experiment_lib.LONGEST_PERIOD)
-    everywhere = tree_bytes(state.marginals)  # the average that alignment keeps
+    # What every reader keeps: the average of alignment, and what it was sent.
+    everywhere = tree_bytes(state.marginals) + tree_bytes(state.cache) // layout.data_devices
     rows = layout.client_devices
     return Estimate(
         layout=layout.describe(),
@@ -190,7 +192,8 @@ def estimate(config: ml_collections.ConfigDict, memory: int) -> Estimate:
             for size, model in zip(layout.groups, parts.models, strict=True)
             for _ in range(size)
         ),
-        state=everywhere + (tree_bytes(state) - everywhere) // rows,
+        state=everywhere
+        + sum(map(tree_bytes, (state.clients, state.baseline, state.pool))) // rows,
         gradients=_gradient_bytes(parts, state),
         data=_data_bytes(experiment),
         activations=_activations(experiment),
@@ -256,7 +259,7 @@ def saved_bytes(model: nn.Module, sample: Sample, batch_size: int) -> int:
 def _kept_bytes(model: nn.Module, sample: Sample, batch_size: int) -> int:
     """Bytes of the backward pass's inputs, whatever they are."""
     batch = network_input(sample, batch_size)
-    init = lambda x: model.init(jax.random.key(0), x, train=False)  # noqa: E731
+    init = lambda x: model.init(bridge.keys(jax.random.key(0)), x, train=False)  # noqa: E731
     variables = jax.eval_shape(init, batch)
     params, rest = variables["params"], {k: v for k, v in variables.items() if k != "params"}
 

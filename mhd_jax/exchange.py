@@ -32,11 +32,11 @@ from mhd_jax.registry import Registry
 
 
 class Encoding(Protocol):
-    """Turns scores into the arrays that travel and back; embeddings travel as `embedding_type`."""
+    """Turns scores into the arrays that travel and back."""
 
     @property
     def embedding_type(self) -> jnp.dtype:
-        """The type embeddings travel in."""
+        """The type in which embeddings travel, and parameters where these are averaged."""
         ...
 
     def encode(self, scores: Float[Array, "*shape C"]) -> tuple[Array, ...]:
@@ -508,12 +508,13 @@ def message_bytes(
 
 @dataclasses.dataclass(frozen=True)
 class Ledger:
-    """Bytes per client, float32 parameters; each array is [K].
+    """Bytes per client; each array is [K].
 
     Attributes:
       predictions: published in a step with distillation, as encoded.
       snapshots: the other accounting: shipping one parameter snapshot every `refresh_steps`.
-      fedavg: shipping the parameters every `average.every` steps, as FedAvg does.
+      fedavg: shipping the parameters every `average.every` steps, as FedAvg does: in float32, or
+        where the method averages in the type that it sends.
       method: supplies when distillation and averaging happen.
       average_every: steps between two averages.
       once: published a single time, at the start: label distributions, where a rule needs them.

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from absl import logging
+from jax.interpreters import partial_eval
 from jaxtyping import Bool, Float
 
 from mhd_jax import (
@@ -26,9 +27,12 @@ from mhd_jax import (
     parallel,
     participation,
     state,
+    weights,
 )
 from mhd_jax import config as config_lib
-from mhd_jax.data import augment, sources, streaming
+from mhd_jax import privacy as privacy_lib
+from mhd_jax.data import augment, batches, sources, streaming
+from mhd_jax.data.batches import Visits
 from mhd_jax.data.feed import (
     Federation,
     Feed,
@@ -43,14 +47,18 @@ from mhd_jax.data.partition import BY_KEY, partition, pooled, split_public
 from mhd_jax.errors import ConfigError, suggest
 from mhd_jax.evaluator import Evaluator
 from mhd_jax.inputs import Sample, network_input
+from mhd_jax.models import bridge
 from mhd_jax.parallel import Layout
 from mhd_jax.participation import Roster
 from mhd_jax.schedule import Schedule, input_specs
 from mhd_jax.state import State
-from mhd_jax.step import StepParts, make_step
+from mhd_jax.step import StepParts, cache_shapes, make_step
 from mhd_jax.trees import Variables
 
 STEPS_PER_CALL = 50  # where nobody asks for another number and loops are not slow
+VARIABLES = ("params", "batch_stats")
+"""Kinds of variables that a client's state keeps."""
+
 LONGEST_PERIOD = 100_000
 """Steps in which a method has shown all that it does."""
 
@@ -106,7 +114,8 @@ class Experiment:
 
     def init_state(self, abstract: bool = False) -> State:
         """The initial state, sharded; with `abstract` its shapes and shardings only."""
-        return state.init_state(
+        given = () if abstract else self.weights
+        made = state.init_state(
             self.seeds,
             self.layout,
             self.parts.models,
@@ -115,9 +124,36 @@ class Experiment:
             self.sample,
             pool_slots=self.schedule.readers[0].pool_slots,
             marginals=_marginals(self.parts, self.schedule.readers[0].pool_slots),
+            cache=cache_shapes(
+                self.parts,
+                [state.embedding_width(model, self.sample) for model in self.parts.models],
+                self.config.data.public_batch_size,
+            ),
             same_start=self.parts.method.same_start,
             abstract=abstract,
         )
+        return state.start_from(made, self.layout, *given) if given else made
+
+    @functools.cached_property
+    def weights(self) -> tuple[Sequence[weights.Flat], Sequence[weights.Flat]] | tuple[()]:
+        """What clients, and their isolated baseline, start from; () where nothing is given.
+
+        Raises:
+          ConfigError: `model.init_from` cannot be read, or does not fit a client's network.
+        """
+        given = weights.read(self.config.model.init_from, self.layout.num_clients)
+        if not given:
+            return ()
+        parts, clients, baseline = self.parts, [], []
+        for group, size in enumerate(self.layout.groups):
+            shapes = variable_shapes(parts.models[group], self.sample)
+            for client in range(self.layout.offsets[group], self.layout.offsets[group] + size):
+                who = f"client {(self.client_names or range(client + 1))[client]}"
+                clients.append(weights.fitted(given[client], shapes, who))
+                if parts.baseline_models:
+                    alone = variable_shapes(parts.baseline_models[group], self.sample)
+                    baseline.append(weights.main_head(clients[-1], alone))
+        return clients, baseline
 
     @functools.cached_property
     def step(self) -> Any:
@@ -141,6 +177,15 @@ class Experiment:
             metrics=self.config.metrics,
             prepare=preparation(self.config, self.federations).test_all,
             keep=isinstance(self.feed, Resident),
+        )
+
+    @functools.cached_property
+    def epsilons(self) -> tuple[Float[np.ndarray, " K"] | None, ...]:
+        """Epsilon of every client after the run, by seed; None without a claim."""
+        method = self.parts.method
+        return tuple(
+            privacy_lib.epsilons(self.config, method, fed.partition.sizes)
+            for fed in _pooled(method, self.federations)
         )
 
     @functools.cached_property
@@ -172,12 +217,14 @@ def build(
     source, other = data or _data_sets(config)
     federations = tuple(_federation(config, seed, source, other) for seed in seeds)
     _check_pieces(config, method, source.num_classes)
+    _check_frozen(config, method)
     topologies = [graph.make_topology(config.graph, config.clients.num, seed) for seed in seeds]
-    layout = _layout(config, method)
-    roster = _roster(config, method, layout, seeds)
     built = _models(config, source.num_classes, method.num_heads(config.heads.aux))
     _check_networks(built, sample_of(source))
-    feed = _feed(config, method, federations, roster, memory or device_memory())
+    roster = _roster(config, method, _layout(config, method, built, sample_of(source)), seeds)
+    visits = _visits(config, method, topologies, roster.layout)
+    privacy = _privacy(config, built, _pooled(method, federations), own_public=other is None)
+    feed = _feed(config, method, federations, roster, visits, memory or device_memory(), privacy)
     baseline = _models(config, source.num_classes, 1) if _wants_baseline(config, method) else ()
     encoding = exchange.make_encoding(config, method, source.num_classes)
     _check_alignment(config, method, source.num_classes)
@@ -198,7 +245,10 @@ def build(
         steps_per_call=steps_per_call,
         embedding_width=_embedding_width(config, method, built, sample_of(source)),
         pauses=_pauses(config, method, built, sample_of(source)),
+        frozen=sum(offset < config.clients.frozen for offset in roster.layout.offsets),
+        visits=visits,
         attackers=_attackers(config, method),
+        privacy=privacy,
     )
     return Experiment(
         config=config,
@@ -227,6 +277,26 @@ def _check_pieces(
         shape = (config.clients.num, method.num_heads(config.heads.aux), num_classes)
         owned = np.zeros((shape[0], num_classes))
         evaluate.measure(name, np.zeros(shape), np.ones(num_classes, int), owned)
+
+
+def _check_frozen(config: ml_collections.ConfigDict, method: methods.Method) -> None:
+    """Frozen clients teach; they know something, and nobody averages parameters with them.
+
+    Raises:
+      ConfigError: otherwise.
+    """
+    frozen = config.clients.frozen
+    if not frozen:
+        return
+    if frozen >= config.clients.num:
+        accepted = f"fewer than clients.num = {config.clients.num}: somebody has to learn"
+        raise ConfigError("clients.frozen", frozen, accepted)
+    if method.distillation is None or method.averaging is not None:
+        accepted = f"0: {config.method} does not learn from published predictions alone"
+        raise ConfigError("clients.frozen", frozen, accepted)
+    if not config.model.init_from:
+        accepted = "the weights of the clients that clients.frozen keeps as they are"
+        raise ConfigError("model.init_from", "", accepted)
 
 
 def _attackers(
@@ -287,6 +357,36 @@ def _embedding_width(
         accepted = f"0 to {narrowest}, the width of the narrowest embedding"
         raise ConfigError("exchange.embedding_width", asked, accepted)
     return int(asked)
+
+
+def _visits(
+    config: ml_collections.ConfigDict,
+    method: methods.Method,
+    topologies: Sequence[graph.Topology],
+    layout: Layout,
+) -> Visits:
+    """How often what was sent of a public sample is read.
+
+    Raises:
+      ConfigError: readers cannot keep what they have read, or samples cannot take turns.
+    """
+    count = config.exchange.cache
+    if count == 1 or method.distillation is None:
+        return Visits()
+    accepted = ""
+    steps = np.arange(min(config.train.steps, LONGEST_PERIOD))
+    if (method.distils(steps) != (steps % config.exchange.every == 0)).any():
+        accepted = f"1: {config.method} distils at times of its own"
+    elif config.exchange.mode == "stale":
+        accepted = "1 with exchange.mode = stale, or exchange.mode = fresh: snapshots change"
+    elif not all(topology.static for topology in topologies):
+        accepted = "1 with a graph that changes: a new reader lacks what was sent before"
+    elif config.data.public_batch_size // layout.data_devices % count:
+        share = config.data.public_batch_size // layout.data_devices
+        accepted = f"a divisor of {share}, the public samples of a step and device"
+    if accepted:
+        raise ConfigError("exchange.cache", count, accepted)
+    return Visits(count, config.exchange.every)
 
 
 def _marginals(parts: StepParts, pool_slots: int) -> tuple[int, ...]:
@@ -375,7 +475,9 @@ def sample_of(source: sources.Source) -> Sample:
 
 
 def preparation(
-    config: ml_collections.ConfigDict, federations: Sequence[Federation]
+    config: ml_collections.ConfigDict,
+    federations: Sequence[Federation],
+    visits: Visits = Visits(),  # noqa: B008
 ) -> Preparation:
     """What happens to samples on the device; an augmentation of the host leaves nothing to it.
 
@@ -393,7 +495,7 @@ def preparation(
     else:
         augment.check(name, split.image_shape, split.dtype)
     statistics = np.array([(fed.mean, fed.std) for fed in federations], np.float32)
-    return Preparation("none" if name in on_host else name, statistics)
+    return Preparation("none" if name in on_host else name, statistics, visits)
 
 
 def _feed(
@@ -401,32 +503,91 @@ def _feed(
     method: methods.Method,
     federations: Sequence[Federation],
     roster: Roster,
+    visits: Visits,
     memory: int,
+    privacy: privacy_lib.Privacy | None,
 ) -> Feed:
-    if method.pooled:
-        federations = [
-            dataclasses.replace(fed, partition=pooled(fed.partition)) for fed in federations
-        ]
+    federations = _pooled(method, federations)
+    places = 0
+    if privacy is not None:
+        sizes = np.concatenate([fed.partition.sizes for fed in federations])
+        needed = batches.poisson_places(sizes, config.data.batch_size, config.train.steps)
+        places = -(-needed // roster.layout.data_devices) * roster.layout.data_devices
     order = SampleOrder(
-        tuple(federations), roster, config.data.batch_size, config.data.public_batch_size
+        tuple(federations),
+        roster,
+        config.data.batch_size,
+        config.data.public_batch_size,
+        visits,
+        places,
     )
-    prepared = preparation(config, federations)
+    prepared = preparation(config, federations, visits)
     resident = Resident(order, prepared)
     name = config.data.augment
     on_host = name if name in streaming.HOST_AUGMENTS.names() else ""
     needed = resident_bytes(resident, roster.layout)
     streamed, why = streams(config.data.feed, needed, memory, on_host)
     feed: Resident | streaming.Streaming = resident
+    if streamed and privacy is not None:
+        accepted = "resident with privacy: a stream walks through shuffled epochs, and the "
+        accepted += "accountant assumes Poisson samples"
+        raise ConfigError("data.feed", config.data.feed, accepted)
     if streamed:
         feed = streaming.Streaming(order, prepared, on_host, config.data.workers)
     feed.why = why
     return feed
 
 
+def _pooled(method: methods.Method, federations: Sequence[Federation]) -> tuple[Federation, ...]:
+    """Who trains on which samples: one client on all of them where the method pools."""
+    if not method.pooled:
+        return tuple(federations)
+    return tuple(dataclasses.replace(fed, partition=pooled(fed.partition)) for fed in federations)
+
+
+def _privacy(
+    config: ml_collections.ConfigDict,
+    built: Sequence[models.MultiHeadClassifier],
+    federations: Sequence[Federation],
+    own_public: bool,
+) -> privacy_lib.Privacy | None:
+    """What happens to private gradients, checked."""
+    privacy, first = privacy_lib.build(config), federations[0].source
+    if privacy is None:
+        return None
+    statistics = [variable_shapes(model, sample_of(first)).get("batch_stats") for model in built]
+    privacy_lib.check(
+        config,
+        [fed.partition.sizes for fed in federations],
+        batch_statistics=any(statistics),
+        draws=any(_draws(model, sample_of(first)) for model in built),
+        own_public=own_public and kept_silos(config, first) is not None,
+    )
+    return privacy
+
+
+def _draws(model: models.MultiHeadClassifier, sample: Sample) -> bool:
+    """Whether what the network says in training is a matter of chance, as with dropout."""
+
+    def apply(key: jax.Array, variables: Variables, x: jax.Array) -> Any:
+        keys = bridge.keys(key)
+        return model.apply(variables, x, train=True, rngs=keys, mutable=["batch_stats"])
+
+    variables, x = variable_shapes(model, sample), network_input(sample)
+    traced = jax.make_jaxpr(apply)(jax.random.key(0), variables, x).jaxpr
+    _, used = partial_eval.dce_jaxpr(traced, [True] * len(traced.outvars))
+    return used[0]
+
+
 # --- Clients --------------------------------------------------------------------------------------
 
 
-def _layout(config: ml_collections.ConfigDict, method: methods.Method) -> Layout:
+def _layout(
+    config: ml_collections.ConfigDict,
+    method: methods.Method,
+    built: Sequence[models.MultiHeadClassifier],
+    sample: Sample,
+) -> Layout:
     sizes = [1] if method.pooled else [count for _, count in config_lib.client_models(config)]
     if method.averaging is not None and len(sizes) > 1:
         raise ConfigError(
@@ -435,9 +596,10 @@ def _layout(config: ml_collections.ConfigDict, method: methods.Method) -> Layout
             f"one architecture: {config.method} averages parameters",
         )
     data_devices = config.parallel.data_devices
-    if config.model.norm == "batch" and data_devices != 1:
+    statistics = any(variable_shapes(model, sample).get("batch_stats") for model in built)
+    if statistics and data_devices != 1:
         if data_devices:
-            logging.warning("model.norm = batch: every device normalises with its part of a batch")
+            logging.warning("batch statistics: every device normalises with its part of a batch")
         data_devices = data_devices or 1
     return parallel.make_layout(
         sizes,
@@ -456,7 +618,7 @@ def _roster(
     """Who takes part in a step.
 
     Raises:
-      ConfigError: not everybody does, and the method averages parameters, or somebody lies.
+      ConfigError: not everybody does, and something in the run rests on everybody.
     """
     # The last call is planned to its full length.
     horizon = config.train.steps + max(config.train.steps_per_call, STEPS_PER_CALL)
@@ -466,6 +628,12 @@ def _roster(
         why = f"{config.method} averages the parameters of all clients"
     elif config.attack.name != attacks.NONE:
         why = "attack.clients lie in every step"
+    elif config.clients.frozen:
+        why = "the clients of clients.frozen teach in every step"
+    elif config.exchange.cache > 1 and method.distillation is not None:
+        why = "with exchange.cache readers keep what everybody has sent"
+    elif privacy_lib.build(config) is not None:
+        why = "privacy is accounted for in clients that take part in every step"
     if roster.attendances and why:
         name = "trace" if config.clients.active == 1 else "active"
         raise ConfigError(f"clients.{name}", config.clients[name], f"everybody: {why}")
@@ -476,14 +644,16 @@ def _models(
     config: ml_collections.ConfigDict, num_classes: int, num_heads: int
 ) -> tuple[models.MultiHeadClassifier, ...]:
     """One classifier per group."""
-    settings = config.model.to_dict()
+    settings, lowering = config.model.to_dict(), config.parallel.conv_lowering
+    if lowering == "auto" and privacy_lib.build(config) is not None:
+        lowering = "grouped"  # of every sample of every client: too many to unroll
     return tuple(
         models.build(
             {**settings, "name": name},
             num_classes,
             num_heads,
             head=config.heads.name,
-            conv_lowering=config.parallel.conv_lowering,
+            conv_lowering=lowering,
         )  # fmt: skip
         for name, _ in config_lib.client_models(config)
     )
@@ -493,20 +663,28 @@ def _check_networks(built: Sequence[models.MultiHeadClassifier], sample: Sample)
     """Traces every network on one sample.
 
     Raises:
-      ConfigError: a network that cannot take such samples, or with another output than [B, D].
+      ConfigError: a network that cannot take such samples, or with another output than [B, D], or
+        with variables that a state does not keep.
     """
     for model in built:
         try:
-            param_shapes(model, sample)
+            kinds = set(variable_shapes(model, sample))
         except (TypeError, ValueError, IndexError) as error:
             if isinstance(error, ConfigError):
                 raise
             shape = network_input(sample).shape[1:]
             reason = str(error).partition("\n")[0]
             raise ConfigError(
-                "model.name", type(model.network).__name__,
+                "model.name", bridge.label(model.network),
                 f"a network for samples of shape {shape} ({reason})",
             ) from error  # fmt: skip
+        other = kinds - set(VARIABLES)
+        if other:
+            raise ConfigError(
+                "model.name", bridge.label(model.network),
+                f"a network whose variables are of the kinds {', '.join(VARIABLES)}, not "
+                f"{', '.join(sorted(other))} too",
+            )  # fmt: skip
 
 
 def _wants_baseline(config: ml_collections.ConfigDict, method: methods.Method) -> bool:
@@ -566,19 +744,21 @@ def _ledger(
     """What every client sends, in bytes."""
     chosen, predictions, parameters = parts.method.distillation, [], []
     for size, model in zip(parts.layout.groups, parts.models, strict=True):
-        parameters += [4.0 * count_params(model, sample)] * size
+        parameters += [float(count_params(model, sample))] * size
         sent = 0
         if chosen is not None:
-            rows = config.data.public_batch_size * max(reader(0, 1).versions.shape[1], 1)
+            rows = config.data.public_batch_size // parts.visits.count
+            rows *= max(reader(0, 1).versions.shape[1], 1)
             shape = (rows, chosen.published_heads(model.num_heads), parts.num_classes)
             width = parts.embedding_width or state.embedding_width(model, sample)
             width = width if chosen.nu_emb else 0
             sent = exchange.message_bytes(parts.encoding, shape, width, chosen.publishes_energy)
         predictions += [float(sent)] * size
+    travels = parts.encoding.embedding_type if parts.method.averaging else jnp.float32
     return exchange.Ledger(
         predictions=np.asarray(predictions),
-        snapshots=np.asarray(parameters) / config.exchange.refresh_steps,
-        fedavg=np.asarray(parameters) / config.average.every,
+        snapshots=4.0 * np.asarray(parameters) / config.exchange.refresh_steps,
+        fedavg=jnp.dtype(travels).itemsize * np.asarray(parameters) / config.average.every,
         method=parts.method,
         average_every=config.average.every,
         once=4.0 * parts.num_classes if config.distill.publish_label_shares else 0.0,
@@ -593,5 +773,10 @@ def count_params(model: models.MultiHeadClassifier, sample: Sample) -> int:
 
 def param_shapes(model: models.MultiHeadClassifier, sample: Sample) -> Variables:
     """The tree of one client's parameters as shapes, nothing computed."""
-    init = lambda x: model.init(jax.random.key(0), x, train=False)  # noqa: E731
-    return jax.eval_shape(init, network_input(sample))["params"]
+    return variable_shapes(model, sample)["params"]
+
+
+def variable_shapes(model: models.MultiHeadClassifier, sample: Sample) -> Variables:
+    """All of one client's variables as shapes, nothing computed."""
+    init = lambda x: model.init(bridge.keys(jax.random.key(0)), x, train=False)  # noqa: E731
+    return jax.eval_shape(init, network_input(sample))

@@ -61,8 +61,11 @@ class Batch(NamedTuple):
       images: per group, [k, B, ...].
       labels: per group, [k, B].
       public: [B', ...], the same for all clients.
+      weights: per group, what each sample counts in the mean of the losses, [k, B]; () where all
+        count 1. Places that a random batch leaves empty count 0.
     """
 
     images: tuple[Array, ...]
     labels: tuple[Array, ...]
     public: Array
+    weights: tuple[Array, ...] = ()

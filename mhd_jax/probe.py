@@ -77,7 +77,7 @@ def make_probe(
     def probe(
         state: State, inputs: StepInputs, images: Array, labels: Array, seeds: Array
     ) -> tuple[Vitals, ...]:
-        per_seed = (state.clients, state.baseline, state.pool, state.marginals)
+        per_seed = (state.clients, state.baseline, state.pool, state.marginals)  # no cache
         first = State(state.step, *jax.tree.map(lambda x: x[0], per_seed))
         now = inputs._replace(
             reads=jax.tree.map(lambda x: x[0, 0], inputs.reads),

@@ -220,6 +220,12 @@ class SeedResult(Accuracies):
         "did.",
         default_factory=dict,
     )  # fmt: skip
+    epsilon: Float[np.ndarray, " K"] | None = _field(
+        "[K] or null", "1",
+        "Of the differential privacy of one private sample of each client, at `privacy.delta`, "
+        "after all steps; null without a claim.",
+        dtype=float, default=None,
+    )  # fmt: skip
 
     @property
     def honest(self) -> Bool[np.ndarray, " K"]:
@@ -386,6 +392,16 @@ def _documented(kind: type[_Record], prefix: str) -> list[FieldDoc]:
     return docs
 
 
+def epsilon_range(found: Float[np.ndarray, " K"]) -> str:
+    """Smallest and largest epsilon.
+
+    >>> epsilon_range(np.array([2.0, 2.0]))
+    '2.00'
+    """
+    low, high = f"{found.min():.2f}", f"{found.max():.2f}"
+    return low if low == high else f"{low} to {high}"
+
+
 def client_labels(names: Sequence[str], num_clients: int) -> list[str]:
     """What clients are called: their names, or their numbers where they have none.
 
@@ -465,7 +481,7 @@ def head_rows(result: SeedResult) -> list[HeadRow]:
     found = [baseline for baseline in baselines if baseline is not None]
 
     def stack(values: Iterable[np.ndarray]) -> Float[np.ndarray, "R K H"]:
-        return np.stack(list(values))[:, result.honest]
+        return np.compress(result.honest, np.stack(list(values)), axis=1)
 
     return accuracy_rows(
         stack(seed.shared_accuracy for seed in result.seeds),

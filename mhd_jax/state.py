@@ -15,12 +15,14 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import optax
-from flax import struct
+from flax import struct, traverse_util
 
 from mhd_jax import rng
 from mhd_jax.inputs import Sample, network_input
-from mhd_jax.parallel import CLIENTS, Layout
+from mhd_jax.models import bridge
+from mhd_jax.parallel import CLIENTS, DATA, Layout
 from mhd_jax.trees import AnyTree, Variables
+from mhd_jax.weights import Flat
 
 PyTree = Any
 
@@ -57,6 +59,8 @@ class State(struct.PyTreeNode):
       pool: per group, the last snapshots of its clients, leaves [R, K, S, ...]; () when fresh.
       marginals: moving average of every published head's mean prediction, [R, K, H, C], the same
         on all devices; () where alignment needs none.
+      cache: what readers have of the public batch's samples, leaves [R, K, B', ...], the same for
+        all; () where everything is sent anew in every exchange.
     """
 
     step: jax.Array
@@ -64,6 +68,7 @@ class State(struct.PyTreeNode):
     baseline: tuple[Learners, ...]
     pool: Pool
     marginals: jax.Array | tuple[()] = ()
+    cache: PyTree = ()
 
 
 def make_optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransformation:
@@ -127,7 +132,8 @@ def init_learner(
     """
     spec = network_input(sample)
     first = jnp.zeros(spec.shape, spec.dtype)
-    (_, embedding), variables = model.init_with_output(rng.fold(key, "model"), first, train=False)
+    keys = bridge.keys(rng.fold(key, "model"))
+    (_, embedding), variables = model.init_with_output(keys, first, train=False)
     make = nn.initializers.lecun_normal()
     width = embedding.shape[-1]
     projections = {
@@ -141,7 +147,7 @@ def init_learner(
 def embedding_width(model: nn.Module, sample: Sample) -> int:
     """D of a model, from shapes alone."""
     shapes = jax.eval_shape(
-        lambda x: model.init_with_output(jax.random.key(0), x, train=False)[0],
+        lambda x: model.init_with_output(bridge.keys(jax.random.key(0)), x, train=False)[0],
         network_input(sample),
     )
     return shapes[1].shape[-1]
@@ -157,6 +163,7 @@ def init_state(
     *,
     pool_slots: int = 0,
     marginals: tuple[int, ...] = (),
+    cache: PyTree = (),
     same_start: bool = False,
     abstract: bool = False,
 ) -> State:
@@ -172,6 +179,7 @@ def init_state(
       pool_slots: snapshots kept per client.
       marginals: (K, H, C) of the moving average that alignment keeps, which starts uniform; ()
         for none.
+      cache: shapes of what readers keep, leaves [K, B', ...]; () for nothing.
       same_start: give every client of a group the parameters of its first client.
       abstract: return shapes, types and shardings only; nothing is compiled.
     """
@@ -196,7 +204,8 @@ def init_state(
     def everything(seeds: jax.Array) -> State:
         clients, baseline, pool = jax.vmap(system)(seeds)
         start = jnp.full((len(seeds), *marginals), 1 / marginals[-1]) if marginals else ()
-        return State(jnp.zeros((), jnp.int32), clients, baseline, pool, start)
+        kept = jax.tree.map(lambda x: jnp.zeros((len(seeds), *x.shape), x.dtype), cache)
+        return State(jnp.zeros((), jnp.int32), clients, baseline, pool, start, kept)
 
     seed_array = jnp.asarray(seeds, jnp.uint32)
     shapes = jax.eval_shape(everything, seed_array)
@@ -211,12 +220,54 @@ def init_state(
     return init(seed_array)
 
 
+def start_from(
+    state: State, layout: Layout, clients: Sequence[Flat], baseline: Sequence[Flat]
+) -> State:
+    """The initial state with given weights in place of drawn ones, the same in every replica.
+
+    Args:
+      state: as `init_state` makes it.
+      layout: who owns which client.
+      clients: weights of every client, see `mhd_jax.weights.fitted`; {} for none.
+      baseline: likewise of the isolated baseline.
+    """
+
+    def replaced(groups: tuple[Learners, ...], given: Sequence[Flat]) -> tuple[Learners, ...]:
+        return tuple(
+            _with_weights(learners, layout, given[offset : offset + size])
+            for learners, offset, size in zip(groups, layout.offsets, layout.groups, strict=True)
+        )
+
+    made = replaced(state.clients, clients)
+    alone = replaced(state.baseline, baseline) if state.baseline else ()
+    pool = tuple(
+        jax.tree.map(lambda slots, x: slots.at[:].set(x[:, :, None]), slots, group.snapshot)
+        for slots, group in zip(state.pool, made, strict=bool(state.pool))
+    )
+    return state.replace(clients=made, baseline=alone, pool=pool)
+
+
+def _with_weights(learners: Learners, layout: Layout, given: Sequence[Flat]) -> Learners:
+    """One group of clients with the weights that are given of each."""
+    flat = traverse_util.flatten_dict(learners.snapshot, sep="/")
+    for path in {path for weights in given for path in weights}:
+        rows = layout.fetch(flat[path]).copy()
+        for row, weights in enumerate(given):
+            if path in weights:
+                rows[:, row] = weights[path]
+        flat[path] = layout.put(rows, None, CLIENTS)
+    made = traverse_util.unflatten_dict(flat, sep="/")
+    params = {**learners.params, "model": made["params"]}
+    return learners.replace(params=params, stats=made.get("batch_stats", {}))
+
+
 def shardings(state: State, layout: Layout) -> State:
-    """The sharding of every leaf: the client axis over devices, step and marginals everywhere."""
+    """The sharding of every leaf: the client axis over devices, what all share everywhere."""
     rows, everywhere = layout.sharding(None, CLIENTS), layout.sharding()
     spread: State = jax.tree.map(lambda _: rows, state)
     marginals = jax.tree.map(lambda _: everywhere, state.marginals)
-    return spread.replace(step=everywhere, marginals=marginals)
+    cache = jax.tree.map(lambda _: layout.sharding(None, None, DATA), state.cache)
+    return spread.replace(step=everywhere, marginals=marginals, cache=cache)
 
 
 def abstract(state: State) -> State:

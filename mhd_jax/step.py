@@ -23,11 +23,14 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
 
 from mhd_jax import defences, distill, rng
+from mhd_jax import privacy as privacy_lib
 from mhd_jax.attacks import Attackers
+from mhd_jax.data.batches import Visits
 from mhd_jax.edges import NOBODY, Edges
 from mhd_jax.exchange import Encoding, from_wire, projection, to_wire
 from mhd_jax.inputs import Batch, StepInputs
 from mhd_jax.methods import Averaging, Distillation, Method
+from mhd_jax.models import bridge
 from mhd_jax.models.classifier import MultiHeadClassifier
 from mhd_jax.parallel import CLIENTS, DATA, Layout, gather_clients, on_mesh
 from mhd_jax.participation import Roster, put_back, take
@@ -67,7 +70,10 @@ class StepParts:
       pauses: what a step in which distillation has no weight leaves out: "nothing", as there is
         none in the run; "all" of distillation; or "exchange" alone, where code in a branch is slow.
       embedding_width: numbers in which an embedding travels; 0 for all it has.
+      frozen: groups, the first ones, whose clients publish but never learn.
+      visits: how often what was sent of a public sample is read.
       attackers: who lies and how; None where nobody does, and then nothing of it is compiled.
+      privacy: what happens to private gradients; None for nothing.
     """
 
     roster: Roster
@@ -82,7 +88,10 @@ class StepParts:
     steps_per_call: int
     pauses: Pauses = "nothing"
     embedding_width: int = 0
+    frozen: int = 0
+    visits: Visits = Visits()
     attackers: Attackers | None = None
+    privacy: privacy_lib.Privacy | None = None
 
     @property
     def layout(self) -> Layout:
@@ -119,7 +128,7 @@ def make_step(parts: StepParts, input_specs: StepInputs, data_specs: PyTree) -> 
 def state_specs() -> Any:
     """How the state lies on the mesh, the same tree with a spec for every part."""
     rows: Any = P(None, CLIENTS)
-    return State(P(), rows, rows, rows, P())  # type: ignore[arg-type]
+    return State(P(), rows, rows, rows, P(), P(None, None, DATA))  # type: ignore[arg-type]
 
 
 def _run_steps(
@@ -148,7 +157,7 @@ def _all_replicas(
     parts: StepParts, state: State, data: PyTree, inputs: StepInputs, seeds: Array
 ) -> tuple[State, Metrics]:
     """One step of every replica: `_one_system` vmapped, or called directly where R = 1."""
-    per_replica = (state.clients, state.baseline, state.pool, state.marginals)
+    per_replica = (state.clients, state.baseline, state.pool, state.marginals, state.cache)
     axes = StepInputs(0, 0, 0, 0, None, None, None, 0, 0, 0)
 
     def one(trees: Any, data: PyTree, inputs: StepInputs, seed: Array) -> Any:
@@ -168,29 +177,33 @@ def _all_replicas(
 
 def _one_system(
     parts: StepParts, state: State, data: PyTree, inputs: StepInputs, seed: Array
-) -> tuple[tuple[Any, Any, Any, Any], Metrics]:
+) -> tuple[tuple[Any, Any, Any, Any, Any], Metrics]:
     """One step of one system: learn, average, snapshot; and the isolated baseline beside it.
 
     Where not everybody takes part, it is the step of those who do, whose rows are then put back.
     """
     everyone, state = state, seat(parts, state, inputs)
     batch = parts.load(data, inputs, seed, state.step)
+    keys, weight = network_keys(parts, inputs, seed, state.step), inputs.weights[0]
+    noise = functools.partial(_noise_keys, parts, inputs, seed, state.step)
     private = _where_due(
         "all" if getattr(parts.method.when, "rests", True) else "nothing",
-        inputs.weights[0] > 0,
-        lambda: _private_gradients(parts, parts.models, state.clients, batch, inputs.weights[0]),
+        weight > 0,
+        lambda: _private_gradients(
+            parts, parts.models, state.clients, batch, weight, keys, noise("privacy")
+        ),
         stats=tuple(group.stats for group in state.clients),
     )
     grads, metrics = private.grads, {"private_loss": private.losses, "loss": private.losses}
-    marginals = state.marginals
+    memory = Memory(state.marginals, state.cache)
     if parts.method.distillation is not None:
         lessons = _where_due(
             parts.pauses,
             _distils(inputs),
             lambda: _distillation_gradients(parts, state, batch.public, inputs, seed),
-            marginals=state.marginals,
+            memory=memory,
         )
-        marginals = lessons.marginals
+        memory = lessons.memory
         metrics |= _trunk_metrics(grads, lessons.grads)
         grads = jax.tree.map(jnp.add, grads, lessons.grads)
         metrics |= {"embedding_loss": lessons.embedding, "head_losses": lessons.heads}
@@ -203,11 +216,16 @@ def _one_system(
             parts, parts.method.averaging, clients, inputs, seed, state.step
         )
         metrics["unreadable_parameters"] = unreadable
-    baseline, baseline_loss = _train_baseline(parts, state, batch)
+    baseline, baseline_loss = _train_baseline(parts, state, batch, keys, noise("privacy baseline"))
     if baseline:
         metrics["control_loss"] = baseline_loss
-    changed = (clients, baseline, pool, marginals)
-    return _put_back(parts, everyone, changed, inputs), _mean_over_data(parts, metrics)
+    changed = state.replace(
+        clients=clients, baseline=baseline, pool=pool, marginals=memory.marginals,
+        cache=memory.cache,
+    )  # fmt: skip
+    new = _put_back(parts, everyone, changed, inputs)
+    trees = (new.clients, new.baseline, new.pool, new.marginals, new.cache)
+    return trees, _mean_over_data(parts, metrics)
 
 
 def seat(parts: StepParts, state: State, inputs: StepInputs) -> State:
@@ -225,18 +243,20 @@ def seat(parts: StepParts, state: State, inputs: StepInputs) -> State:
     )
 
 
-def _put_back(
-    parts: StepParts, everyone: State, changed: tuple[Any, Any, Any, Any], inputs: StepInputs
-) -> tuple[Any, Any, Any, Any]:
+def _put_back(parts: StepParts, everyone: State, changed: State, inputs: StepInputs) -> State:
     """The inverse of `seat`: everybody's state with that of those who took part changed."""
     rows = [parts.roster.rows(group, inputs.seated) for group in range(len(parts.models))]
-    clients, baseline, pool = (
-        tuple(put_back(*trees) for trees in zip(old, new, rows, strict=bool(old)))
-        for old, new in zip((everyone.clients, everyone.baseline, everyone.pool), changed[:3],
-                            strict=True)
-    )  # fmt: skip
+
+    def of_groups(old: tuple[PyTree, ...], new: tuple[PyTree, ...]) -> tuple[PyTree, ...]:
+        return tuple(put_back(*trees) for trees in zip(old, new, rows, strict=bool(old)))
+
     everywhere = parts.roster.everywhere(inputs.seated)
-    return clients, baseline, pool, put_back(everyone.marginals, changed[3], everywhere)
+    return changed.replace(
+        clients=of_groups(everyone.clients, changed.clients),
+        baseline=of_groups(everyone.baseline, changed.baseline),
+        pool=of_groups(everyone.pool, changed.pool),
+        marginals=put_back(everyone.marginals, changed.marginals, everywhere),
+    )
 
 
 def _where_due(
@@ -276,6 +296,13 @@ class Predictions(NamedTuple):
     energy: Float[Array, "k B H"] | None = None
 
 
+class Memory(NamedTuple):
+    """What readers remember of earlier exchanges: see `State.marginals` and `State.cache`."""
+
+    marginals: Any = ()
+    cache: Any = ()
+
+
 class PrivateGradients(NamedTuple):
     """Of the private loss; everything per group, losses [k] weighted as in the objective."""
 
@@ -293,7 +320,7 @@ class Lessons(NamedTuple):
       embedding: the embedding loss, [k].
       heads: the loss of every taught head, [k, m].
       unreadable: 1 for a client whose message nobody can read, see `distill.readable`, [k].
-      marginals: the moving average of every published head's mean prediction, or ().
+      memory: what readers remember from now on.
     """
 
     grads: tuple[PyTree, ...]
@@ -301,7 +328,7 @@ class Lessons(NamedTuple):
     embedding: tuple[Float[Array, " k"], ...]
     heads: tuple[Float[Array, "k m"], ...]
     unreadable: tuple[Float[Array, " k"], ...]
-    marginals: Any
+    memory: Memory
 
 
 def _private_gradients(
@@ -310,18 +337,87 @@ def _private_gradients(
     learners: tuple[Learners, ...],
     batch: Batch,
     weight: Float[Array, ""],
+    keys: Sequence[Array],
+    noise_keys: tuple[Array, ...] = (),
 ) -> PrivateGradients:
-    """Gradients of weight * CE(private labels) of the local clients, over their whole batches."""
+    """Gradients of weight * CE(private labels) of the local clients, over their whole batches.
+
+    With `parts.privacy` that of every sample is clipped, and their sum gets noise.
+    """
+    rest = parts.frozen
+    resting, learners, models = learners[:rest], learners[rest:], models[rest:]
+    batch = batch._replace(
+        images=batch.images[rest:], labels=batch.labels[rest:], weights=batch.weights[rest:]
+    )
+    privacy, unclipped = parts.privacy, None
+    if privacy is not None:
+        batch, unclipped = _clipped(privacy, models, learners, batch, keys[rest:])
 
     def objective(params: tuple[PyTree, ...]) -> tuple[Array, Any]:
-        losses, stats = _private_losses(models, params, learners, batch)
+        losses, stats = _private_losses(models, params, learners, batch, keys[rest:])
         losses = tuple(weight * loss for loss in losses)
         return jnp.asarray(sum(loss.sum() for loss in losses)), (stats, losses)
 
     params = tuple(group.params for group in learners)
     grads, (stats, losses) = jax.grad(objective, has_aux=True)(params)
     grads, stats = _mean_over_data(parts, (grads, stats))
-    return PrivateGradients(grads, stats, losses)
+    if privacy is not None and unclipped is not None:
+        losses = tuple(weight * loss for loss in unclipped)
+        grads = tuple(
+            privacy_lib.protect(privacy, model, gradient, each, weight)
+            for model, gradient, each in zip(models, grads, noise_keys[rest:], strict=True)
+        )
+    return PrivateGradients(
+        grads=(*(jax.tree.map(jnp.zeros_like, group.params) for group in resting), *grads),
+        stats=(*(group.stats for group in resting), *stats),
+        losses=(*(jnp.zeros(_rows_of(group)) for group in resting), *losses),
+    )
+
+
+def _clipped(
+    privacy: privacy_lib.Privacy,
+    models: Sequence[nn.Module],
+    learners: tuple[Learners, ...],
+    batch: Batch,
+    keys: Sequence[Array],
+) -> tuple[Batch, tuple[Float[Array, " k"], ...]]:
+    """The batch with samples weighted so that its gradient is the sum of clipped ones.
+
+    sum_i s_i g_i is the gradient of sum_i s_i loss_i, so that one pass finds the norms and a
+    second, as large as that of plain training, the gradient: no client's gradients of all samples
+    are ever held at once. Source: J. Lee and D. Kifer, 2021, https://arxiv.org/abs/2009.03106.
+
+    Returns:
+      The batch, and the mean loss of every client before clipping, [k] per group.
+    """
+    weights = batch.weights or tuple(jnp.ones(labels.shape) for labels in batch.labels)
+    clipped, means = [], []
+    for model, group, images, labels, counts, each in zip(
+        models, learners, batch.images, batch.labels, weights, keys, strict=True
+    ):
+        losses, norms = sample_gradients(model, group, images, labels, each)
+        clipped.append(counts * privacy.clip(norms))
+        means.append((counts * losses).mean(axis=1))
+    return batch._replace(weights=tuple(clipped)), tuple(means)
+
+
+def sample_gradients(
+    model: nn.Module, group: Learners, images: Array, labels: Int[Array, "k B"], keys: Array
+) -> tuple[Float[Array, "k B"], Float[Array, "k B"]]:
+    """The private loss of every sample alone, and the norm of its gradient."""
+
+    def one(params: PyTree, stats: PyTree, image: Array, label: Array, key: Array) -> Any:
+        def loss(params: PyTree) -> Array:
+            return _sample_losses(model, params, stats, image[None], label[None], key)[0][0]
+
+        value, gradient = jax.value_and_grad(loss)(params)
+        return value, optax.tree.norm(gradient)
+
+    of_client = jax.vmap(one, in_axes=(None, None, 0, 0, None))
+    found: tuple[Array, Array] = jax.vmap(of_client)(
+        group.params["model"], group.stats, images, labels, keys
+    )
+    return found
 
 
 def _distillation_gradients(
@@ -333,7 +429,7 @@ def _distillation_gradients(
     pooled = pool_predictions(parts, state.pool, inputs.versions, public)
 
     def objective(params: tuple[PyTree, ...]) -> tuple[Array, Any]:
-        embedding, heads, unreadable, marginals = _distillation(
+        embedding, heads, unreadable, memory = _distillation(
             parts, chosen, params, state, public, pooled, inputs, seed
         )
         losses = tuple(
@@ -341,7 +437,7 @@ def _distillation_gradients(
             for emb, head in zip(embedding, heads, strict=True)
         )
         total = jnp.asarray(sum(loss.sum() for loss in losses))
-        return total, (losses, embedding, heads, unreadable, marginals)
+        return total, (losses, embedding, heads, unreadable, memory)
 
     params = tuple(group.params for group in state.clients)
     grads, aux = jax.grad(objective, has_aux=True)(params)
@@ -363,29 +459,60 @@ def _private_losses(
     params: tuple[PyTree, ...],
     learners: tuple[Learners, ...],
     batch: Batch,
+    keys: Sequence[Array],
 ) -> tuple[tuple[Float[Array, " k"], ...], tuple[PyTree, ...]]:
     """Private losses and new batch statistics of every group."""
     trees = [
-        _private_loss(model, tree["model"], group.stats, images, labels)
-        for model, tree, group, images, labels in zip(
-            models, params, learners, batch.images, batch.labels, strict=True
-        )
+        _private_loss(model, tree["model"], group.stats, images, labels, each, weights)
+        for model, tree, group, images, labels, each, weights in zip(
+            models,
+            params,
+            learners,
+            batch.images,
+            batch.labels,
+            keys,
+            batch.weights or [None] * len(batch.labels),
+            strict=True,
+        )  # fmt: skip
     ]
     return tuple(loss for loss, _ in trees), tuple(stats for _, stats in trees)
 
 
 def _private_loss(
-    model: nn.Module, params: PyTree, stats: PyTree, images: Array, labels: Int[Array, "k B"]
+    model: nn.Module,
+    params: PyTree,
+    stats: PyTree,
+    images: Array,
+    labels: Int[Array, "k B"],
+    keys: Array,
+    weights: Float[Array, "k B"] | None,
 ) -> tuple[Float[Array, " k"], PyTree]:
-    """CE of the main head on private labels; this stream alone updates batch statistics."""
+    """CE of the main head on private labels, the one stream with dropout and new statistics."""
 
-    def one(params: PyTree, stats: PyTree, images: Array, labels: Array) -> tuple[Array, PyTree]:
-        variables = {"params": params, "batch_stats": stats}
-        (logits, _), new = model.apply(variables, images, train=True, mutable=["batch_stats"])
-        losses = optax.losses.softmax_cross_entropy_with_integer_labels(logits[:, 0], labels)
-        return losses.mean(), new.get("batch_stats", {})
+    def one(
+        params: PyTree, stats: PyTree, images: Array, labels: Array, key: Array, weights: Any
+    ) -> tuple[Array, PyTree]:
+        losses, new = _sample_losses(model, params, stats, images, labels, key)
+        return (losses if weights is None else weights * losses).mean(), new
 
-    return jax.vmap(one)(params, stats, images, labels)
+    return jax.vmap(one)(params, stats, images, labels, keys, weights)
+
+
+def _sample_losses(
+    model: nn.Module,
+    params: PyTree,
+    stats: PyTree,
+    images: Array,
+    labels: Int[Array, " B"],
+    key: Array,
+) -> tuple[Float[Array, " B"], PyTree]:
+    """CE of one client's main head on every sample, and its new batch statistics."""
+    variables, rngs = {"params": params, "batch_stats": stats}, bridge.keys(key)
+    (logits, _), new = model.apply(
+        variables, images, train=True, rngs=rngs, mutable=["batch_stats"]
+    )
+    losses = optax.losses.softmax_cross_entropy_with_integer_labels(logits[:, 0], labels)
+    return losses, new.get("batch_stats", {})
 
 
 def public_forward(
@@ -417,28 +544,33 @@ def _distillation(
     inputs: StepInputs,
     seed: Array,
 ) -> tuple[
-    tuple[Float[Array, " k"], ...], tuple[Float[Array, "k m"], ...], tuple[Array, ...], Any
+    tuple[Float[Array, " k"], ...], tuple[Float[Array, "k m"], ...], tuple[Array, ...], Memory
 ]:  # fmt: skip
-    """Embedding loss, head losses and unreadable messages of the local clients; new marginals."""
+    """Embedding loss, head losses and unreadable messages of the local clients; new memory."""
     own = tuple(
         public_forward(
             parts, model, {"params": tree["model"], "batch_stats": learners.stats}, public
         )
         for model, tree, learners in zip(parts.models, params, state.clients, strict=True)
     )
-    published, marginals = read_published(parts, state, own, pooled, public, seed, _distils(inputs))
+    published, memory = read_published(parts, state, own, pooled, public, seed, _distils(inputs))
     embedding_losses, heads, unreadable = [], [], []
     for group, student in enumerate(own):
+        unreadable.append(_unreadable(parts, group, published))
+        if group < parts.frozen:
+            taught_heads = 0 if published.scores is None else _taught(chosen, student).shape[2]
+            embedding_losses.append(jnp.zeros(len(student.scores)))
+            heads.append(jnp.zeros((len(student.scores), taught_heads)))
+            continue
         reads = inputs.reads[group]
         embedding_losses.append(
             _embedding_loss(parts, group, chosen, own, params[group], published, reads)
         )
-        unreadable.append(_unreadable(parts, group, published))
         if published.scores is None:
             heads.append(jnp.zeros((len(student.embeddings), 0)))
             continue
         candidates = candidates_of(parts, group, student, published, inputs)
-        taught = student.scores[:, :, 1:] if chosen.wiring == "chain" else student.scores[:, :, :1]
+        taught = _taught(chosen, student)
         samples = student.scores.shape[1]
         keys = student_keys(parts, group, inputs, samples, seed, state.step)
         heads.append(
@@ -447,13 +579,18 @@ def _distillation(
                 loss=chosen.loss, temperature=chosen.temperature,
             )
         )  # fmt: skip
-    return tuple(embedding_losses), tuple(heads), tuple(unreadable), marginals
+    return tuple(embedding_losses), tuple(heads), tuple(unreadable), memory
 
 
 def _unreadable(parts: StepParts, group: int, published: Published) -> Float[Array, " k"]:
     """1 for a local client of whose message nothing can be read."""
     by_client = published.readable.reshape(parts.places.num_clients, -1).any(axis=1)
     return 1.0 - by_client[parts.roster.own(group)]
+
+
+def _taught(chosen: Distillation, student: Predictions) -> Float[Array, "k B m C"]:
+    """Scores of the heads that learn from others."""
+    return student.scores[:, :, 1:] if chosen.wiring == "chain" else student.scores[:, :, :1]
 
 
 class Published(NamedTuple):
@@ -463,15 +600,14 @@ class Published(NamedTuple):
       scores: aligned if the method aligns; None where no predictions are published.
       embeddings: per group, in `StepParts.embedding_width` dimensions if that is not 0.
       energy: where it is published.
-      readable: whose message can be read, see `distill.readable`; the rest of it is blank.
-      fresh: the publishers are the students' own present states; otherwise snapshots.
+      readable: bool [N], whose message can be read, see `distill.readable`, the rest being blank;
+        None until a reader looks.
     """
 
     scores: Float[Array, "N B h C"] | None
     embeddings: tuple[Float[Array, "N B w"], ...]
     energy: Float[Array, "N B h"] | None
-    readable: Bool[Array, " N"]
-    fresh: bool
+    readable: Any = None
 
 
 def read_published(
@@ -482,26 +618,76 @@ def read_published(
     public: Array,
     seed: Array,
     distils: Bool[Array, ""] | bool = True,
-) -> tuple[Published, Any]:
-    """Publishes (the snapshots where there are any) and aligns; with it the new marginals.
+) -> tuple[Published, Memory]:
+    """Publishes (the snapshots where there are any) and aligns; with it what is remembered.
 
-    Liars have their say in between, and what cannot be read is dropped.
+    Only what is due is published where readers keep the rest. Liars have their say in between, and
+    what cannot be read is dropped.
     """
-    marginals = state.marginals
-    chosen = parts.method.distillation
+    chosen, cache = parts.method.distillation, state.cache
     assert chosen is not None
     shown = jax.lax.stop_gradient(pooled or own)
+    if cache:
+        due = functools.partial(_due, parts.visits, state.step)
+        shown, public = jax.tree.map(due, shown), due(public[None])[0]
     if parts.pauses == "exchange":
         sent = _publish_if(parts, chosen, shown, distils)
     else:
         sent = publish(parts, chosen, shown)
     if parts.attackers is not None:
         sent = _with_lies(parts, parts.attackers, sent, public, seed, state.step)
+    if cache:
+        keep = functools.partial(_keep, parts.visits, state.step)
+        sent = cache = jax.tree.map(keep, cache, sent)
     sent = _readable_part(parts, chosen, sent)
     if sent.scores is None or not chosen.alignment:
-        return sent._replace(fresh=not pooled), marginals
-    scores, marginals = _align(parts, chosen, sent.scores, marginals)
-    return sent._replace(scores=scores, fresh=not pooled), marginals
+        return sent, Memory(state.marginals, cache)
+    scores, marginals = _align(parts, chosen, sent.scores, state.marginals)
+    return sent._replace(scores=scores), Memory(marginals, cache)
+
+
+def _due(visits: Visits, step: Array, batch: Float[Array, "k B ..."]) -> Float[Array, "k F ..."]:
+    """What is sent of a batch: every D-th place."""
+    rows = batch.reshape(len(batch), -1, visits.count, *batch.shape[2:])
+    place = visits.exchange(step) % visits.count
+    return jax.lax.dynamic_index_in_dim(rows, place, axis=2, keepdims=False)
+
+
+def _keep(
+    visits: Visits, step: Array, before: Float[Array, "N B ..."], sent: Float[Array, "N F ..."]
+) -> Float[Array, "N B ..."]:
+    """What readers have after an exchange, place by place."""
+    exchange, places = visits.exchange(step), np.arange(before.shape[1])
+    new = visits.sent(exchange, places) == exchange
+    filled = jnp.repeat(sent, visits.count, axis=1)
+    return jnp.where(new.reshape(-1, *[1] * (before.ndim - 2)), filled, before)
+
+
+def cache_shapes(parts: StepParts, widths: Sequence[int], samples: int) -> Published | tuple[()]:
+    """Shapes of what readers keep, as in `State.cache` without its first axis; () for nothing.
+
+    Args:
+      parts: of the step.
+      widths: of the embeddings, group by group.
+      samples: B', of the public batch.
+    """
+    chosen = parts.method.distillation
+    if chosen is None or parts.visits.count == 1:
+        return ()
+
+    def kept(clients: int, *shape: int) -> Any:
+        return jax.ShapeDtypeStruct((clients, samples, *shape), jnp.float32)
+
+    clients = parts.layout.num_clients
+    heads = chosen.published_heads(parts.models[0].num_heads)
+    sizes = zip(parts.layout.groups, widths, strict=True)
+    return Published(
+        scores=kept(clients, heads, parts.num_classes) if chosen.nu_pred else None,
+        embeddings=tuple(
+            kept(size, parts.embedding_width or width) for size, width in sizes if chosen.nu_emb
+        ),
+        energy=kept(clients, heads) if chosen.nu_pred and chosen.publishes_energy else None,
+    )
 
 
 def _with_lies(
@@ -526,7 +712,8 @@ def _with_lies(
 
 def _readable_part(parts: StepParts, chosen: Distillation, sent: Published) -> Published:
     """Blanks whole messages of which any part cannot be read."""
-    readable = sent.readable
+    messages = sent.embeddings if sent.scores is None else (sent.scores,)
+    readable = jnp.ones(sum(len(values) for values in messages), bool)
     if sent.scores is not None:
         readable &= distill.readable(sent.scores, logits=chosen.mixes_logits)
     if sent.energy is not None:
@@ -576,12 +763,13 @@ def candidates_of(
     shares = inputs.label_shares if inputs.label_shares.size else None
     if shares is not None:
         shares = jnp.repeat(shares, len(scores) // len(shares), axis=0)
-    if published.fresh:
+    fresh = not inputs.versions.size
+    if fresh:
         present = scores[own]
     else:
         mine = jax.lax.stop_gradient(read_heads(chosen, student))
         present = _align(parts, chosen, mine.scores)[0] if chosen.alignment else mine.scores
-    if chosen.include_self and not published.fresh:
+    if chosen.include_self and not fresh:
         # One's own present state is no snapshot: it joins the candidates in front.
         readable = jnp.concatenate([jnp.ones(num_rows, bool), readable])
         scores = jnp.concatenate([present, scores], axis=0)
@@ -669,13 +857,10 @@ def publish(
                 energies.append(floats(read.energy))
         if chosen.nu_emb:
             embeddings.append(floats(_projected(parts, own.embeddings)))
-    count = sum(len(values) for values in scores or embeddings)
     return Published(
         scores=jnp.concatenate(scores) if scores else None,
         embeddings=tuple(embeddings),
         energy=jnp.concatenate(energies) if energies else None,
-        readable=jnp.ones(count, bool),
-        fresh=True,
     )
 
 
@@ -687,13 +872,10 @@ def _publish_if(
 ) -> Published:
     """`publish` in a step that distils; zeros, which nobody reads, in any other."""
 
-    def exchange() -> tuple[Any, Any, Any]:
-        sent = publish(parts, chosen, predictions)
-        return sent.scores, sent.embeddings, sent.energy
+    def exchange() -> Published:
+        return publish(parts, chosen, predictions)
 
-    scores, embeddings, energy = _where_due("all", distils, exchange)
-    count = sum(len(values) for values in ([scores] if scores is not None else embeddings))
-    return Published(scores, embeddings, energy, jnp.ones(count, bool), fresh=True)
+    return _where_due("all", distils, exchange)
 
 
 def read_heads(chosen: Distillation, predictions: Predictions) -> Predictions:
@@ -750,9 +932,10 @@ def _update(
     grads: tuple[PyTree, ...],
     stats: tuple[PyTree, ...],
 ) -> tuple[Learners, ...]:
-    """One optimiser step of every client on its own gradient."""
-    updated = []
-    for group, gradient, new_stats in zip(learners, grads, stats, strict=True):
+    """One optimiser step of every client on its own gradient; none of the frozen ones."""
+    updated = list(learners[: parts.frozen])
+    learning = list(zip(learners, grads, stats, strict=True))[parts.frozen :]
+    for group, gradient, new_stats in learning:
         opt_state = group.opt_state
         if parts.roster.attendances:
             opt_state = at_step(opt_state, state.step)
@@ -764,13 +947,18 @@ def _update(
 
 
 def _train_baseline(
-    parts: StepParts, state: State, batch: Batch
+    parts: StepParts,
+    state: State,
+    batch: Batch,
+    keys: Sequence[Array],
+    noise_keys: tuple[Array, ...],
 ) -> tuple[tuple[Learners, ...], tuple[Array, ...]]:
     """The isolated baseline's step on the very same private batches."""
     baseline = state.baseline
     if not baseline:
         return (), ()
-    made = _private_gradients(parts, parts.baseline_models, baseline, batch, jnp.float32(1))
+    models, weight = parts.baseline_models, jnp.float32(1)
+    made = _private_gradients(parts, models, baseline, batch, weight, keys, noise_keys)
     return _update(parts, state, baseline, made.grads, made.stats), made.losses
 
 
@@ -784,15 +972,18 @@ def _average(
 ) -> tuple[tuple[Learners, ...], tuple[Float[Array, " k"], ...]]:
     """Mixes parameters and statistics over clients where an average is due; see `AGGREGATORS`.
 
-    Optimiser states stay local. This, and only this, sends parameters between clients; methods
-    without averaging have no such collective. Clients whose parameters are not all finite are
-    read by nobody; they are 1 in the second result.
+    Optimiser states stay local. Parameters travel in the type of embeddings. This, and only this,
+    sends parameters between clients; methods without averaging have no such collective. Clients
+    whose parameters are not all finite are read by nobody; they are 1 in the second result.
     """
     (group,), size = clients, parts.layout.num_clients
-    rows = parts.roster.own(0)
+    travels, rows = parts.encoding.embedding_type, parts.roster.own(0)
+
+    def gathered(x: Array) -> Array:
+        return from_wire(gather_clients(to_wire(x, travels))[:size], travels)
 
     def mix(tree: PyTree) -> tuple[PyTree, Array]:
-        everyone = jax.tree.map(lambda x: gather_clients(x)[:size], tree)
+        everyone = jax.tree.map(gathered, tree)
         if parts.attackers is not None:
             everyone = _with_false_parameters(parts.attackers, everyone, seed, step)
         mixed, readable = defences.aggregate(
@@ -829,10 +1020,44 @@ def _zero_floats(x: Array, where: Bool[Array, ""]) -> Array:
 # --- Small helpers --------------------------------------------------------------------------------
 
 
+def _rows_of(group: Learners) -> int:
+    """k."""
+    return len(jax.tree.leaves(group.params)[0])
+
+
+def _client_keys(parts: StepParts, inputs: StepInputs, base: Array) -> tuple[Array, ...]:
+    """Keys [k] of the client at every local place, per group; the same wherever it sits."""
+    groups = range(len(parts.models))
+    return tuple(rng.each(base, parts.roster.ids(group, inputs.seated)) for group in groups)
+
+
+def _noise_keys(
+    parts: StepParts, inputs: StepInputs, seed: Array, step: Array, purpose: str
+) -> tuple[Array, ...]:
+    """Keys [k] of every group for the noise on private gradients; () without privacy."""
+    if parts.privacy is None:
+        return ()
+    return _client_keys(parts, inputs, rng.stream(seed, f"{purpose} noise", step))
+
+
 def _distils(inputs: StepInputs) -> Bool[Array, ""]:
     """Whether distillation has weight in this step."""
     distils: Array = inputs.weights[1] > 0
     return distils
+
+
+def network_keys(
+    parts: StepParts, inputs: StepInputs, seed: Array, step: Array
+) -> tuple[Array, ...]:
+    """Keys [k] for what networks draw in training, such as dropout, per group.
+
+    A client draws the same on any device, and so does its isolated baseline. Devices that share a
+    batch draw for their own part of it.
+    """
+    base = rng.stream(seed, "network", step)
+    if parts.layout.data_devices > 1:
+        base = jax.random.fold_in(base, jax.lax.axis_index(DATA))
+    return _client_keys(parts, inputs, base)
 
 
 def student_keys(

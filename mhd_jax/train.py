@@ -21,6 +21,7 @@ from jaxtyping import Bool, Float
 from mhd_jax import config as config_lib
 from mhd_jax import experiment as experiment_lib
 from mhd_jax import graph
+from mhd_jax import privacy as privacy_lib
 from mhd_jax import state as state_lib
 from mhd_jax.errors import DivergedError, WorkdirError
 from mhd_jax.evaluator import Evaluation
@@ -102,6 +103,7 @@ def _summary(config: ml_collections.ConfigDict, directory: Workdir) -> tuple[Sum
             print(f"{directory.path}: this run is finished; nothing to do")
         return directory.read_summary(), directory.report.exists()
     experiment = experiment_lib.build(config)  # before the claim: what cannot work claims nothing
+    _ = experiment.weights  # read and checked now, if there are any
     directory.claim(config)
     strip = functools.partial(state_lib.strip, layout=experiment.layout)
     with (
@@ -445,7 +447,16 @@ def describe(experiment: Experiment) -> str:
         device=f"{device()}; {experiment.layout.describe()}",
         feed=experiment.feed.why,
         exchange=reader.form.describe() if experiment.parts.method.distillation else "",
+        privacy=_privacy(experiment),
     )
+
+
+def _privacy(experiment: Experiment) -> str:
+    privacy = experiment.parts.privacy
+    if privacy is None:
+        return ""
+    delta, found = experiment.config.privacy.delta, experiment.epsilons[0]
+    return privacy_lib.describe(privacy, delta, found)
 
 
 def summarize(
@@ -513,6 +524,7 @@ def _seed_values(experiment: Experiment, found: Evaluation, index: int) -> dict[
         "class_accuracy": found.correct[index] / np.maximum(experiment.evaluator.count, 1),
         "label_histogram": experiment.evaluator.histograms[index],
         "primary_labels": partition.primary,
+        "epsilon": experiment.epsilons[index],
         "adjacency": topology.at(0),
         "adjacency_union": topology.ever(experiment.config.train.steps),
     }

@@ -34,13 +34,13 @@ def _across(found: audit.Audit) -> set[str]:
         ({"exchange__encoding": "bfloat16", "num_seeds": 2}, {PREDICTIONS, EMBEDDINGS}, True),
         ({"exchange__encoding": "top_k", "exchange__mode": "stale"}, {PREDICTIONS, EMBEDDINGS},
          True),
-        ({"exchange__encoding": "int4", "exchange__embedding_width": 3, "exchange__every": 2},
-         {PREDICTIONS, EMBEDDINGS}, True),
+        ({"exchange__encoding": "int4", "exchange__embedding_width": 3, "exchange__every": 2,
+          "exchange__cache": 4}, {PREDICTIONS, EMBEDDINGS}, True),
         ({"distill__confidence": "energy", "distill__same_rank": True}, {PREDICTIONS, EMBEDDINGS},
          True),
         ({"method": "isolated"}, set(), True),
         ({"method": "fedmd"}, {PREDICTIONS}, True),
-        ({"method": "fedavg"}, {PARAMETERS}, False),
+        ({"method": "fedavg", "exchange__encoding": "bfloat16"}, {PARAMETERS}, False),
         ({"method": "gossip"}, {PARAMETERS}, False),
         ({"method": "feddf"}, {PREDICTIONS, PARAMETERS}, False),
     ],
@@ -87,9 +87,9 @@ def test_a_planted_leak_is_found(monkeypatch, leak):
     batches = []
     losses = step_lib._private_losses
 
-    def note(models, params, learners, batch):
+    def note(models, params, learners, batch, keys):
         batches.append(batch)
-        return losses(models, params, learners, batch)
+        return losses(models, params, learners, batch, keys)
 
     monkeypatch.setattr(step_lib, "_update", leaking)
     monkeypatch.setattr(step_lib, "_private_losses", note)

@@ -45,3 +45,28 @@ def test_walks_of_all_clients_are_those_of_each(batch_size):
     for client, size in enumerate(sizes.tolist()):
         alone = batches.batch_indices(2**40 + 3, "private", client, size, batch_size, 5, 12)
         np.testing.assert_array_equal(together[:, client], alone)
+
+
+@given(
+    count=st.integers(1, 5), every=st.integers(1, 4), blocks=st.integers(1, 4),
+    start=st.integers(0, 40), steps=st.integers(1, 12),
+)  # fmt: skip
+def test_a_public_sample_stays_where_it_came_for_as_many_exchanges(
+    count, every, blocks, start, steps
+):
+    visits, size, batch = batches.Visits(count, every), 37, blocks * count
+    read = batches.public_indices(3, size, batch, visits, start, start + steps)
+    places = np.arange(batch)
+    for step, row in enumerate(read, start):
+        exchange = step // every
+        came, place = visits.origin(step, places)
+        assert (came % every == 0).all() and (came <= step).all()
+        assert (exchange - came // every < count).all()
+        assert (place % count == came // every % count).all()
+        for b in range(batch):
+            then = batches.public_indices(3, size, batch, visits, came[b], came[b] + 1)[0]
+            assert row[b] == then[place[b]]
+        new = visits.sent(exchange, places) == exchange
+        fresh = batches.batch_indices(3, "public", 0, size, blocks, exchange, exchange + 1)[0]
+        assert (row[new] == np.repeat(fresh, count)[new]).all()
+        assert new.sum() == blocks if exchange >= count - 1 else new.sum() > blocks - 1

@@ -23,6 +23,7 @@ from experiments.benchmarks import (
     feeding,
     growth,
     limits,
+    message_sizes,
     ours,
     step,
     timing,
@@ -88,6 +89,20 @@ def test_what_snapshots_cost(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sent["four"] == 2 * sent["fresh"]
     shown = exchange_cost.BENCHMARK.table([record]).splitlines()
     assert [line.split(" | ")[0] for line in shown[2:4]] == ["| fresh", "| four"]
+
+
+def test_sizes_of_messages_come_from_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ResNet-18 with 1,000 classes: 4 bytes of each parameter in 200 steps, of all in 4 heads."""
+    forms = {name: message_sizes.FORMS[name] for name in ("MHD, int8", "FedAvg every 200 steps")}
+    monkeypatch.setattr(message_sizes, "FORMS", forms)
+    record = timing.run_case(message_sizes.BENCHMARK, *message_sizes.BENCHMARK.cases(True), QUICK)
+    results, (mhd, fedavg) = record["results"], forms
+    sent, steps = results["bytes"]["resnet18"], results["steps"]
+    assert steps == 1_281_167 * 9 // 10 // 8 // 32
+    assert sent[mhd] == steps * 32 * (4 * (1000 + 2) + 2 * 512)
+    assert sent[fedavg] == steps // 200 * 4 * results["parameters"]["resnet18"]
+    assert 11.6e6 < results["parameters"]["resnet18"] < 11.8e6
+    assert mhd in message_sizes.BENCHMARK.table([record])
 
 
 QUICKLY = {"growth/public_batch": growth, "limits/mlp_2": limits, "feeding/mlp_2": feeding}
@@ -168,8 +183,6 @@ def test_networks_in_pytorch_compute_the_same(name: str, shape: tuple[int, ...])
     torch = pytest.importorskip("torch")
     from experiments.benchmarks import networks
 
-    if name == "vit":
-        importlib.import_module("experiments.benchmarks.vit")  # registers it
     ours = models.build({"name": name, "width": 16}, num_classes=3, num_heads=2)
     rng = np.random.default_rng(0)
     images = rng.normal(size=(5, *shape)).astype(np.float32)

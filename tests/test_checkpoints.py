@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import textwrap
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -343,51 +342,39 @@ SAVER = """
     import jax, jax.numpy as jnp
     from mhd_jax.runtime.checkpoints import Checkpoints
 
-    directory, where = sys.argv[1:]
-    if where == "before the rename":
-        write = Checkpoints._write_manifest
-        def write_and_stop(self):
-            write(self)
-            if self._saving == 3:
-                print("here", flush=True)
-                time.sleep(60)
-        Checkpoints._write_manifest = write_and_stop
-    checkpoints = Checkpoints(directory)
+    write = Checkpoints._write_manifest
+    def write_and_stop(self):
+        write(self)
+        if self._saving == 3:
+            print("here", flush=True)
+            time.sleep(60)
+    Checkpoints._write_manifest = write_and_stop
+    checkpoints = Checkpoints(sys.argv[1])
     for step in itertools.count(1):
         checkpoints.save(step, {"step": jnp.full((200, 500), step, jnp.int32)})
-        if step == 3 and where == "anywhere":
-            print("here", flush=True)
     """
 
 
 def test_killed_while_saving_leaves_a_checkpoint_to_go_on_from(tmp_path: Path) -> None:
-    moments = ["before the rename", "anywhere"]
-    runs = [
-        subprocess.Popen(
-            [sys.executable, "-c", textwrap.dedent(SAVER), tmp_path / str(number), moment],
-            stdout=subprocess.PIPE,
-            cwd=Path(__file__).parents[1],
-        )
-        for number, moment in enumerate(moments)
-    ]
-    for number, run in enumerate(runs):
-        assert run.stdout is not None and run.stdout.readline() == b"here\n"
-        time.sleep(0.03 * number)
-        run.send_signal(signal.SIGKILL)
-        run.communicate()
+    """Before the rename; whole runs are killed at other moments elsewhere."""
+    run = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(SAVER), tmp_path],
+        stdout=subprocess.PIPE,
+        cwd=Path(__file__).parents[1],
+    )
+    assert run.stdout is not None and run.stdout.readline() == b"here\n"
+    run.send_signal(signal.SIGKILL)
+    run.communicate()
+    assert steps(tmp_path) == ["1", "2", "3.orbax-checkpoint-tmp"]
     where = NamedSharding(mesh(4), PartitionSpec("clients"))
     target = {"step": jax.ShapeDtypeStruct((200, 500), jnp.int32, sharding=where)}
-    for number, moment in enumerate(moments):
-        directory = tmp_path / str(number)
-        if moment == "before the rename":
-            assert steps(directory) == ["1", "2", "3.orbax-checkpoint-tmp"]
-        with Checkpoints(directory) as checkpoints:
-            restored = checkpoints.restore_latest(target)
-            assert restored is not None
-            step, state = restored
-            assert step >= 2 and (np.asarray(state["step"]) == step).all()
-            checkpoints.save(step + 1, state)
-        assert all(name.isdigit() for name in steps(directory))
+    with Checkpoints(tmp_path) as checkpoints:
+        restored = checkpoints.restore_latest(target)
+        assert restored is not None
+        step, state = restored
+        assert step == 2 and (np.asarray(state["step"]) == step).all()
+        checkpoints.save(step + 1, state)
+    assert steps(tmp_path)[-1] == "3" and all(name.isdigit() for name in steps(tmp_path))
 
 
 # --- Places that cannot be written ---------------------------------------------------------------

@@ -24,9 +24,11 @@ def test_devices_share_the_work_and_change_no_parameter() -> None:
 
 
 def test_skewed_labels_are_guessed_from_predictions() -> None:
-    found = label_inference.measure(skew=100.0, steps=50, seeds=1, at=[50])
-    assert found["steps"] == [50] and np.shape(found["distance_by_seed"]) == (1, 1)
-    assert max(found["distance"]) < found["distance_uniform_guess"]
+    found = label_inference.measure(skew=100.0, steps=100, seeds=1)
+    assert found["steps"] == [50, 100] and np.shape(found["distance_by_seed"]) == (1, 2)
+    for measured in ("distance", "divergence"):
+        assert max(found[measured]) < found[f"{measured}_uniform_guess"]
+        assert found["over_time"][measured][0] == found[measured][0]
     assert found["top_labels_found"][-1] > found["top_labels_by_chance"]
 
 

@@ -45,6 +45,7 @@ def test_defaults_are_valid_and_locked():
         ("optimizer.momentum", 1.0, "[0, 1)"),
         ("exchange.mode", "stail", "did you mean 'stale'"),
         ("exchange.every", 0, "at least 1"),
+        ("exchange.cache", 0, "at least 1"),
         ("exchange.embedding_width", -1, "0 or more"),
         ("bytes_to", (0.5, 1.5), "above 0, at most 1"),
         ("bytes_to", ("half",), "above 0, at most 1"),

@@ -19,6 +19,7 @@ from mhd_jax.errors import ConfigError
 from tests import small
 
 FILES = sorted((Path(__file__).resolve().parent.parent / "configs").glob("*.py"))
+SMALL_IMAGES = ("cifar10", "cifar100", "tiny_imagenet")  # with variants from one base
 CLASSES = {"cifar10": 10, "cifar100": 100, "tiny_imagenet32": 200, "imagenet2012": 1000}
 
 
@@ -71,10 +72,15 @@ def test_every_config_trains(file, devices, stand_in):
     assert isinstance(experiment.feed, Streaming) == (file.stem == "imagenet")
 
 
+def _repeats(file, name):
+    """Whether another case has the same network but for its size, type or classes."""
+    return name == "tpu" and file != FILES[0] or name == "cpu" and file.stem in SMALL_IMAGES[1:]
+
+
 @pytest.mark.parametrize(
     ("file", "name"),
     [
-        pytest.param(file, name, marks=[pytest.mark.slow] * (name == "tpu" and file != FILES[0]))
+        pytest.param(file, name, marks=[pytest.mark.slow] * _repeats(file, name))
         for file, name in VARIANTS
         if name != "smoke"  # those are trained above
     ],

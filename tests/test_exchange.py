@@ -171,6 +171,71 @@ def test_projected_embeddings_are_compared_as_they_travel():
     np.testing.assert_allclose(metrics["embedding_loss"][0, 0], expected, rtol=1e-4)
 
 
+# --- What readers keep ----------------------------------------------------------------------------
+
+
+def test_a_cache_is_what_a_plain_loop_keeps_in_a_dictionary():
+    """Losses and messages of 24 exchanges, two steps apart, where each sample is read 4 times.
+
+    With this seed no sample comes around while it is still there, of which there would be two.
+    """
+    experiment = small.build(
+        seed=2, exchange__cache=4, exchange__every=2, data__public_fraction=0.03, train__steps=48,
+        train__log_every=1, distill__alignment=0.0, graph__name="star", isolated_baseline=False,
+    )  # fmt: skip
+    fed, (model,) = experiment.federations[0], experiment.parts.models
+    one = lambda params, images: model.apply({"params": params}, images, train=False)  # noqa: E731
+    predict = jax.jit(jax.vmap(one, in_axes=(0, None)))
+    reads = experiment.schedule.topologies[0].at(0)
+    kept: dict[int, list] = {}  # predictions and embeddings of all clients, times read
+    again = 0
+    for step, (state, metrics, _) in enumerate(small.walk(experiment, 48)):
+        if step % 2:
+            assert not metrics["embedding_loss"].any()
+            continue
+        at = experiment.feed.inputs(step, step + 1)[1][0, 0].tolist()
+        images = fed.public.images(fed.public_indices[at])
+        images = (images - np.float32(fed.mean)) / np.float32(fed.std)
+        clients = jax.tree.map(lambda x: x[0], state.clients[0].params["model"])
+        logits, embeddings = map(np.asarray, predict(clients, images))
+        log_probs, sent = reference.log_softmax(logits), 0
+        for place, sample in enumerate(at):
+            if sample not in kept or kept[sample][2] == 4:
+                again += sample in kept
+                kept[sample] = [log_probs[:, place], embeddings[:, place], 0]
+                sent += 1
+        for sample in set(at):
+            kept[sample][2] += 1
+        assert sent == 2  # of 8
+        told, shown = (np.stack([kept[sample][i] for sample in at], axis=1) for i in (0, 1))
+        teachers = reference.select_teachers(told, reference.wiring(reads)[0])
+        expected = reference.prediction_loss(log_probs, told, *teachers)
+        np.testing.assert_allclose(metrics["head_losses"][0, 0], expected, rtol=1e-4)
+        expected = reference.embedding_loss(embeddings, shown, reads)
+        np.testing.assert_allclose(metrics["embedding_loss"][0, 0], expected, rtol=1e-4, atol=1e-7)
+    assert again  # samples came around
+    ledger = experiment.ledger
+    assert ledger.predictions.tolist() == [2 * (2 * 10 + small.WIDTH) * 4.0] * 4
+    assert ledger.sent(48) == 24 * ledger.predictions.sum()
+
+
+@pytest.mark.parametrize(
+    ("changes", "accepted"),
+    [
+        ({"exchange__mode": "stale"}, "1 with exchange.mode = stale"),
+        ({"method": "fedmd"}, "1: fedmd distils at times of its own"),
+        ({"graph__name": "erdos_renyi", "graph__every": 5}, "1 with a graph that changes"),
+        ({"graph__peers_per_step": 1}, "1 with a graph that changes"),
+        ({"graph__drop": 0.5}, "1 with a graph that changes"),
+        ({"exchange__cache": 3}, "a divisor of 8, the public samples of a step and device"),
+        ({"parallel__data_devices": 4}, "a divisor of 2, the public samples of a step and device"),
+    ],
+)
+def test_a_cache_that_readers_cannot_keep_is_refused(changes, accepted):
+    with pytest.raises(ConfigError, match=rf"exchange\.cache = \d: expected {accepted}"):
+        small.build(**{"exchange__cache": 4, **changes})
+
+
 # --- The ledger -----------------------------------------------------------------------------------
 
 _BYTES = {"f32": 4, "u16": 2, "u8": 1, "bf16": 2, "s32": 4, "u32": 4}
@@ -202,6 +267,7 @@ def _gathered_bytes(experiment) -> int:
         {"exchange__every": 2},
         {"distill__same_rank": True},
         {"method": "fedmd"},
+        {"exchange__cache": 4, "exchange__encoding": "int4", "exchange__embedding_width": 3},
     ],
     ids=[
         "fresh",
@@ -218,6 +284,7 @@ def _gathered_bytes(experiment) -> int:
         "every second step",
         "same rank",
         "rounds",
+        "kept four times, int4 projected",
     ],
 )
 def test_the_ledger_counts_what_the_compiled_program_gathers(changes):
@@ -226,6 +293,15 @@ def test_the_ledger_counts_what_the_compiled_program_gathers(changes):
         parallel__client_devices=2, isolated_baseline=False, **changes, **width
     )
     assert _gathered_bytes(experiment) == experiment.ledger.predictions.sum()
+
+
+def test_the_ledger_counts_the_parameters_that_the_compiled_program_averages():
+    fedavg = {"method": "fedavg", "average__every": 3, "isolated_baseline": False}
+    experiment = small.build(parallel__client_devices=2, exchange__encoding="bfloat16", **fedavg)
+    (clients,) = experiment.init_state(abstract=True).clients
+    parameters = sum(x.size for x in jax.tree.leaves(clients.params))
+    assert _gathered_bytes(experiment) == 2 * parameters == experiment.ledger.sent(3)
+    assert small.build(**fedavg).ledger.sent(3) == 4 * parameters
 
 
 def test_both_accountings_and_fedavg():

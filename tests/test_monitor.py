@@ -110,6 +110,7 @@ def test_a_planted_collapse_is_told_and_a_healthy_run_is_left_alone(
     steps = {"train.steps": 100, "train.log_every": 50, "train.eval_every": 100,
              "train.checkpoint_every": 100}  # fmt: skip
     update(config, {**settings, **steps, "parallel.client_devices": 1})
+    config.isolated_baseline = not collapses
     train.train_and_evaluate(config, tmp_path, with_report=False)
     warnings = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
     if collapses:

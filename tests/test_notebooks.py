@@ -28,8 +28,8 @@ def cells(notebook: nbformat.NotebookNode) -> list[tuple[str, str]]:
     return [(cell.cell_type, cell.source.strip()) for cell in notebook.cells]
 
 
-def test_there_are_three_pairs() -> None:
-    assert NAMES == ["extend_heads", "quickstart", "your_own_data"]
+def test_there_are_four_pairs() -> None:
+    assert NAMES == ["extend_heads", "quickstart", "silos_to_client", "your_own_data"]
     assert NAMES == sorted(path.stem for path in FOLDER.glob("*.ipynb"))
 
 

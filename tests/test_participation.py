@@ -13,14 +13,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax.sharding import PartitionSpec
 
 from mhd_jax import edges, participation, train
 from mhd_jax import experiment as experiment_lib
+from mhd_jax import step as step_lib
 from mhd_jax.data import batches
 from mhd_jax.edges import Form
 from mhd_jax.errors import ConfigError
 from mhd_jax.experiment import Experiment
-from mhd_jax.parallel import make_layout
+from mhd_jax.parallel import make_layout, on_mesh
 from mhd_jax.state import State, at_step
 from tests import small
 
@@ -233,6 +235,48 @@ def test_averages_and_liars_need_everybody():
     lies = {"attack__name": "constant", "attack__clients": (1,)}
     with pytest.raises(ConfigError, match=r"clients\.active = 0\.5: .*attack\.clients lie"):
         small.build(clients__active=0.5, **lies)
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"exchange__cache": 2}, r"exchange\.cache readers keep what everybody has sent"),
+        ({"privacy__clip_norm": 1.0}, "privacy is accounted for in clients that take part"),
+        (
+            {"clients__frozen": 1, "model__init_from": "weights"},
+            r"the clients of clients\.frozen teach in every step",
+        ),
+    ],
+    ids=["cache", "privacy", "frozen"],
+)
+def test_what_rests_on_everybody_is_refused(files, changes, why):
+    with pytest.raises(ConfigError, match=r"clients\.active = 4: .*everybody: .*" + why):
+        build(files, **only(files), **changes)
+    with pytest.raises(ConfigError, match=r"clients\.trace = .*everybody: .*" + why):
+        build(files, clients__trace=files["trace"], **changes)
+
+
+def test_what_networks_draw_belongs_to_the_client_and_not_to_its_place(files):
+    def drawn(made: Experiment, now: int) -> np.ndarray:
+        inputs = made.schedule.host_exchange(now, now + 1)
+        seated = jax.numpy.asarray(inputs.seated[0, 0])
+        find = on_mesh(
+            lambda: jax.random.key_data(
+                step_lib.network_keys(
+                    made.parts, inputs._replace(seated=seated), jax.numpy.uint32(0), now
+                )[0]
+            ),
+            made.layout, in_specs=(), out_specs=PartitionSpec("clients"),
+        )  # fmt: skip
+        return np.asarray(jax.jit(find)())
+
+    some, whole = build(files, **only(files)), build(files)
+    (who,) = some.parts.roster.attendances
+    for now in range(2):
+        places = who.places(now)
+        taken = places != edges.NOBODY
+        assert (places != np.arange(len(places)))[taken].any()
+        np.testing.assert_array_equal(drawn(some, now)[taken], drawn(whole, now)[places[taken]])
 
 
 # --- What the host makes of it --------------------------------------------------------------------

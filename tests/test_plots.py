@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments import topology
+from experiments import communication, topology
 from experiments.harness import plots
 from experiments.harness.study import PerClass
 from tests.invented import record
@@ -19,6 +19,22 @@ def test_figures_of_the_same_records_have_the_same_bytes(tmp_path: Path) -> None
     for name in ("one", "two"):
         plots.save(plots.dots(records), tmp_path / name)
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+
+
+def test_accuracy_over_bytes_is_drawn_as_far_as_all_seeds_came() -> None:
+    """Two seeds, 20 steps of 100 bytes: levels in megabytes, then the end of the run."""
+    some = record("some", [0.4, 0.8])
+    assert some.found
+    reached = {"0.5": [200.0, 600.0], "0.6": [600.0, 1000.0], "0.9": [None, 1200.0]}
+    reaching = dataclasses.replace(some.found, bytes_to={"0.9": [1e6, 3e6], "0.95": [None, None]})
+    far = dataclasses.replace(record("far", [0.9]), found=reaching)
+    some = dataclasses.replace(some, found=dataclasses.replace(some.found, bytes_to=reached))
+    axis = plots.over_bytes([record("none", [0.7]), some]).axes[0]
+    ways = [line.get_xydata().tolist() for line in axis.lines if line.get_alpha() == 0.6]
+    np.testing.assert_allclose(ways[0], [[2e-3, 0.7]])
+    np.testing.assert_allclose(ways[1], [[4e-4, 0.5], [8e-4, 0.6], [2e-3, 0.8]])
+    lines = communication.until([some, far]).splitlines()[2:]
+    assert lines == ["| some | 0.0004 | 0.0008 | – |", "| far | – | – | 2 |"]
 
 
 def test_the_hop_picture_is_a_table_too() -> None:

@@ -110,16 +110,20 @@ else:
 """
 
 
-@pytest.fixture
-def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def make_stand_in(folder: Path) -> Path:
     """A folder with the stand-in of Python, of TensorFlow, and the data set's builder."""
-    folder = tmp_path / "stand_in"
     folder.mkdir()
     (folder / "tensorflow.py").write_text(TENSORFLOW)
     (folder / "blobs_builder.py").write_text(BUILDER)
     program = folder / "python"
     program.write_text(PYTHON.format(python=sys.executable, here=str(folder)))
     program.chmod(0o755)
+    return folder
+
+
+@pytest.fixture
+def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = make_stand_in(tmp_path / "stand_in")
     monkeypatch.setenv("DOWNLOADS", str(folder / "downloads.txt"))
     return folder
 
@@ -219,13 +223,18 @@ def test_a_conversion_is_killed_in_the_middle_and_resumed(tmp_path: Path, stand_
     assert after == before  # the copy is as it was
 
 
-@pytest.fixture
-def converted(tmp_path: Path, stand_in: Path) -> Path:
-    copy = as_tfrecord(write_dataset(tmp_path / "copy"))
-    flags = [f"--dir={tmp_path / 'tfds'}", f"--from={copy}", f"--python={stand_in / 'python'}"]
+@pytest.fixture(scope="module")
+def once_converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("converted")
+    stand_in, copy = make_stand_in(folder / "stand_in"), as_tfrecord(write_dataset(folder / "copy"))
+    flags = [f"--dir={folder / 'tfds'}", f"--from={copy}", f"--python={stand_in / 'python'}"]
     prepare.main(["blobs", *flags])
-    shutil.rmtree(copy)
-    return tmp_path / "tfds"
+    return folder / "tfds"
+
+
+@pytest.fixture
+def converted(once_converted: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(once_converted, tmp_path / "tfds"))
 
 
 def test_checksums_are_written_and_checked(

@@ -87,7 +87,13 @@ def test_the_snippets_of_the_readme_run() -> None:
 
 
 @pytest.mark.usefixtures("registries", "quick_fit")
-@pytest.mark.parametrize("page", ["docs/settings.md", "docs/api.md"])
+@pytest.mark.parametrize(
+    "page",
+    [
+        "docs/settings.md", "docs/api.md",
+        pytest.param("docs/your-own-data.md", marks=pytest.mark.slow),  # trains five runs
+    ],
+)  # fmt: skip
 def test_the_snippets_of_a_page_run(page: str) -> None:
     assert "mhd_jax" in run_snippets(page)
 

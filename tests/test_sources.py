@@ -265,6 +265,11 @@ def write_dataset(
             "pythonClassName": f"{feature}.class_label_feature.ClassLabel",
             "classLabel": {"numClasses": "3"},
         },
+        "site": {
+            "pythonClassName": f"{feature}.scalar.Scalar",
+            "tensor": {"shape": {}, "dtype": "int64", "encoding": "none"},
+        },
+        "writer": {"pythonClassName": f"{feature}.text_feature.Text", "text": {}},
     }
     top = {
         "pythonClassName": f"{feature}.features_dict.FeaturesDict",
@@ -300,6 +305,8 @@ def write_dataset(
             example.features.feature["image"].bytes_list.value.append(picture.getvalue())
             label = -1 if split in secret else i % 3
             example.features.feature["label"].int64_list.value.append(label)
+            example.features.feature["site"].int64_list.value.append(7 + i % 2)
+            example.features.feature["writer"].bytes_list.value.append(b"bac"[i % 3 : i % 3 + 1])
             writer.write(example.SerializeToString())
         writer.close()
     return root
@@ -316,6 +323,33 @@ def test_tfds_reads_images_and_labels(tmp_path: Path) -> None:
     assert np.array_equal(images[:, 0, 0, 0], 40 * source.train.labels)
     assert np.array_equal(source.train.images(np.array([4, 0, 4])), images[[4, 0, 4]])
     assert source.train.images(np.array([], int)).shape == (0, 6, 6, 3)
+
+
+@pytest.mark.parametrize(
+    ("key", "names", "owner"),
+    [("site", ("7", "8"), [0, 1, 0, 1, 0]), ("writer", ("a", "b", "c"), [1, 0, 2, 1, 0])],
+)
+def test_tfds_a_feature_names_the_client(
+    tmp_path: Path, key: str, names: tuple[str, ...], owner: list[int]
+) -> None:
+    silos = lib.source(config(name="blobs", dir=str(write_dataset(tmp_path)), client_key=key)).silos
+    assert silos is not None and silos.names == names
+    assert silos.owner.tolist() == owner
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "said"),
+    [
+        ("blobs", "wirter", "expected a feature, .*did you mean 'writer'"),
+        ("blobs", "image", "expected a feature that is one integer or one text, not uint8"),
+        ("digits", "site", "expected '' for 'digits': only TensorFlow Datasets have features"),
+    ],
+)
+def test_a_feature_that_names_no_client_is_refused(
+    tmp_path: Path, name: str, key: str, said: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"data.client_key = '{key}': {said}"):
+        lib.source(config(name=name, dir=str(write_dataset(tmp_path)), client_key=key))
 
 
 def test_tfds_directory_comes_from_the_environment(

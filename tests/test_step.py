@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 
@@ -90,22 +91,49 @@ FIFTY = {"train__steps": 50, "train__log_every": 50, "train__eval_every": 50,
          "train__checkpoint_every": 50}  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def on_one_device():
-    experiment = small.build(**FIFTY)
+@functools.cache
+def _on_one_device(cache):
+    experiment = small.build(exchange__cache=cache, **FIFTY)
     return small.clients(experiment, small.run(experiment)[0])
 
 
 @pytest.mark.parametrize(
-    "devices", [(2, 1), (4, 1), (3, 1), (2, 2)], ids=["2", "4", "3 with inert rows", "2 x 2"]
-)
-def test_any_number_of_devices_gives_the_same_parameters(devices, on_one_device):
+    ("devices", "cache"), [((2, 1), 1), ((4, 1), 1), ((3, 1), 1), ((2, 2), 1), ((2, 2), 4)],
+    ids=["2", "4", "3 with inert rows", "2 x 2", "2 x 2, readers with a cache"],
+)  # fmt: skip
+def test_any_number_of_devices_gives_the_same_parameters(devices, cache):
     many = small.build(
-        parallel__client_devices=devices[0], parallel__data_devices=devices[1], **FIFTY
-    )
+        parallel__client_devices=devices[0], parallel__data_devices=devices[1],
+        exchange__cache=cache, **FIFTY,
+    )  # fmt: skip
     found, _ = small.run(many)
-    for ours, theirs in zip(small.clients(many, found), on_one_device, strict=True):
+    for ours, theirs in zip(small.clients(many, found), _on_one_device(cache), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
+# --- What makes a step fit and fast on accelerators -----------------------------------------------
+
+
+def test_bfloat16_computes_nearly_the_same_and_keeps_parameters_in_float32():
+    (_, exact), (state, half) = (
+        small.run(small.build(model__dtype=dtype)) for dtype in ("float32", "bfloat16")
+    )
+    assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(state.clients[0].params))
+    difference = np.abs(half["loss"] / exact["loss"] - 1)
+    assert 0 < difference.max() < 0.02
+
+
+def test_a_donated_state_is_used_up_and_changes_no_bit():
+    experiment = small.build()
+    arguments = small.arguments(experiment)
+    kept = jax.jit(experiment.step.__wrapped__, compiler_options=step_lib.CPU_OPTIONS)(*arguments)
+    donated = experiment.step(*arguments)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(arguments[0].clients))
+    for ours, theirs in zip(jax.tree.leaves(donated), jax.tree.leaves(kept), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+# --- What crosses devices -------------------------------------------------------------------------
 
 
 def _allowed(experiment) -> set[int]:

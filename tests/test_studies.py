@@ -54,3 +54,12 @@ def test_a_claim_without_its_cells_is_not_measured() -> None:
     assert abstract.table({}).count("not measured yet") == len(abstract.CLAIMS)
     found = record("complete", [0.4, 0.8])
     assert "+0.400" in abstract.table({"digits_claims/complete": found})
+
+
+def test_communication_is_efficient_from_a_size_on() -> None:
+    """100 bytes a step are those of FedAvg every 200 steps for 5,000 parameters."""
+    plain, fedavg = record("float32", [0.4, 0.8]), record("fedavg_200", [0.9])
+    _bytes = abstract.CLAIMS[-1].decide
+    found = _bytes(plain, record("small", [0.4, 0.795]), fedavg)
+    assert found.holds == "yes, from 5,000 parameters on" and "-0.005" in found.measured
+    assert _bytes(plain, record("small", [0.4, 0.7]), fedavg).holds == "not at this accuracy"

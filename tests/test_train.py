@@ -170,11 +170,12 @@ def test_a_signal_saves_and_the_same_command_goes_on(finished, tmp_path, monkeyp
     [
         {"exchange__mode": "stale", "exchange__pool_size": 2, "exchange__refresh_steps": 4},
         {"exchange__every": 4, "exchange__encoding": "int4", "exchange__embedding_width": 3},
+        {"exchange__cache": 4, "exchange__encoding": "int8"},
     ],
-    ids=["refreshes", "exchanges"],
+    ids=["refreshes", "exchanges", "visits"],
 )
 def test_resuming_between_two_of_every_4_steps_gives_the_same_bits(changes, tmp_path, monkeypatch):
-    """The checkpoint of step 6 is gone on from, two steps before anything is next exchanged."""
+    """The checkpoint of step 6 is gone on from, two steps before the next period begins."""
     config = small.config(
         train__steps=12, train__eval_every=3, isolated_baseline=False, heads__aux=1,
         bytes_to=(0.01, 0.2), **changes,

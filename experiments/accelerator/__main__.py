@@ -22,6 +22,7 @@ from pathlib import Path
 
 from experiments.accelerator import pieces
 from experiments.accelerator.pieces import Context, Piece
+from experiments.harness.compiling import quick_flags
 
 NAMES = ("correctness", "speed", "lowerings", "memory", "training", "profile")
 PIECE_SECONDS = 530.0  # of a piece's process: under nine minutes, its start and end included
@@ -75,7 +76,7 @@ def environment(name: str, options: argparse.Namespace) -> dict[str, str]:
     made.setdefault("JAX_COMPILATION_CACHE_DIR", str(options.out / "compiled"))
     wanted = dict(load(name).environment)
     if options.quick:  # compiles much and computes little
-        wanted["XLA_FLAGS"] = f"--xla_backend_optimization_level=0 {wanted.get('XLA_FLAGS', '')}"
+        wanted["XLA_FLAGS"] = f"{quick_flags()} {wanted.get('XLA_FLAGS', '')}"
     for key, value in wanted.items():
         made[key] = f"{made[key]} {value}" if key == "XLA_FLAGS" and key in made else value
     return made

@@ -6,11 +6,13 @@ from __future__ import annotations
 from experiments.benchmarks import (
     clients,
     convolutions,
+    encoding_cost,
     exchange_cost,
     federated,
     feeding,
     growth,
     limits,
+    message_sizes,
     quickstart,
     step,
 )
@@ -24,5 +26,7 @@ BENCHMARKS = (
     feeding.BENCHMARK,
     federated.BENCHMARK,
     exchange_cost.BENCHMARK,
+    encoding_cost.BENCHMARK,
+    message_sizes.BENCHMARK,
     quickstart.BENCHMARK,
 )

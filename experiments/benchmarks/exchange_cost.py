@@ -38,16 +38,20 @@ def settings() -> dict[str, dict[str, Any]]:
 
 def measure(effort: Effort) -> dict[str, Any]:
     """Seconds a step of every contender, round by round, with memory and bytes."""
+    return {"refresh_steps": REFRESH, **side_by_side(settings(), effort)}
+
+
+def side_by_side(settings: Mapping[str, Mapping[str, Any]], effort: Effort) -> dict[str, Any]:
+    """The same of any contenders, by what each changes in the preset."""
     common = {"isolated_baseline": False, **(ours.TINY if effort.quick else {})}
     base = PRESETS["smoke" if effort.quick else "digits"]
     steppers = {}
-    for name, changes in settings().items():
+    for name, changes in settings.items():
         config = base.base({**common, **changes})
         config.num_seeds = 1
         steppers[name] = Stepper(config)
     contenders = [ours.contender(name, stepper) for name, stepper in steppers.items()]
     return {
-        "refresh_steps": REFRESH,
         "measured": timing.alternate(contenders, effort),
         "memory": {name: stepper.memory() for name, stepper in steppers.items()},
         "published": {

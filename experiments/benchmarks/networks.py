@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from experiments.benchmarks import vit
+from mhd_jax.models import vit
 from mhd_jax.models.norm import num_groups
 
 PyTree = Any
@@ -104,7 +104,7 @@ class ResNet(nn.Module):
 
 
 class Attention(nn.Module):
-    """`experiments.benchmarks.vit.Block`."""
+    """`mhd_jax.models.vit.Block`."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -123,7 +123,7 @@ class Attention(nn.Module):
 
 
 class ViT(nn.Module):
-    """`experiments.benchmarks.vit.ViT`."""
+    """`mhd_jax.models.vit.ViT`."""
 
     def __init__(self, width: int, depth: int, image_shape: tuple[int, ...]) -> None:
         super().__init__()

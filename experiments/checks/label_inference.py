@@ -4,15 +4,18 @@
     python -m experiments.checks.label_inference --out=experiments/results/digits/label_inference
 
 Whoever reads a client's predictions on the public set can average them: the mean probability of
-each class over public samples is a guess at the client's private label distribution. Told against
-two guesses that need no predictions (uniform, and the label distribution of everybody together):
-the total variation distance between guess and truth, 1/2 sum_c |guess(c) - truth(c)|, and how many
-of the client's most frequent labels, as many as it has primary labels, are among the guess's.
+each class over public samples is a guess at the client's private label distribution. A reader who
+has listened from the start averages all guesses so far. Told against two guesses that need no
+predictions (uniform, and the label distribution of everybody together): the total variation
+distance between guess and truth, 1/2 sum_c |guess(c) - truth(c)|, the divergence
+KL(truth || guess), and how many of the client's most frequent labels, as many as it has primary
+labels, are among the guess's.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -20,7 +23,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy import special
 
+from experiments.harness import plots
 from experiments.harness.stepping import Stepper
 from mhd_jax.config import default_config, update
 from mhd_jax.data import augment
@@ -28,28 +33,32 @@ from mhd_jax.experiment import Experiment
 from mhd_jax.state import State
 
 
-def measure(skew: float, steps: int, seeds: int, at: list[int]) -> dict[str, Any]:
+def measure(skew: float, steps: int, seeds: int) -> dict[str, Any]:
     """Trains `seeds` systems of eight clients and guesses their label distributions.
 
     Args:
       skew: of the primary labels.
       steps: of the run.
       seeds: systems, trained together.
-      at: steps after which to guess.
 
     Returns:
-      "steps" and, per step, means over seeds and clients; by seed under "by_seed".
+      "steps", every fiftieth, and, per step, means over seeds and clients of each measure; under
+      "over_time" the same for the mean of all guesses so far.
     """
     config = default_config()
     update(config, {"partition.skew": skew, "train.steps": steps, "num_seeds": seeds,
                     "isolated_baseline": False, "train.log_every": 50, "train.checkpoint_every": 50,
                     "train.eval_every": 50})  # fmt: skip
     stepper, guesses = Stepper(config), []
-    for step in range(stepper.unit, steps + 1, stepper.unit):
+    for _step in range(stepper.unit, steps + 1, stepper.unit):
         stepper.run(stepper.unit)
-        if step in at:
-            guesses.append(guess(stepper.experiment, stepper.state))
-    return _compare(stepper.experiment, np.stack(guesses), at)
+        guesses.append(guess(stepper.experiment, stepper.state))
+    at = list(range(stepper.unit, steps + 1, stepper.unit))
+    every = np.stack(guesses)
+    so_far = np.cumsum(every, axis=0) / np.arange(1, len(every) + 1).reshape(-1, 1, 1, 1)
+    listened = compare(stepper.experiment, so_far, at)
+    over_time = {name: listened[name] for name in ("distance", "divergence", "top_labels_found")}
+    return {**compare(stepper.experiment, every, at), "over_time": over_time}
 
 
 def guess(experiment: Experiment, state: State) -> np.ndarray:
@@ -66,7 +75,7 @@ def guess(experiment: Experiment, state: State) -> np.ndarray:
     return np.asarray(found)[:, : experiment.layout.num_clients]
 
 
-def _compare(experiment: Experiment, guesses: np.ndarray, at: list[int]) -> dict[str, Any]:
+def compare(experiment: Experiment, guesses: np.ndarray, at: list[int]) -> dict[str, Any]:
     """Guesses [T, R, K, C] against the truth."""
     classes = experiment.federations[0].source.num_classes
     counts = np.stack([fed.partition.histogram(fed.source.train.labels, classes)
@@ -75,12 +84,16 @@ def _compare(experiment: Experiment, guesses: np.ndarray, at: list[int]) -> dict
     truth = counts / counts.sum(axis=-1, keepdims=True)
     together = counts.sum(axis=1, keepdims=True) / counts.sum(axis=(1, 2), keepdims=True)
     distance = lambda x: 0.5 * np.abs(x - truth).sum(axis=-1)  # noqa: E731
+    divergence = lambda x: special.rel_entr(truth, x).sum(axis=-1)  # noqa: E731
     found = distance(guesses)
     hits = top_hits(guesses, np.broadcast_to(truth, guesses.shape), primary)
     return {
         "steps": at,
         "distance": found.mean(axis=(1, 2)).tolist(),
         "distance_by_seed": found.mean(axis=2).T.tolist(),
+        "divergence": divergence(guesses).mean(axis=(1, 2)).tolist(),
+        "divergence_uniform_guess": float(divergence(np.full(classes, 1 / classes)).mean()),
+        "divergence_global_guess": float(divergence(together).mean()),
         "distance_uniform_guess": float(distance(np.full(classes, 1 / classes)).mean()),
         "distance_global_guess": float(distance(together).mean()),
         "top_labels_found": hits.mean(axis=(1, 2)).tolist(),
@@ -101,21 +114,21 @@ def top_hits(guesses: np.ndarray, truth: np.ndarray, wanted: np.ndarray) -> np.n
 
 
 def draw(results: dict[str, Any], path: Path) -> None:
-    """Distance over steps for every skew, with the guesses that need no predictions."""
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(5, 3.2), layout="constrained")
-    for color, (name, found) in enumerate(results.items()):
-        axes.plot(
-            found["steps"], found["distance"], f"C{color}o-", label=f"s = {name}: predictions"
-        )
-        axes.axhline(found["distance_global_guess"], color=f"C{color}", linestyle="--",
-                     label=f"s = {name}: global distribution")  # fmt: skip
-    axes.set(xlabel="training step", ylabel="total variation distance", ylim=(0, None),
-             title="Private label distributions guessed from predictions")  # fmt: skip
-    axes.legend(fontsize=8)
-    figure.savefig(path)
-    plt.close(figure)
+    """Both measures over steps for every skew, with the guess that needs no predictions."""
+    figure, axes = plots.panels(2, 2.9)
+    names = {"distance": "total variation distance", "divergence": "KL(truth || guess), nats"}
+    for axis, (measured, title) in zip(axes, names.items(), strict=True):
+        for colour, (name, found) in zip(plots.COLOURS, results.items(), strict=False):
+            line = functools.partial(axis.plot, found["steps"], color=colour)
+            line(found[measured], marker="o", markersize=3, label=f"s = {name}: now")
+            line(found["over_time"][measured], linestyle=":", label=f"s = {name}: mean so far")
+            axis.axhline(found[f"{measured}_global_guess"], color=colour, linestyle="--",
+                         label=f"s = {name}: everybody's labels")  # fmt: skip
+        axis.set_title(title, loc="left", fontsize=8)
+        axis.set_xlabel("training step")
+        axis.set_ylim(0, None)
+    plots.legend(figure, axes[0])
+    plots.save(figure, path)
 
 
 def main() -> None:
@@ -126,11 +139,10 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--skews", type=float, nargs="+", default=[0.0, 100.0])
     options = parser.parse_args()
-    at = sorted({50, 100, 200, options.steps // 2 // 50 * 50, options.steps})
     results = {}
     options.out.mkdir(parents=True, exist_ok=True)
     for skew in options.skews:
-        found = results[f"{skew:g}"] = measure(skew, options.steps, options.seeds, at)
+        found = results[f"{skew:g}"] = measure(skew, options.steps, options.seeds)
         print(f"s={skew:g}: distance {found['distance'][-1]:.3f}, uniform guess "
               f"{found['distance_uniform_guess']:.3f}, "
               f"global {found['distance_global_guess']:.3f}; top labels "

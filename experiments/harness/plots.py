@@ -136,26 +136,40 @@ def _hops(axis: Axes, label: str, kept: PerClass) -> None:
 
 
 def over_bytes(records: Sequence[Record]) -> Figure:
-    """Shared accuracy of the last head over the bytes that a client sends in a step."""
-    figure, axes = panels(1, 3.3)
+    """Shared accuracy of the last head over the megabytes that a client has sent.
+
+    The mark is the end of the run, one kind for each group; a line leads to it through the levels
+    of `bytes_to`.
+    """
+    figure, axes = panels(1, 4.2)
     (axis,) = axes
-    for record, colour, mark in zip(records, _cycle(COLOURS), _cycle(MARKS), strict=False):
-        last = rows(record)[-2].shared
-        sent = record.results.bytes_per_client_and_step
-        if sent:
-            axis.errorbar(
-                sent / 1000, last.mean, last.std or 0.0, color=colour, marker=mark, ms=6,
-                linestyle="", label=record.label,
-            )  # fmt: skip
+    groups = list(dict.fromkeys(record.group for record in records))
+    for record, colour in zip(records, _cycle(COLOURS), strict=False):
+        if record.results.bytes_per_client_and_step:
+            _spent(axis, record, colour, _cycle(MARKS)[groups.index(record.group)])
     axis.axhline(rows(records[0])[-1].shared.mean, color=BASELINE, ls="--", label="isolated")
     axis.set_xscale("log")
     axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axis.xaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "25" else "")
     axis.tick_params(which="both", labelsize=8)
-    axis.set_xlabel("kB sent per client and step")
+    axis.set_xlabel("MB that a client has sent")
     axis.set_title("shared accuracy of the last head over bytes", loc="left", fontsize=9)
     legend(figure, axis)
     return figure
+
+
+def _spent(axis: Axes, record: Record, colour: str, mark: str) -> None:
+    """One record: its levels of accuracy, mean of the bytes over seeds, and its end."""
+    found = record.results
+    seen = [(spent, float(at)) for at in found.bytes_to if (spent := found.spent_until(at))]
+    last = rows(record)[-2].shared
+    total = found.bytes_per_client_and_step * record.config["train"]["steps"]
+    way = np.array([*seen, (total, last.mean)])
+    axis.plot(way[:, 0] / 1e6, way[:, 1], color=colour, lw=1, alpha=0.6)
+    axis.errorbar(
+        total / 1e6, last.mean, last.std or 0.0, color=colour, marker=mark, ms=6,
+        linestyle="", label=record.label,
+    )  # fmt: skip
 
 
 def _cycle(values: Sequence[str]) -> list[str]:

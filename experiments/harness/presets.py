@@ -107,6 +107,12 @@ PRESETS = {
             public_names=("photos",),
         ),
         Preset("grid", "configs/digits.py", seeds=3, num_seeds=3, changes=_QUIET),
+        Preset(
+            "tabular",
+            "configs/tabular.py",
+            num_seeds=5,
+            models=(("mlp_small", 2), ("mlp_large", 2)),
+        ),
         Preset("smoke", "configs/digits.py:smoke", seeds=2, num_seeds=2, models=_MLPS),
         Preset("cifar10", "configs/cifar10.py", seeds=3, public_names=("tiny_imagenet32",)),
         Preset(
@@ -119,6 +125,14 @@ PRESETS = {
             clients=(4,),
         ),
         Preset("cifar10_cnn", "configs/cifar10.py:cpu", seeds=3, clients=(4,), models=_SMALL),
+        Preset(
+            "cifar10_resnet20",
+            "configs/cifar10.py:cpu",
+            seeds=1,
+            changes={"model.name": "resnet20"},
+            clients=(4,),
+            models=(("resnet8", 5), ("resnet20", 3)),
+        ),
         Preset("tiny_imagenet", "configs/tiny_imagenet.py", seeds=3, public_names=("cifar10",)),
         Preset(
             "tiny_imagenet_cpu",

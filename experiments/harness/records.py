@@ -49,7 +49,15 @@ def results(runs: Sequence[Summary], isolated: Sequence[Summary], per_class: boo
         bytes_per_client_and_step=first.bytes_sent / (clients * first.steps),
         bytes_per_step={name: float(sent.mean()) for name, sent in first.bytes_per_step.items()},
         per_class=_per_class(seeds) if per_class else None,
+        bytes_to={
+            level: [_each(one.bytes_to[level], clients) for one in seeds]
+            for level in seeds[0].bytes_to
+        },
     )
+
+
+def _each(sent: float | None, clients: int) -> float | None:
+    return None if sent is None else sent / clients
 
 
 def _per_class(seeds: Sequence[SeedResult]) -> PerClass:

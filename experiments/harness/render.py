@@ -23,7 +23,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments import abstract
+from experiments import abstract, membership
 from experiments.all import EVERY
 from experiments.benchmarks import timing
 from experiments.benchmarks.all import BENCHMARKS
@@ -68,7 +68,7 @@ def block(preset: str, name: str, page: Path) -> str:
     Raises:
       ConfigError: there is no such preset, study or benchmark.
     """
-    known = {preset: ("benchmarks", *PRESETS), name: (*_BY_NAME, "abstract")}
+    known = {preset: ("benchmarks", *PRESETS), name: (*_BY_NAME, "abstract", "membership")}
     if preset == "benchmarks":
         known[name] = tuple(benchmark.name for benchmark in BENCHMARKS)
     for part, accepted in known.items():
@@ -80,6 +80,8 @@ def block(preset: str, name: str, page: Path) -> str:
         return benchmark.table(measured) if measured else "Not run yet.\n"
     if name == "abstract":
         return abstract.table(_everything(preset)) + "\n"
+    if name == "membership":
+        return membership.block(RESULTS / preset / name)
     study = _BY_NAME[name]
     found = records(preset, study)
     if not found:

@@ -96,6 +96,8 @@ class Results:
       bytes_per_client_and_step: mean over the run, averages of parameters included.
       bytes_per_step: mean over clients, by what is sent.
       per_class: what the hop picture needs, where the cell keeps it.
+      bytes_to: by level, what a client had sent when the last head, mean over clients, was first
+        seen to reach that shared accuracy, seed by seed; None in a seed where it never did.
     """
 
     seeds: list[int]
@@ -107,6 +109,7 @@ class Results:
     bytes_per_client_and_step: float
     bytes_per_step: Mapping[str, float]
     per_class: PerClass | None = None
+    bytes_to: Mapping[str, list[float | None]] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def from_json(cls, found: Mapping[str, Any]) -> Results:
@@ -118,6 +121,11 @@ class Results:
         accuracy = kept.pop("class_accuracy")
         primary, adjacency = (np.array(kept.pop(n), bool) for n in ("primary_labels", "adjacency"))
         return cls(**kept, per_class=PerClass(accuracy, primary, adjacency))
+
+    def spent_until(self, level: str) -> float | None:
+        """Mean over seeds of `bytes_to`; None unless all of them got there."""
+        sent = [one for one in self.bytes_to.get(level, ()) if one is not None]
+        return float(np.mean(sent)) if len(sent) == len(self.seeds) else None
 
     def to_json(self) -> dict[str, Any]:
         """Lists and numbers; what was not kept is left out."""
@@ -213,12 +221,13 @@ class Record:
 
     def accuracy(self, kind: Kind) -> Float[np.ndarray, "R K H"]:
         """By seed, client that does not lie, and head."""
-        return getattr(self.results, f"{kind}_accuracy")[:, self.honest]
+        return np.compress(self.honest, getattr(self.results, f"{kind}_accuracy"), axis=1)
 
     def isolated(self, kind: Kind) -> Float[np.ndarray, "R K"]:
         """Accuracy of the isolated baseline of the same clients, by seed and client."""
         found = getattr(self.results, f"isolated_{kind}_accuracy")[..., 0]
-        return found[:, self.honest] if found.shape[1] == len(self.honest) else found
+        pooled = found.shape[1] != len(self.honest)
+        return found if pooled else np.compress(self.honest, found, axis=1)
 
     def gain(self, kind: Kind = "shared", head: int = -1) -> Float[np.ndarray, "R K"]:
         """What a head has over the isolated baseline, by seed and client."""

@@ -16,6 +16,7 @@ are checked before anything is compiled.
 
 from mhd_jax.api.export import load_client
 from mhd_jax.api.fitting import fit
+from mhd_jax.api.joining import join
 from mhd_jax.api.pieces import PIECES, register
 from mhd_jax.api.run import Client, Run
 from mhd_jax.data.sources import from_arrays, from_clients
@@ -27,6 +28,7 @@ __all__ = [
     "fit",
     "from_arrays",
     "from_clients",
+    "join",
     "load_client",
     "register",
 ]

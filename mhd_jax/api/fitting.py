@@ -13,10 +13,11 @@ from etils import epath
 from numpy.typing import ArrayLike
 
 from mhd_jax import config as config_lib
-from mhd_jax import train
+from mhd_jax import train, weights
 from mhd_jax.api.pieces import Piece, use
 from mhd_jax.api.run import Run
 from mhd_jax.data.sources import Source
+from mhd_jax.weights import Given
 
 
 def fit(
@@ -34,6 +35,7 @@ def fit(
     encoding: Piece | None = None,
     metric: Piece | Sequence[Piece] | None = None,
     attack: Piece | None = None,
+    init_from: Given | Sequence[Given] = None,
 ) -> Run:
     """Runs an experiment to its end, or goes on with the one in `workdir`.
 
@@ -46,8 +48,10 @@ def fit(
       workdir: the directory of the run; None for a temporary one that lives as long as the `Run`.
       head: a Linen module class with the fields `num_classes` and `num_heads`;
         ``(embedding [B, D], train) -> logits [B, H, C]``.
-      model: an embedding network, ``(x [B, ...], train) -> embedding [B, D]``: a Linen module,
-        its class, or a function from `ModelSettings` to one.
+      model: an embedding network, ``(x [B, ...], train) -> embedding [B, D]``: a Linen module or
+        its class; an NNX module class that takes `rngs` (`functools.partial` gives the rest of its
+        arguments), whose `__call__` need not take `train`; or a function from `ModelSettings` to
+        one of these.
       confidence: ``log_probs [..., C] -> [...]``, larger is surer.
       rule: a `TeacherRule`, from candidates to an index or weights.
       graph: ``(num_clients, rng, **settings) -> bool [K, K]``, ``(step) -> bool [K, K]`` for a
@@ -61,6 +65,9 @@ def fit(
       metric: ``(correct [K, H, C], count [C], owned [K, C]) -> [K, H]``.
       attack: ``(honest [N, B, h, C], view) -> [N, B, h, C]``, what the clients in `attack.clients`
         publish instead of their predictions.
+      init_from: weights that clients start from, for all alike or a sequence with those of each,
+        None for a client that starts from scratch: trees, see `mhd_jax.weights`, or the paths that
+        `model.init_from` takes.
 
     Returns:
       The finished run.
@@ -77,6 +84,8 @@ def fit(
     }  # fmt: skip
     made = _config(config)
     use(made, pieces)
+    if init_from is not None:
+        made.model.init_from = weights.named(init_from)
     temporary = workdir is None
     path = tempfile.mkdtemp(prefix="mhd_jax_") if workdir is None else workdir
     try:

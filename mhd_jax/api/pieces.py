@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import flax.linen as nn
 import ml_collections
 import numpy as np
+from flax import nnx
 
 from mhd_jax import config as config_lib
 from mhd_jax.attacks import ATTACKS
@@ -20,7 +21,7 @@ from mhd_jax.evaluate import METRICS
 from mhd_jax.exchange import ENCODINGS
 from mhd_jax.graph import GRAPHS
 from mhd_jax.methods import METHODS
-from mhd_jax.models import HEADS, MODELS, ModelSettings
+from mhd_jax.models import HEADS, MODELS
 from mhd_jax.registry import Registry
 
 T = TypeVar("T")
@@ -123,9 +124,7 @@ def _name_of(argument: str, setting: str, piece: object) -> str:
         found = piece
         register(setting, found.name, lambda directory, split, shape: found)
         return found.name
-    if argument == "model":
-        piece = _network_factory(piece)
-    name = getattr(piece, "__name__", None)
+    name = _own_name(piece)
     if not callable(piece) or name is None or not name.isidentifier():
         raise ConfigError(
             setting, piece, f"a name, or {_WANTED[argument]}. An object without a name of its own "
@@ -135,9 +134,16 @@ def _name_of(argument: str, setting: str, piece: object) -> str:
     return name
 
 
+def _own_name(piece: object) -> str | None:
+    """What a piece is called: a class or function by its name, a Linen module by its class's."""
+    piece = getattr(piece, "func", piece)  # what `functools.partial` gives arguments to
+    named = type(piece) if isinstance(piece, nn.Module | nnx.Module) else piece
+    return getattr(named, "__name__", None)
+
+
 _WANTED = {
     "head": "a Linen module class with the fields num_classes and num_heads",
-    "model": "a Linen module, its class, or a function from ModelSettings to one",
+    "model": "a Linen module or its class, an NNX class, or a function from ModelSettings to one",
     "confidence": "a function from log-probabilities [..., C] to confidences [...]",
     "rule": "a function (candidates, confidence, keys) to an index [k, B, m] or weights "
     "[k, N, B, m]",
@@ -149,25 +155,3 @@ _WANTED = {
     "attack": "a function (honest [N, B, h, C], view) to the same shape",
     "metric": "a function (correct [K, H, C], count [C], owned [K, C]) to [K, H]",
 }
-
-
-def _network_factory(piece: object) -> object:
-    """A function from settings to a module, named like the module where one was given."""
-    if isinstance(piece, nn.Module):
-        module, name = piece, type(piece).__name__
-
-        def factory(settings: ModelSettings) -> nn.Module:
-            del settings
-            return module.clone()
-
-    elif isinstance(piece, type) and issubclass(piece, nn.Module):
-        kind, name = piece, piece.__name__
-
-        def factory(settings: ModelSettings) -> nn.Module:
-            del settings
-            return kind()
-
-    else:
-        return piece
-    factory.__name__ = name
-    return factory

@@ -1,16 +1,82 @@
 # Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
-"""Which samples a step reads: shuffled epochs, as a pure function of (seed, client, step)."""
+"""Which samples a step reads, as a pure function of (seed, client, step).
+
+Shuffled epochs, or, where privacy is accounted for, Poisson samples.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int
+from scipy import stats
 
 from mhd_jax import rng
 
 ORDERS_CACHED = 1024
+
+
+@dataclasses.dataclass(frozen=True)
+class Visits:
+    """How often a public sample is read with what was sent of it once.
+
+    The samples of a public batch have places. Exchange n brings every D-th place, those with
+    place % D == n % D, the next samples of the walk: of these alone predictions travel, B' / D a
+    time. Each stays where it is for D exchanges in a row. Up to exchange D - 1, a place that has
+    had no sample yet holds the newest of its D neighbours. With D = 1 all is new every time.
+
+    Attributes:
+      count: D.
+      every: steps from one exchange to the next.
+    """
+
+    count: int = 1
+    every: int = 1
+
+    def exchange(self, step: Any) -> Any:
+        """Number of the exchange whose samples a step reads."""
+        return step // self.every
+
+    def sent(self, exchange: Any, places: Any) -> Any:
+        """The exchange that brought what lies in `places`; NumPy or JAX integers, broadcast.
+
+        >>> Visits(count=3).sent(np.array([[0], [1], [2], [3], [4]]), np.arange(3)).tolist()
+        [[0, 0, 0], [0, 1, 1], [0, 1, 2], [3, 1, 2], [3, 4, 2]]
+        """
+        last = exchange - (exchange - places) % self.count
+        return last + (last < 0) * (exchange - last)
+
+    def origin(self, step: Any, places: Any) -> tuple[Any, Any]:
+        """Step and place in which what lies in `places` at `step` came."""
+        sent = self.sent(self.exchange(step), places)
+        return sent * self.every, places - places % self.count + sent % self.count
+
+
+def public_indices(
+    seed: int, size: int, batch_size: int, visits: Visits, start: int, stop: int
+) -> Int[np.ndarray, "n batch_size"]:
+    """Positions within the public set of the samples that steps start..stop - 1 read.
+
+    Args:
+      seed: see `batch_indices`, as `start` and `stop`.
+      size: of the public set.
+      batch_size: B', a multiple of D.
+      visits: how long samples stay.
+      start: first step.
+      stop: one past the last step.
+
+    >>> public_indices(0, 90, 4, Visits(2), 0, 3).tolist()
+    [[35, 35, 60, 60], [35, 75, 60, 27], [13, 75, 64, 27]]
+    """
+    exchanges, places = visits.exchange(np.arange(start, stop)), np.arange(batch_size)
+    sent = visits.sent(exchanges[:, None], places)
+    first, last = int(sent.min()), int(exchanges[-1])
+    new = batch_size // visits.count
+    walk = batch_indices(seed, "public", 0, size, new, first, last + 1)
+    return walk[sent - first, places // visits.count]
 
 
 @functools.lru_cache(maxsize=ORDERS_CACHED)
@@ -125,3 +191,63 @@ def walks(
         order = draw.permutation(size)
         out[client, max(at, 0) : at + size] = order[max(-at, 0) : length - at]
     return out.reshape(len(sizes), stop - start, batch_size).swapaxes(0, 1)
+
+
+# --- Poisson sampling -----------------------------------------------------------------------------
+
+OVERFLOW = 1e-6  # probability that any batch of a run is larger than its places
+
+
+def poisson_places(sizes: Int[np.ndarray, " K"], batch_size: int, steps: int) -> int:
+    """Places that hold every Poisson batch of a run, but for a probability below `OVERFLOW`.
+
+    Args:
+      sizes: samples of every client, of all seeds.
+      batch_size: expected samples in a batch, at most the smallest size.
+      steps: of the run.
+
+    >>> poisson_places(np.array([5600]), 32, steps=2000)
+    74
+    """
+    tail = OVERFLOW / (len(sizes) * steps)
+    return int(stats.binom.isf(tail, sizes, batch_size / sizes).max())
+
+
+def poisson(
+    seed: int,
+    sizes: Int[np.ndarray, " K"],
+    batch_size: int,
+    places: int,
+    start: int,
+    stop: int,
+) -> Int[np.ndarray, "n K places"]:
+    """Positions of the samples of steps start..stop - 1, each drawn with the same probability.
+
+    Every sample of a client is in a step's batch with probability batch_size / size, whatever
+    else is in it: the number is drawn first, then a set of that size.
+
+    Args:
+      seed: the run's seed.
+      sizes: samples of every client.
+      batch_size: expected samples in a batch, at most the smallest size.
+      places: in a batch; those that are left over hold -1.
+      start: first step.
+      stop: one past the last step.
+
+    Raises:
+      RuntimeError: a batch does not fit its places; see `poisson_places`.
+    """
+    out = np.full((stop - start, len(sizes), places), -1, np.int32)
+    steps, clients = np.divmod(np.arange(out[..., 0].size), len(sizes))
+    draws = rng.generators(seed, "poisson", clients, steps + start)
+    for draw, at, client in zip(draws, steps.tolist(), clients.tolist(), strict=True):
+        size = int(sizes[client])
+        count = draw.binomial(size, batch_size / size)
+        if count > places:
+            raise RuntimeError(
+                f"step {start + at}: Poisson sampling drew {count} samples of client {client} for "
+                f"{places} places, which happens in one of {1 / OVERFLOW:,.0f} runs; leaving "
+                "samples out would void the privacy claim, so start again with another seed"
+            )
+        out[at, client, :count] = draw.choice(size, count, replace=False, shuffle=False)
+    return out

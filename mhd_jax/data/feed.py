@@ -23,6 +23,7 @@ from jaxtyping import Array, Float, Int, Shaped
 
 from mhd_jax import rng
 from mhd_jax.data import augment, batches
+from mhd_jax.data.batches import Visits
 from mhd_jax.data.partition import Partition
 from mhd_jax.data.sources import Source, Split
 from mhd_jax.errors import ConfigError
@@ -101,12 +102,23 @@ class Feed(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class SampleOrder:
-    """The order of samples of all replicas and clients."""
+    """The order of samples of all replicas and clients.
+
+    Attributes:
+      federations: one per replica.
+      roster: who owns which client, and who takes part in a step.
+      batch_size: private samples per client and step; expected ones where they are Poisson.
+      public_batch_size: public samples per step.
+      visits: how long these stay.
+      places: in a Poisson batch; 0 for a walk through shuffled epochs.
+    """
 
     federations: Sequence[Federation]
     roster: Roster
     batch_size: int
     public_batch_size: int
+    visits: Visits = Visits()
+    places: int = 0
 
     @property
     def layout(self) -> Layout:
@@ -114,26 +126,33 @@ class SampleOrder:
         return self.roster.layout
 
     def private(self, start: int, stop: int) -> tuple[Int[np.ndarray, "n R K B"], ...]:
-        """Positions among the own samples of each client, or of that at each place, per group."""
-        size = self.batch_size
-        if self.roster.attendances:
-            seated = self.roster.seated(start, stop, len(self.federations))
-            walks = [
-                batches.walks_of(fed.seed, "private", fed.partition.sizes, size, start, who)
-                for fed, who in zip(self.federations, seated.swapaxes(0, 1), strict=True)
-            ]
-        else:
-            walks = [
-                batches.walks(fed.seed, "private", fed.partition.sizes, size, start, stop)
-                for fed in self.federations
-            ]
+        """Positions among the own samples of each client, or of that at each place, per group.
+
+        Rows of clients that do not exist are padding; -1 stands for no sample.
+        """
+        seated = self.roster.seated(start, stop, len(self.federations)).swapaxes(0, 1)
+        walks = [
+            self._walk(fed, who, start, stop)
+            for fed, who in zip(self.federations, seated, strict=True)
+        ]
         return self.roster.places.split(np.stack(walks, axis=1), axis=2)
+
+    def _walk(
+        self, fed: Federation, seated: Int[np.ndarray, "n N"], start: int, stop: int
+    ) -> Int[np.ndarray, "n K B"]:
+        """Positions in one replica; K is the number of places where not everybody takes part."""
+        seed, sizes, size = fed.seed, fed.partition.sizes, self.batch_size
+        if self.places:
+            return batches.poisson(seed, sizes, size, self.places, start, stop)
+        if self.roster.attendances:
+            return batches.walks_of(seed, "private", sizes, size, start, seated)
+        return batches.walks(seed, "private", sizes, size, start, stop)
 
     def public(self, start: int, stop: int) -> Int[np.ndarray, "n R P"]:
         """Positions within each replica's public set."""
         walks = [
-            batches.batch_indices(
-                fed.seed, "public", 0, len(fed.public_indices), self.public_batch_size, start, stop
+            batches.public_indices(
+                fed.seed, len(fed.public_indices), self.public_batch_size, self.visits, start, stop
             )
             for fed in self.federations
         ]
@@ -148,10 +167,12 @@ class Preparation:
       augment: name of the augmentation on the device.
       statistics: mean and standard deviation per channel or feature for every replica;
         [R, 2, 0] for ids, which enter a network as they are.
+      visits: how long a public sample stays, in the view that it came in.
     """
 
     augment: str
     statistics: Float[np.ndarray, "R 2 C"]
+    visits: Visits = Visits()
 
     def test(self, images: Array, replica: int = 0) -> Array:
         """[B, ...] stored samples, normalised only."""
@@ -183,9 +204,13 @@ class Preparation:
         self, images: Array, statistics: Float[Array, "2 C"], seed: Array, step: Array
     ) -> Array:
         """[B', ...]: the same augmented batch for all clients."""
-        base = rng.stream(seed, "augment public", step)
         first = jax.lax.axis_index(DATA) * images.shape[0]
-        return self.train(images, _keys(base, 0, first, images.shape[0]), statistics)
+        came = self.visits.origin(step, first + np.arange(images.shape[0]))
+
+        def one(step: Array, place: Array) -> Array:
+            return rng.stream(seed, "augment public", step, 0, place)
+
+        return self.train(images, jax.vmap(one)(*came), statistics)
 
 
 def _normalized(samples: Array, statistics: Float[Array | np.ndarray, "2 C"]) -> Array:
@@ -310,10 +335,14 @@ class Resident:
 
     def load(self, data: DeviceData, inputs: StepInputs, seed: Array, step: Array) -> Batch:
         """Gathers, augments and normalises."""
-        images, labels = [], []
+        images, labels, weights = [], [], []
+        places, expected = self._order.places, self._order.batch_size
         for group, (stored, owned) in enumerate(data["private"]):
             index, roster = inputs.private[group], self._order.roster
             rows, clients = roster.rows(group, inputs.seated), roster.ids(group, inputs.seated)
+            if places:  # a mean over places, times this, is a sum over the expected batch
+                weights.append((index >= 0) * jnp.float32(places / expected))
+                index = jnp.maximum(index, 0)
             take = functools.partial(_samples, rows=rows, index=index)
             images.append(
                 self._preparation.private(take(stored), data["statistics"], seed, step, clients)
@@ -322,7 +351,7 @@ class Resident:
         public = self._preparation.public(
             data["public"][inputs.public], data["statistics"], seed, step
         )
-        return Batch(tuple(images), tuple(labels), public)
+        return Batch(tuple(images), tuple(labels), public, tuple(weights))
 
 
 def _samples(

@@ -103,6 +103,7 @@ class StepReader:
         takes part.
       batch_size: private samples of a client.
       public_batch_size: public samples.
+      visits: how long these stay.
       augment: a name in `HOST_AUGMENTS`, or "" for images as resident data has them.
       attendances: who takes part in a step, one per replica; () for everybody.
     """
@@ -111,6 +112,7 @@ class StepReader:
     clients: Sequence[int]
     batch_size: int
     public_batch_size: int
+    visits: batches.Visits
     augment: str = ""
     attendances: Sequence[Attendance] = ()
 
@@ -136,35 +138,36 @@ class StepReader:
             labels = np.zeros(self.batch_size, np.int32)
             return np.zeros(shape, fed.source.train.dtype), labels
         owned = fed.partition.indices[client]
-        walk = self._walk(fed, "private", client, len(owned), self.batch_size, step)
+        walk = batches.batch_indices(
+            fed.seed, "private", client, len(owned), self.batch_size, step, step + 1
+        )[0]
         train = fed.source.train
-        draws = (fed.seed, "augment private", step, client)
+        draws = [(fed.seed, "augment private", step, client, at) for at in range(len(walk))]
         return self._images(train, owned[walk], draws), train.labels[owned[walk]].astype(np.int32)
 
     def _public(self, fed: Federation, step: int) -> np.ndarray:
         size = len(fed.public_indices)
-        walk = self._walk(fed, "public", 0, size, self.public_batch_size, step)
-        draws = (fed.seed, "augment public", step, 0)
+        walk = batches.public_indices(
+            fed.seed, size, self.public_batch_size, self.visits, step, step + 1
+        )[0]
+        came = zip(*self.visits.origin(step, np.arange(len(walk))), strict=True)
+        draws = [(fed.seed, "augment public", int(when), 0, int(at)) for when, at in came]
         return self._images(fed.public, fed.public_indices[walk], draws)
 
-    @staticmethod
-    def _walk(
-        fed: Federation, purpose: str, client: int, size: int, batch_size: int, step: int
-    ) -> Int[np.ndarray, " B"]:
-        return batches.batch_indices(fed.seed, purpose, client, size, batch_size, step, step + 1)[0]
-
     def _images(
-        self, split: Split, indices: Int[np.ndarray, " B"], draws: tuple[int, str, int, int]
+        self,
+        split: Split,
+        indices: Int[np.ndarray, " B"],
+        draws: Sequence[tuple[int, str, int, int, int]],
     ) -> Shaped[np.ndarray, "B H W C"]:
         """Images as the device gets them; every sample has draws of its own by its position."""
         if not self.augment:
             return split.images(indices)
-        seed, purpose, step, client = draws
         change = HOST_AUGMENTS.get(self.augment)
         return np.stack(
             [
-                change(rng.generator(seed, purpose, step, client, at), image, split.image_shape)
-                for at, image in enumerate(split.read(indices))
+                change(rng.generator(*drawn), image, split.image_shape)
+                for drawn, image in zip(draws, split.read(indices), strict=True)
             ]
         )
 
@@ -200,8 +203,8 @@ class Streaming:
         self._layout, places = order.layout, order.roster.places
         self._clients = places.local_clients()
         self._reader = StepReader(
-            order.federations, self._clients, order.batch_size, order.public_batch_size, augment,
-            order.roster.attendances,
+            order.federations, self._clients, order.batch_size, order.public_batch_size,
+            order.visits, augment, order.roster.attendances,
         )  # fmt: skip
         self._workers = workers
         self._iterator: grain.DatasetIterator[HostBatch] | None = None

@@ -1,7 +1,8 @@
 # Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
 """Embedding networks, heads, and the multi-head classifier a client trains.
 
-A network of your own is a function from `ModelSettings` to a Linen module, filed under a name:
+A network of your own is a module of Flax, Linen or NNX, or a function from `ModelSettings` to
+one, filed under a name:
 
 >>> import flax.linen as nn
 >>> @MODELS.register("flat_example")
@@ -17,9 +18,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
+from flax import nnx
 
 from mhd_jax.errors import ConfigError, suggest
-from mhd_jax.models import cnn, mlp, resnet
+from mhd_jax.models import bridge, cnn, mlp, resnet, vit
 from mhd_jax.models.classifier import EmbeddingFactory, ModelSettings, MultiHeadClassifier
 from mhd_jax.models.heads import HEADS
 from mhd_jax.registry import Registry
@@ -27,7 +29,9 @@ from mhd_jax.registry import Registry
 __all__ = ["HEADS", "MODELS", "ModelSettings", "MultiHeadClassifier", "build"]
 
 MODELS: Registry[EmbeddingFactory] = Registry("model.name")
-for _name, _network in {**mlp.NETWORKS, **cnn.NETWORKS, **resnet.NETWORKS}.items():
+for _name, _network in {
+    **mlp.NETWORKS, **cnn.NETWORKS, **resnet.NETWORKS, **vit.NETWORKS,
+}.items():  # fmt: skip
     MODELS.register(_name)(_network)
 
 
@@ -42,8 +46,8 @@ def build(
     """The classifier that `model_config` describes.
 
     Args:
-      model_config: `name` (a registered name, or an `EmbeddingFactory` itself) and any of the
-        fields of `ModelSettings`; those left out have their defaults.
+      model_config: `name` (a registered name, or a network itself, see `embedding_network`) and
+        any of the fields of `ModelSettings`; those left out have their defaults.
       num_classes: C.
       num_heads: H >= 1, the main head included.
       head: a name in `HEADS`, or a Linen module class with the fields of a head.
@@ -59,15 +63,16 @@ def build(
         raise ConfigError("heads.aux", num_heads - 1, "an integer >= 0")
     values = dict(model_config)
     name = values.pop("name", "mlp")
+    values.pop("init_from", None)  # what it starts from is no part of what it is
     known = {field.name for field in dataclasses.fields(ModelSettings)} - {"conv_lowering"}
     for field in values:
         if field not in known:
             raise ConfigError(f"model.{field}", values[field], suggest(field, sorted(known)))
-    factory = MODELS.get(name) if isinstance(name, str) else name
+    piece = MODELS.get(name) if isinstance(name, str) else name
     settings = ModelSettings(**values, conv_lowering=conv_lowering)
     make_head = HEADS.get(head) if isinstance(head, str) else head
     return MultiHeadClassifier(
-        network=_made("model.name", name, "a ModelSettings", lambda: factory(settings)),
+        network=embedding_network(name, piece, settings),
         head=_made(
             "heads.name",
             head,
@@ -79,13 +84,42 @@ def build(
     )
 
 
+def embedding_network(name: object, piece: Any, settings: ModelSettings) -> nn.Module:
+    """The network of a registered piece.
+
+    Args:
+      name: what `model.name` calls it.
+      piece: a Linen module or its class; an NNX module class that takes `rngs`, the rest of its
+        arguments given by `functools.partial`; or a function from settings to one of these.
+      settings: for such a function.
+
+    Raises:
+      ConfigError: it is, or makes, something else.
+    """
+    if isinstance(piece, nnx.Module):
+        accepted = "the class of an NNX module, as every client has initial parameters of its own"
+        raise ConfigError("model.name", type(piece).__name__, f"{accepted}, not an instance")
+    if isinstance(piece, nn.Module):
+        return piece.clone()
+    if bridge.is_nnx(piece):
+        return bridge.network(piece)
+    if isinstance(piece, type) and issubclass(piece, nn.Module):
+        return _made("model.name", name, "no arguments", piece)
+
+    def make() -> Any:
+        made = piece(settings)
+        return bridge.network(made) if bridge.is_nnx(made) else made
+
+    return _made("model.name", name, "a ModelSettings", make)
+
+
 def _made(setting: str, name: object, takes: str, make: Callable[[], Any]) -> nn.Module:
     """What a factory makes, if it is a Linen module.
 
     Raises:
       ConfigError: it does not take the arguments, or makes something else.
     """
-    wanted = f"what takes {takes} and makes a flax.linen module"
+    wanted = f"what takes {takes} and makes a module of Flax"
     try:
         module = make()
     except TypeError as error:

@@ -12,6 +12,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from mhd_jax.errors import ConfigError, suggest
+from mhd_jax.models.bridge import label
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 NORMS = ("default", "layer", "group", "batch", "none")
@@ -106,7 +107,7 @@ class MultiHeadClassifier(nn.Module):
         if embedding.ndim != 2 or embedding.shape[0] != x.shape[0]:
             raise ConfigError(
                 "model.name",
-                type(self.network).__name__,
+                label(self.network),
                 f"embeddings of shape [B, D] with B = {x.shape[0]}, not {embedding.shape}",
             )
         embedding = embedding.astype(jnp.float32)

@@ -24,7 +24,8 @@ A head has the fields `num_classes` and `num_heads` and returns the logits of al
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -67,10 +68,13 @@ class LinearHeads(nn.Module):
     Attributes:
       num_classes: C.
       num_heads: H, the main head included.
+      head_axes: axis of each parameter along which heads lie and stay apart; private gradients
+        get noise on the main head's part alone (`mhd_jax.privacy.reached`).
     """
 
     num_classes: int
     num_heads: int
+    head_axes: ClassVar[Mapping[str, int]] = {"kernel": 1, "bias": 0}
 
     @nn.compact
     def __call__(self, embedding: Float[Array, "B D"], train: bool) -> Float[Array, "B H C"]:

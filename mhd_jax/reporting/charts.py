@@ -117,8 +117,8 @@ def losses(history: History) -> Figure:
 def health(history: History) -> Figure:
     """How distillation is doing: spread and agreement of predictions, who teaches, who is right."""
     parts = {
-        "prediction_entropy": "classes named, exp(entropy of the mean prediction)",
-        "teacher_agreement": "two clients agree on a public image",
+        "prediction_entropy": "classes that a head names",
+        "teacher_agreement": "two clients agree",
         "teaching_share": "share of all lessons, by client",
         "teacher_accuracy": "the chosen teacher is right",
     }

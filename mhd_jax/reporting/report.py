@@ -177,6 +177,9 @@ def client_rows(summary: Summary) -> list[dict[str, Any]]:
     peers, samples = summary.adjacency.sum(axis=1), summary.label_histogram.sum(axis=1)
     # One pooled model stands for all clients.
     params = np.broadcast_to(summary.num_params, len(shared))
+    epsilon = summary.epsilon
+    if epsilon is not None:
+        epsilon = np.broadcast_to(epsilon, len(shared))
     baseline = summary.isolated_baseline
     rows = []
     for client in range(len(shared)):
@@ -192,6 +195,7 @@ def client_rows(summary: Summary) -> list[dict[str, Any]]:
                 "shared_baseline": baseline and baseline.shared_accuracy[client, 0],
                 "private_main": private[client, 0],
                 "private_baseline": baseline and baseline.private_accuracy[client, 0],
+                "epsilon": None if epsilon is None else float(epsilon[client]),
                 "own_main": _of_main(summary, client),
                 "own_baseline": _of_main(baseline, client),
             }

@@ -15,7 +15,7 @@ from jaxtyping import Bool
 from ml_collections import ConfigDict
 from tqdm.auto import tqdm
 
-from mhd_jax.results import Spread, Summary, head_rows
+from mhd_jax.results import Spread, Summary, epsilon_range, head_rows
 
 # Without a terminal nobody watches a bar: one plain line whenever there are new values, and
 # otherwise this often, so that a log file shows that the run is alive.
@@ -47,7 +47,16 @@ def final_table(summary: Summary) -> str:
         for row in rows
     ]
     table = _layout(["head", *labels, *labels], cells)
-    return "\n".join([*table, "", _legend(summary, gains), *_own_tests(summary)])
+    return "\n".join([*table, "", _legend(summary, gains), *_own_tests(summary), *_claim(summary)])
+
+
+def _claim(summary: Summary) -> list[str]:
+    """A line on differential privacy where it is claimed, over all seeds."""
+    found = [seed.epsilon for seed in summary.seeds if seed.epsilon is not None]
+    if not found:
+        return []
+    delta, epsilon = summary.config["privacy"]["delta"], epsilon_range(np.concatenate(found))
+    return ["", f"what a client publishes: epsilon {epsilon} at delta {delta:g} for one sample"]
 
 
 MOST_OWN = 40  # clients with a line of their own
@@ -124,6 +133,7 @@ def describe_run(
     device: str,
     feed: str,
     exchange: str = "",
+    privacy: str = "",
 ) -> str:
     """The lines printed before the first step: what is about to run, and on what.
 
@@ -142,6 +152,7 @@ def describe_run(
       device: The accelerator, in words.
       feed: How images get there, in words.
       exchange: How teachers are found along the graph, in words; "" where there are none.
+      privacy: What is done to private gradients and what that proves; "" for nothing.
     """
     clients, classes = primary_labels.shape
     owned = primary_labels.sum(axis=1)
@@ -158,6 +169,7 @@ def describe_run(
         "device": device,
         "images": feed,
         **({"teachers": exchange} if exchange else {}),
+        **({"privacy": privacy} if privacy else {}),
     }
     title = f"{config['method']}, {clients} clients, {config['train']['steps']:,} steps"
     return "\n".join([title, *(f"  {name:<10} {fact}" for name, fact in facts.items())])

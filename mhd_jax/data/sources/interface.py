@@ -169,6 +169,29 @@ class SubSplit(Split):
         return self._whole.read(self._indices[np.asarray(indices)])
 
 
+class JoinedSplit(Split):
+    """Several splits of like samples, one after another."""
+
+    def __init__(self, parts: Sequence[Split]) -> None:
+        self.image_shape, self.dtype = parts[0].image_shape, parts[0].dtype
+        self._parts = parts
+        self._starts = np.cumsum([0, *map(len, parts)])
+
+    @property
+    def labels(self) -> Int[np.ndarray, " N"]:
+        """Labels of all parts."""
+        return np.concatenate([part.labels for part in self._parts])
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def read(self, indices: Int[np.ndarray, " n"]) -> Iterator[Shaped[np.ndarray, "h w c"]]:
+        """Decodes images of the parts."""
+        for index in np.asarray(indices):
+            part = int(np.searchsorted(self._starts, index, side="right")) - 1
+            yield from self._parts[part].read(np.array([index - self._starts[part]]))
+
+
 def first_classes(source: Source, count: int) -> Source:
     """The data set less all classes but the first `count`; 0 keeps all.
 

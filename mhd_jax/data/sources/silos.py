@@ -3,14 +3,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from absl import logging
 from jaxtyping import Bool, Int, Shaped
 
-from mhd_jax.data.sources.arrays import ArraySplit, array_split, as_samples
-from mhd_jax.data.sources.interface import Silos, Source, check_source
+from mhd_jax.data.sources.arrays import ArraySplit, Where, array_split, as_samples
+from mhd_jax.data.sources.interface import (
+    JoinedSplit,
+    Silos,
+    Source,
+    Split,
+    SubSplit,
+    check_source,
+)
 from mhd_jax.errors import ConfigError
 
 Pair = tuple[Shaped[np.ndarray, "N ..."], Int[np.ndarray, " N"]]
@@ -77,6 +85,49 @@ def from_clients(
     return source
 
 
+def with_client(
+    known: Source,
+    owned: Sequence[Int[np.ndarray, " n"]],
+    names: Sequence[str],
+    new: str,
+    pair: Pair,
+    test: Pair | None = None,
+) -> Source:
+    """A data set with one client more, the last.
+
+    Args:
+      known: the data set, with its public pool, mean and standard deviation.
+      owned: the training samples of every client that there is.
+      names: of these clients.
+      new: the new client's name.
+      pair: its samples and labels.
+      test: test samples and labels of its own.
+
+    Raises:
+      ConfigError: naming the new client and what is wrong with it.
+    """  # fmt: skip
+    _named([(name, pair) for name in (*names, new)])
+    where = ("clients", new)
+    part = array_split(where, *_pair(where, pair))
+    others = SubSplit(known.train, np.concatenate(owned))
+    own = [] if test is None else [array_split(("client_test", new), *test)]
+    for split in (part, *own):
+        _check_alike({"of the run": others, new: split}, known.test, [], None)
+        _check_labels({new: split}, known.test, [], known.class_names, complete=False)
+    before = known.silos if known.silos and known.silos.test is not None else None
+    tests = ([before.test] if before and before.test else []) + own
+    silos = Silos(
+        (*names, new),
+        np.repeat(np.arange(len(names) + 1), [*map(len, owned), len(part)]),
+        JoinedSplit(tests) if tests else None,
+        np.concatenate(
+            [before.test_owner if before else [], *(np.full(len(one), len(names)) for one in own)]
+        ).astype(np.int64),
+    )
+    name = f"{known.name}_with_{new}"
+    return dataclasses.replace(known, name=name, train=JoinedSplit([others, part]), silos=silos)
+
+
 def _named(clients: Clients) -> list[tuple[str, Pair]]:
     """Names and samples; every name once, every client with a few samples."""
     pairs = list(clients.items() if isinstance(clients, Mapping) else clients)
@@ -115,21 +166,21 @@ def _own_tests(names: list[str], tests: Mapping[str, Pair] | None) -> list[Array
 
 
 def _check_alike(
-    parts: Mapping[str, ArraySplit],
-    test: ArraySplit,
+    parts: Mapping[str, Split],
+    test: Split,
     own: list[ArraySplit],
-    public: Shaped[np.ndarray, "P ..."],
+    public: Shaped[np.ndarray, "P ..."] | None,
 ) -> None:
     """Raises `ConfigError` where samples differ in shape or type from the first client's."""
     first, model = next(iter(parts.items()))
-    others = [
+    others: list[tuple[Where, tuple[int, ...], np.dtype]] = [
         *((("clients", who), split.image_shape, split.dtype) for who, split in parts.items()),
         *(
             (("client_test", who), split.image_shape, split.dtype)
             for who, split in zip(parts, own, strict=bool(own))
         ),
         (("test", test.image_shape), test.image_shape, test.dtype),
-        (("public", public.shape), public.shape[1:], public.dtype),
+        *(() if public is None else [(("public", public.shape), public.shape[1:], public.dtype)]),
     ]
     for where, shape, dtype in others:
         if shape != model.image_shape:
@@ -146,12 +197,13 @@ def _class_names(given: Sequence[str], splits: Iterable[ArraySplit]) -> tuple[st
 
 
 def _check_labels(
-    parts: Mapping[str, ArraySplit],
-    test: ArraySplit,
+    parts: Mapping[str, Split],
+    test: Split,
     own: list[ArraySplit],
     names: tuple[str, ...],
+    complete: bool = True,
 ) -> None:
-    """Raises `ConfigError` for labels outside the classes and for classes that are missing."""
+    """Raises `ConfigError` for labels outside the classes and, if `complete`, missing classes."""
     named = [
         *((("clients", who), split) for who, split in parts.items()),
         *((("client_test", who), split) for who, split in zip(parts, own, strict=bool(own))),
@@ -162,7 +214,7 @@ def _check_labels(
         if len(outside):
             accepted = f"labels from 0 to {len(names) - 1}, as there are {len(names)} classes, but "
             raise ConfigError(*where, f"{accepted}row {outside[0]} has {split.labels[outside[0]]}")
-    for label, name in enumerate(names):
+    for label, name in enumerate(names if complete else ()):
         if not any((split.labels == label).any() for split in parts.values()):
             accepted = f"a client with samples of class {name!r} (label {label}); none has any"
             raise ConfigError("clients", list(parts), accepted)

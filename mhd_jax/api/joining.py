@@ -1,0 +1,100 @@
+# Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
+"""`join`: a client that comes later learns from what a finished run's clients publish."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from etils import epath
+
+from mhd_jax import config as config_lib
+from mhd_jax import methods
+from mhd_jax.api.fitting import fit
+from mhd_jax.api.pieces import Piece, use
+from mhd_jax.api.run import Run
+from mhd_jax.data.sources import Source
+from mhd_jax.data.sources.interface import SubSplit
+from mhd_jax.data.sources.silos import Pair, with_client
+from mhd_jax.errors import ConfigError, WorkdirError, suggest
+
+
+def join(
+    run: Run,
+    samples: Pair,
+    workdir: epath.PathLike | None = None,
+    *,
+    name: str = "new",
+    peers: Sequence[int | str] | None = None,
+    model: Piece | None = None,
+    test: Pair | None = None,
+    config: Mapping[str, object] | None = None,
+) -> Run:
+    """Trains one client more against the published predictions of a finished run.
+
+    The clients of the run publish what their trained networks predict on the run's public samples,
+    and stay what they are to the last bit. The new client comes last. Everything that is not said
+    here is as in the run, the first of its seeds.
+
+    Args:
+      run: the finished run, with its data set at hand.
+      samples: samples [N, ...] and labels [N] of the new client, such as those of the run.
+      workdir: the directory of the new run; None for a temporary one.
+      name: the new client's name.
+      peers: clients it learns from, by index or name; None for all.
+      model: its network, see `fit`; None for `model.name`.
+      test: test samples and labels of its own.
+      config: settings that differ from the run's, by dotted name, such as "train.steps".
+
+    Returns:
+      The finished run with all clients, and the new client alone in its isolated baseline.
+
+    Raises:
+      ConfigError: samples or settings that cannot work, or a method without distillation.
+      WorkdirError: the run is not finished.
+    """
+    if not run._directory.finished():
+        raise WorkdirError(f"{run.workdir}: is not finished; a client joins a run that is")
+    made = run.config.copy_and_resolve_references()
+    if methods.build(made).distillation is None:
+        raise ConfigError("method", made.method, "one that distils, as a client joins by learning")
+    trained = config_lib.client_models(made)
+    config_lib.update(made, config or {})
+    use(made, {"model": model})
+    num = made.clients.num
+    config_lib.update(made, {
+        "num_seeds": 1, "clients.num": num + 1, "clients.frozen": num,
+        "clients.models": (*trained, (made.model.name, 1)),
+        "data.public_name": "", "data.num_classes": 0, "data.client_key": "",
+        "graph.sequence": (), "graph.every": 0, "exchange.mode": "fresh",
+    })  # fmt: skip
+    graph = np.zeros((num + 1, num + 1), bool)
+    graph[num, _indices(run, peers)] = True
+    source = _source(run, name, samples, test)
+    return fit(made, workdir, source=source, graph=graph, init_from=(str(run.workdir), None))
+
+
+def _indices(run: Run, peers: Sequence[int | str] | None) -> list[int]:
+    """Clients by index; all where none are named."""
+    names = run.summary.names
+    if peers is None:
+        return list(range(len(names)))
+    for peer in peers:
+        if not (peer in names if isinstance(peer, str) else 0 <= peer < len(names)):
+            accepted = f"indices below {len(names)}, or {suggest(str(peer), names)}"
+            raise ConfigError("peers", peer, accepted)
+    return [names.index(peer) if isinstance(peer, str) else int(peer) for peer in peers]
+
+
+def _source(run: Run, name: str, samples: Pair, test: Pair | None) -> Source:
+    """The run's data, divided as it was, and the new client's."""
+    federation = run._restored.experiment.federations[0]
+    known = dataclasses.replace(
+        federation.source,
+        public=SubSplit(federation.public, federation.public_indices),
+        mean=federation.mean,
+        std=federation.std,
+    )
+    owned = federation.partition.indices
+    return with_client(known, owned, run.summary.names, name, samples, test)

@@ -1,0 +1,85 @@
+# Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
+"""Networks written in `flax.nnx`, as embedding networks, through Flax's own bridge to Linen.
+
+Source: https://flax.readthedocs.io/en/latest/guides/bridge_guide.html.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+from flax import nnx
+from jaxtyping import Array, Float
+
+from mhd_jax.errors import ConfigError
+
+RANDOM = ("params", "default")
+"""The names under which a network gets its random keys. Linen takes "params" and NNX "default" for
+every stream that has no key of its own, so that dropout and streams of any name are served."""
+
+
+def keys(key: jax.Array) -> dict[str, jax.Array]:
+    """Random keys for `init` and `apply` of a network of either kind."""
+    return dict.fromkeys(RANDOM, key)
+
+
+class NnxNetwork(nnx.bridge.ToLinen):
+    """An NNX module, built anew by its class from `rngs` for every client.
+
+    Its parameters (`nnx.Param`) and batch statistics (`nnx.BatchStat`) become those of a Linen
+    module. `train()` and `eval()` switch its dropout and batch statistics, and where its
+    `__call__` takes `train`, it is told as well.
+    """
+
+    @nn.nowrap
+    def label(self) -> str:
+        """The class's name, for messages."""
+        made: Any = self.nnx_class
+        return getattr(getattr(made, "func", made), "__name__", type(self).__name__)
+
+    def __call__(  # type: ignore[override]
+        self, x: Float[Array, "B ..."], train: bool
+    ) -> Float[Array, "B D"]:
+        """Embeddings of samples."""
+        return super().__call__(x, nnx_method=functools.partial(_forward, train=train))
+
+
+def _forward(module: nnx.Module, x: Array, *, train: bool) -> Array:
+    (module.train if train else module.eval)()
+    takes = inspect.signature(type(module).__call__).parameters
+    return module(x, **({"train": train} if "train" in takes else {}))
+
+
+def is_nnx(piece: object) -> bool:
+    """Whether it is an NNX module class, with or without arguments by `functools.partial`."""
+    made = getattr(piece, "func", piece)
+    return isinstance(made, type) and issubclass(made, nnx.Module)
+
+
+def network(piece: Callable[..., nnx.Module]) -> NnxNetwork:
+    """The network of an NNX module class that takes `rngs`, possibly a `functools.partial` of one.
+
+    Raises:
+      ConfigError: it does not take `rngs`, or needs arguments that it does not get.
+    """
+    made: Any = getattr(piece, "func", piece)
+    given, named = getattr(piece, "args", ()), getattr(piece, "keywords", {})
+    try:
+        inspect.signature(made.__init__).bind(None, *given, **named, rngs=None)
+    except TypeError as error:
+        accepted = (
+            "an NNX module class that takes rngs alone, the rest of its arguments given by "
+            f"functools.partial ({error})"
+        )
+        raise ConfigError("model.name", made.__name__, accepted) from error
+    return NnxNetwork(piece, metadata_fn=None)
+
+
+def label(network: nn.Module) -> str:
+    """What messages call a network."""
+    return network.label() if isinstance(network, NnxNetwork) else type(network).__name__

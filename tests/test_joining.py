@@ -1,0 +1,239 @@
+# Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
+"""Given weights to start from, and a client that joins a finished run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+import mhd_jax
+from mhd_jax import api, train, weights
+from mhd_jax import experiment as experiment_lib
+from mhd_jax.errors import ConfigError, WorkdirError
+from tests import small
+
+NAMES = ("north", "south", "east")
+F, C = 5, 3
+SETTINGS: dict[str, Any] = {
+    "data__name": "silos", "partition__name": "by_key", "clients__num": 3,
+    "isolated_baseline": True, "train__steps": 60, "train__log_every": 60, "train__eval_every": 60,
+    "train__checkpoint_every": 60,
+    "optimizer__learning_rate": 0.01, "data__public_batch_size": 24,
+}  # fmt: skip
+
+
+def table(rows: int, seed: int, classes: tuple[int, ...] = (0, 1, 2)) -> Any:
+    draw = np.random.default_rng(seed)
+    labels = draw.permutation(np.resize(classes, rows))
+    noise = draw.normal(size=(rows, F))
+    noise[:, :C] += 4 * np.eye(C)[labels]
+    return noise, labels
+
+
+@pytest.fixture(scope="module", autouse=True)
+def pieces() -> Iterator[None]:
+    """The data set of the run, and no reports, which nobody looks at."""
+    report, train._report = train._report, lambda *_: None
+    before = {kind: dict(registry._pieces) for kind, registry in api.PIECES.items()}
+    clients = {name: table(40, seed, (seed, (seed + 1) % 3)) for seed, name in enumerate(NAMES)}
+    source = mhd_jax.from_clients(
+        clients, public=table(48, 7)[0], test=table(60, 8), name="silos",
+        client_test={name: table(9, 20) for name in NAMES},
+    )  # fmt: skip
+    api.pieces.use(small.config(), {"source": source})
+    yield
+    train._report = report
+    for kind, registry in api.PIECES.items():
+        registry._pieces = before[kind]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, pieces: None) -> mhd_jax.Run:
+    """A finished run of three clients."""
+    workdir = tmp_path_factory.mktemp("joining") / "run"
+    train.train_and_evaluate(small.config(**SETTINGS), workdir, with_report=False)
+    return mhd_jax.Run.load(workdir)
+
+
+@pytest.fixture(scope="module")
+def joined(run: mhd_jax.Run, tmp_path_factory: pytest.TempPathFactory) -> mhd_jax.Run:
+    workdir = tmp_path_factory.mktemp("joined") / "run"
+    return mhd_jax.join(run, table(30, 30, (0,)), workdir, name="west", test=table(12, 31))
+
+
+# --- A client that comes later --------------------------------------------------------------------
+
+
+def test_no_bit_of_the_others_changes(run: mhd_jax.Run, joined: mhd_jax.Run) -> None:
+    for before, after in zip(run.clients, joined.clients, strict=False):
+        jax.tree.map(np.testing.assert_array_equal, before.params, after.params)
+    np.testing.assert_array_equal(
+        run.summary.shared_accuracy, joined.summary.shared_accuracy[: len(NAMES)]
+    )
+    assert run.summary.own_test_accuracy is not None
+    assert joined.summary.own_test_accuracy is not None
+    np.testing.assert_array_equal(
+        run.summary.own_test_accuracy, joined.summary.own_test_accuracy[: len(NAMES)]
+    )
+
+
+def test_the_new_client_learns_what_the_others_know(joined: mhd_jax.Run) -> None:
+    assert tuple(joined.summary.client_names) == (*NAMES, "west")
+    baseline = joined.summary.isolated_baseline
+    assert baseline is not None
+    alone = baseline.shared_accuracy[-1, 0]  # knows the one class that it has
+    new = joined.clients[-1]
+    assert new.peers == [0, 1, 2] and new.samples.tolist() == [30, 0, 0]
+    assert alone < 0.5 < new.shared_accuracy[-1]
+    assert np.isfinite(joined.summary.own_test_accuracy[-1]).all()
+
+
+def test_data_and_normalisation_are_the_runs(run: mhd_jax.Run, joined: mhd_jax.Run) -> None:
+    np.testing.assert_array_equal(run.summary.normalization, joined.summary.normalization)
+    histograms = (found.summary.label_histogram[: len(NAMES)] for found in (run, joined))
+    np.testing.assert_array_equal(*histograms)
+
+
+def test_a_finished_one_is_found_again(run: mhd_jax.Run, joined: mhd_jax.Run) -> None:
+    again = mhd_jax.join(run, table(30, 30, (0,)), joined.workdir, name="west", test=table(12, 31))
+    assert again.summary == joined.summary
+
+
+@pytest.mark.parametrize(
+    ("samples", "changes", "said"),
+    [
+        (table(9, 1), {"name": "south"}, "clients = 'south': expected a name of its own"),
+        (table(1, 1), {}, "clients = 'new': expected at least 2 samples"),
+        (
+            (np.zeros((4, 3)), np.zeros(4, int)),
+            {},
+            r"samples of shape \(5,\) as client 'of the run",
+        ),
+        ((np.zeros((4, F)), np.full(4, 3)), {}, "labels from 0 to 2, .* but row 0 has 3"),
+        ((np.full((4, F), np.nan), np.zeros(4, int)), {}, "4 of 4 rows have NaN or inf"),
+        (table(9, 1), {"peers": ["suoth"]}, "peers = 'suoth': .* did you mean 'south'"),
+        (table(9, 1), {"peers": [3]}, "peers = 3: expected indices below 3"),
+        (table(9, 1), {"config": {"heads.aux": 1}}, r"kernel is \(8, 3, 3\) there and \(8, 2, 3\)"),
+        (table(9, 1), {"config": {"method": "fedavg"}}, "clients.frozen = 3: expected 0: fedavg"),
+    ],
+)
+def test_what_cannot_join_is_named(
+    run: mhd_jax.Run, samples: Any, changes: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        mhd_jax.join(run, samples, **changes)
+
+
+def test_nobody_joins_a_run_that_is_not_finished(tmp_path: Path) -> None:
+    with pytest.raises(WorkdirError, match="is not finished"):
+        mhd_jax.join(api.Run(tmp_path, small.config()), table(9, 1))
+
+
+def test_frozen_clients_have_weights_and_company() -> None:
+    with pytest.raises(ConfigError, match="model.init_from = '': expected the weights"):
+        experiment_lib.build(small.config(**SETTINGS, clients__frozen=2))
+    with pytest.raises(ConfigError, match="clients.frozen = 3: expected fewer than"):
+        experiment_lib.build(small.config(**SETTINGS, clients__frozen=3))
+
+
+# --- Weights to start from ------------------------------------------------------------------------
+
+
+def start(init_from: Any, **changes: Any) -> Any:
+    """The initial state with given weights, and the same without."""
+    config = small.config(**SETTINGS, **changes)
+    plain = experiment_lib.build(config).init_state()
+    config.model.init_from = weights.named(init_from)
+    return experiment_lib.build(config).init_state(), plain
+
+
+def same(found: Any, expected: Any) -> bool:
+    return bool(jax.tree.all(jax.tree.map(np.array_equal, found, expected)))
+
+
+def test_clients_of_a_run_go_on_from_their_own_weights(run: mhd_jax.Run) -> None:
+    state, plain = start(run.workdir, exchange__mode="stale", exchange__pool_size=2)
+    for client in run.clients:
+        row = jax.tree.map(lambda x, i=client.index: x[0, i], state.clients[0].snapshot)
+        assert same(row["params"], client.params["params"])
+        for slot in range(2):
+            kept = jax.tree.map(lambda x, i=client.index, s=slot: x[0, i, s], state.pool[0])
+            assert same(kept["params"], client.params["params"])
+    alone = state.baseline[0].params["model"]["head"]["kernel"]
+    np.testing.assert_array_equal(
+        alone[0, 1, :, 0], run.clients[1].params["params"]["head"]["kernel"][:, 0]
+    )
+    assert same(state.clients[0].opt_state, plain.clients[0].opt_state)
+
+
+@pytest.mark.parametrize("form", ["exported", "bare parameters", "trunk", "network alone"])
+def test_one_clients_weights_are_those_of_all(run: mhd_jax.Run, tmp_path: Path, form: str) -> None:
+    given = run.clients[2].params
+    where: Any = tmp_path / "there"
+    if form == "exported":
+        run.export("east", where)
+    elif form == "bare parameters":
+        with ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save(where, given["params"])
+    else:
+        trunk = given["params"]["network"]
+        where = {"params": {"network": trunk}} if form == "trunk" else trunk
+    state, plain = start(where)
+    found, drawn = state.clients[0].params["model"], plain.clients[0].params["model"]
+    for client in range(3):
+        row = jax.tree.map(lambda x, i=client: x[0, i], found)
+        assert same(row["network"], given["params"]["network"])
+        assert same(row["head"], given["params"]["head"]) == (
+            form in ("exported", "bare parameters")
+        )
+    if form in ("trunk", "network alone"):
+        assert same(found["head"], drawn["head"])
+
+
+def test_one_each_and_none_for_one(run: mhd_jax.Run) -> None:
+    trees = [run.clients[1].params, None, run.clients[0].params]
+    state, plain = start(trees, parallel__client_devices=2)  # a row of padding
+    kernel = state.clients[0].params["model"]["head"]["kernel"][0]
+    for client, tree in enumerate(trees):
+        drawn = plain.clients[0].params["model"]["head"]["kernel"][0, client]
+        expected = drawn if tree is None else tree["params"]["head"]["kernel"]
+        np.testing.assert_array_equal(kernel[client], expected)
+
+
+def test_the_name_is_of_the_contents() -> None:
+    tree = {"params": {"network": {"kernel": jnp.ones((2, 3))}}}
+    assert weights.named(tree) == weights.named(jax.tree.map(np.asarray, tree))
+    assert weights.named(tree) != weights.named(jax.tree.map(lambda x: 2 * x, tree))
+    assert weights.named("runs/first") == "runs/first"
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (
+            {"network": {"kernel": np.zeros((2, 3))}},
+            "client north': .*network/kernel is .2, 3. there",
+        ),
+        ({"params": {"head": {"bias": np.zeros(3)}}}, "head/bias is .3,. there and .3, 3. here"),
+        ([{}, {}], "weights for all clients alike, or for each of 3, not 2"),
+        ("nowhere", "'nowhere': expected a run, an exported client or an Orbax checkpoint"),
+    ],
+)
+def test_weights_that_do_not_fit_are_named(given: Any, said: str) -> None:
+    config = small.config(**SETTINGS, model__init_from=weights.named(given))
+    with pytest.raises(ConfigError, match=f"model.init_from = .*{said}"):
+        assert experiment_lib.build(config).weights
+
+
+def test_what_does_not_fit_claims_no_directory(tmp_path: Path) -> None:
+    config = small.config(**SETTINGS, model__init_from=str(tmp_path / "nothing"))
+    with pytest.raises(ConfigError):
+        train.train_and_evaluate(config, tmp_path / "run", with_report=False)
+    assert not (tmp_path / "run" / "config.json").exists()
