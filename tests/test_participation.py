@@ -250,7 +250,7 @@ def test_averages_and_liars_need_everybody():
     ids=["cache", "privacy", "frozen"],
 )
 def test_what_rests_on_everybody_is_refused(files, changes, why):
-    with pytest.raises(ConfigError, match=r"clients\.active = 4: .*everybody: .*" + why):
+    with pytest.raises(ConfigError, match=r"clients\.active = 4\.0: .*everybody: .*" + why):
         build(files, **only(files), **changes)
     with pytest.raises(ConfigError, match=r"clients\.trace = .*everybody: .*" + why):
         build(files, clients__trace=files["trace"], **changes)
