@@ -267,7 +267,7 @@ def _published(experiment: Experiment) -> Iterator[tuple[str, str, int]]:
     samples = sent // parts.layout.data_devices * versions
     travels = np.dtype(parts.encoding.embedding_type)
     dtype = "u16" if travels.itemsize == 2 else _dtype(travels)
-    for rows, model in zip(parts.layout.rows, parts.models, strict=True):
+    for rows, model in zip(parts.places.rows, parts.models, strict=True):
         lead = (parts.replicas, rows, samples)
         if chosen.nu_pred:
             heads = chosen.published_heads(model.num_heads)
@@ -322,19 +322,19 @@ def _mean_sizes(experiment: Experiment) -> Iterator[int]:
         return
     versions = max(experiment.schedule.readers[0](0, 1).versions.shape[1], 1)
     heads = chosen.published_heads(parts.models[0].num_heads)
-    clients = parts.replicas * parts.layout.num_clients
+    clients = parts.replicas * parts.places.num_clients
     if chosen.alignment:
         yield clients * versions * heads * parts.num_classes
     if chosen.publishes_energy:
-        for rows, model in zip(parts.layout.rows, parts.models, strict=True):
+        for rows, model in zip(parts.places.rows, parts.models, strict=True):
             yield parts.replicas * rows // parts.layout.client_devices * model.num_heads
 
 
 def _metric_shapes(experiment: Experiment) -> Sequence[object]:
     """Losses of all clients [R, K] and of all their taught heads [R, K, m]."""
-    layout, aux = experiment.layout, max(experiment.config.heads.aux, 1)
+    places, aux = experiment.parts.places, max(experiment.config.heads.aux, 1)
     make = functools.partial(jax.ShapeDtypeStruct, dtype=np.float32)
-    lead = [(experiment.parts.replicas, rows) for rows in layout.rows]
+    lead = [(experiment.parts.replicas, rows) for rows in places.rows]
     return [(make(shape), make((*shape, aux))) for shape in lead]
 
 
@@ -344,7 +344,7 @@ def _private_shapes(experiment: Experiment) -> Sequence[object]:
     stored = source.train.images(np.zeros(1, np.int64)).dtype
     longest = max(int(fed.partition.sizes.max()) for fed in experiment.federations)
     shapes = []
-    for rows in experiment.layout.rows:
+    for rows in {*experiment.layout.rows, *experiment.parts.places.rows}:
         for count in (longest, config.data.batch_size // experiment.layout.data_devices):
             lead = (experiment.parts.replicas, rows, count)
             shapes.append(jax.ShapeDtypeStruct(lead, np.int32))

@@ -96,6 +96,12 @@ def _add_clients(config: ml_collections.ConfigDict) -> None:
     # how many clients have which network; () = all have model.name [pairs such as (("mlp_small",
     # 5), ("mlp_large", 3)) that add up to clients.num]
     config.clients.models = ()
+    # clients that take part in a step, drawn afresh in each: a share of them, or a number; the
+    # others neither train nor publish [above 0, at most 1, or a whole number from 2 on]
+    config.clients.active = 1.0
+    # file that says who is there to be drawn: a row of 0 and 1 a step, from the first again after
+    # the last, a column a client; "" = everybody [a path: .npy, .csv, .txt or .json]
+    config.clients.trace = ""
     # the first so many clients publish but never learn; what they know is in model.init_from [0 or
     # more, below clients.num]
     config.clients.frozen = 0

@@ -115,9 +115,10 @@ class Candidates(struct.PyTreeNode):
         """What one student may read, as a system of its own: k = 1, K = L."""
         read = jnp.maximum(rows, 0)
         pick = lambda x: None if x is None else x[read]  # noqa: E731
+        ids = rows if self.ids is None else jnp.where(rows < 0, NOBODY, self.ids[read])
         return Candidates(
             self.published[read], allowed[None], self.ranks,
-            pick(self.energy), pick(self.label_shares), ids=rows, readable=pick(self.readable),
+            pick(self.energy), pick(self.label_shares), ids=ids, readable=pick(self.readable),
             own=None if own is None else own[None],
         )  # fmt: skip
 
@@ -299,6 +300,7 @@ def candidates_along(
     *,
     energy: Float[Array, "K B H"] | None = None,
     label_shares: Float[Array, "K C"] | None = None,
+    ids: Int[Array, " K"] | None = None,
     readable: Bool[Array, " K"] | None = None,
     own: Float[Array, "k B H C"] | None = None,
 ) -> Candidates:
@@ -311,11 +313,14 @@ def candidates_along(
       ranks: number of taught heads m.
       energy: see `Candidates`.
       label_shares: see `Candidates`.
+      ids: see `Candidates`.
       readable: see `Candidates`.
       own: see `Candidates`.
     """
     heard = jnp.ones(len(published), bool) if readable is None else readable
-    extra = {"energy": energy, "label_shares": label_shares, "readable": readable, "own": own}
+    extra = {
+        "energy": energy, "label_shares": label_shares, "ids": ids, "readable": readable, "own": own
+    }  # fmt: skip
     if below.form.kind == "lists":
         rows = below.ids
         allowed = (rows != NOBODY) & heard[jnp.maximum(rows, 0)]

@@ -30,6 +30,7 @@ from mhd_jax.inputs import Sample, network_input
 from mhd_jax.models import bridge
 from mhd_jax.parallel import IN_FLIGHT
 from mhd_jax.state import State
+from mhd_jax.step import StepParts
 from mhd_jax.trees import Variables
 
 GIB = 2**30
@@ -193,14 +194,28 @@ def estimate(config: ml_collections.ConfigDict, memory: int) -> Estimate:
         ),
         state=everywhere
         + sum(map(tree_bytes, (state.clients, state.baseline, state.pool))) // rows,
-        gradients=sum(tree_bytes(c.params) for c in (*state.clients, *state.baseline)) // rows,
+        gradients=_gradient_bytes(parts, state),
         data=_data_bytes(experiment),
         activations=_activations(experiment),
-        published=int(experiment.ledger.predictions.sum()),
+        published=round(experiment.ledger.predictions.sum() * _share(parts)),
         flops=_flops(experiment, state),
         sent=experiment.ledger.sent(counted) / counted,
         memory=memory,
     )
+
+
+def _share(parts: StepParts) -> float:
+    """The share of all clients that take part in a step at most."""
+    return parts.places.num_clients / parts.layout.num_clients
+
+
+def _gradient_bytes(parts: StepParts, state: State) -> int:
+    """Bytes a device: gradients of those who take part, and what a step gathers of their state."""
+    learners = (*state.clients, *state.baseline)
+    whole = sum(tree_bytes(group.params) for group in learners)
+    if parts.roster.attendances:
+        whole += sum(map(tree_bytes, learners))
+    return round(whole * _share(parts)) // parts.layout.client_devices
 
 
 def tree_bytes(tree: object) -> int:
@@ -224,11 +239,12 @@ def _activations(experiment: Experiment) -> int:
     sample, total = experiment.sample, 0
     private = config.data.batch_size // layout.data_devices
     public = config.data.public_batch_size // layout.data_devices
-    for rows, model in zip(layout.rows, parts.models, strict=True):
+    for rows, model in zip(parts.places.rows, parts.models, strict=True):
         one = saved_bytes(model, sample, private)
         one += saved_bytes(model, sample, public) if parts.method.distillation else 0
         total += one * rows
-    for rows, model in zip(layout.rows, parts.baseline_models, strict=bool(parts.baseline_models)):
+    several = bool(parts.baseline_models)
+    for rows, model in zip(parts.places.rows, parts.baseline_models, strict=several):
         total += saved_bytes(model, sample, private) * rows
     return total * parts.replicas // layout.client_devices
 

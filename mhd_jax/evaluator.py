@@ -17,7 +17,8 @@ from mhd_jax.evaluate import Chunk
 from mhd_jax.parallel import DATA, Layout
 from mhd_jax.state import State
 
-TEST_CHUNK = 500  # test samples per forward pass
+TEST_CHUNK = 500  # test samples per forward pass, and ...
+MOST_PASSES = 2**17  # ... so many times the clients of a device, if they are many
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,7 +188,8 @@ class TestChunks:
         self._layout = layout
         self._keep = keep
         self._kept: list[Chunk] = []
-        self._size = min(TEST_CHUNK, len(split))
+        clients = sum(layout.rows) // layout.client_devices
+        self._size = min(TEST_CHUNK, len(split), max(MOST_PASSES // clients, 1))
         self._size += -self._size % layout.data_devices
 
     def __iter__(self) -> Iterator[Chunk]:

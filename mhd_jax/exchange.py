@@ -18,13 +18,14 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from mhd_jax import edges, rng
 from mhd_jax.edges import Edges, Extent, Form
 from mhd_jax.errors import ConfigError
 from mhd_jax.graph import Topology
 from mhd_jax.methods import Method, Rounds
+from mhd_jax.participation import Attendance
 from mhd_jax.registry import Registry
 
 # --- Encodings: the form in which predictions travel ----------------------------------------------
@@ -229,7 +230,8 @@ class Reading(NamedTuple):
     """The exchange of n steps, as arrays the step consumes.
 
     Attributes:
-      reads: [n, K] in the reader's form; candidate j * V + v is version v of client j.
+      reads: [n, K] in the reader's form; candidate j * V + v is version v of client j. Where not
+        everybody takes part, K stands for the places of a step and j for one of them.
       versions: [n, V], the pool slot of every version read (empty when fresh, where V = 1).
       write: [n], the pool slot that gets the state after the step, -1 for none.
     """
@@ -267,22 +269,42 @@ class Fresh:
 
     topology: Topology
     form: Form
+    attendance: Attendance | None = None
     pool_slots: int = 0
 
     def extent(self, steps: int) -> Extent:
-        """See `Reader`."""
+        """See `Reader`; of a client's peers at least all take part but those who stay away."""
         least, most = self.topology.degrees(steps)
-        return Extent(most, least, self.topology.num_clients)
+        clients, who = self.topology.num_clients, self.attendance
+        if who is None:
+            return Extent(most, least, clients)
+        least = max(least + who.fewest - clients, 1)
+        return Extent(min(most, who.num_places - 1), least, who.num_places)
 
     def __call__(self, start: int, stop: int) -> Reading:
         """No pool: versions are empty and nothing is written."""
         n = stop - start
-        if self.topology.static:
+        if self.topology.static and self.attendance is None:
             reads = edges.repeat(edges.from_mask(self.topology.at(start), self.form), n)
         else:
-            graphs = (self.topology.reads(step, step + 1)[0] for step in range(start, stop))
+            graphs = (self._graph(step) for step in range(start, stop))
             reads = edges.stack([edges.from_mask(graph, self.form) for graph in graphs])
         return Reading(reads, np.zeros((n, 0), np.int32), np.full(n, -1, np.int32))
+
+    def _graph(self, step: int) -> Bool[np.ndarray, "K K"]:
+        if self.attendance is None:
+            return self.topology.reads(step, step + 1)[0]
+        clients, taken = _seated(self.attendance, step)
+        mask = np.zeros((len(taken), len(taken)), bool)
+        mask[np.ix_(taken, taken)] = self.topology.among(step, clients)
+        return mask
+
+
+def _seated(who: Attendance, step: int) -> tuple[Int[np.ndarray, " a"], Bool[np.ndarray, " N"]]:
+    """Who takes part in a step, and which places they take."""
+    places = who.places(step)
+    taken = places != edges.NOBODY
+    return places[taken], taken
 
 
 @dataclasses.dataclass(frozen=True)
@@ -298,7 +320,9 @@ class Stale:
     which finds its own peers in them. Memory: N_P parameter copies per client. Time: min(Δ, N_P)
     extra forward passes on the public batch per client and step (N_P for Δ = 0), whatever N_P is.
 
-    Lost messages (`graph.drop`) leave the slot empty until it is next replaced.
+    Lost messages (`graph.drop`) leave the slot empty until it is next replaced. A client that takes
+    no part in a step publishes nothing in it, and one that takes none in the step of a refresh
+    keeps the snapshot that it has in that slot.
     """
 
     topology: Topology
@@ -308,6 +332,7 @@ class Stale:
     refresh_steps: int
     slots_per_step: int = 0
     drop: float = 0.0
+    attendance: Attendance | None = None
 
     @property
     def slots_read(self) -> int:
@@ -316,7 +341,9 @@ class Stale:
 
     def extent(self, steps: int) -> Extent:
         """See `Reader`: one snapshot a slot."""
-        return Extent(self.slots_read, 1, self.topology.num_clients * self.slots_read)
+        who = self.attendance
+        publishers = self.topology.num_clients if who is None else who.num_places
+        return Extent(self.slots_read, 1, publishers * self.slots_read)
 
     def __call__(self, start: int, stop: int) -> Reading:
         """The reading of steps start..stop - 1."""
@@ -339,6 +366,13 @@ class Stale:
 
     def _reads(self, step: int, versions: np.ndarray) -> Edges:
         peers = np.stack([self.peers_in_slot(step, int(slot)) for slot in versions], axis=1)
+        if self.attendance is not None:
+            clients, taken = _seated(self.attendance, step)
+            place = np.full(len(peers) + 1, edges.NOBODY)  # the last one is that of nobody
+            place[clients] = np.flatnonzero(taken)
+            seated = np.full((len(taken), len(versions)), edges.NOBODY)
+            seated[taken] = place[peers[clients]]
+            peers = seated
         columns = peers * len(versions) + np.arange(len(versions))
         return edges.from_lists(np.where(peers < 0, edges.NOBODY, columns), self.form)
 
@@ -372,17 +406,26 @@ class RoundStart:
     num_clients: int
     form: Form
     rounds: Rounds
+    attendance: Attendance | None = None
     pool_slots: int = 1
 
     def extent(self, steps: int) -> Extent:
         """See `Reader`: everybody reads everybody."""
-        return Extent(self.num_clients, self.num_clients, self.num_clients)
+        if self.attendance is None:
+            return Extent(self.num_clients, self.num_clients, self.num_clients)
+        places = self.attendance.num_places
+        return Extent(places, self.attendance.fewest, places)
 
     def __call__(self, start: int, stop: int) -> Reading:
         """One slot, written when a round's scoring is due, read by all, oneself included."""
         steps = np.arange(start, stop)
-        everybody = np.ones((self.num_clients, self.num_clients), bool)
-        reads = edges.repeat(edges.from_mask(everybody, self.form), len(steps))
+        if self.attendance is None:
+            everybody = np.ones((self.num_clients, self.num_clients), bool)
+            reads = edges.repeat(edges.from_mask(everybody, self.form), len(steps))
+        else:
+            taken = [_seated(self.attendance, step)[1] for step in range(start, stop)]
+            graphs = (among[:, None] & among for among in taken)
+            reads = edges.stack([edges.from_mask(graph, self.form) for graph in graphs])
         write = np.where(self.rounds.scoring(steps), 0, -1).astype(np.int32)
         return Reading(reads, np.zeros((len(steps), 1), np.int32), write)
 
@@ -393,13 +436,28 @@ def make_readers(
     topologies: Sequence[Topology],
     seeds: Sequence[int],
     steps: int,
+    attendances: Sequence[Attendance] = (),
 ) -> list[Reader]:
-    """The readers that method and settings ask for, one a seed, in one form for all `steps`."""
+    """The readers that method and settings ask for, one a seed, in one form for all `steps`.
+
+    Args:
+      config: see `mhd_jax.config.default_config`.
+      method: of the run.
+      topologies: one per seed.
+      seeds: of the run.
+      steps: that the readers will be asked for.
+      attendances: one per seed; () where everybody takes part in every step.
+    """
     pairs = Form("pairs", config.clients.num, config.clients.num)
     readers = [
         _reader(config, method, topology, seed, pairs)
         for topology, seed in zip(topologies, seeds, strict=True)
     ]
+    if attendances:
+        readers = [
+            dataclasses.replace(reader, attendance=who)
+            for reader, who in zip(readers, attendances, strict=True)
+        ]
     form = edges.choose_form([reader.extent(steps) for reader in readers])
     return [dataclasses.replace(reader, form=form) for reader in readers]
 
@@ -423,6 +481,8 @@ def _reader(
 
 
 # --- The ledger: bytes, counted both ways ---------------------------------------------------------
+
+BLOCK = 100  # steps whose bytes are kept where not everybody takes part
 
 
 def message_bytes(
@@ -458,6 +518,7 @@ class Ledger:
       method: supplies when distillation and averaging happen.
       average_every: steps between two averages.
       once: published a single time, at the start: label distributions, where a rule needs them.
+      attendance: who takes part in which step; None for everybody in every step.
     """
 
     predictions: Float[np.ndarray, " K"]
@@ -466,16 +527,38 @@ class Ledger:
     method: Method
     average_every: int
     once: float = 0.0
+    attendance: Attendance | None = None
 
     def sent(self, step: int) -> float:
         """Bytes that all clients together have really sent in the first `step` steps."""
         steps = np.arange(step)
         total = self.once * len(self.predictions) if step else 0.0
-        total += float(self.predictions.sum()) * int(self.method.distils(steps).sum())
+        if self.attendance is None:
+            total += float(self.predictions.sum()) * int(self.method.distils(steps).sum())
+        else:
+            whole = step // BLOCK
+            total += sum(map(self._published, range(whole)))
+            total += self._published_in(np.arange(whole * BLOCK, step))
         if self.method.averaging is not None:
             parameters = float(self.fedavg.sum()) * self.average_every
             total += parameters * int(self.method.averaging.due(steps).sum())
         return total
+
+    def _published(self, block: int) -> float:
+        """Bytes published in `BLOCK` steps."""
+        if block not in self._blocks:
+            steps = np.arange(block * BLOCK, (block + 1) * BLOCK)
+            self._blocks[block] = self._published_in(steps)
+        return self._blocks[block]
+
+    @functools.cached_property
+    def _blocks(self) -> dict[int, float]:
+        return {}
+
+    def _published_in(self, steps: Int[np.ndarray, " n"]) -> float:
+        assert self.attendance is not None
+        distilling = steps[self.method.distils(steps)].tolist()
+        return sum(float(self.predictions[self.attendance.clients(s)].sum()) for s in distilling)
 
     def until(
         self, levels: Iterable[float], evaluations: Sequence[tuple[int, float]]

@@ -25,6 +25,7 @@ from mhd_jax import (
     methods,
     models,
     parallel,
+    participation,
     state,
     weights,
 )
@@ -48,11 +49,13 @@ from mhd_jax.evaluator import Evaluator
 from mhd_jax.inputs import Sample, network_input
 from mhd_jax.models import bridge
 from mhd_jax.parallel import Layout
+from mhd_jax.participation import Roster
 from mhd_jax.schedule import Schedule, input_specs
 from mhd_jax.state import State
 from mhd_jax.step import StepParts, cache_shapes, make_step
 from mhd_jax.trees import Variables
 
+STEPS_PER_CALL = 50  # where nobody asks for another number and loops are not slow
 VARIABLES = ("params", "batch_stats")
 """Kinds of variables that a client's state keeps."""
 
@@ -218,18 +221,19 @@ def build(
     topologies = [graph.make_topology(config.graph, config.clients.num, seed) for seed in seeds]
     built = _models(config, source.num_classes, method.num_heads(config.heads.aux))
     _check_networks(built, sample_of(source))
-    layout = _layout(config, method, built, sample_of(source))
-    visits = _visits(config, method, topologies, layout)
+    roster = _roster(config, method, _layout(config, method, built, sample_of(source)), seeds)
+    visits = _visits(config, method, topologies, roster.layout)
     privacy = _privacy(config, built, _pooled(method, federations), own_public=other is None)
-    feed = _feed(config, method, federations, layout, visits, memory or device_memory(), privacy)
+    feed = _feed(config, method, federations, roster, visits, memory or device_memory(), privacy)
     baseline = _models(config, source.num_classes, 1) if _wants_baseline(config, method) else ()
     encoding = exchange.make_encoding(config, method, source.num_classes)
     _check_alignment(config, method, source.num_classes)
     steps_per_call = _steps_per_call(config, built, sample_of(source), feed)
     horizon = config.train.steps + steps_per_call  # the last call is planned to its full length
-    readers = exchange.make_readers(config, method, topologies, seeds, horizon)
+    who = roster.attendances
+    readers = exchange.make_readers(config, method, topologies, seeds, horizon, who)
     parts = StepParts(
-        layout=layout,
+        roster=roster,
         method=method,
         models=built,
         baseline_models=baseline,
@@ -241,7 +245,7 @@ def build(
         steps_per_call=steps_per_call,
         embedding_width=_embedding_width(config, method, built, sample_of(source)),
         pauses=_pauses(config, method, built, sample_of(source)),
-        frozen=sum(offset < config.clients.frozen for offset in layout.offsets),
+        frozen=sum(offset < config.clients.frozen for offset in roster.layout.offsets),
         visits=visits,
         attackers=_attackers(config, method),
         privacy=privacy,
@@ -251,7 +255,7 @@ def build(
         seeds=seeds,
         federations=federations,
         schedule=Schedule(
-            layout, method, topologies, readers, feed, _label_shares(config, federations)
+            roster, method, topologies, readers, feed, _label_shares(config, federations)
         ),
         parts=parts,
         feed=feed,
@@ -498,7 +502,7 @@ def _feed(
     config: ml_collections.ConfigDict,
     method: methods.Method,
     federations: Sequence[Federation],
-    layout: Layout,
+    roster: Roster,
     visits: Visits,
     memory: int,
     privacy: privacy_lib.Privacy | None,
@@ -508,10 +512,10 @@ def _feed(
     if privacy is not None:
         sizes = np.concatenate([fed.partition.sizes for fed in federations])
         needed = batches.poisson_places(sizes, config.data.batch_size, config.train.steps)
-        places = -(-needed // layout.data_devices) * layout.data_devices
+        places = -(-needed // roster.layout.data_devices) * roster.layout.data_devices
     order = SampleOrder(
         tuple(federations),
-        layout,
+        roster,
         config.data.batch_size,
         config.data.public_batch_size,
         visits,
@@ -521,7 +525,7 @@ def _feed(
     resident = Resident(order, prepared)
     name = config.data.augment
     on_host = name if name in streaming.HOST_AUGMENTS.names() else ""
-    needed = resident_bytes(resident, layout)
+    needed = resident_bytes(resident, roster.layout)
     streamed, why = streams(config.data.feed, needed, memory, on_host)
     feed: Resident | streaming.Streaming = resident
     if streamed and privacy is not None:
@@ -605,6 +609,37 @@ def _layout(
     )
 
 
+def _roster(
+    config: ml_collections.ConfigDict,
+    method: methods.Method,
+    layout: Layout,
+    seeds: Sequence[int],
+) -> Roster:
+    """Who takes part in a step.
+
+    Raises:
+      ConfigError: not everybody does, and something in the run rests on everybody.
+    """
+    # The last call is planned to its full length.
+    horizon = config.train.steps + max(config.train.steps_per_call, STEPS_PER_CALL)
+    roster = participation.make_roster(config, layout, seeds, horizon)
+    why = ""
+    if method.averaging is not None:
+        why = f"{config.method} averages the parameters of all clients"
+    elif config.attack.name != attacks.NONE:
+        why = "attack.clients lie in every step"
+    elif config.clients.frozen:
+        why = "the clients of clients.frozen teach in every step"
+    elif config.exchange.cache > 1 and method.distillation is not None:
+        why = "with exchange.cache readers keep what everybody has sent"
+    elif privacy_lib.build(config) is not None:
+        why = "privacy is accounted for in clients that take part in every step"
+    if roster.attendances and why:
+        name = "trace" if config.clients.active == 1 else "active"
+        raise ConfigError(f"clients.{name}", config.clients[name], f"everybody: {why}")
+    return roster
+
+
 def _models(
     config: ml_collections.ConfigDict, num_classes: int, num_heads: int
 ) -> tuple[models.MultiHeadClassifier, ...]:
@@ -666,7 +701,7 @@ def _steps_per_call(
     asked, train = config.train.steps_per_call, config.train
     if not asked:
         streamed = not isinstance(feed, Resident)  # 50 steps of images would fill the memory
-        asked = 1 if _nesting_is_slow(built, sample) or streamed else 50
+        asked = 1 if _nesting_is_slow(built, sample) or streamed else STEPS_PER_CALL
     return min(asked, train.steps, train.log_every, train.eval_every, train.checkpoint_every)
 
 
@@ -725,6 +760,7 @@ def _ledger(
         method=parts.method,
         average_every=config.average.every,
         once=4.0 * parts.num_classes if config.distill.publish_label_shares else 0.0,
+        attendance=next(iter(parts.roster.attendances), None),
     )
 
 

@@ -127,11 +127,24 @@ class Watch:
         top_share: Float[np.ndarray, "K H"],
         shares: Float[np.ndarray, "k K"],
         reads: Bool[np.ndarray, "k K"],
+        clients: Int[np.ndarray, " K"] | None = None,
     ) -> list[str]:
-        """What the probe of this step gives reason to say, a line each."""
+        """What the probe of this step gives reason to say, a line each.
+
+        Args:
+          step: steps done.
+          top_share: see `top_class_share`.
+          shares: see `taught_shares`.
+          reads: who may learn from whom.
+          clients: whom the rows are about; None for all clients.
+        """
         if step < self.patience:
             return []
-        lines = [self._collapsed(step, top_share, reads), self._dominant(step, shares, reads)]
+        who = np.arange(len(top_share)) if clients is None else clients
+        lines = [
+            self._collapsed(step, top_share, reads, who),
+            self._dominant(step, shares, reads, who),
+        ]
         return [line for line in lines if line]
 
     def compare(
@@ -170,7 +183,11 @@ class Watch:
         ]
 
     def _collapsed(
-        self, step: int, top_share: Float[np.ndarray, "K H"], reads: Bool[np.ndarray, "k K"]
+        self,
+        step: int,
+        top_share: Float[np.ndarray, "K H"],
+        reads: Bool[np.ndarray, "k K"],
+        who: Int[np.ndarray, " K"],
     ) -> str:
         readers = np.any(reads, axis=1, keepdims=True)
         collapsed = np.asarray(top_share[:, 1:] >= COLLAPSED) & readers
@@ -178,15 +195,19 @@ class Watch:
             return ""
         rank = int(collapsed.sum(axis=0).argmax()) + 1
         clients = np.flatnonzero(collapsed[:, rank - 1])
-        who = _clients([self._name(int(client)) for client in clients])
+        named = _clients([self._name(int(client)) for client in who[clients]])
         return (
-            f"step {step}: auxiliary head {rank} of {who} gives one class to "
+            f"step {step}: auxiliary head {rank} of {named} gives one class to "
             f"{top_share[clients, rank].min():.0%} of public images or more: it has collapsed. "
             "Try a longer distill.fade_in, a smaller distill.nu_aux, or distill.alignment = 1"
         )
 
     def _dominant(
-        self, step: int, shares: Float[np.ndarray, "k K"], reads: Bool[np.ndarray, "k K"]
+        self,
+        step: int,
+        shares: Float[np.ndarray, "k K"],
+        reads: Bool[np.ndarray, "k K"],
+        who: Int[np.ndarray, " K"],
     ) -> str:
         if not reads.any() or not shares.any():
             return ""
@@ -197,9 +218,9 @@ class Watch:
         unusual = given[teacher] > max(DOMINANT, UNEVEN * fair[teacher])
         if not unusual or not self._first("dominant"):
             return ""
-        who = self._name(teacher)
+        name = self._name(int(who[teacher]))
         return (
-            f"step {step}: client {who} gives {given[teacher]:.0%} of all lessons (chosen at "
+            f"step {step}: client {name} gives {given[teacher]:.0%} of all lessons (chosen at "
             f"random it would give {fair[teacher]:.0%}): it is surest of everything, or it lies. "
             "Try distill.alignment = 1 or distill.rule = reputation"
         )

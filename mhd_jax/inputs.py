@@ -38,6 +38,8 @@ class StepInputs(NamedTuple):
       average: whether the step ends with an average, bool [n].
       mixing: rows of the averaging matrix, [n, R, K, K], or [n, R, 0, 0] without averaging.
       label_shares: label distributions that clients publish, [n, R, K, C], or [n, R, 0, 0].
+      seated: the client at every place of the step, [n, R, N], -1 for nobody; or [n, R, 0] where
+        everybody takes part. In all others K then stands for the places.
     """
 
     private: Any
@@ -49,6 +51,7 @@ class StepInputs(NamedTuple):
     average: Any
     mixing: Any
     label_shares: Any
+    seated: Any
 
 
 class Batch(NamedTuple):

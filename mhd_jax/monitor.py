@@ -50,20 +50,29 @@ class Monitor:
         experiment = self.experiment
         exchange = experiment.schedule.exchange(max(step - 1, 0))
         probed = self._probe(state, exchange, *self._images, experiment.seed_array)
-        host = experiment.layout.fetch(probed)
-        joined = [experiment.layout.join(parts, axis=0) for parts in zip(*host, strict=True)]
+        roster, places = experiment.parts.roster, experiment.parts.places
+        host = places.fetch(probed)
+        joined = [places.join(parts, axis=0) for parts in zip(*host, strict=True)]
         found = dict(zip(Vitals._fields, joined, strict=True))
         shares = found.pop("teaching_shares")
-        values = {
-            **found,
-            "teacher_agreement": found["teacher_agreement"][0],
-            "teaching_share": shares.mean(axis=0),
-        }
+        seated = roster.seated(max(step - 1, 0), max(step, 1), 1)[0, 0]
+        agreement = found.pop("teacher_agreement")[0]
+        by_client = {**found, "teaching_share": shares.mean(axis=0)}
+        values = {name: roster.spread(value, seated) for name, value in by_client.items()}
+        values["teacher_agreement"] = agreement
         if np.isnan(values["teacher_accuracy"]).all():
             del values["teacher_accuracy"]
         reads = experiment.schedule.topologies[0].at(max(step - 1, 0))
+        clients = np.arange(len(reads))
+        if roster.attendances:
+            taken = seated >= 0
+            clients, shares = seated[taken], shares[np.ix_(taken, taken)]
         lines = self.watch.look(
-            step, top_share=found["top_class_share"], shares=shares, reads=reads
+            step,
+            top_share=values["top_class_share"][clients],
+            shares=shares,
+            reads=reads[np.ix_(clients, clients)],
+            clients=clients,
         )
         return values, lines
 

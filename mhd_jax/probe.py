@@ -27,10 +27,10 @@ from mhd_jax.step import (
     Published,
     StepParts,
     candidates_of,
-    client_ids,
     pool_predictions,
     public_forward,
     read_published,
+    seat,
     state_specs,
     student_keys,
 )
@@ -41,6 +41,8 @@ PROBED = 256
 
 class Vitals(NamedTuple):
     """What the probe finds of the first seed's clients; students k, clients K, taught heads m.
+
+    Where not everybody takes part in a step, it finds it of those who do, at their places.
 
     Attributes:
       prediction_entropy: entropy in nats of every head's mean prediction.
@@ -81,8 +83,9 @@ def make_probe(
             reads=jax.tree.map(lambda x: x[0, 0], inputs.reads),
             versions=inputs.versions[0, 0],
             label_shares=inputs.label_shares[0, 0],
+            seated=inputs.seated[0, 0],
         )
-        return _vitals(parts, first, now, prepare(images), labels, seeds[0])
+        return _vitals(parts, seat(parts, first, now), now, prepare(images), labels, seeds[0])
 
     sharded = on_mesh(
         probe,
@@ -126,14 +129,13 @@ def _group_vitals(
     log_probs = jax.nn.log_softmax(student.scores)  # of log-probabilities: themselves
     candidates = candidates_of(parts, group, student, published, inputs)
     rows, samples = log_probs.shape[:2]
-    keys = student_keys(parts, group, rows, samples, seed, step)
+    keys = student_keys(parts, group, inputs, samples, seed, step)
     choice = distill.choose(
         candidates, keys, rule=chosen.rule, confidence=chosen.confidence,
         on_logits=chosen.mixes_logits,
     )  # fmt: skip
     target = distill.targets(candidates, choice, lambda scores: scores)
-    clients = parts.layout.num_clients
-    ids = client_ids(parts, group, rows)
+    clients, ids = parts.places.num_clients, parts.roster.own(group)
     in_front = candidates.published.shape[0] - published.scores.shape[0]
     agreement = health.agreement(published.scores)
     return Vitals(

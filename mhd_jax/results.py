@@ -26,6 +26,12 @@ Line = Mapping[str, Any]
 
 History = Sequence[Line]
 
+MANY = 512
+"""Clients up to which every number of every client is written down for every step."""
+
+QUANTILES = 101
+"""Numbers that stand for those of more clients in a line of `metrics.jsonl`."""
+
 NO_PRIMARY = -2
 """In `label_hops`: a label that is nobody's primary label."""
 
@@ -78,7 +84,10 @@ class _Record(Mapping[str, Any]):
 
     def to_json(self) -> dict[str, Any]:
         """The same as plain Python values: numbers, lists and dicts."""
-        return {name: _plain(value) for name, value in self.items()}
+        return {
+            name: _peers(value) if name in GRAPHS and len(value) > MANY else _plain(value)
+            for name, value in self.items()
+        }
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
@@ -90,11 +99,31 @@ class _Record(Mapping[str, Any]):
         made: dict[str, Any] = {}
         for field in dataclasses.fields(cls):  # type: ignore[arg-type]
             if field.name in values:
-                made[field.name] = _typed(field.metadata, values[field.name])
+                kept, graph_field = values[field.name], field.name in GRAPHS
+                made[field.name] = _matrix(kept) if graph_field else _typed(field.metadata, kept)
             elif field.default is dataclasses.MISSING:
                 if field.default_factory is dataclasses.MISSING:
                     raise ValueError(f"has no {field.name}")
         return cls(**made)
+
+
+GRAPHS = ("adjacency", "adjacency_union")
+"""Fields that are matrices of all pairs: of more than `MANY` clients lists of peers are kept."""
+
+
+def _peers(adjacency: Bool[np.ndarray, "K K"]) -> list[list[int]]:
+    """Whom each client learns from."""
+    return [np.flatnonzero(row).tolist() for row in adjacency]
+
+
+def _matrix(rows: Sequence[Sequence[Any]]) -> Bool[np.ndarray, "K K"]:
+    """A graph from its rows, or from lists of peers."""
+    if all(isinstance(x, bool) for row in rows for x in row[:1]) and any(map(len, rows)):
+        return np.asarray(rows, bool)
+    out = np.zeros((len(rows), len(rows)), bool)
+    for client, peers in enumerate(rows):
+        out[client, list(peers)] = True
+    return out
 
 
 def _plain(value: Any) -> Any:
@@ -171,7 +200,8 @@ class SeedResult(Accuracies):
         "[K, C]", "bool", "Which labels are primary labels of a client.", dtype=bool
     )
     adjacency: Bool[np.ndarray, "K K"] = _field(
-        "[K, K]", "bool", "Row i, column j: client i learns from client j; at the first step.",
+        "[K, K]", "bool", "Row i, column j: client i learns from client j; at the first step. Of "
+        "more than 512 clients instead the list of those that client i learns from.",
         dtype=bool,
     )  # fmt: skip
     adjacency_union: Bool[np.ndarray, "K K"] = _field(
@@ -281,7 +311,9 @@ LINE_FIELDS = (
     FieldDoc("seconds", "float", "s", "Since the last start of the run."),
     FieldDoc("steps_per_second", "float", "steps/s", "Since the last start."),
     FieldDoc("loss", "[K]", "nats", "The whole objective; this and what follows up to "
-             "`bytes_sent` every `train.log_every` steps, means over the steps since."),
+             "`bytes_sent` every `train.log_every` steps, means over the steps since in which the "
+             "client took part, null where there are none. Of more than 512 clients [K] stands "
+             "here and below for 101 quantiles over the clients, from the least to the greatest."),
     FieldDoc("private_loss", "[K]", "nats", "Cross-entropy of the main head on private data."),
     FieldDoc("embedding_loss", "[K]", "1", "Embedding distillation, before its weight."),
     FieldDoc("head_losses", "[K, m]", "nats", "Prediction distillation of each head that is "
@@ -320,6 +352,29 @@ LINE_FIELDS = (
     FieldDoc("metrics/<name>", "[K, H]", "–", "The further metrics of the setting `metrics`."),
 )  # fmt: skip
 """The keys of the lines of `metrics.jsonl`; of several seeds (R) the first's, unless said."""
+
+
+def condensed(values: Line) -> dict[str, Any]:
+    """A line of `metrics.jsonl`; quantiles in place of the numbers of many clients.
+
+    The least comes first, the greatest last, the others lie evenly between them, so that mean and
+    range over them are those over the clients; those who took no part are left out.
+    """
+    per_client = {doc.key for doc in LINE_FIELDS if doc.shape.startswith("[K")}
+    return {
+        name: _quantiles(np.asarray(value))
+        if (name in per_client or name.startswith("metrics/")) and len(value) > MANY
+        else value
+        for name, value in values.items()
+    }
+
+
+def _quantiles(values: Float[np.ndarray, "K ..."]) -> Float[np.ndarray, "q ..."]:
+    known = np.isfinite(values.reshape(len(values), -1)).all(axis=1)
+    if not known.any():
+        return np.full((QUANTILES, *values.shape[1:]), np.nan)
+    found: np.ndarray = np.quantile(values[known], np.linspace(0, 1, QUANTILES), axis=0)
+    return found
 
 
 def describe_fields() -> dict[str, list[FieldDoc]]:

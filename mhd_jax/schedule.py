@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from mhd_jax import edges, graph
 from mhd_jax.data.feed import Feed
@@ -21,6 +21,7 @@ from mhd_jax.graph import Topology
 from mhd_jax.inputs import StepInputs
 from mhd_jax.methods import Method
 from mhd_jax.parallel import CLIENTS, Layout
+from mhd_jax.participation import Roster
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Schedule:
     """The inputs of every step of a run, R replicas.
 
     Attributes:
-      layout: who owns which client.
+      roster: who owns which client, and who takes part in a step.
       method: what is averaged and when.
       topologies: one per replica.
       readers: one per replica.
@@ -36,12 +37,17 @@ class Schedule:
       label_shares: label distributions [R, K, C], where clients publish them.
     """
 
-    layout: Layout
+    roster: Roster
     method: Method
     topologies: Sequence[Topology]
     readers: Sequence[Reader]
     feed: Feed
     label_shares: Float[np.ndarray, "R K C"] | None = None
+
+    @property
+    def layout(self) -> Layout:
+        """Who owns which client."""
+        return self.roster.layout
 
     def host_inputs(self, start: int, stop: int) -> StepInputs:
         """The inputs of steps start..stop - 1 as host arrays."""
@@ -51,6 +57,7 @@ class Schedule:
     def host_exchange(self, start: int, stop: int) -> StepInputs:
         """The same less the batches: who reads whom, the weights, the averages."""
         steps = np.arange(start, stop)
+        seated = self.roster.seated(start, stop, len(self.readers))
         readings = [reader(start, stop) for reader in self.readers]
         averaging = self.method.averaging
         return StepInputs(
@@ -62,7 +69,8 @@ class Schedule:
             weights=self.method.when(steps),
             average=averaging.due(steps) if averaging else np.zeros(len(steps), bool),
             mixing=self._mixing(steps),
-            label_shares=self._shares(len(steps)),
+            label_shares=self._shares(seated),
+            seated=seated,
         )
 
     def inputs(self, start: int, stop: int) -> StepInputs:
@@ -79,19 +87,23 @@ class Schedule:
     def _reads(self, per_seed: Sequence[Edges]) -> tuple[Edges, ...]:
         """Per group [n, R, K]; inert rows read nobody."""
         every = edges.stack(per_seed, axis=1)
-        counts = self.layout.split(every.count, axis=2)
+        places = self.roster.places
+        counts = places.split(every.count, axis=2)
         listed = every.form.kind != "pairs"  # shifted, so that padding with 0 means nobody
-        ids = self.layout.split(every.ids - edges.NOBODY if listed else every.ids, axis=2)
+        ids = places.split(every.ids - edges.NOBODY if listed else every.ids, axis=2)
         return tuple(
             Edges(part + edges.NOBODY if listed else part, count, every.form)
             for part, count in zip(ids, counts, strict=True)
         )
 
-    def _shares(self, count: int) -> np.ndarray:
-        """Label distributions for `count` steps; empty where clients keep them to themselves."""
+    def _shares(self, seated: Int[np.ndarray, "n R N"]) -> np.ndarray:
+        """Label distributions for n steps; empty where clients keep them to themselves."""
+        count, seeds, places = seated.shape
         if self.label_shares is None:
-            return np.zeros((count, len(self.topologies), 0, 0), np.float32)
+            return np.zeros((count, seeds, 0, 0), np.float32)
         shares = self.label_shares.astype(np.float32)
+        if places:
+            return shares[np.arange(seeds)[:, None], seated]  # of nobody somebody's: never read
         return np.broadcast_to(shares, (count, *shares.shape))
 
     def _mixing(self, steps: np.ndarray) -> np.ndarray:
@@ -124,5 +136,5 @@ def exchange_specs(layout: Layout) -> StepInputs:
     rows = P(None, None, CLIENTS)
     return StepInputs(
         private=(), public=(), reads=(rows,) * len(layout.groups), versions=P(), write=P(),
-        weights=P(), average=P(), mixing=rows, label_shares=P(),
+        weights=P(), average=P(), mixing=rows, label_shares=P(), seated=P(),
     )  # fmt: skip

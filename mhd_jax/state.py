@@ -101,6 +101,19 @@ def learning_rate(config: ml_collections.ConfigDict) -> optax.Schedule:
     return optax.join_schedules([rise, after], [warmup])
 
 
+def at_step(opt_state: PyTree, step: jax.Array) -> PyTree:
+    """An optimiser's state whose learning rate is that of a step of the run.
+
+    Clients that take part in some steps only have made fewer updates than the run has steps.
+    """
+    is_clock = lambda x: isinstance(x, optax.ScaleByScheduleState)  # noqa: E731
+
+    def set_clock(part: Any) -> Any:
+        return part._replace(count=jnp.full_like(part.count, step)) if is_clock(part) else part
+
+    return jax.tree.map(set_clock, opt_state, is_leaf=is_clock)
+
+
 def init_learner(
     key: jax.Array,
     model: nn.Module,

@@ -26,14 +26,15 @@ from mhd_jax import defences, distill, rng
 from mhd_jax import privacy as privacy_lib
 from mhd_jax.attacks import Attackers
 from mhd_jax.data.batches import Visits
-from mhd_jax.edges import Edges
+from mhd_jax.edges import NOBODY, Edges
 from mhd_jax.exchange import Encoding, from_wire, projection, to_wire
 from mhd_jax.inputs import Batch, StepInputs
 from mhd_jax.methods import Averaging, Distillation, Method
 from mhd_jax.models import bridge
 from mhd_jax.models.classifier import MultiHeadClassifier
 from mhd_jax.parallel import CLIENTS, DATA, Layout, gather_clients, on_mesh
-from mhd_jax.state import Learners, State
+from mhd_jax.participation import Roster, put_back, take
+from mhd_jax.state import Learners, State, at_step
 
 PyTree = Any
 
@@ -56,7 +57,7 @@ class StepParts:
     """The fixed parts of a run that the step is compiled from.
 
     Attributes:
-      layout: who owns which client.
+      roster: who owns which client, and who takes part in a step.
       method: what is distilled, what is averaged, when.
       models: one per group.
       baseline_models: one per group, with a main head only; () without an isolated baseline.
@@ -75,7 +76,7 @@ class StepParts:
       privacy: what happens to private gradients; None for nothing.
     """
 
-    layout: Layout
+    roster: Roster
     method: Method
     models: tuple[MultiHeadClassifier, ...]
     baseline_models: tuple[MultiHeadClassifier, ...]
@@ -91,6 +92,16 @@ class StepParts:
     visits: Visits = Visits()
     attackers: Attackers | None = None
     privacy: privacy_lib.Privacy | None = None
+
+    @property
+    def layout(self) -> Layout:
+        """Who owns which client."""
+        return self.roster.layout
+
+    @property
+    def places(self) -> Layout:
+        """The clients of one step: all of them, or a place for each that takes part."""
+        return self.roster.places
 
 
 def make_step(parts: StepParts, input_specs: StepInputs, data_specs: PyTree) -> Any:
@@ -147,7 +158,7 @@ def _all_replicas(
 ) -> tuple[State, Metrics]:
     """One step of every replica: `_one_system` vmapped, or called directly where R = 1."""
     per_replica = (state.clients, state.baseline, state.pool, state.marginals, state.cache)
-    axes = StepInputs(0, 0, 0, 0, None, None, None, 0, 0)
+    axes = StepInputs(0, 0, 0, 0, None, None, None, 0, 0, 0)
 
     def one(trees: Any, data: PyTree, inputs: StepInputs, seed: Array) -> Any:
         return _one_system(parts, State(state.step, *trees), data, inputs, seed)
@@ -167,10 +178,14 @@ def _all_replicas(
 def _one_system(
     parts: StepParts, state: State, data: PyTree, inputs: StepInputs, seed: Array
 ) -> tuple[tuple[Any, Any, Any, Any, Any], Metrics]:
-    """One step of one system: learn, average, snapshot; and the isolated baseline beside it."""
+    """One step of one system: learn, average, snapshot; and the isolated baseline beside it.
+
+    Where not everybody takes part, it is the step of those who do, whose rows are then put back.
+    """
+    everyone, state = state, seat(parts, state, inputs)
     batch = parts.load(data, inputs, seed, state.step)
-    keys, weight = network_keys(parts, seed, state.step), inputs.weights[0]
-    noise = functools.partial(_noise_keys, parts, batch, seed, state.step)
+    keys, weight = network_keys(parts, inputs, seed, state.step), inputs.weights[0]
+    noise = functools.partial(_noise_keys, parts, inputs, seed, state.step)
     private = _where_due(
         "all" if getattr(parts.method.when, "rests", True) else "nothing",
         weight > 0,
@@ -194,19 +209,54 @@ def _one_system(
         metrics |= {"embedding_loss": lessons.embedding, "head_losses": lessons.heads}
         metrics["unreadable"] = lessons.unreadable
         metrics["loss"] = jax.tree.map(jnp.add, private.losses, lessons.losses)
-    clients = _update(parts, state.clients, grads, private.stats)
+    clients = _update(parts, state, state.clients, grads, private.stats)
     pool = _write_pool(state.pool, clients, inputs.write)
     if parts.method.averaging is not None:
         clients, unreadable = _average(
             parts, parts.method.averaging, clients, inputs, seed, state.step
         )
         metrics["unreadable_parameters"] = unreadable
-    baseline, baseline_loss = _train_baseline(
-        parts, state.baseline, batch, keys, noise("privacy baseline")
-    )
+    baseline, baseline_loss = _train_baseline(parts, state, batch, keys, noise("privacy baseline"))
     if baseline:
         metrics["control_loss"] = baseline_loss
-    return (clients, baseline, pool, *memory), _mean_over_data(parts, metrics)
+    changed = state.replace(
+        clients=clients, baseline=baseline, pool=pool, marginals=memory.marginals,
+        cache=memory.cache,
+    )  # fmt: skip
+    new = _put_back(parts, everyone, changed, inputs)
+    trees = (new.clients, new.baseline, new.pool, new.marginals, new.cache)
+    return trees, _mean_over_data(parts, metrics)
+
+
+def seat(parts: StepParts, state: State, inputs: StepInputs) -> State:
+    """The state of those who take part, in the order of their places."""
+    rows = [parts.roster.rows(group, inputs.seated) for group in range(len(parts.models))]
+
+    def of_groups(trees: tuple[PyTree, ...]) -> tuple[PyTree, ...]:
+        return tuple(take(tree, at) for tree, at in zip(trees, rows, strict=bool(trees)))
+
+    return state.replace(
+        clients=of_groups(state.clients),
+        baseline=of_groups(state.baseline),
+        pool=of_groups(state.pool),
+        marginals=take(state.marginals, parts.roster.everywhere(inputs.seated)),
+    )
+
+
+def _put_back(parts: StepParts, everyone: State, changed: State, inputs: StepInputs) -> State:
+    """The inverse of `seat`: everybody's state with that of those who took part changed."""
+    rows = [parts.roster.rows(group, inputs.seated) for group in range(len(parts.models))]
+
+    def of_groups(old: tuple[PyTree, ...], new: tuple[PyTree, ...]) -> tuple[PyTree, ...]:
+        return tuple(put_back(*trees) for trees in zip(old, new, rows, strict=bool(old)))
+
+    everywhere = parts.roster.everywhere(inputs.seated)
+    return changed.replace(
+        clients=of_groups(everyone.clients, changed.clients),
+        baseline=of_groups(everyone.baseline, changed.baseline),
+        pool=of_groups(everyone.pool, changed.pool),
+        marginals=put_back(everyone.marginals, changed.marginals, everywhere),
+    )
 
 
 def _where_due(
@@ -513,7 +563,7 @@ def _distillation(
     published, memory = read_published(parts, state, own, pooled, public, seed, _distils(inputs))
     embedding_losses, heads, unreadable = [], [], []
     for group, student in enumerate(own):
-        unreadable.append(_unreadable(parts, group, len(student.embeddings), published))
+        unreadable.append(_unreadable(parts, group, published))
         if group < parts.frozen:
             taught_heads = 0 if published.scores is None else _taught(chosen, student).shape[2]
             embedding_losses.append(jnp.zeros(len(student.scores)))
@@ -528,8 +578,8 @@ def _distillation(
             continue
         candidates = candidates_of(parts, group, student, published, inputs)
         taught = _taught(chosen, student)
-        rows, samples = student.scores.shape[:2]
-        keys = student_keys(parts, group, rows, samples, seed, state.step)
+        samples = student.scores.shape[1]
+        keys = student_keys(parts, group, inputs, samples, seed, state.step)
         heads.append(
             distill.head_losses(
                 taught, candidates, keys, rule=chosen.rule, confidence=chosen.confidence,
@@ -539,12 +589,10 @@ def _distillation(
     return tuple(embedding_losses), tuple(heads), tuple(unreadable), memory
 
 
-def _unreadable(
-    parts: StepParts, group: int, num_rows: int, published: Published
-) -> Float[Array, " k"]:
+def _unreadable(parts: StepParts, group: int, published: Published) -> Float[Array, " k"]:
     """1 for a local client of whose message nothing can be read."""
-    by_client = published.readable.reshape(parts.layout.num_clients, -1).any(axis=1)
-    return 1.0 - by_client[client_ids(parts, group, num_rows)]
+    by_client = published.readable.reshape(parts.places.num_clients, -1).any(axis=1)
+    return 1.0 - by_client[parts.roster.own(group)]
 
 
 def _taught(chosen: Distillation, student: Predictions) -> Float[Array, "k B m C"]:
@@ -716,7 +764,7 @@ def candidates_of(
     """Whom the local clients of a group may learn from: peers and, if chosen, themselves."""
     chosen = parts.method.distillation
     assert chosen is not None and published.scores is not None
-    num_rows, own = student.scores.shape[0], client_ids(parts, group, student.scores.shape[0])
+    num_rows, own = student.scores.shape[0], parts.roster.own(group)
     reads, scores, energy = inputs.reads[group], published.scores, published.energy
     readable = published.readable
     shares = inputs.label_shares if inputs.label_shares.size else None
@@ -742,8 +790,23 @@ def candidates_of(
     return distill.candidates_along(
         scores, below, reads if chain and chosen.same_rank else None,
         student.scores.shape[2] - 1 if chain else 1, energy=energy, label_shares=shares,
-        readable=readable, own=present,
+        ids=_publishers(parts, inputs, len(scores)), readable=readable, own=present,
     )  # fmt: skip
+
+
+def _publishers(parts: StepParts, inputs: StepInputs, candidates: int) -> Int[Array, " N"] | None:
+    """Where candidates would stand if everybody took part; None where they stand there.
+
+    Students in front keep their numbers, versions of a client stay together.
+    """
+    if not parts.roster.attendances:
+        return None
+    seated = inputs.seated
+    versions = candidates // len(seated)
+    in_front = candidates - versions * len(seated)
+    place = in_front + seated[:, None] * versions + jnp.arange(versions)
+    known = jnp.where(seated[:, None] < 0, NOBODY, place).ravel()
+    return jnp.concatenate([jnp.arange(in_front), known])
 
 
 def _embedding_loss(
@@ -782,7 +845,7 @@ def publish(
     of a client together.
     """
     scores, embeddings, energies = [], [], []
-    for size, own in zip(parts.layout.groups, predictions, strict=True):
+    for size, own in zip(parts.places.groups, predictions, strict=True):
         versions = own.scores.ndim == 5
 
         def everyone(x: Array, size: int = size, versions: bool = versions) -> Array:
@@ -871,6 +934,7 @@ def _write_pool(
 
 def _update(
     parts: StepParts,
+    state: State,
     learners: tuple[Learners, ...],
     grads: tuple[PyTree, ...],
     stats: tuple[PyTree, ...],
@@ -879,8 +943,11 @@ def _update(
     updated = list(learners[: parts.frozen])
     learning = list(zip(learners, grads, stats, strict=True))[parts.frozen :]
     for group, gradient, new_stats in learning:
+        opt_state = group.opt_state
+        if parts.roster.attendances:
+            opt_state = at_step(opt_state, state.step)
         step = jax.vmap(parts.optimizer.update)
-        updates, opt_state = step(gradient, group.opt_state, group.params)
+        updates, opt_state = step(gradient, opt_state, group.params)
         params = optax.apply_updates(group.params, updates)
         updated.append(Learners(params, new_stats, opt_state))
     return tuple(updated)
@@ -888,18 +955,18 @@ def _update(
 
 def _train_baseline(
     parts: StepParts,
-    baseline: tuple[Learners, ...],
+    state: State,
     batch: Batch,
     keys: Sequence[Array],
     noise_keys: tuple[Array, ...],
 ) -> tuple[tuple[Learners, ...], tuple[Array, ...]]:
     """The isolated baseline's step on the very same private batches."""
+    baseline = state.baseline
     if not baseline:
         return (), ()
-
     models, weight = parts.baseline_models, jnp.float32(1)
     made = _private_gradients(parts, models, baseline, batch, weight, keys, noise_keys)
-    return _update(parts, baseline, made.grads, made.stats), made.losses
+    return _update(parts, state, baseline, made.grads, made.stats), made.losses
 
 
 def _average(
@@ -917,7 +984,7 @@ def _average(
     whose parameters are not all finite are read by nobody; they are 1 in the second result.
     """
     (group,), size = clients, parts.layout.num_clients
-    travels, rows = parts.encoding.embedding_type, client_ids(parts, 0, len(inputs.mixing))
+    travels, rows = parts.encoding.embedding_type, parts.roster.own(0)
 
     def gathered(x: Array) -> Array:
         return from_wire(gather_clients(to_wire(x, travels))[:size], travels)
@@ -960,26 +1027,24 @@ def _zero_floats(x: Array, where: Bool[Array, ""]) -> Array:
 # --- Small helpers --------------------------------------------------------------------------------
 
 
-def client_ids(parts: StepParts, group: int, num_rows: int) -> Int[Array, " k"]:
-    """Index among all clients of each local row of a group."""
-    first = parts.layout.offsets[group] + jax.lax.axis_index(CLIENTS) * num_rows
-    return first + jnp.arange(num_rows)
-
-
 def _rows_of(group: Learners) -> int:
     """k."""
     return len(jax.tree.leaves(group.params)[0])
 
 
+def _client_keys(parts: StepParts, inputs: StepInputs, base: Array) -> tuple[Array, ...]:
+    """Keys [k] of the client at every local place, per group; the same wherever it sits."""
+    groups = range(len(parts.models))
+    return tuple(rng.each(base, parts.roster.ids(group, inputs.seated)) for group in groups)
+
+
 def _noise_keys(
-    parts: StepParts, batch: Batch, seed: Array, step: Array, purpose: str
+    parts: StepParts, inputs: StepInputs, seed: Array, step: Array, purpose: str
 ) -> tuple[Array, ...]:
     """Keys [k] of every group for the noise on private gradients; () without privacy."""
     if parts.privacy is None:
         return ()
-    base = rng.stream(seed, f"{purpose} noise", step)
-    rows = [len(labels) for labels in batch.labels]
-    return tuple(rng.each(base, client_ids(parts, group, size)) for group, size in enumerate(rows))
+    return _client_keys(parts, inputs, rng.stream(seed, f"{purpose} noise", step))
 
 
 def _distils(inputs: StepInputs) -> Bool[Array, ""]:
@@ -988,7 +1053,9 @@ def _distils(inputs: StepInputs) -> Bool[Array, ""]:
     return distils
 
 
-def network_keys(parts: StepParts, seed: Array, step: Array) -> tuple[Array, ...]:
+def network_keys(
+    parts: StepParts, inputs: StepInputs, seed: Array, step: Array
+) -> tuple[Array, ...]:
     """Keys [k] for what networks draw in training, such as dropout, per group.
 
     A client draws the same on any device, and so does its isolated baseline. Devices that share a
@@ -997,21 +1064,15 @@ def network_keys(parts: StepParts, seed: Array, step: Array) -> tuple[Array, ...
     base = rng.stream(seed, "network", step)
     if parts.layout.data_devices > 1:
         base = jax.random.fold_in(base, jax.lax.axis_index(DATA))
-    devices = parts.layout.client_devices
-    return tuple(
-        jax.vmap(functools.partial(jax.random.fold_in, base))(
-            client_ids(parts, group, rows // devices)
-        )
-        for group, rows in enumerate(parts.layout.rows)
-    )
+    return _client_keys(parts, inputs, base)
 
 
 def student_keys(
-    parts: StepParts, group: int, num_rows: int, num_samples: int, seed: Array, step: Array
+    parts: StepParts, group: int, inputs: StepInputs, num_samples: int, seed: Array, step: Array
 ) -> Array:
     """Keys [k, B] for teacher rules that draw; the same however clients and batches are split."""
     base = rng.stream(seed, "teachers", step)
-    ids = client_ids(parts, group, num_rows)
+    ids = parts.roster.ids(group, inputs.seated)
     keys = jax.vmap(lambda client: jax.random.fold_in(base, client))(ids)
     first = jax.lax.axis_index(DATA) * num_samples
     return distill.sample_keys(keys, first + jnp.arange(num_samples))

@@ -16,6 +16,7 @@ import jax
 import ml_collections
 import numpy as np
 from absl import logging
+from jaxtyping import Bool, Float
 
 from mhd_jax import config as config_lib
 from mhd_jax import experiment as experiment_lib
@@ -31,7 +32,7 @@ from mhd_jax.methods import When
 from mhd_jax.monitor import Monitor
 from mhd_jax.parallel import InFlight
 from mhd_jax.reporting import terminal
-from mhd_jax.results import Accuracies, Line, SeedResult, Summary
+from mhd_jax.results import Accuracies, Line, SeedResult, Summary, condensed
 from mhd_jax.runtime import processes
 from mhd_jax.runtime.checkpoints import Checkpoints
 from mhd_jax.runtime.tensorboard import TensorBoard
@@ -285,12 +286,17 @@ class Run:
         """
         begin = time.monotonic()
         pending, self._pending = self._pending, []
-        layout = self.experiment.layout
+        parts = self.experiment.parts
+        roster, places = parts.roster, parts.places
         for start, count, metrics in pending:
-            host = layout.fetch(metrics)
-            values = {name: layout.join(value, axis=2)[:count] for name, value in host.items()}
+            host = places.fetch(metrics)
+            seated = roster.seated(start, start + count, parts.replicas)
+            joined = {name: places.join(value, axis=2)[:count] for name, value in host.items()}
+            values = {name: roster.spread(x, seated, missing=0) for name, x in joined.items()}
+            here = roster.spread(np.ones_like(joined["loss"], bool), seated, missing=False)
+            values["here"] = here
             steps = np.arange(start, start + count)
-            values["distils"] = self.experiment.parts.method.distils(steps)
+            values["distils"] = parts.method.distils(steps)
             _check_finite(values, start, self.checkpoints, self.experiment.client_names)
             self._collected.append(values)
         self.seconds_training += time.monotonic() - begin  # waited for the device
@@ -303,8 +309,9 @@ class Run:
         sent = self.experiment.ledger.sent(step)
         vitals, lines = self.monitor.look(self.state, step)
         for name in UNREADABLE:
-            lines += self.monitor.watch.unreadable(step, means.get(name, np.zeros(0)))
-            if not means.get(name, np.zeros(0)).any():
+            shares = np.nan_to_num(means.get(name, np.zeros(0)))  # of the absent: nothing
+            lines += self.monitor.watch.unreadable(step, shares)
+            if not shares.any():
                 means.pop(name, None)
         self._write(step, {"steps_per_second": speed, **means, **vitals, "bytes_sent": sent})
         self.progress.update(step)
@@ -348,7 +355,8 @@ class Run:
     def _write(self, step: int, values: Line) -> None:
         if self.leader:
             seconds = round(time.monotonic() - self._started, 3)
-            self.directory.append_metrics({"step": step, "seconds": seconds, **values})
+            line = condensed(values)
+            self.directory.append_metrics({"step": step, "seconds": seconds, **line})
             self._tensorboard.write(step, values)
 
     def _speed(self, stepper: Stepper) -> dict[str, float]:
@@ -363,14 +371,31 @@ def _means(
     """Means of the first seed's metrics of the steps before `step`, each over those it exists in.
 
     Steps without distillation have no metrics of it, and those without private training no
-    private loss.
+    private loss. A client counts in the steps in which it takes part; NaN if there are none.
     """
     steps = {name: np.concatenate([part[name] for part in collected]) for name in collected[0]}
     distils = steps.pop("distils")
     trains = when(np.arange(step - len(distils), step))[:, 0] > 0
     counted = {**dict.fromkeys(LESSONS, distils), "private_loss": trains}
-    kept = {name: x[counted[name]] if name in counted else x for name, x in steps.items()}
-    return {name: x[:, 0].mean(axis=0) for name, x in kept.items() if len(x)}
+    here = steps.pop("here")[:, 0]
+    means = {}
+    for name, x in steps.items():
+        some = counted.get(name, np.ones(len(x), bool))
+        if some.any():
+            means[name] = _mean_where(x[some, 0], here[some])
+    return means
+
+
+def _mean_where(
+    values: Float[np.ndarray, "n K ..."], here: Bool[np.ndarray, "n K"]
+) -> Float[np.ndarray, "K ..."]:
+    """Means over the first axis, over those entries that are here alone."""
+    if here.all():
+        return values.mean(axis=0)
+    weight = here.reshape(*here.shape, *[1] * (values.ndim - 2))
+    with np.errstate(invalid="ignore"):
+        mean: np.ndarray = (values * weight).sum(axis=0) / weight.sum(axis=0)
+    return mean
 
 
 def _check_finite(

@@ -70,7 +70,7 @@ def walk(
         state, metrics = experiment.step(*args)
         done += int(args[-1])
         joined = {
-            name: experiment.layout.join(value, axis=2)
+            name: experiment.parts.places.join(value, axis=2)
             for name, value in jax.device_get(metrics).items()
         }
         yield before, joined, jax.tree.map(np.asarray, state)
@@ -86,7 +86,7 @@ def run(experiment: Experiment, calls: int = 1) -> tuple[State, dict[str, np.nda
         done += int(args[-1])
     assert state is not None
     fetched = jax.device_get(metrics)
-    return state, {k: experiment.layout.join(v, axis=2) for k, v in fetched.items()}
+    return state, {k: experiment.parts.places.join(v, axis=2) for k, v in fetched.items()}
 
 
 def clients(experiment: Experiment, state: State) -> list[np.ndarray]:

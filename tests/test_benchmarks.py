@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from experiments.benchmarks import (
+    clients,
     clock,
     convolutions,
     exchange_cost,
@@ -66,6 +67,15 @@ def test_a_record_says_where_it_comes_from(tmp_path: Path) -> None:
     assert record["results"] == {"rounds": 2}
     assert {"revision", "versions", "device", "hardware", "command"} <= record.keys()
     assert timing.records(made, tmp_path) == [record]
+
+
+def test_a_step_by_edges_stands_beside_the_same_step_by_pairs() -> None:
+    case = clients.BENCHMARK.cases(True)[0]
+    record = timing.run_case(clients.BENCHMARK, case, QUICK)
+    assert record["results"]["form"] == "lists"
+    assert record["results"]["measured"].keys() == {clients.EDGES, clients.PAIRS}
+    (row,) = clients.BENCHMARK.table([record]).splitlines()[2:3]
+    assert row.startswith("| 16 | 16 | 4 | lists |")
 
 
 def test_what_snapshots_cost(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,7 @@ from mhd_jax import experiment as experiment_lib
 from mhd_jax.data import sources
 from mhd_jax.errors import ConfigError
 from mhd_jax.models import ModelSettings, bridge
+from mhd_jax.participation import Roster
 from tests import small
 
 F = 5
@@ -177,12 +178,14 @@ def test_dropout_draws_anew_for_every_step_and_client_and_alike_for_the_baseline
 
 def test_keys_differ_by_client_and_step_but_not_by_device() -> None:
     def drawn(devices: int, now: int) -> np.ndarray:
-        parts: Any = SimpleNamespace(layout=parallel.make_layout([4], client_devices=devices))
+        layout = parallel.make_layout([4], client_devices=devices)
+        parts: Any = SimpleNamespace(layout=layout, roster=Roster(layout, layout), models=[None])
+        inputs: Any = SimpleNamespace(seated=jnp.zeros(0, jnp.int32))
         find = parallel.on_mesh(
             lambda: jax.random.key_data(
-                step.network_keys(parts, jnp.uint32(0), jnp.int32(now))[0]
+                step.network_keys(parts, inputs, jnp.uint32(0), jnp.int32(now))[0]
             ),
-            parts.layout, in_specs=(), out_specs=P("clients"),
+            layout, in_specs=(), out_specs=P("clients"),
         )  # fmt: skip
         return np.asarray(jax.jit(find)())
 

@@ -17,6 +17,7 @@ LAYERS = (
     ("errors", "files", "rng", "trees"),
     ("config", "edges", "registry"),
     ("attacks", "config_bases", "graph", "inputs", "models", "parallel"),
+    ("participation",),
     ("data", "distill", "results", "weights"),
     ("defences",),
     ("health", "methods", "state"),

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from experiments.benchmarks import (
+    clients,
     convolutions,
     encoding_cost,
     exchange_cost,
@@ -20,6 +21,7 @@ BENCHMARKS = (
     step.BENCHMARK,
     convolutions.BENCHMARK,
     growth.BENCHMARK,
+    clients.BENCHMARK,
     limits.BENCHMARK,
     feeding.BENCHMARK,
     federated.BENCHMARK,

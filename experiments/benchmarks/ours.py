@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -56,7 +56,11 @@ def endless(settings: Mapping[str, Any]) -> ml_collections.ConfigDict:
     return config
 
 
-def build(settings: Mapping[str, Any], source: sources.Source | None = None) -> Stepper:
+def build(
+    settings: Mapping[str, Any],
+    source: sources.Source | None = None,
+    change: Callable[[Experiment], Experiment] = lambda experiment: experiment,
+) -> Stepper:
     """The run with these settings, without end, evaluation or isolated baseline unless asked for.
 
     Samples are dealt evenly, so that all clients have as many. They are digits for dense networks,
@@ -65,7 +69,7 @@ def build(settings: Mapping[str, Any], source: sources.Source | None = None) -> 
     config = endless(settings)
     if source is None:
         source = digits(config.clients.num) if config.model.name == "mlp" else photographs()
-    return Stepper(config, (source, None))
+    return Stepper(config, (source, None), change)
 
 
 def contender(name: str, stepper: Stepper) -> Contender:

@@ -45,7 +45,7 @@ class Sequential:
 
     def _load(self, experiment: Experiment) -> None:
         fed, inputs = experiment.federations[0], experiment.schedule.host_inputs(0, PLANNED)
-        mean, std = (np.asarray(x, np.float32) for x in (fed.source.mean, fed.source.std))
+        mean, std = (np.asarray(x, np.float32) for x in (fed.mean, fed.std))
 
         def images(split: Any, index: np.ndarray) -> Tensor:
             stored = split.images(index)

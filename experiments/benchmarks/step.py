@@ -1,10 +1,11 @@
 # Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
-"""One training step: all clients at once, beside one client after another in PyTorch and JAX.
+"""One training step: all clients at once, beside PyTorch and a plain loop over clients in JAX.
 
     pip install -c requirements.txt -e ".[bench]"
     python -m experiments.benchmarks.step --out=experiments/results/benchmarks
 
-Same networks, initial parameters, batches, losses and optimiser. Before anything is timed, the
+PyTorch takes one client after another, or stacks them all with `torch.func.vmap`. Same networks,
+initial parameters, batches, losses and optimiser. Before anything is timed, the
 losses of the first steps are compared; if they differ, there is nothing to time.
 """
 
@@ -21,7 +22,7 @@ from experiments.benchmarks.timing import Benchmark, Case, Effort, Record
 from experiments.harness import tables
 from experiments.harness.records import cores
 
-OURS, TORCH, PLAIN = "ours", "torch", "plain"
+OURS, TORCH, PLAIN, STACKED = "ours", "torch", "plain", "stacked"
 COMPARED = 3  # steps whose losses have to agree
 TOLERANCE = 1e-3  # relative; at the second step roundings have been through an update
 
@@ -40,21 +41,24 @@ def measure(settings: Mapping[str, Any], effort: Effort) -> dict[str, Any]:
     """Losses compared, then all contenders in turn."""
     from experiments.benchmarks.per_client import PerClient
     from experiments.benchmarks.sequential import Sequential
+    from experiments.benchmarks.stacked import Stacked
 
     stepper = ours.build(settings)
     experiment = stepper.experiment
-    torch, plain = Sequential(experiment), PerClient(experiment)
+    torch, plain, stacked = Sequential(experiment), PerClient(experiment), Stacked(experiment)
     losses = {
         OURS: _first_losses(stepper),
         TORCH: [torch.step().tolist() for _ in range(COMPARED)],
         PLAIN: [[float(loss) for loss in plain.step()] for _ in range(COMPARED)],
+        STACKED: [stacked.step().tolist() for _ in range(COMPARED)],
     }
     compare(losses)
-    threads = _best_threads(torch, effort)
+    threads, wide = _best_threads(torch, effort), _best_threads(stacked, effort)
     contenders = [
         ours.contender(OURS, stepper),
         torch.contender(TORCH, threads),
         plain.contender(PLAIN),
+        stacked.contender(STACKED, wide),
     ]
     config = experiment.config
     return {
@@ -64,8 +68,9 @@ def measure(settings: Mapping[str, Any], effort: Effort) -> dict[str, Any]:
         "heads": config.heads.aux + 1,
         "steps_per_call": stepper.unit,
         "torch_threads": threads,
+        "stacked_threads": wide,
         "mean_losses": {name: [float(np.mean(step)) for step in losses[name]] for name in losses},
-        "largest_difference": {name: difference(losses, name) for name in (TORCH, PLAIN)},
+        "largest_difference": {name: difference(losses, name) for name in losses if name != OURS},
         "measured": timing.alternate(contenders, effort),
     }
 
@@ -122,8 +127,9 @@ def without_contenders(
 
 def table(records: Sequence[Record]) -> str:
     """A row for every case: milliseconds of all contenders and how much faster ours is."""
-    head = ("clients", "network", "ours, ms", "PyTorch, ms", "JAX client by client, ms",
-            "over PyTorch", "over JAX client by client", "compile, s")  # fmt: skip
+    head = ("clients", "network", "ours, ms", "PyTorch, ms", "PyTorch stacked, ms",
+            "JAX client by client, ms", "over PyTorch", "over PyTorch stacked",
+            "over JAX client by client", "compile, s")  # fmt: skip
     lines = [_row(record["results"]) for record in records]
     private, public = records[0]["results"]["batches"]
     said = (
@@ -131,14 +137,15 @@ def table(records: Sequence[Record]) -> str:
         f"brackets; {records[0]['results']['heads'] - 1} auxiliary heads, batches of "
         f"{private} + {public} (residual networks: 32 + 32 images of 32×32×3), complete graph, no "
         f"isolated baseline; losses of the first step agree to {_agreement(records):.0e}; "
-        "PyTorch has as many threads as suit it."
+        "PyTorch has as many threads as suit it; stacked is `torch.func.vmap` with the teacher "
+        "chosen once for all."
     )
     return timing.markdown(head, lines, said, records, [TORCH])
 
 
 def _agreement(records: Sequence[Record]) -> float:
     found = [record["results"]["largest_difference"] for record in records]
-    return max(max(one[TORCH][0], one[PLAIN][0]) for one in found)
+    return max(max(steps[0] for steps in one.values()) for one in found)
 
 
 def _row(results: Mapping[str, Any]) -> tuple[str, ...]:
@@ -146,8 +153,14 @@ def _row(results: Mapping[str, Any]) -> tuple[str, ...]:
     return (
         str(results["clients"]),
         results["model"],
-        *(tables.short(timing.milliseconds(measured, name)) for name in (OURS, TORCH, PLAIN)),
-        *(timing.factor(timing.speedup(measured, OURS, name)) for name in (TORCH, PLAIN)),
+        *(
+            tables.short(timing.milliseconds(measured, name)) if name in measured else "–"
+            for name in (OURS, TORCH, STACKED, PLAIN)
+        ),
+        *(
+            timing.factor(timing.speedup(measured, OURS, name)) if name in measured else "–"
+            for name in (TORCH, STACKED, PLAIN)
+        ),
         f"{measured[OURS]['compile_seconds']:.1f}",
     )
 

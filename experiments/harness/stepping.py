@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent import futures
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 
 from mhd_jax import experiment as experiment_lib
 from mhd_jax import train
+from mhd_jax.experiment import Experiment
 from mhd_jax.state import State
 
 
@@ -23,6 +24,7 @@ class Stepper:
     Args:
       config: the run.
       data: what it learns from, see `mhd_jax.experiment.build`.
+      change: of the experiment that is built, before its step is compiled.
 
     Attributes:
       experiment: the run.
@@ -31,9 +33,12 @@ class Stepper:
     """
 
     def __init__(
-        self, config: ml_collections.ConfigDict, data: experiment_lib.DataSets | None = None
+        self,
+        config: ml_collections.ConfigDict,
+        data: experiment_lib.DataSets | None = None,
+        change: Callable[[Experiment], Experiment] = lambda experiment: experiment,
     ) -> None:
-        self.experiment = experiment_lib.build(config, data)
+        self.experiment = change(experiment_lib.build(config, data))
         self._stepper = train.Stepper(self.experiment, self.experiment.init_state(), 0)
         self._step = 0
         self.compiled = self._stepper.compiled
@@ -53,13 +58,13 @@ class Stepper:
         """Does the next `steps` steps, whole calls of them, and waits until they are done.
 
         Returns:
-          The metrics of every call, [n, R, K, ...].
+          The metrics of every call, [n, R, K, ...], those of the clients that took part.
         """
         waiting, stop = [], self._step + steps
         while self._step < stop:
             waiting.append(self._stepper.advance(self._step, self._step + self.unit))
             self._step += self.unit
-        layout = self.experiment.layout
+        layout = self.experiment.parts.places
         found = [layout.fetch(metrics) for metrics in waiting]
         jax.block_until_ready(self._stepper.state)
         return [{k: layout.join(v, axis=2) for k, v in one.items()} for one in found]

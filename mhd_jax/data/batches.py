@@ -120,6 +120,45 @@ def batch_indices(
     return walk[begin : begin + last - first].reshape(stop - start, batch_size)
 
 
+def walks_of(
+    seed: int,
+    purpose: str,
+    sizes: Int[np.ndarray, " K"],
+    batch_size: int,
+    start: int,
+    clients: Int[np.ndarray, "n N"],
+) -> Int[np.ndarray, "n N batch_size"]:
+    """`batch_indices` of some clients, others in each step; 0 for a client below 0.
+
+    Only the epochs that somebody walks in are shuffled.
+
+    Args:
+      seed: see `batch_indices`, as all others.
+      purpose: names the walk.
+      sizes: samples of every client.
+      batch_size: samples per step.
+      start: first step.
+      clients: who walks, step by step.
+    """
+    step, place = np.nonzero(clients >= 0)
+    client = clients[step, place].astype(np.int64)
+    at = (start + step)[:, None] * batch_size + np.arange(batch_size)
+    epoch, position = np.divmod(at, sizes[client][:, None])
+    keys = (client[:, None] * (epoch.max(initial=0) + 1) + epoch).ravel()
+    order = keys.argsort(kind="stable")
+    first = np.flatnonzero(np.diff(keys[order], prepend=-1))
+    walks = np.empty(len(keys), np.int32)
+    named = np.divmod(keys[order][first], epoch.max(initial=0) + 1)
+    draws = rng.generators(seed, purpose, *named)
+    lengths = sizes[named[0]].tolist()
+    position = position.ravel()
+    for draw, size, part in zip(draws, lengths, np.split(order, first[1:]), strict=True):
+        walks[part] = draw.permutation(size)[position[part]]
+    out = np.zeros((*clients.shape, batch_size), np.int32)
+    out[step, place] = walks.reshape(-1, batch_size)
+    return out
+
+
 def walks(
     seed: int, purpose: str, sizes: Int[np.ndarray, " K"], batch_size: int, start: int, stop: int
 ) -> Int[np.ndarray, "n K batch_size"]:

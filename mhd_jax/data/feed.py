@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Shaped
 
 from mhd_jax import rng
 from mhd_jax.data import augment, batches
@@ -29,6 +29,7 @@ from mhd_jax.data.sources import Source, Split
 from mhd_jax.errors import ConfigError
 from mhd_jax.inputs import Batch, StepInputs
 from mhd_jax.parallel import CLIENTS, DATA, Layout
+from mhd_jax.participation import Roster
 from mhd_jax.trees import Tree
 
 DeviceData = Mapping[str, Any]
@@ -105,32 +106,47 @@ class SampleOrder:
 
     Attributes:
       federations: one per replica.
-      layout: who owns which client.
+      roster: who owns which client, and who takes part in a step.
       batch_size: private samples per client and step; expected ones where they are Poisson.
       public_batch_size: public samples per step.
+      visits: how long these stay.
       places: in a Poisson batch; 0 for a walk through shuffled epochs.
     """
 
     federations: Sequence[Federation]
-    layout: Layout
+    roster: Roster
     batch_size: int
     public_batch_size: int
     visits: Visits = Visits()
     places: int = 0
 
+    @property
+    def layout(self) -> Layout:
+        """Who owns which client."""
+        return self.roster.layout
+
     def private(self, start: int, stop: int) -> tuple[Int[np.ndarray, "n R K B"], ...]:
-        """Positions among each client's own samples, per group with padded rows; -1 for none."""
+        """Positions among the own samples of each client, or of that at each place, per group.
+
+        Rows of clients that do not exist are padding; -1 stands for no sample.
+        """
+        seated = self.roster.seated(start, stop, len(self.federations)).swapaxes(0, 1)
         walks = [
-            batches.poisson(
-                fed.seed, fed.partition.sizes, self.batch_size, self.places, start, stop
-            )
-            if self.places
-            else batches.walks(
-                fed.seed, "private", fed.partition.sizes, self.batch_size, start, stop
-            )
-            for fed in self.federations
+            self._walk(fed, who, start, stop)
+            for fed, who in zip(self.federations, seated, strict=True)
         ]
-        return self.layout.split(np.stack(walks, axis=1), axis=2)
+        return self.roster.places.split(np.stack(walks, axis=1), axis=2)
+
+    def _walk(
+        self, fed: Federation, seated: Int[np.ndarray, "n N"], start: int, stop: int
+    ) -> Int[np.ndarray, "n K B"]:
+        """Positions in one replica; K is the number of places where not everybody takes part."""
+        seed, sizes, size = fed.seed, fed.partition.sizes, self.batch_size
+        if self.places:
+            return batches.poisson(seed, sizes, size, self.places, start, stop)
+        if self.roster.attendances:
+            return batches.walks_of(seed, "private", sizes, size, start, seated)
+        return batches.walks(seed, "private", sizes, size, start, stop)
 
     def public(self, start: int, stop: int) -> Int[np.ndarray, "n R P"]:
         """Positions within each replica's public set."""
@@ -176,12 +192,11 @@ class Preparation:
         statistics: Float[Array, "2 C"],
         seed: Array,
         step: Array,
-        first_client: Array,
+        clients: Int[Array, " k"],
     ) -> Array:
-        """[k, B, ...]: every client's batch with its own draws."""
+        """[k, B, ...]: the batch of each of these clients with its own draws."""
         base = rng.stream(seed, "augment private", step)
         first = jax.lax.axis_index(DATA) * images.shape[1]
-        clients = first_client + np.arange(images.shape[0])
         keys = jax.vmap(lambda client: _keys(base, client, first, images.shape[1]))(clients)
         return jax.vmap(self.train, in_axes=(0, 0, None))(images, keys, statistics)
 
@@ -323,22 +338,29 @@ class Resident:
         images, labels, weights = [], [], []
         places, expected = self._order.places, self._order.batch_size
         for group, (stored, owned) in enumerate(data["private"]):
-            index = inputs.private[group]
-            first = self._layout.offsets[group] + jax.lax.axis_index(CLIENTS) * len(index)
+            index, roster = inputs.private[group], self._order.roster
+            rows, clients = roster.rows(group, inputs.seated), roster.ids(group, inputs.seated)
             if places:  # a mean over places, times this, is a sum over the expected batch
                 weights.append((index >= 0) * jnp.float32(places / expected))
                 index = jnp.maximum(index, 0)
-            take = jax.vmap(lambda x, at: x[at])
+            take = functools.partial(_samples, rows=rows, index=index)
             images.append(
-                self._preparation.private(
-                    take(stored, index), data["statistics"], seed, step, first
-                )
+                self._preparation.private(take(stored), data["statistics"], seed, step, clients)
             )
-            labels.append(take(owned, index))
+            labels.append(take(owned))
         public = self._preparation.public(
             data["public"][inputs.public], data["statistics"], seed, step
         )
         return Batch(tuple(images), tuple(labels), public, tuple(weights))
+
+
+def _samples(
+    stored: Array, rows: Int[Array, " k"] | None, index: Int[Array, "k B"]
+) -> Shaped[Array, "k B ..."]:
+    """The samples that each client, or each of those in some rows, takes of what it holds."""
+    if rows is None:
+        return jax.vmap(lambda x, at: x[at])(stored, index)
+    return stored.at[rows[:, None], index].get(mode="clip")
 
 
 # --- Which feed -----------------------------------------------------------------------------------

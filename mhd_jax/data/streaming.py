@@ -29,6 +29,7 @@ from mhd_jax.data.sources import Split, fit
 from mhd_jax.errors import ConfigError
 from mhd_jax.inputs import Batch, StepInputs
 from mhd_jax.parallel import CLIENTS, DATA
+from mhd_jax.participation import Attendance
 from mhd_jax.registry import Registry
 
 if TYPE_CHECKING:
@@ -98,11 +99,13 @@ class StepReader:
 
     Attributes:
       federations: one per replica.
-      clients: whose private samples are read.
+      clients: whose private samples are read; or which places of a step are, where not everybody
+        takes part.
       batch_size: private samples of a client.
       public_batch_size: public samples.
       visits: how long these stay.
       augment: a name in `HOST_AUGMENTS`, or "" for images as resident data has them.
+      attendances: who takes part in a step, one per replica; () for everybody.
     """
 
     federations: Sequence[Federation]
@@ -111,6 +114,7 @@ class StepReader:
     public_batch_size: int
     visits: batches.Visits
     augment: str = ""
+    attendances: Sequence[Attendance] = ()
 
     def __len__(self) -> int:
         return 2**31 - 1  # steps; Grain needs an end
@@ -118,14 +122,21 @@ class StepReader:
     def __getitem__(self, step: int) -> HostBatch:
         """The batch of one step."""
         images, labels, public = [], [], []
-        for fed in self.federations:
-            rows = [self._private(fed, client, step) for client in self.clients]
+        for number, fed in enumerate(self.federations):
+            clients = self.clients
+            if self.attendances:
+                clients = self.attendances[number].places(step)[list(clients)].tolist()
+            rows = [self._private(fed, client, step) for client in clients]
             images.append(np.stack([row[0] for row in rows]))
             labels.append(np.stack([row[1] for row in rows]))
             public.append(self._public(fed, step))
         return np.stack(images), np.stack(labels), np.stack(public)
 
     def _private(self, fed: Federation, client: int, step: int) -> tuple[np.ndarray, np.ndarray]:
+        if client < 0:  # nobody is at this place
+            shape = (self.batch_size, *fed.source.image_shape)
+            labels = np.zeros(self.batch_size, np.int32)
+            return np.zeros(shape, fed.source.train.dtype), labels
         owned = fed.partition.indices[client]
         walk = batches.batch_indices(
             fed.seed, "private", client, len(owned), self.batch_size, step, step + 1
@@ -189,11 +200,11 @@ class Streaming:
             raise ConfigError("data.augment", augment, "images stored with 8 bits a channel")
         self._order = order
         self._preparation = preparation
-        self._layout = order.layout
-        self._clients = order.layout.local_clients()
+        self._layout, places = order.layout, order.roster.places
+        self._clients = places.local_clients()
         self._reader = StepReader(
             order.federations, self._clients, order.batch_size, order.public_batch_size,
-            order.visits, augment,
+            order.visits, augment, order.roster.attendances,
         )  # fmt: skip
         self._workers = workers
         self._iterator: grain.DatasetIterator[HostBatch] | None = None
@@ -255,12 +266,13 @@ class Streaming:
 
         Rows of clients that live elsewhere stay untouched zeros, which take no memory.
         """
-        if len(self._clients) == self._layout.num_clients:
-            return self._layout.split(local, axis=2)
-        shape = (*local.shape[:2], self._layout.num_clients, *local.shape[3:])
+        places = self._order.roster.places
+        if len(self._clients) == places.num_clients:
+            return places.split(local, axis=2)
+        shape = (*local.shape[:2], places.num_clients, *local.shape[3:])
         everyone = np.zeros(shape, local.dtype)
         everyone[:, :, self._clients] = local
-        return self._layout.split(everyone, axis=2)
+        return places.split(everyone, axis=2)
 
     def input_shapes(self, count: int) -> Entries:
         """Shapes and types of `inputs` for `count` steps, nothing read."""
@@ -276,7 +288,7 @@ class Streaming:
                 images(train, rows, order.batch_size),
                 jax.ShapeDtypeStruct((*lead, rows, order.batch_size), np.int32),
             )
-            for rows in self._layout.rows
+            for rows in self._order.roster.places.rows
         )
         return private, images(public, order.public_batch_size)
 
@@ -289,8 +301,8 @@ class Streaming:
         """Augments and normalises what came with the inputs."""
         images, statistics = [], data["statistics"]
         for group, (stored, _) in enumerate(inputs.private):
-            first = self._layout.offsets[group] + jax.lax.axis_index(CLIENTS) * len(stored)
-            images.append(self._preparation.private(stored, statistics, seed, step, first))
+            clients = self._order.roster.ids(group, inputs.seated)
+            images.append(self._preparation.private(stored, statistics, seed, step, clients))
         labels = tuple(owned for _, owned in inputs.private)
         public = self._preparation.public(inputs.public, statistics, seed, step)
         return Batch(tuple(images), labels, public)

@@ -57,7 +57,7 @@ def none(num_clients: int, rng: np.random.Generator, **_: object) -> Adjacency:
 @GRAPHS.register("complete")
 def complete(num_clients: int, rng: np.random.Generator, **_: object) -> Adjacency:
     """Everybody reads everybody else."""
-    return _adjacency(nx.complete_graph(num_clients))
+    return ~np.eye(num_clients, dtype=bool)
 
 
 @GRAPHS.register("cycle")
@@ -232,8 +232,10 @@ def _check_degree(degree: int, num_clients: int) -> None:
 # ------------------------------------------------------------------------- matrices from files
 
 
-def read_matrix(path: str | os.PathLike[str], num_clients: int) -> np.ndarray:
-    """Reads an adjacency matrix from a file; `check_adjacency` is for the caller to do.
+def read_matrix(
+    path: str | os.PathLike[str], num_clients: int, *, setting: str = "graph.matrix"
+) -> np.ndarray:
+    """Reads a matrix, such as an adjacency, from a file; checking it is for the caller to do.
 
     The suffix decides: `.npy`; `.json`, a list of rows; `.csv` or `.txt`, a row per line, entries
     separated by commas or blanks; `.edges`, an edge per line as two client numbers, first the
@@ -242,6 +244,7 @@ def read_matrix(path: str | os.PathLike[str], num_clients: int) -> np.ndarray:
     Args:
       path: the file.
       num_clients: K, the size of the matrix that an edge list fills.
+      setting: name of the setting that an error blames.
 
     Raises:
       ConfigError: an unknown suffix, an unreadable file, or an edge to a client outside 0..K-1.
@@ -258,8 +261,8 @@ def read_matrix(path: str | os.PathLike[str], num_clients: int) -> np.ndarray:
             case ".edges":
                 return _read_edges(file, num_clients)
     except (OSError, ValueError, EOFError) as error:
-        raise ConfigError("graph.matrix", str(file), f"a readable file: {error}") from error
-    raise ConfigError("graph.matrix", str(file), "a file .npy, .csv, .txt, .json or .edges")
+        raise ConfigError(setting, str(file), f"a readable file: {error}") from error
+    raise ConfigError(setting, str(file), "a file .npy, .csv, .txt, .json or .edges")
 
 
 def _rows(path: epath.Path) -> list[tuple[int, list[str]]]:

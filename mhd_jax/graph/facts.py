@@ -7,13 +7,20 @@ from typing import Any
 
 import numpy as np
 from absl import logging
-from jaxtyping import Bool, Float64, Int
+from jaxtyping import Bool, Float64, Int, UInt64
+from scipy import sparse
 from scipy.sparse import csgraph
 
 from mhd_jax.graph.catalogue import Adjacency
 
 LISTED = 10
 """Clients that a message names."""
+
+FAR = 64
+"""Hops up to which all clients are searched at once, bit by bit."""
+
+AT_ONCE = 2**23
+"""Words of 64 clients that one step of that search gathers."""
 
 
 def hop_distances(adjacency: Adjacency) -> Int[np.ndarray, "K K"]:
@@ -26,10 +33,46 @@ def hop_distances(adjacency: Adjacency) -> Int[np.ndarray, "K K"]:
     Returns:
       [K, K], 0 on the diagonal and -1 where i never hears from j.
     """
-    # SciPy up to 1.18 gives wrong distances, raising nothing, for arrays in another memory order.
-    lengths = np.ascontiguousarray(adjacency, dtype=float)
-    hops = csgraph.shortest_path(lengths, unweighted=True)
-    return np.where(np.isfinite(hops), hops, -1).astype(np.int64)
+    adjacency = np.asarray(adjacency, dtype=bool)
+    clients = len(adjacency)
+    hops = np.where(adjacency, 1, -1)
+    np.fill_diagonal(hops, 0)
+    heard = _packed(hops >= 0)
+    for distance in range(2, FAR):
+        if (hops >= 0).all():
+            return hops
+        further = _heard_through(adjacency, heard)
+        new = np.unpackbits((further & ~heard).view(np.uint8), axis=1)[:, :clients].view(bool)
+        if not new.any():
+            return hops
+        hops[new] = distance
+        heard = further
+    lengths = csgraph.shortest_path(sparse.csr_array(adjacency), method="D", unweighted=True)
+    return np.where(np.isfinite(lengths), lengths, -1).astype(np.int64)
+
+
+def _packed(mask: Bool[np.ndarray, "K K"]) -> UInt64[np.ndarray, "K w"]:
+    """64 columns a word, the last word filled up with False."""
+    missing = -len(mask) % 64
+    bits = np.packbits(np.pad(mask, ((0, 0), (0, missing))), axis=1)
+    return np.ascontiguousarray(bits).view(np.uint64)
+
+
+def _heard_through(
+    adjacency: Adjacency, heard: UInt64[np.ndarray, "K w"]
+) -> UInt64[np.ndarray, "K w"]:
+    """Whom everybody hears who hears what their peers hear."""
+    further = heard.copy()
+    degrees = adjacency.sum(axis=1)
+    rows = np.flatnonzero(degrees)
+    edges_a_part = max(AT_ONCE // heard.shape[1], 1)
+    part = np.cumsum(degrees[rows]) // edges_a_part
+    for some in np.split(rows, np.flatnonzero(np.diff(part)) + 1):
+        if len(some):
+            starts = np.cumsum(degrees[some]) - degrees[some]
+            teachers = np.nonzero(adjacency[some])[1]
+            further[some] |= np.bitwise_or.reduceat(heard[teachers], starts, axis=0)
+    return further
 
 
 def describe(adjacency: Adjacency) -> dict[str, Any]:
@@ -54,7 +97,9 @@ def describe(adjacency: Adjacency) -> dict[str, Any]:
     degrees = adjacency.sum(axis=1)
     hops = hop_distances(adjacency)
     connected = bool((hops >= 0).all())
-    pieces, _ = csgraph.connected_components(adjacency, directed=True, connection="weak")
+    pieces, _ = csgraph.connected_components(
+        sparse.csr_array(adjacency), directed=True, connection="weak"
+    )
     return {
         "clients": len(adjacency),
         "edges": int(adjacency.sum()),
@@ -78,12 +123,11 @@ def warn_unreachable(adjacency: Adjacency) -> None:
     """
     if len(adjacency) == 1:
         return
-    facts = describe(adjacency)
-    if facts["unheard"]:
-        logging.warning("nobody distils from client %s", listed(facts["unheard"]))
-    if facts["without_peers"]:
-        alone = listed(facts["without_peers"])
-        logging.warning("no peers, private data only: client %s", alone)
+    unheard, alone = (np.flatnonzero(~adjacency.any(axis=axis)).tolist() for axis in (0, 1))
+    if unheard:
+        logging.warning("nobody distils from client %s", listed(unheard))
+    if alone:
+        logging.warning("no peers, private data only: client %s", listed(alone))
 
 
 def listed(clients: list[int] | set[int]) -> str:

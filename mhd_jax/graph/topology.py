@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 from absl import logging
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 from ml_collections import ConfigDict
 
 from mhd_jax.config import default_config
@@ -123,8 +123,15 @@ class Topology:
             reads[row] = self._read_at(step)
         return reads
 
+    def among(self, step: int, clients: Int[np.ndarray, " a"]) -> Bool[np.ndarray, "a a"]:
+        """Who of some clients really reads whom of them; peers are drawn among them alone."""
+        return self._thinned(step, self.at(step)[np.ix_(clients, clients)])
+
     def _read_at(self, step: int) -> Adjacency:
-        adjacency = self.at(step)
+        return self._thinned(step, self.at(step))
+
+    def _thinned(self, step: int, adjacency: Adjacency) -> Adjacency:
+        """With peers drawn and messages lost."""
         if self.peers_per_step:
             rng = generator(self.seed, "peers", step)
             adjacency = sample_peers(adjacency, self.peers_per_step, rng)

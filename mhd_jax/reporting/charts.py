@@ -43,7 +43,15 @@ from mhd_jax.reporting.style import (
     titles,
     top,
 )
-from mhd_jax.results import History, Line, Summary, for_every_client, head_names, hop_table
+from mhd_jax.results import (
+    MANY,
+    History,
+    Line,
+    Summary,
+    for_every_client,
+    head_names,
+    hop_table,
+)
 
 # ----------------------------------------------------------------------------- over time
 
@@ -224,7 +232,10 @@ def label_distribution(summary: Summary) -> Figure:
     heat(axis, shown, norm, lambda count: f"{count:.0f}", own=primary[:, order])
     _class_labels([axis], classes, summary.client_names)
     titles(bars, "total", "samples")
-    bars.barh(range(clients), counts.sum(axis=1), height=0.7, color=MUTED)
+    if clients <= MANY:
+        bars.barh(range(clients), counts.sum(axis=1), height=0.7, color=MUTED)
+    else:
+        bars.fill_betweenx(range(clients), counts.sum(axis=1), color=MUTED, linewidth=0)
     bars.tick_params(left=False, labelleft=False)
     bars.xaxis.set_major_locator(ticker.MaxNLocator(2, integer=True))
     colour_bars(figure, [axis, bars], norm, "samples", own=True)
@@ -289,9 +300,10 @@ def _band(
 ) -> None:
     """A line at the clients' mean and a band from their minimum to their maximum."""
     marker = "o" if len(x) < 2 else None
-    axis.plot(x, values.mean(axis=1), color=colour, label=label, marker=marker, ms=4, **style)
+    known = np.ma.masked_invalid(values)  # clients may have taken no part
+    axis.plot(x, known.mean(axis=1), color=colour, label=label, marker=marker, ms=4, **style)
     axis.fill_between(
-        x, values.min(axis=1), values.max(axis=1), color=colour, alpha=alpha, linewidth=0
+        x, known.min(axis=1), known.max(axis=1), color=colour, alpha=alpha, linewidth=0
     )
 
 

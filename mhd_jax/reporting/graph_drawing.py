@@ -9,10 +9,12 @@ from typing import Any
 import matplotlib as mpl
 import networkx as nx
 import numpy as np
+from matplotlib import ticker
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
+from mhd_jax.graph import describe
 from mhd_jax.reporting.style import (
     HEAT,
     INK,
@@ -24,22 +26,27 @@ from mhd_jax.reporting.style import (
     contrast,
     new_figure,
     shorten,
+    titles,
 )
-from mhd_jax.results import Summary
+from mhd_jax.results import Summary, for_every_client
 
 MOST_SMALL = 24  # nodes of a graph that fit on a small figure
 MOST_NAMED = 100  # nodes of a graph that still carry their number
 MOST_PLACED = 150  # nodes of a graph whose best places take no longer than a moment to find
 FITS_A_NODE = 3  # letters of a name
 MOST_ARROWS = 300  # edges that still get arrow heads
+MOST_DRAWN = 400  # nodes of a graph that is drawn; of a larger one there are counts
 
 
 @mpl.rc_context(STYLE)
 def communication_graph(summary: Summary) -> Figure:
     """Who learns from whom: arrows point the way knowledge flows, from teacher to student.
 
-    A node's colour is the shared accuracy of that client's last head.
+    A node's colour is the shared accuracy of that client's last head. A graph of many clients is
+    shown as `graph_counts`.
     """
+    if len(summary.adjacency) > MOST_DRAWN:
+        return graph_counts(summary)
     accuracy = summary.shared_accuracy[:, -1]
     flows = nx.from_numpy_array(summary.adjacency.T, create_using=nx.DiGraph)
     scale = 1.0 if len(flows) <= MOST_SMALL else 1.5
@@ -54,6 +61,29 @@ def communication_graph(summary: Summary) -> Figure:
     _edges(axis, flows, positions, size)
     _nodes(axis, positions, HEAT(norm(accuracy)), size, summary.names)
     colour_bars(figure, [axis], norm, "shared accuracy of the last head")
+    return figure
+
+
+@mpl.rc_context(STYLE)
+def graph_counts(summary: Summary) -> Figure:
+    """A large graph in numbers: peers of a client, hops of a pair, and accuracy by peers."""
+    degrees = summary.adjacency.sum(axis=1)
+    accuracy = for_every_client(summary.shared_accuracy, len(degrees))[:, -1]
+    figure, (peers, hops, by_peers) = new_figure(2.6, 1, 3)
+    values, count = np.unique(degrees, return_counts=True)
+    titles(peers, "clients, by number of peers", "peers")
+    peers.bar(values, count, color=MUTED)
+    pairs = np.asarray(describe(summary.adjacency)["hop_counts"])
+    titles(hops, "pairs of clients, by distance", "hops")
+    hops.bar(np.arange(1, len(pairs) + 1), pairs, color=MUTED)
+    titles(by_peers, "shared accuracy, last head", "peers")
+    groups = [accuracy[degrees == value] for value in values]
+    by_peers.plot(values, [group.mean() for group in groups], color=INK, marker="o", ms=3)
+    low, high = zip(*(np.quantile(group, [0.1, 0.9]) for group in groups), strict=True)
+    by_peers.fill_between(values, low, high, color=INK, alpha=0.15, linewidth=0)
+    by_peers.set_ylim(bottom=0)
+    for axis in (peers, hops, by_peers):
+        axis.xaxis.set_major_locator(ticker.MaxNLocator(6, integer=True))
     return figure
 
 

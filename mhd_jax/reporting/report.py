@@ -46,6 +46,7 @@ ON_HISTORY = (
 """The figures of a report, from its summary and from its history."""
 
 MOST_LABELS = 8  # primary labels of a client that are listed; more are counted
+MOST_ROWS = 200  # clients with a row of their own; more are summarised
 
 
 def write_report(workdir: epath.PathLike, summary: Summary, history: History) -> epath.Path:
@@ -166,7 +167,12 @@ def signed(value: float | Spread) -> str:
 
 
 def client_rows(summary: Summary) -> list[dict[str, Any]]:
-    """What the report says of every client (of the first seed where there are several)."""
+    """What the report says of every client (of the first seed where there are several).
+
+    Of many clients `summary_rows` instead.
+    """
+    if len(summary.shared_accuracy) > MOST_ROWS:
+        return summary_rows(summary)
     shared, private = summary.shared_accuracy, summary.private_accuracy
     peers, samples = summary.adjacency.sum(axis=1), summary.label_histogram.sum(axis=1)
     # One pooled model stands for all clients.
@@ -195,6 +201,38 @@ def client_rows(summary: Summary) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def summary_rows(summary: Summary) -> list[dict[str, Any]]:
+    """Least, greatest and some quantiles over all clients, for each column by itself."""
+    baseline, main = summary.isolated_baseline, summary.own_test_accuracy
+    own = baseline.own_test_accuracy if baseline else None
+    columns: dict[str, np.ndarray | None] = {
+        "samples": summary.label_histogram.sum(axis=1),
+        "labels": summary.primary_labels.sum(axis=1),
+        "peers": summary.adjacency.sum(axis=1),
+        "params": np.asarray(summary.num_params),
+        "shared_main": summary.shared_accuracy[:, 0],
+        "shared_last": summary.shared_accuracy[:, -1],
+        "shared_baseline": None if baseline is None else baseline.shared_accuracy[:, 0],
+        "private_main": summary.private_accuracy[:, 0],
+        "private_baseline": None if baseline is None else baseline.private_accuracy[:, 0],
+        "own_main": None if main is None else main[:, 0],
+        "own_baseline": None if own is None else own[:, 0],
+    }
+    whole = ("samples", "labels", "peers", "params")
+    rows = []
+    for name, share in SHARES.items():
+        found = {
+            key: None if values is None else float(np.nanquantile(values, share))
+            for key, values in columns.items()
+        }
+        rows.append({"client": name, **found, **{k: round(found[k] or 0) for k in whole}})
+    return rows
+
+
+SHARES = {"least": 0.0, "10 %": 0.1, "median": 0.5, "90 %": 0.9, "greatest": 1.0}
+"""Rows of the table of many clients."""
 
 
 def _of_main(found: Accuracies | None, client: int) -> float | None:

@@ -59,6 +59,9 @@ def _claim(summary: Summary) -> list[str]:
     return ["", f"what a client publishes: epsilon {epsilon} at delta {delta:g} for one sample"]
 
 
+MOST_OWN = 40  # clients with a line of their own
+
+
 def _own_tests(summary: Summary) -> list[str]:
     """A line per client with its accuracy on its own test samples, where there are such."""
     own, baseline = summary.own_test_accuracy, summary.isolated_baseline
@@ -66,10 +69,13 @@ def _own_tests(summary: Summary) -> list[str]:
         return []
     alone = baseline.own_test_accuracy if baseline else None
     lines = ["", "on the client's own test samples (private accuracy above is re-weighted):"]
-    width = max(map(len, summary.names))
-    for client, name in enumerate(summary.names):
+    width = max(map(len, summary.names[:MOST_OWN]))
+    for client, name in enumerate(summary.names[:MOST_OWN]):
         line = f"  {name.ljust(width)}  main {own[client, 0]:.3f}"
         lines.append(line if alone is None else f"{line}  isolated {alone[client, 0]:.3f}")
+    if len(own) > MOST_OWN:
+        mean = np.nanmean(own[:, 0])
+        lines.append(f"  and {len(own) - MOST_OWN:,} more; mean of all  main {mean:.3f}")
     return lines
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from absl import logging
+from jaxtyping import Float
 
 
 def scalars(values: Mapping[str, Any]) -> dict[str, float]:
@@ -27,11 +28,17 @@ def scalars(values: Mapping[str, Any]) -> dict[str, float]:
     for name, value in values.items():
         array = np.asarray(value, np.float64)
         if array.ndim < 2:
-            flat[name] = float(array.mean())
+            flat[name] = _mean(array)
         else:
-            for head, mean in enumerate(array.mean(axis=0)):
-                flat[f"{name}/head_{head}"] = float(mean)
+            for head, column in enumerate(array.T):
+                flat[f"{name}/head_{head}"] = _mean(column)
     return flat
+
+
+def _mean(values: Float[np.ndarray, "*n"]) -> float:
+    """Over those that are known: clients may have taken no part."""
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if known.size else float("nan")
 
 
 class TensorBoard:

@@ -27,7 +27,7 @@ from etils import epath
 from mhd_jax.config import RENAMED, flatten
 from mhd_jax.errors import WorkdirError
 from mhd_jax.files import absolute, is_remote
-from mhd_jax.results import Line, Summary
+from mhd_jax.results import MANY, Line, Summary
 
 # What may differ when a run is resumed, because the trained clients do not depend on it.
 FREE_SETTINGS = (
@@ -190,7 +190,8 @@ class Workdir:
 
     def write_summary(self, summary: Summary) -> None:
         """Writes `summary.json`, all or nothing; arrays become lists, floats keep every digit."""
-        self._write(self._summary, to_json(summary.to_json(), indent=1) + "\n")
+        indent = 1 if len(summary.label_histogram) <= MANY else None
+        self._write(self._summary, to_json(summary.to_json(), indent=indent) + "\n")
 
     def read_summary(self) -> Summary:
         """The contents of `summary.json`; raises `WorkdirError` when there is none to read."""
@@ -275,6 +276,8 @@ class Workdir:
 def to_json(value: Any, indent: int | None = None) -> str:
     """JSON with NumPy and JAX arrays as lists and floats that read back as the same bits.
 
+    NaN in an array is null: JSON has no other word for it.
+
     >>> to_json({"loss": np.float32([0.1, 2])})
     '{"loss": [0.10000000149011612, 2.0]}'
     """
@@ -285,7 +288,11 @@ def _plain(value: Any) -> Any:
     if isinstance(value, ml_collections.ConfigDict):
         return value.to_dict()
     if hasattr(value, "__array__"):
-        return np.asarray(value).tolist()
+        array = np.asarray(value)
+        if np.issubdtype(array.dtype, np.floating) and (missing := np.isnan(array)).any():
+            array = array.astype(object)
+            array[missing] = None
+        return array.tolist()
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     raise TypeError(f"{type(value).__name__} has no JSON form: {value!r}")
