@@ -219,6 +219,7 @@ def summary_rows(summary: Summary) -> list[dict[str, Any]]:
         "private_baseline": None if baseline is None else baseline.private_accuracy[:, 0],
         "own_main": None if main is None else main[:, 0],
         "own_baseline": None if own is None else own[:, 0],
+        "epsilon": None if summary.epsilon is None else np.asarray(summary.epsilon),
     }
     whole = ("samples", "labels", "peers", "params")
     rows = []
