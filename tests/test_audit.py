@@ -79,17 +79,17 @@ def test_a_shared_device_proves_nothing():
 def test_a_planted_leak_is_found(monkeypatch, leak):
     update = step_lib._update
 
-    def leaking(system, learners, grads, stats):
+    def leaking(parts, state, learners, grads, stats):
         everyone = parallel.gather_clients(leak(learners, batches[-1]))
         grads = jax.tree.map(lambda g: g + 1e-30 * everyone.sum(), grads)
-        return update(system, learners, grads, stats)
+        return update(parts, state, learners, grads, stats)
 
     batches = []
     losses = step_lib._private_losses
 
-    def note(models, params, learners, batch, keys):
+    def note(models, params, learners, batch, *keys):
         batches.append(batch)
-        return losses(models, params, learners, batch, keys)
+        return losses(models, params, learners, batch, *keys)
 
     monkeypatch.setattr(step_lib, "_update", leaking)
     monkeypatch.setattr(step_lib, "_private_losses", note)
