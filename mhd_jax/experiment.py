@@ -108,9 +108,9 @@ class Experiment:
 
     @property
     def honest(self) -> Bool[np.ndarray, " K"]:
-        """Which clients do not lie."""
-        liars = self.parts.attackers
-        return ~np.isin(np.arange(self.layout.num_clients), liars.clients if liars else ())
+        """Which clients do not lie; all of them are measured, even where one pooled model trains."""
+        liars, clients = self.parts.attackers, len(self.federations[0].partition.sizes)
+        return ~np.isin(np.arange(clients), liars.clients if liars else ())
 
     def init_state(self, abstract: bool = False) -> State:
         """The initial state, sharded; with `abstract` its shapes and shardings only."""

@@ -105,7 +105,7 @@ class Roster:
     def spread(
         self, values: np.ndarray, seated: Int[np.ndarray, "*n N"], missing: Any = np.nan
     ) -> np.ndarray:
-        """Values of the places [*n, N, ...] as values of all clients [*n, K, ...].
+        """Values of the places `[*n, N, ...]` as values of all clients `[*n, K, ...]`.
 
         Args:
           values: one for every place.

@@ -74,6 +74,13 @@ def test_a_run_leaves_its_record(finished):
     assert lines[-1]["shared_accuracy"] == written["shared_accuracy"]
 
 
+def test_one_pooled_model_is_measured_for_every_client(tmp_path):
+    config = small.config(method="supervised", train__steps=2, train__eval_every=1)
+    summary = train.train_and_evaluate(config, tmp_path, with_report=False)
+    assert summary.shared_accuracy.shape == (config.clients.num, 1)
+    assert np.ptp(summary.shared_accuracy) == 0 < np.ptp(summary.private_accuracy)
+
+
 def test_the_same_command_again_does_nothing(finished, capsys):
     workdir, config, summary = finished
     before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*") if path.is_file()
