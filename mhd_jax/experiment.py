@@ -108,7 +108,7 @@ class Experiment:
 
     @property
     def honest(self) -> Bool[np.ndarray, " K"]:
-        """Which clients do not lie; all of them are measured, even where one pooled model trains."""
+        """Which clients do not lie; all are measured, even where one pooled model trains."""
         liars, clients = self.parts.attackers, len(self.federations[0].partition.sizes)
         return ~np.isin(np.arange(clients), liars.clients if liars else ())
 
