@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # A few steps in which every phase of every method comes, with few samples and narrow networks.
 _QUICK: dict[str, Any] = {
     "train.steps": 4, "train.steps_per_call": 2, "train.log_every": 2, "train.eval_every": 4,
-    "train.checkpoint_every": 4, "data.batch_size": 4, "data.public_batch_size": 4,
+    "train.checkpoint_every": 4, "data.batch_size": 4, "data.public_batch_size": 8,
     "optimizer.warmup_steps": 1, "average.every": 2, "rounds.private_steps": 1,
     "rounds.public_steps": 1, "model.width": 8, "parallel.client_devices": 1,
 }  # fmt: skip
