@@ -290,8 +290,7 @@ def make(
         on something that the method does not send.
     """
     name, clients = config.attack.name, config.attack.clients
-    piece = ATTACKS.get(name)
-    attack = piece if isinstance(piece, Attack) else Attack(predictions=piece)
+    attack = _attack(name)
     if name == NONE:
         return None
     _check_clients(clients, config.clients.num)
@@ -305,9 +304,14 @@ def make(
     return Attackers(attack, tuple(clients), config.attack.start)
 
 
-def _alters(name: str) -> set[str]:
+def _attack(name: str) -> Attack:
+    """The registered attack; a function alone lies about predictions."""
     piece = ATTACKS.get(name)
-    attack = piece if isinstance(piece, Attack) else Attack(predictions=piece)
+    return piece if isinstance(piece, Attack) else Attack(predictions=piece)
+
+
+def _alters(name: str) -> set[str]:
+    attack = _attack(name)
     return {what for what in ("predictions", "vectors") if getattr(attack, what)}
 
 

@@ -223,8 +223,9 @@ def build(
     _check_networks(built, sample_of(source))
     roster = _roster(config, method, _layout(config, method, built, sample_of(source)), seeds)
     visits = _visits(config, method, topologies, roster.layout)
-    privacy = _privacy(config, built, _pooled(method, federations), own_public=other is None)
-    feed = _feed(config, method, federations, roster, visits, memory or device_memory(), privacy)
+    trained = _pooled(method, federations)
+    privacy = _privacy(config, built, trained, own_public=other is None)
+    feed = _feed(config, trained, roster, visits, memory or device_memory(), privacy)
     baseline = _models(config, source.num_classes, 1) if _wants_baseline(config, method) else ()
     encoding = exchange.make_encoding(config, method, source.num_classes)
     _check_alignment(config, method, source.num_classes)
@@ -500,21 +501,19 @@ def preparation(
 
 def _feed(
     config: ml_collections.ConfigDict,
-    method: methods.Method,
     federations: Sequence[Federation],
     roster: Roster,
     visits: Visits,
     memory: int,
     privacy: privacy_lib.Privacy | None,
 ) -> Feed:
-    federations = _pooled(method, federations)
     places = 0
     if privacy is not None:
         sizes = np.concatenate([fed.partition.sizes for fed in federations])
         needed = batches.poisson_places(sizes, config.data.batch_size, config.train.steps)
         places = -(-needed // roster.layout.data_devices) * roster.layout.data_devices
     order = SampleOrder(
-        tuple(federations),
+        federations,
         roster,
         config.data.batch_size,
         config.data.public_batch_size,
@@ -555,15 +554,19 @@ def _privacy(
     privacy, first = privacy_lib.build(config), federations[0].source
     if privacy is None:
         return None
-    statistics = [variable_shapes(model, sample_of(first)).get("batch_stats") for model in built]
     privacy_lib.check(
         config,
         [fed.partition.sizes for fed in federations],
-        batch_statistics=any(statistics),
+        batch_statistics=_has_statistics(built, sample_of(first)),
         draws=any(_draws(model, sample_of(first)) for model in built),
         own_public=own_public and kept_silos(config, first) is not None,
     )
     return privacy
+
+
+def _has_statistics(built: Sequence[models.MultiHeadClassifier], sample: Sample) -> bool:
+    """Whether any network normalises with statistics of the batch."""
+    return any(variable_shapes(model, sample).get("batch_stats") for model in built)
 
 
 def _draws(model: models.MultiHeadClassifier, sample: Sample) -> bool:
@@ -596,8 +599,7 @@ def _layout(
             f"one architecture: {config.method} averages parameters",
         )
     data_devices = config.parallel.data_devices
-    statistics = any(variable_shapes(model, sample).get("batch_stats") for model in built)
-    if statistics and data_devices != 1:
+    if data_devices != 1 and _has_statistics(built, sample):
         if data_devices:
             logging.warning("batch statistics: every device normalises with its part of a batch")
         data_devices = data_devices or 1

@@ -637,10 +637,8 @@ def read_published(
     if cache:
         due = functools.partial(_due, parts.visits, state.step)
         shown, public = jax.tree.map(due, shown), due(public[None])[0]
-    if parts.pauses == "exchange":
-        sent = _publish_if(parts, chosen, shown, distils)
-    else:
-        sent = publish(parts, chosen, shown)
+    alone: Pauses = "all" if parts.pauses == "exchange" else "nothing"
+    sent = _where_due(alone, distils, lambda: publish(parts, chosen, shown))
     if parts.attackers is not None:
         sent = _with_lies(parts, parts.attackers, sent, public, seed, state.step)
     if cache:
@@ -871,20 +869,6 @@ def publish(
     )
 
 
-def _publish_if(
-    parts: StepParts,
-    chosen: Distillation,
-    predictions: tuple[Predictions, ...],
-    distils: Bool[Array, ""] | bool,
-) -> Published:
-    """`publish` in a step that distils; zeros, which nobody reads, in any other."""
-
-    def exchange() -> Published:
-        return publish(parts, chosen, predictions)
-
-    return _where_due("all", distils, exchange)
-
-
 def read_heads(chosen: Distillation, predictions: Predictions) -> Predictions:
     """Predictions of those heads alone that somebody may learn from."""
     count = chosen.published_heads(predictions.scores.shape[-2])
@@ -1072,8 +1056,7 @@ def student_keys(
 ) -> Array:
     """Keys [k, B] for teacher rules that draw; the same however clients and batches are split."""
     base = rng.stream(seed, "teachers", step)
-    ids = parts.roster.ids(group, inputs.seated)
-    keys = jax.vmap(lambda client: jax.random.fold_in(base, client))(ids)
+    keys = _client_keys(parts, inputs, base)[group]
     first = jax.lax.axis_index(DATA) * num_samples
     return distill.sample_keys(keys, first + jnp.arange(num_samples))
 

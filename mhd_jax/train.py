@@ -323,7 +323,8 @@ class Run:
         self._evaluation, self._evaluated = found, step
         values = {"shared_accuracy": found.shared[0], "private_accuracy": found.private[0]}
         honest = self.experiment.honest
-        values[LAST_HEAD] = found.shared[:, honest, -1].mean(axis=1)
+        shared = found.shared[:, honest]
+        values[LAST_HEAD] = shared[..., -1].mean(axis=1)
         self._accuracies.append((step, values[LAST_HEAD].tolist()))
         if found.baseline is not None:
             values["control_shared_accuracy"] = found.baseline[0][0]
@@ -335,7 +336,7 @@ class Run:
         for name, value in found.metrics.items():
             values[f"metrics/{name}"] = value[0]
         self._write(step, values)
-        heads = found.shared[:, honest].mean(axis=(0, 1))
+        heads = shared.mean(axis=(0, 1))
         shown = {"β_sh main": heads[0]}
         if len(heads) > 1:
             shown[f"β_sh aux {len(heads) - 1}"] = heads[-1]
