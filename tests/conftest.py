@@ -12,6 +12,7 @@ import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,17 @@ def tfds_dir() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no prepared datasets at {folder} (set TFDS_DATA_DIR to their folder)")
     return folder
+
+
+@pytest.fixture(scope="module")
+def pieces() -> Iterator[None]:
+    """Whatever a module registers is forgotten after its last test."""
+    from mhd_jax import api
+
+    before = {kind: dict(registry._pieces) for kind, registry in api.PIECES.items()}
+    yield
+    for kind, registry in api.PIECES.items():
+        registry._pieces = before[kind]
 
 
 @pytest.fixture

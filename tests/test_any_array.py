@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import flax.linen as nn
@@ -44,14 +43,6 @@ def samples(kind: str, rows: int = ROWS) -> np.ndarray:
 def source(kind: str) -> sources.Source:
     labels = np.arange(ROWS) % 2
     return mhd_jax.from_arrays(kind, (samples(kind), labels), (samples(kind, 20), labels[:20]))
-
-
-@pytest.fixture(scope="module")
-def pieces() -> Iterator[None]:
-    before = {kind: dict(registry._pieces) for kind, registry in api.PIECES.items()}
-    yield
-    for kind, registry in api.PIECES.items():
-        registry._pieces = before[kind]
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ import gc
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +36,6 @@ class ScaledHead(nn.Module):
     def __call__(self, embedding: jax.Array, train: bool) -> jax.Array:
         logits = nn.Dense(self.num_heads * self.num_classes)(embedding)
         return 2 * logits.reshape(-1, self.num_heads, self.num_classes)
-
-
-@pytest.fixture(scope="module")
-def pieces() -> Iterator[None]:
-    before = {kind: dict(registry._pieces) for kind, registry in api.PIECES.items()}
-    yield
-    for kind, registry in api.PIECES.items():
-        registry._pieces = before[kind]
 
 
 @pytest.fixture(scope="module")

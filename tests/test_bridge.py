@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -91,14 +90,10 @@ MIXED: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module", autouse=True)
-def pieces() -> Iterator[None]:
-    before = {kind: dict(registry._pieces) for kind, registry in api.PIECES.items()}
+def pieces(pieces: None) -> None:
     mhd_jax.register("model.name", "Nnx", Nnx)
     mhd_jax.register("model.name", "Linen", Linen)
     api.pieces.use(small.config(), {"source": source()})
-    yield
-    for kind, registry in api.PIECES.items():
-        registry._pieces = before[kind]
 
 
 @pytest.fixture(scope="module")

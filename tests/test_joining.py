@@ -38,10 +38,9 @@ def table(rows: int, seed: int, classes: tuple[int, ...] = (0, 1, 2)) -> Any:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def pieces() -> Iterator[None]:
+def pieces(pieces: None) -> Iterator[None]:
     """The data set of the run, and no reports, which nobody looks at."""
     report, train._report = train._report, lambda *_: None
-    before = {kind: dict(registry._pieces) for kind, registry in api.PIECES.items()}
     clients = {name: table(40, seed, (seed, (seed + 1) % 3)) for seed, name in enumerate(NAMES)}
     source = mhd_jax.from_clients(
         clients, public=table(48, 7)[0], test=table(60, 8), name="silos",
@@ -50,8 +49,6 @@ def pieces() -> Iterator[None]:
     api.pieces.use(small.config(), {"source": source})
     yield
     train._report = report
-    for kind, registry in api.PIECES.items():
-        registry._pieces = before[kind]
 
 
 @pytest.fixture(scope="module")

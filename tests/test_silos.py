@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ from absl import logging
 from PIL import Image
 
 import mhd_jax
-from mhd_jax import api
 from mhd_jax import experiment as experiment_lib
 from mhd_jax.data import sources
 from mhd_jax.errors import ConfigError
@@ -46,14 +45,6 @@ def silos(**changes: Any) -> sources.Source:
     }
     given |= changes
     return mhd_jax.from_clients(given.pop("clients"), **given)
-
-
-@pytest.fixture(scope="module")
-def pieces() -> Iterator[None]:
-    before = {kind: dict(registry._pieces) for kind, registry in api.PIECES.items()}
-    yield
-    for kind, registry in api.PIECES.items():
-        registry._pieces = before[kind]
 
 
 @pytest.fixture(scope="module")
