@@ -45,8 +45,8 @@ CPU_OPTIONS = {
     "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_REDUCE"
 }
 
-# XLA's options on GPU. What a step does is many short kernels: launched one by one, the waiting
-# between them is longer than they are. So the loop over steps is one CUDA graph, convolutions in it.
+# XLA's options on GPU. A step is many short kernels, and launched one by one they wait longer than
+# they run. So the loop over steps is one CUDA graph, convolutions included.
 GPU_OPTIONS = {
     "xla_gpu_enable_command_buffer": "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,CONVOLUTION,"
     "CONDITIONAL,WHILE,DYNAMIC_SLICE_FUSION"
