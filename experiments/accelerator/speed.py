@@ -194,25 +194,36 @@ def ratios(results: Mapping[str, Any]) -> dict[str, float]:
 
 
 def rows(records: Records) -> list[tuple[str, str]]:
-    """Milliseconds, ratio to PyTorch's best, and the shares of both peaks."""
+    """Milliseconds, the share of the product's peak, and the ratio to each of PyTorch's ways."""
     limit = records.get("peaks", {}).get("results")
     found = []
     if limit:
         shown = ", ".join(f"{limit['operations'][d] / 1e12:.3g} TFLOP/s {d}" for d in DTYPES)
-        found.append(("peaks measured", f"{shown}, {limit['bytes'] / 1e9:.3g} GB/s"))
+        found.append(("peaks measured", f"{shown}, {limit['bytes'] / 1e12:.3g} TB/s"))
     for name, record in records.items():
         results = record.get("results")
         if name == "peaks" or not results:
             continue
         text = f"{tables.short(milliseconds(results))} ms a step"
-        if others := ratios(results):
-            best = min(others, key=lambda other: others[other])
-            text += f", {others[best]:.2f}× PyTorch's best ({best})"
         if limit and results["operations"] == results["operations"]:  # a number
             rate = results["operations"] / milliseconds(results) * 1e3
-            text += f", {rate / limit['operations'][results['dtype']]:.0%} of the product's peak"
+            share = rate / limit["operations"][results["dtype"]]
+            text += f", {share:.0%} of the product's peak" if share >= 0.01 else ""
+        if others := ratios(results):
+            ways = [f"{way.replace('_', ' ')} {_times(others[way])}"
+                    for way in sorted(others, key=lambda way: others[way])]  # fmt: skip
+            text += f"; over PyTorch: {', '.join(ways)}"
         found.append((f"{results['network']}, K = {results['clients']}, {results['dtype']}", text))
     return found
+
+
+def _times(ratio: float) -> str:
+    """A ratio.
+
+    >>> _times(1.888), _times(73.2)
+    ('1.9×', '73×')
+    """
+    return f"{ratio:.1f}×" if ratio < 10 else f"{ratio:.0f}×"
 
 
 def slowest(context: Context) -> dict[str, Any] | None:

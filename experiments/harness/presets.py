@@ -145,6 +145,7 @@ PRESETS = {
                 "train.checkpoint_every": 5000,
             },
             clients=(2,),
+            models=(("resnet8", 2), ("resnet20", 2)),
         ),
         Preset(
             "cifar10_resnet20",
