@@ -124,14 +124,7 @@ PRESETS = {
             models=_MLPS,
             clients=(4,),
         ),
-        Preset(
-            "cifar10_cnn",
-            "configs/cifar10.py:cpu",
-            seeds=3,
-            num_seeds=3,
-            clients=(4,),
-            models=_SMALL,
-        ),
+        Preset("cifar10_cnn", "configs/cifar10.py:cpu", seeds=3, clients=(4,), models=_SMALL),
         # Photographs at their full size: one GPU, or half an hour to an hour a cell on two cores.
         Preset(
             "cifar10_resnet8",
