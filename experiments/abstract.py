@@ -64,15 +64,15 @@ def _clear(values: Float[np.ndarray, " R"]) -> bool:
 def _private(ours: Record, published: Record, *crowds: Record) -> Finding:
     """Preserved to 0.01, with and without alignment, and with how many clients."""
     few = [_gain(record, "private", head=0) for record in (ours, published)]
-    many = {record.label: _gain(record, "private", head=0) for record in crowds}
+    many = {r.config["clients"]["num"]: _gain(r, "private", head=0) for r in crowds}
     holds = "yes" if all(map(_clear, few)) else "preserved"
     holds = "no" if min(one.mean() for one in few) < -0.01 else holds
-    lost = [label for label, gain in many.items() if gain.mean() < -0.01]
-    shown = ", ".join(f"{over_seeds(gain)} with {label}" for label, gain in many.items())
+    lost = [str(number) for number, gain in many.items() if gain.mean() < -0.01]
+    shown = ", ".join(f"{over_seeds(gain)} with {number}" for number, gain in many.items())
     return Finding(
         f"private accuracy of the main head {over_seeds(few[0])} over isolation with 8 clients, "
         f"{over_seeds(few[1])} without alignment; {shown}",
-        f"{holds}, but not with {' and '.join(lost)}" if lost else holds,
+        f"{holds}, but not with {' and '.join(lost)} clients" if lost else holds,
     )
 
 
