@@ -65,6 +65,7 @@ setup(
         "tensorboard": ["tensorboard>=2.20", "tensorflow-cpu>=2.20"],
         "privacy": ["dp-accounting>=0.6"],
         "test": [
+            "build>=1.2",
             "dp-accounting>=0.6",
             "hypothesis>=6.100",
             "ipykernel>=6.29",

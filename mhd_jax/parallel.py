@@ -241,7 +241,7 @@ def on_mesh(
                 given[i] if i in given else _part_without_elements(leaf, layout.mesh, spec)
                 for i, (leaf, spec) in enumerate(zip(leaves, specs, strict=True))
             ]
-            return function(*tree.unflatten(rebuilt))
+            return function(*jax.tree.unflatten(tree, rebuilt))
 
         mapped = jax.shard_map(
             inside, mesh=layout.mesh, in_specs=tuple(specs[i] for i in full), out_specs=out_specs,
