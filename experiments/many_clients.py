@@ -99,6 +99,8 @@ def draw(records: Sequence[Record]) -> Figure:
     figure, axes = plots.panels(2, 3.6)
     for record_group, line in zip(GRAPHS, ("-", "--"), strict=True):
         some = [record for record in records if record.group == record_group]
+        if not some:
+            continue
         clients = [record.config["clients"]["num"] for record in some]
         by_head = np.array([gains(record) for record in some]).T
         for head, (name, colour) in enumerate(
@@ -108,12 +110,11 @@ def draw(records: Sequence[Record]) -> Figure:
                 clients, by_head[head], line, color=colour, marker=plots.MARKS[head], ms=4, lw=1.3,
                 label=f"{name}, {record_group}",
             )  # fmt: skip
-        if len(by_head):
-            hops = [distances(record)[1] for record in some]
-            axes[1].plot(hops, by_head[-1], line, color=plots.COLOURS[0], marker="o", ms=4)
-            for at in zip(hops, by_head[-1], clients, strict=True):
-                axes[1].annotate(f"{at[2]:,}", at[:2], fontsize=7, xytext=(3, 4),
-                                 textcoords="offset points")  # fmt: skip
+        hops = [distances(record)[1] for record in some]
+        axes[1].plot(hops, by_head[-1], line, color=plots.COLOURS[0], marker="o", ms=4)
+        for at in zip(hops, by_head[-1], clients, strict=True):
+            axes[1].annotate(f"{at[2]:,}", at[:2], fontsize=7, xytext=(3, 4),
+                             textcoords="offset points")  # fmt: skip
     axes[0].set_xscale("log", base=2)
     axes[0].xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes[0].set_xlabel("clients")

@@ -97,8 +97,8 @@ _QUIET = {"train.eval_every": 500, "train.log_every": 500}  # nobody watches a s
 # Small clients with little data each; see `experiments.many_clients`.
 _MANY = {
     "data.name": "many_digits", "data.batch_size": 16, "data.public_batch_size": 64,
-    "model.width": 32, "partition.primary_labels": 2, "graph.degree": 4, "train.steps": 300,
-    "train.log_every": 100, "train.eval_every": 300, "train.checkpoint_every": 300,
+    "model.width": 32, "partition.primary_labels": 2, "graph.degree": 4, "train.steps": 800,
+    "train.log_every": 400, "train.eval_every": 800, "train.checkpoint_every": 400,
     "parallel.client_devices": 1,
 }  # fmt: skip
 
@@ -123,7 +123,7 @@ PRESETS = {
         Preset(
             "many",
             "configs/digits.py",
-            seeds=2,
+            seeds=1,
             changes=_MANY,
             clients=(16, 64, 256, 1024, 4096),
         ),
