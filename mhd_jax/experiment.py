@@ -244,6 +244,7 @@ def build(
         num_classes=source.num_classes,
         replicas=config.num_seeds,
         steps_per_call=steps_per_call,
+        convolutional=any(has_convolutions(model, sample_of(source)) for model in built),
         embedding_width=_embedding_width(config, method, built, sample_of(source)),
         pauses=_pauses(config, method, built, sample_of(source)),
         frozen=sum(offset < config.clients.frozen for offset in roster.layout.offsets),

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import os
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -44,6 +45,16 @@ CPU_OPTIONS = {
     "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_REDUCE"
 }
 
+# XLA's options on GPU. A step is many short kernels, and launched one by one they wait longer than
+# they run. So the loop over steps is one CUDA graph, convolutions included.
+GPU_OPTIONS = {
+    "xla_gpu_enable_command_buffer": "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,CONVOLUTION,"
+    "CONDITIONAL,WHILE,DYNAMIC_SLICE_FUSION"
+}
+# Convolutions are one call of a library per client and do not fill a device, so they run side by
+# side.
+SIDE_BY_SIDE = {"xla_gpu_command_buffer_scheduling_mode": "CONCURRENT"}
+
 ENERGY_OF_LIARS = 4.0  # standard deviations: more than honest ones reach
 
 Metrics = dict[str, tuple[Array, ...]]  # per group
@@ -67,6 +78,7 @@ class StepParts:
       num_classes: C.
       replicas: R.
       steps_per_call: most steps one call can do; 1 means no loop in the program at all.
+      convolutional: whether a network has convolutions.
       pauses: what a step in which distillation has no weight leaves out: "nothing", as there is
         none in the run; "all" of distillation; or "exchange" alone, where code in a branch is slow.
       embedding_width: numbers in which an embedding travels; 0 for all it has.
@@ -86,6 +98,7 @@ class StepParts:
     num_classes: int
     replicas: int
     steps_per_call: int
+    convolutional: bool = False
     pauses: Pauses = "nothing"
     embedding_width: int = 0
     frozen: int = 0
@@ -121,8 +134,17 @@ def make_step(parts: StepParts, input_specs: StepInputs, data_specs: PyTree) -> 
         in_specs=(specs, data_specs, input_specs, P(), P()),
         out_specs=(specs, P(None, None, CLIENTS)),
     )
-    options = CPU_OPTIONS if jax.default_backend() == "cpu" else None
+    options = _compiler_options(jax.default_backend(), parts.convolutional)
     return jax.jit(sharded, donate_argnums=0, compiler_options=options)
+
+
+def _compiler_options(platform: str, convolutional: bool) -> dict[str, str] | None:
+    """XLA's options for the step; what `XLA_FLAGS` says of CUDA graphs goes first."""
+    if platform == "cpu":
+        return CPU_OPTIONS
+    if platform != "gpu" or "command_buffer" in os.environ.get("XLA_FLAGS", ""):
+        return None
+    return GPU_OPTIONS | (SIDE_BY_SIDE if convolutional else {})
 
 
 def state_specs() -> Any:

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
@@ -160,10 +161,12 @@ def test_a_piece_that_does_not_exist_is_refused() -> None:
 def test_a_difference_to_the_cpu_above_the_tolerance_is_an_error() -> None:
     cpu = {"mhd/loss": np.array([2.0, 1.0])}
     close = {"mhd/loss": np.array([2.0005, 1.0])}
-    assert correctness.compare("mhd", close, cpu) == pytest.approx(2.5e-4)
-    for wrong in (2.1, np.nan):
-        with pytest.raises(ValueError, match="mhd"):
-            correctness.compare("mhd", {"mhd/loss": np.array([wrong, 1.0])}, cpu)
+    assert correctness.compare(close, cpu) == pytest.approx(2.5e-4)
+    correctness.check({"mhd": 2.5e-4, "bfloat16": 0.05})
+    with pytest.raises(ValueError, match="'mhd': '0.05'"):
+        correctness.check({"mhd": 0.05, "bfloat16": 0.05, "cnn": 1e-5})
+    with pytest.raises(ValueError, match="mhd/loss: a value that is not finite"):
+        correctness.compare({"mhd/loss": np.array([np.nan, 1.0])}, cpu)
 
 
 STEP = {
@@ -174,22 +177,23 @@ STEP = {
 }  # fmt: skip
 
 
-def test_the_speed_beside_pytorchs_best_and_the_peak() -> None:
+def test_the_speed_beside_each_of_pytorchs_ways_and_the_peak() -> None:
     peaks = {"operations": {"bfloat16": 2e13, "float32": 1e13}, "bytes": 1e12}
     rows = speed.rows({"peaks": {"results": peaks}, "resnet18_8_bfloat16": {"results": STEP}})
-    assert rows[0] == ("peaks measured", "20 TFLOP/s bfloat16, 10 TFLOP/s float32, 1e+03 GB/s")
+    assert rows[0] == ("peaks measured", "20 TFLOP/s bfloat16, 10 TFLOP/s float32, 1 TB/s")
     assert rows[1] == (
         "resnet18, K = 8, bfloat16",
-        "100 ms a step, 2.50× PyTorch's best (graphs), 50% of the product's peak",
+        "100 ms a step, 50% of the product's peak; over PyTorch: graphs 2.5×, eager 5.0×",
     )
 
 
-def test_the_slowest_case_is_the_one_with_most_time_per_operation(tmp_path: Path) -> None:
+def test_the_slowest_case_is_the_one_whose_steps_take_longest(tmp_path: Path) -> None:
     assert speed.slowest(Context(tmp_path, False, 1.0)) is None
-    quick = {**STEP, "operations": 1e9}
+    quick = {**STEP, "measured": {"ours": {"seconds": [1e-4]}}}
     pieces.write(tmp_path, "speed", "resnet18_8_bfloat16", {"results": STEP})
     pieces.write(tmp_path, "speed", "mlp_8_float32", {"results": quick})
-    assert speed.slowest(Context(tmp_path, False, 1.0)) == speed.settings("mlp", 8, "float32")
+    chosen = speed.settings("resnet18", 8, "bfloat16")
+    assert speed.slowest(Context(tmp_path, False, 1.0)) == chosen
 
 
 def test_a_better_lowering_is_named_with_the_line_to_change() -> None:
@@ -253,3 +257,26 @@ def test_costs_are_in_words() -> None:
     )
     assert trace.traced_from(program) == {"x.2": source}
     assert trace.words("cudnn-conv.3", "") == "convolution"
+
+
+def test_a_devices_own_timeline_counts_where_there_is_one(tmp_path, monkeypatch):
+    class Line:
+        def __init__(self, name, *events):
+            self.name, self.events = name, events
+
+    class Event:
+        duration_ns, stats = 2e9, (("hlo_op", "dot.1"), ("hlo_module", "jit_call"))
+        name = "kernel"
+
+    class Plane:
+        def __init__(self, name, *lines):
+            self.name, self.lines = name, lines
+
+    host, device = (
+        Plane("/host:CPU", Line("threads", Event())),
+        Plane("/device:GPU:0", Line("s", Event())),
+    )
+    for planes, seconds in (([host], 2.0), ([host, device], 2.0), ([device, device], 4.0)):
+        file = type("File", (), {"planes": planes})
+        monkeypatch.setattr(jax.profiler.ProfileData, "from_file", lambda path, file=file: file)
+        assert trace.durations(tmp_path) == {"dot.1": seconds}

@@ -35,6 +35,21 @@ def _forward(experiment, state, images, train):
     return [np.asarray(x, np.float64) for x in map(jnp.stack, zip(*out, strict=True))]
 
 
+def test_options_for_a_gpu_are_ones_that_this_version_of_xla_knows():
+    jax.jit(lambda x: x, compiler_options=step_lib.GPU_OPTIONS | step_lib.SIDE_BY_SIDE)(0.0)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="not a valid enum value"):
+        wrong = {name: "UNHEARD_OF" for name in step_lib.SIDE_BY_SIDE}
+        jax.jit(lambda x: x, compiler_options=wrong)(0.0)
+
+
+def test_what_the_user_says_of_cuda_graphs_goes_first(monkeypatch):
+    options = functools.partial(step_lib._compiler_options, "gpu")
+    assert options(False) == step_lib.GPU_OPTIONS
+    assert options(True) == step_lib.GPU_OPTIONS | step_lib.SIDE_BY_SIDE
+    monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_enable_command_buffer=")
+    assert options(True) is None
+
+
 @pytest.mark.parametrize(
     "changes",
     [

@@ -1,9 +1,16 @@
 # Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
-"""(b) How fast a step is, beside PyTorch on the same device, and what the device could do."""
+"""(b) How fast a step is, beside PyTorch on the same device, and what the device could do.
+
+python -m experiments.accelerator.speed SETTINGS   # the operations of a step, on a CPU
+"""
 
 from __future__ import annotations
 
 import functools
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -71,6 +78,7 @@ def build(changes: Mapping[str, Any], quick: bool) -> Any:
 
 def measure(changes: Mapping[str, Any], context: Context) -> dict[str, Any]:
     """Losses compared, then our step and PyTorch's in turn."""
+    counting = _count_operations(changes)
     stepper = build(changes, context.quick)
     experiment = stepper.experiment
     contenders = [ours.contender(OURS, stepper)]
@@ -92,7 +100,7 @@ def measure(changes: Mapping[str, Any], context: Context) -> dict[str, Any]:
         "dtype": experiment.config.model.dtype,
         "batches": [experiment.config.data.batch_size, experiment.config.data.public_batch_size],
         "steps_per_call": stepper.unit,
-        "operations": estimate(changes).flops * experiment.layout.mesh.size,
+        "operations": float(counting.communicate()[0]),
         "bytes": float((stepper.compiled.cost_analysis() or {}).get("bytes accessed", 0)),
         "differences": differences,
         "left_out": left_out,
@@ -100,12 +108,19 @@ def measure(changes: Mapping[str, Any], context: Context) -> dict[str, Any]:
     }
 
 
-def estimate(changes: Mapping[str, Any]) -> estimate_lib.Estimate:
-    """What `--estimate` says of a run on the data that is used here.
+def _count_operations(changes: Mapping[str, Any]) -> subprocess.Popen[bytes]:
+    """A process that prints the operations of a step of all devices.
 
-    Its operations are those of the program before optimisation: optimised programs call libraries
-    whose operations are not counted.
+    They are those of the program before optimisation: optimised programs call libraries whose
+    operations are not counted. And they are counted on a CPU, as not every device's client can.
     """
+    command = [sys.executable, "-m", "experiments.accelerator.speed", json.dumps(dict(changes))]
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE)
+
+
+def estimate(changes: Mapping[str, Any]) -> estimate_lib.Estimate:
+    """What `--estimate` says of a run on the data that is used here."""
     memory = (jax.devices()[0].memory_stats() or {}).get("bytes_limit", 2**40)
     return estimate_lib.estimate(ours.endless(changes), memory)
 
@@ -134,6 +149,7 @@ def _torch(experiment: Any, context: Context) -> tuple[dict[str, Any], list[str]
     # As JAX by default: products of float32 in TF32 where the device has it.
     torch.set_float32_matmul_precision("high")
     torch.backends.cudnn.allow_tf32 = True
+    torch.backends.cudnn.benchmark = True
     device = "cuda" if jax.default_backend() == "gpu" else "cpu"
     return torch_devices.contenders(experiment, device, context.quick)
 
@@ -178,29 +194,40 @@ def ratios(results: Mapping[str, Any]) -> dict[str, float]:
 
 
 def rows(records: Records) -> list[tuple[str, str]]:
-    """Milliseconds, ratio to PyTorch's best, and the shares of both peaks."""
+    """Milliseconds, the share of the product's peak, and the ratio to each of PyTorch's ways."""
     limit = records.get("peaks", {}).get("results")
     found = []
     if limit:
         shown = ", ".join(f"{limit['operations'][d] / 1e12:.3g} TFLOP/s {d}" for d in DTYPES)
-        found.append(("peaks measured", f"{shown}, {limit['bytes'] / 1e9:.3g} GB/s"))
+        found.append(("peaks measured", f"{shown}, {limit['bytes'] / 1e12:.3g} TB/s"))
     for name, record in records.items():
         results = record.get("results")
         if name == "peaks" or not results:
             continue
         text = f"{tables.short(milliseconds(results))} ms a step"
-        if others := ratios(results):
-            best = min(others, key=lambda other: others[other])
-            text += f", {others[best]:.2f}× PyTorch's best ({best})"
         if limit and results["operations"] == results["operations"]:  # a number
             rate = results["operations"] / milliseconds(results) * 1e3
-            text += f", {rate / limit['operations'][results['dtype']]:.0%} of the product's peak"
+            share = rate / limit["operations"][results["dtype"]]
+            text += f", {share:.0%} of the product's peak" if share >= 0.01 else ""
+        if others := ratios(results):
+            ways = [f"{way.replace('_', ' ')} {_times(others[way])}"
+                    for way in sorted(others, key=lambda way: others[way])]  # fmt: skip
+            text += f"; over PyTorch: {', '.join(ways)}"
         found.append((f"{results['network']}, K = {results['clients']}, {results['dtype']}", text))
     return found
 
 
+def _times(ratio: float) -> str:
+    """A ratio.
+
+    >>> _times(1.888), _times(73.2)
+    ('1.9×', '73×')
+    """
+    return f"{ratio:.1f}×" if ratio < 10 else f"{ratio:.0f}×"
+
+
 def slowest(context: Context) -> dict[str, Any] | None:
-    """The settings of the slowest case measured so far, by time per operation."""
+    """The settings of the case measured so far whose steps take longest."""
     found = {
         name: record["results"]
         for name, record in read(context.out, PIECE.name).items()
@@ -208,10 +235,14 @@ def slowest(context: Context) -> dict[str, Any] | None:
     }
     if not found:
         return None
-    worst = max(found, key=lambda name: milliseconds(found[name]) / found[name]["operations"])
+    worst = max(found, key=lambda name: milliseconds(found[name]))
     network, clients, dtype = worst.split("_")
     chosen = settings(network, int(clients), dtype)
     return chosen | TINY | {"model.depth": 1} if context.quick else chosen
 
 
 PIECE = Piece("speed", "A step beside PyTorch's, and the device's peaks", cases, rows)
+
+
+if __name__ == "__main__":
+    print(estimate(json.loads(sys.argv[1])).flops)

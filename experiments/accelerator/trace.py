@@ -85,7 +85,9 @@ def durations(file: Path) -> dict[str, float]:
     from jax.profiler import ProfileData
 
     spent: dict[str, float] = defaultdict(float)
-    for plane in ProfileData.from_file(str(file)).planes:
+    planes = list(ProfileData.from_file(str(file)).planes)
+    devices = [plane for plane in planes if plane.name.startswith("/device:")]
+    for plane in devices or planes:
         lines = list(plane.lines)
         operations = [line for line in lines if line.name == "XLA Ops"]  # a TPU's
         for line in operations or lines:
@@ -149,4 +151,8 @@ def rows(records: Records) -> list[tuple[str, str]]:
     return found
 
 
-PIECE = Piece("profile", "Where the slowest case spends its time", cases, rows)
+PIECE = Piece(
+    "profile", "Where the slowest case spends its time", cases, rows,
+    # A CUDA graph's kernels do not say which instruction they belong to.
+    {"XLA_FLAGS": "--xla_gpu_enable_command_buffer="},
+)  # fmt: skip

@@ -60,18 +60,20 @@ class Sequential:
             for index in fed.partition.indices
         ]
         self.public = images(fed.public, fed.public_indices)
-        self._private_batches = torch.from_numpy(inputs.private[0][:, 0].astype(np.int64))
-        self._public_batches = torch.from_numpy(inputs.public[:, 0].astype(np.int64))
+        self.private_batches = torch.from_numpy(inputs.private[0][:, 0].astype(np.int64))
+        self.public_batches = torch.from_numpy(inputs.public[:, 0].astype(np.int64))
         self._allowed = torch.from_numpy(inputs.reads[0].mask()[0, 0])
+        # The client's own lower heads are candidates too.
+        self._candidates = self._allowed | torch.eye(len(self._allowed), dtype=torch.bool)
 
     def step(self) -> Tensor:
         """One step of all clients; their losses [K]."""
         number = self._step % PLANNED
-        losses = self._learn(self._private_batches[number], self._public_batches[number])
+        losses = self.learn(self.private_batches[number], self.public_batches[number])
         self._step += 1
         return losses
 
-    def _learn(self, private_batches: Tensor, public_batch: Tensor) -> Tensor:
+    def learn(self, private_batches: Tensor, public_batch: Tensor) -> Tensor:
         """One step on the samples with these numbers, [K, B] and [B']."""
         public = self.public[public_batch]
         outputs = [self._forward(i, public) for i in range(len(self.clients))]
@@ -101,9 +103,8 @@ class Sequential:
         return self.clients[i](images)
 
     def _head_loss(self, i: int, student: Tensor, published: Tensor, certainty: Tensor) -> Tensor:
-        allowed = self._allowed[i].clone()
-        allowed[i] = True  # the client's own lower heads are candidates too
-        masked = certainty[:, :, :-1].masked_fill(~allowed[:, None, None], -torch.inf)
+        allowed = self._candidates[i][:, None, None]
+        masked = certainty[:, :, :-1].masked_fill(~allowed, -torch.inf)
         best = masked.argmax(0)
         samples, ranks = best.shape
         teacher = published[best, _range(samples, best)[:, None], _range(ranks, best)]

@@ -42,7 +42,7 @@ class Stacked(Sequential):
         self._all_labels = pad_sequence(self.labels, batch_first=True)
         self._rows = torch.arange(count)[:, None]
 
-    def _learn(self, private_batches: Tensor, public_batch: Tensor) -> Tensor:
+    def learn(self, private_batches: Tensor, public_batch: Tensor) -> Tensor:
         """One step on the samples with these numbers, [K, B] and [B']."""
         chosen = self.config.distill
         losses = self._private_losses(private_batches)

@@ -3,14 +3,16 @@
 
 - `eager`: client after client, as it is;
 - `compiled`: a client's network through `torch.compile`, compiled once for all clients;
-- `graphs`: the whole step of all clients as one CUDA graph;
-- `vmap`: all clients at once, stacked parameters under `torch.func.vmap`.
+- `vmap`: all clients at once, stacked parameters under `torch.func.vmap`;
+- `eager_graph`, `compiled_graph`, `vmap_graph`: the whole step of all clients, in one of these
+  ways, as one CUDA graph.
 
 Needs PyTorch (`pip install -e ".[bench]"`).
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -29,23 +31,28 @@ class OnDevice(Sequential):
     Args:
       experiment: see `Sequential`.
       device: of PyTorch, "cuda" or "cpu".
+      channels_last: order of the axes of images and filters in memory, of convolutions only.
     """
 
-    def __init__(self, experiment: Experiment, device: str) -> None:
+    def __init__(self, experiment: Experiment, device: str, channels_last: bool = False) -> None:
         super().__init__(experiment)
+        self.order = torch.channels_last if channels_last else torch.contiguous_format
         self.device = torch.device(device)
         self.half = self.config.model.dtype == "bfloat16"
         for client in self.clients:
-            client.to(self.device)
+            client.to(self.device, memory_format=self.order)
         self.optimizers = [_optimizer(self.config, client) for client in self.clients]
         self.images = [images.to(self.device) for images in self.images]
         self.labels = [labels.to(self.device) for labels in self.labels]
         self.public = self.public.to(self.device)
-        self._private_batches = self._private_batches.to(self.device)
-        self._public_batches = self._public_batches.to(self.device)
+        self.private_batches = self.private_batches.to(self.device)
+        self.public_batches = self.public_batches.to(self.device)
         self._allowed = self._allowed.to(self.device)
+        self._candidates = self._candidates.to(self.device)
 
     def _forward(self, i: int, images: Tensor) -> tuple[Tensor, Tensor]:
+        if self.order is torch.channels_last:
+            images = images.contiguous(memory_format=self.order)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
             logits, embedding = self._network(i, images)
         return logits.float(), embedding.float()
@@ -53,23 +60,25 @@ class OnDevice(Sequential):
     def _network(self, i: int, images: Tensor) -> tuple[Tensor, Tensor]:
         return self.clients[i](images)
 
+    def parameters(self) -> list[Tensor]:
+        """What is trained."""
+        return [value for client in self.clients for value in client.parameters()]
+
+    def momenta(self) -> list[Tensor]:
+        """What the optimisers keep; zero before the first step."""
+        kept = [state for optimizer in self.optimizers for state in optimizer.state.values()]
+        return [state["momentum_buffer"] for state in kept]
+
     def on_device(self, name: str) -> Contender:
         """For `timing.alternate`; waits for the device."""
-
-        def run(steps: int) -> None:
-            for _ in range(steps):
-                self.step()
-            if self.device.type == "cuda":
-                torch.cuda.synchronize()
-
-        return Contender(name, run)
+        return _contender(name, self)
 
 
 class Compiled(OnDevice):
     """As `OnDevice`, through `torch.compile`; parameters are arguments, so K clients share it."""
 
-    def __init__(self, experiment: Experiment, device: str) -> None:
-        super().__init__(experiment, device)
+    def __init__(self, experiment: Experiment, device: str, channels_last: bool = False) -> None:
+        super().__init__(experiment, device, channels_last)
         first = self.clients[0]
         self._parameters = [dict(client.named_parameters()) for client in self.clients]
         self._buffers = dict(first.named_buffers())
@@ -83,32 +92,43 @@ class Compiled(OnDevice):
         return self._compiled(self._parameters[i], images)
 
 
-class Graphed(OnDevice):
-    """The step of all clients as one CUDA graph; the learning rate is that of its capture."""
+class Graphed:
+    """The whole step of all clients, in any of the ways, as one CUDA graph.
+
+    The learning rate is that of its capture.
+    """
 
     WARM_UP = 3
 
-    def __init__(self, experiment: Experiment, device: str = "cuda") -> None:
-        super().__init__(experiment, device)
-        self._now = (self._private_batches[0].clone(), self._public_batches[0].clone())
+    def __init__(self, way: OnDevice) -> None:
+        self._way, self._number = way, 0
+        before = [value.detach().clone() for value in way.parameters()]
+        self._now = (way.private_batches[0].clone(), way.public_batches[0].clone())
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             for _ in range(self.WARM_UP):
-                self._learn(*self._now)
+                way.learn(*self._now)
         torch.cuda.current_stream().wait_stream(side)
         self._graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self._graph):
-            self._losses = self._learn(*self._now)
+            self._losses = way.learn(*self._now)
+        with torch.no_grad():  # as if it had never been warmed up
+            torch._foreach_copy_([value.detach() for value in way.parameters()], before)
+            torch._foreach_zero_(way.momenta())
 
     def step(self) -> Tensor:
         """See `Sequential.step`."""
-        number = self._step % len(self._public_batches)
-        self._now[0].copy_(self._private_batches[number])
-        self._now[1].copy_(self._public_batches[number])
+        number = self._number % len(self._way.public_batches)
+        self._now[0].copy_(self._way.private_batches[number])
+        self._now[1].copy_(self._way.public_batches[number])
         self._graph.replay()
-        self._step += 1
+        self._number += 1
         return self._losses
+
+    def on_device(self, name: str) -> Contender:
+        """See `OnDevice.on_device`."""
+        return _contender(name, self)
 
 
 class Stacked(OnDevice):
@@ -123,7 +143,7 @@ class Stacked(OnDevice):
         size = min(len(images) for images in self.images)
         self._images = torch.stack([images[:size] for images in self.images])
         self._labels = torch.stack([labels[:size] for labels in self.labels])
-        self._private_batches = self._private_batches % size
+        self.private_batches = self.private_batches % size
 
         def call(parameters: Any, buffers: Any, images: Tensor) -> tuple[Tensor, Tensor]:
             return torch.func.functional_call(first, (parameters, buffers), (images,))
@@ -131,8 +151,8 @@ class Stacked(OnDevice):
         self._together = torch.func.vmap(call, in_dims=(0, 0, 0))
         self._on_public = torch.func.vmap(call, in_dims=(0, 0, None))
 
-    def _learn(self, private_batches: Tensor, public_batch: Tensor) -> Tensor:
-        """See `Sequential._learn`."""
+    def learn(self, private_batches: Tensor, public_batch: Tensor) -> Tensor:
+        """See `Sequential.learn`."""
         rows = torch.arange(len(private_batches), device=self.device)[:, None]
         images, labels = self._images[rows, private_batches], self._labels[rows, private_batches]
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
@@ -152,6 +172,14 @@ class Stacked(OnDevice):
         self._move(dict(zip(names, gradients, strict=True)))
         return losses.detach()
 
+    def parameters(self) -> list[Tensor]:
+        """See `OnDevice.parameters`."""
+        return list(self._stacked.values())
+
+    def momenta(self) -> list[Tensor]:
+        """See `OnDevice.momenta`."""
+        return list(self._momentum.values())
+
     def _embedding_losses(self, embedding: Tensor) -> Tensor:
         theirs = embedding.detach()
         lengths = (theirs * theirs).sum(-1)
@@ -163,8 +191,7 @@ class Stacked(OnDevice):
     def _head_losses(self, log_probs: Tensor) -> Tensor:
         published = log_probs.detach()
         certainty = published.amax(-1).exp()[:, :, :-1]  # [K, B, H - 1]
-        own = torch.eye(len(log_probs), dtype=torch.bool, device=self.device)
-        allowed = (self._allowed | own)[:, :, None, None]
+        allowed = self._candidates[:, :, None, None]
         best = certainty[None].masked_fill(~allowed, -torch.inf).argmax(1)  # [K, B, H - 1]
         samples = torch.arange(best.shape[1], device=self.device)[:, None]
         ranks = torch.arange(best.shape[2], device=self.device)
@@ -182,15 +209,30 @@ class Stacked(OnDevice):
                 name: g * factor.view(-1, *(1,) * (g.ndim - 1)) for name, g in gradients.items()
             }
         for name, gradient in gradients.items():
-            before = self._momentum.get(name)
-            now = gradient if before is None else optimizer.momentum * before + gradient
-            self._momentum[name] = now
-            self._stacked[name].sub_(float(self._rates[number]) * now)
+            if name not in self._momentum:
+                self._momentum[name] = torch.zeros_like(gradient)
+            momentum = self._momentum[name]
+            momentum.mul_(optimizer.momentum).add_(gradient)  # in place, as a graph needs it
+            self._stacked[name].sub_(float(self._rates[number]) * momentum)
+
+
+def _graphed(make: Callable[[], Any]) -> Graphed:
+    return Graphed(make())
+
+
+def _contender(name: str, way: OnDevice | Graphed) -> Contender:
+    def run(steps: int) -> None:
+        for _ in range(steps):
+            way.step()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+
+    return Contender(name, run)
 
 
 def contenders(
     experiment: Experiment, device: str, quick: bool
-) -> tuple[dict[str, OnDevice], list[str]]:
+) -> tuple[dict[str, OnDevice | Graphed], list[str]]:
     """The ways that work on a device, and in words those that do not.
 
     Args:
@@ -198,7 +240,7 @@ def contenders(
       device: of PyTorch.
       quick: leave out what takes a compiler.
     """
-    ways: dict[str, Callable[[], OnDevice]] = {
+    ways: dict[str, Callable[[], OnDevice | Graphed]] = {
         "eager": lambda: OnDevice(experiment, device),
         "vmap": lambda: Stacked(experiment, device),
     }
@@ -208,7 +250,8 @@ def contenders(
     else:
         ways["compiled"] = lambda: Compiled(experiment, device)
     if device == "cuda":
-        ways["graphs"] = lambda: Graphed(experiment)
+        plain = dict(ways)
+        ways |= {f"{name}_graph": functools.partial(_graphed, make) for name, make in plain.items()}
     else:
         left_out.append("CUDA graphs: there is no CUDA device")
     found = {}

@@ -139,6 +139,21 @@ PRESETS = {
             clients=(4,),
         ),
         Preset("cifar10_cnn", "configs/cifar10.py:cpu", seeds=3, clients=(4,), models=_SMALL),
+        # Photographs at their full size: one GPU, or half an hour to an hour a cell on two cores.
+        Preset(
+            "cifar10_resnet8",
+            "configs/cifar10.py",
+            seeds=1,
+            changes={
+                "clients.num": 4,
+                "model.name": "resnet8",
+                "train.steps": 5000,
+                "train.eval_every": 500,
+                "train.checkpoint_every": 5000,
+            },
+            clients=(2,),
+            models=(("resnet8", 2), ("resnet20", 2)),
+        ),
         Preset(
             "cifar10_resnet20",
             "configs/cifar10.py:cpu",

@@ -10,8 +10,8 @@ A place in a page looks like this, and everything between the two lines is repla
     <!-- results: digits/topology -->
     <!-- end of results -->
 
-The names are a preset and a study, or `benchmarks` and a benchmark. The same results may stand in
-several places.
+The names are a preset and a study, `benchmarks` and a benchmark, or `accelerator` and a device.
+The same results may stand in several places.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments import abstract, membership
+from experiments.accelerator import __main__ as accelerator
 from experiments.all import EVERY
 from experiments.benchmarks import timing
 from experiments.benchmarks.all import BENCHMARKS
@@ -58,22 +59,29 @@ def records(preset: str, study: Study, folder: Path = RESULTS) -> list[Record]:
 
 
 def block(preset: str, name: str, page: Path) -> str:
-    """What stands in a page for `preset/name`, or for `benchmarks/name`.
+    """What stands in a page for `preset/name`, `benchmarks/name` or `accelerator/name`.
 
     Args:
-      preset: its name, or "benchmarks".
-      name: of the study or benchmark.
+      preset: its name, "benchmarks" or "accelerator".
+      name: of the study, benchmark or device.
       page: the file, to whose folder links to figures are relative.
 
     Raises:
       ConfigError: there is no such preset, study or benchmark.
     """
     known = {preset: ("benchmarks", *PRESETS), name: (*_BY_NAME, "abstract", "membership")}
-    if preset == "benchmarks":
+    if preset == "accelerator":
+        devices = sorted(folder.name for folder in (RESULTS / preset).iterdir())
+        known = {name: tuple(devices)}
+    elif preset == "benchmarks":
         known[name] = tuple(benchmark.name for benchmark in BENCHMARKS)
     for part, accepted in known.items():
         if part not in accepted:
             raise ConfigError(f"results in {page.name}", part, suggest(part, accepted))
+    if preset == "accelerator":
+        measured_on = RESULTS / preset / name
+        done = [piece for piece in accelerator.NAMES if (measured_on / piece).exists()]
+        return accelerator.summary(measured_on, done) + "\n"
     if preset == "benchmarks":
         (benchmark,) = (benchmark for benchmark in BENCHMARKS if benchmark.name == name)
         measured = timing.records(benchmark, RESULTS / preset)

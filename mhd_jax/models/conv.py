@@ -31,9 +31,8 @@ LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 Operation = Callable[[Array, Array], Array]
 
-# One training step of four ResNet-8 clients of width 16, batch 32 of 32x32 images, on two CPU
-# cores: see the lowerings' times in experiments/results. Accelerators are not measured yet: one
-# convolution per client is what their libraries are made for, a TPU's compiler batches groups.
+# Measured, see docs/speed.md: on two CPU cores with ResNet-8, on a GPU with ResNet-18. A TPU is not
+# measured yet; its compiler batches groups.
 AUTO = {"cpu": "unrolled", "gpu": "unrolled", "tpu": "grouped"}
 
 

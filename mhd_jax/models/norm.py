@@ -66,6 +66,16 @@ def _rows_backward(kept: Any, gradient: Array) -> tuple[Array, Array, Array]:
 _rows_normalized.defvjp(_rows_forward, _rows_backward)
 
 
+def _of_every_sample(bias: Float[Array, " C"], samples: int) -> Float[Array, "B C"]:
+    """A row of its own for each sample, whose gradient is summed over positions first.
+
+    On a GPU the compiler would make one sum over samples and positions of it, which has as many
+    results as there are channels, and so leaves most of the device without work.
+    """
+    rows = jnp.broadcast_to(bias, (samples, *bias.shape))
+    return rows if jax.default_backend() == "cpu" else jax.lax.optimization_barrier(rows)
+
+
 class GroupNorm(nn.Module):
     """Group normalisation of each sample (Wu and He 2018, https://arxiv.org/abs/1803.08494).
 
@@ -98,7 +108,7 @@ class GroupNorm(nn.Module):
 
         mean, square = (over_group(m) for m in _moments(x, tuple(range(1, x.ndim - 1))))
         factor = scale * _inverse_deviation(mean, square)
-        shift = bias - mean * factor
+        shift = _of_every_sample(bias, len(x)) - mean * factor
         shape = (x.shape[0], *(1,) * (x.ndim - 2), channels)
         return (x * factor.reshape(shape) + shift.reshape(shape)).astype(self.dtype)
 
