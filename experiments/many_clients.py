@@ -108,7 +108,7 @@ def draw(records: Sequence[Record]) -> Figure:
         ):
             axes[0].plot(
                 clients, by_head[head], line, color=colour, marker=plots.MARKS[head], ms=4, lw=1.3,
-                label=f"{name}, {record_group}",
+                label=name,
             )  # fmt: skip
         hops = [distances(record)[1] for record in some]
         axes[1].plot(hops, by_head[-1], line, color=plots.COLOURS[0], marker="o", ms=4)
@@ -118,9 +118,10 @@ def draw(records: Sequence[Record]) -> Figure:
     axes[0].set_xscale("log", base=2)
     axes[0].xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes[0].set_xlabel("clients")
-    axes[0].set_title("gain in shared accuracy by head", loc="left", fontsize=9)
+    axes[0].set_title("gain by head; dashed: random regular graph", loc="left", fontsize=9)
     axes[1].set_xlabel("mean hops of a pair of clients")
-    axes[1].set_title("gain of the last head", loc="left", fontsize=9)
+    axes[1].set_ylim(bottom=0)
+    axes[1].set_title("gain of the last head, by number of clients", loc="left", fontsize=9)
     plots.legend(figure, axes[0])
     return figure
 
