@@ -29,7 +29,9 @@ setup(
     author="The mhd-jax authors",
     license="Apache-2.0",
     license_files=["LICENSE"],
-    packages=find_packages(include=["mhd_jax", "mhd_jax.*"]),
+    # The files of configs/ are found by their names, from a checkout and from a wheel alike.
+    packages=[*find_packages(include=["mhd_jax", "mhd_jax.*"]), "mhd_jax.configs"],
+    package_dir={"mhd_jax.configs": "configs"},
     package_data={"mhd_jax": ["py.typed", "reporting/templates/*.j2"]},
     python_requires=">=3.11",
     # Floors only: requirements.txt holds the exact versions that are tested together.
@@ -63,6 +65,7 @@ setup(
         "tensorboard": ["tensorboard>=2.20", "tensorflow-cpu>=2.20"],
         "privacy": ["dp-accounting>=0.6"],
         "test": [
+            "build>=1.2",
             "dp-accounting>=0.6",
             "hypothesis>=6.100",
             "ipykernel>=6.29",

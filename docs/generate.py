@@ -222,7 +222,8 @@ SETTINGS_INTRODUCTION = """
 # Settings
 
 Every setting of a run with its default. Change one on the command line, from Python, or in a file
-in [`configs/`](../configs):
+of your own like those in [`configs/`](../configs). These come with the package and also go by
+their names, as in `--config=cifar10:cpu`, wherever you are; without `--config` it is `digits`.
 
 ```bash
 python -m mhd_jax.main --config=configs/digits.py --config.graph.name=cycle --config.heads.aux=6

@@ -388,13 +388,11 @@ def main(config: ml_collections.ConfigDict, devices: int, strict: bool) -> int:
 def run() -> None:
     """Entry point with absl's flags, defined here so that importing the module defines none."""
     from absl import app, flags, logging
-    from ml_collections import config_flags
 
-    from mhd_jax.config import default_config
+    from mhd_jax import command
     from mhd_jax.errors import ConfigError
 
-    config = config_flags.DEFINE_config_file("config", None, "As for mhd_jax.main.",
-                                             lock_config=True)  # fmt: skip
+    config = command.define_config("As for mhd_jax.main.")
     devices = flags.DEFINE_integer("devices", 4, "CPU devices to compile for.", lower_bound=1)
     strict = flags.DEFINE_bool("strict", False, "Exit status 1 where more than predictions leaves.")
 
@@ -403,12 +401,11 @@ def run() -> None:
             raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
         logging.set_verbosity(logging.WARNING)
         try:
-            sys.exit(main(config.value or default_config(), devices.value, strict.value))
+            sys.exit(main(config.value, devices.value, strict.value))
         except ConfigError as error:
-            print(f"{type(error).__name__}: {error}", file=sys.stderr)
-            sys.exit(1)
+            command.end(error, 1)
 
-    app.run(start)
+    app.run(start, flags_parser=command.parse_flags)
 
 
 if __name__ == "__main__":

@@ -6,21 +6,19 @@ Short on purpose: everything it does can be imported from `mhd_jax.train`.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from mhd_jax.config import check_name, default_config, flatten
+from mhd_jax import command
 from mhd_jax.errors import ConfigError, DivergedError, WorkdirError
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "File with get_config(); without one the defaults: digits, 8 clients.",
-    lock_config=True,
-)  # fmt: skip
+_CONFIG = command.define_config(
+    "File with get_config(), or the name of a built-in one such as digits or cifar10:cpu; by "
+    "default digits, 8 clients."
+)
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Directory of the run; by default runs/ and the name of the config."
 )
@@ -37,58 +35,30 @@ def main(argv: Sequence[str]) -> None:
 
     from mhd_jax import estimate, train  # after flags are parsed, so that --help is quick
 
-    config = _CONFIG.value or default_config()
+    config, given = _CONFIG.value, config_flags.get_config_filename(flags.FLAGS["config"])
     try:
         if _ESTIMATE.value:
             print(estimate.on_devices(config, _DEVICES.value, _MEMORY.value).describe())
             return
-        train.train_and_evaluate(config, _WORKDIR.value or default_workdir(_config_file()))
+        train.train_and_evaluate(config, _WORKDIR.value or default_workdir(given))
     except (ConfigError, WorkdirError, DivergedError, train.Interrupted) as error:
-        _end(error, 143 if isinstance(error, train.Interrupted) else 1)
+        command.end(error, 143 if isinstance(error, train.Interrupted) else 1)
 
 
 def default_workdir(config_file: str) -> str:
     """Where a run goes that is not told.
 
-    >>> default_workdir("configs/cifar10.py:cpu"), default_workdir("")
+    >>> default_workdir("configs/cifar10.py:cpu"), default_workdir("digits")
     ('runs/cifar10_cpu', 'runs/digits')
     """
     path, _, variant = config_file.partition(":")
-    name = Path(path).stem or "digits"
+    name = Path(path).stem
     return f"runs/{name}_{variant}" if variant else f"runs/{name}"
-
-
-def _config_file() -> str:
-    """What `--config` said."""
-    given = flags.FLAGS["config"]
-    return config_flags.get_config_filename(given) if _CONFIG.value else ""
-
-
-def parse_flags(argv: list[str]) -> list[str]:
-    """absl's parser, except that a mistyped setting or variant ends in one line."""
-    known = flatten(default_config())
-    try:
-        for argument in argv[1:]:
-            name, _, value = argument.lstrip("-").partition("=")
-            if argument.startswith("-") and name.startswith("config."):
-                check_name(name.removeprefix("config."), value, known)
-        return flags.FLAGS(argv)
-    except (ConfigError, flags.Error) as error:
-        # What a config file raises, the flag's parser raises anew as an error of its own.
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, ConfigError):
-            cause = cause.__context__
-        _end(cause or error, 1)
-
-
-def _end(error: BaseException, status: int) -> NoReturn:
-    print(f"{type(error).__name__}: {error}", file=sys.stderr)
-    sys.exit(status)
 
 
 def run() -> None:
     """Entry point with absl's flag parsing."""
-    app.run(main, flags_parser=parse_flags)
+    app.run(main, flags_parser=command.parse_flags)
 
 
 if __name__ == "__main__":

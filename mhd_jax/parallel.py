@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from jax.experimental import multihost_utils
@@ -225,11 +226,34 @@ def on_mesh(
     """`jax.shard_map` over the mesh; inside, arrays are one device's part.
 
     Replication of outputs is by construction (every device computes the same scalars), which the
-    checker cannot see through custom derivatives, so it is off.
+    checker cannot see through custom derivatives, so it is off. Arrays without elements are made
+    inside: as inputs they crash the compiler of jaxlib 0.11 on several devices.
     """
-    return jax.shard_map(
-        function, mesh=layout.mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False
-    )
+
+    def call(*args: object) -> Any:
+        leaves, tree = jax.tree.flatten(args)
+        specs = jax.tree.leaves(jax.tree.broadcast(in_specs, args))
+        full = [place for place, leaf in enumerate(leaves) if leaf.size]
+
+        def inside(*parts: jax.Array) -> Any:
+            given = dict(zip(full, parts, strict=True))
+            rebuilt = [
+                given[i] if i in given else _part_without_elements(leaf, layout.mesh, spec)
+                for i, (leaf, spec) in enumerate(zip(leaves, specs, strict=True))
+            ]
+            return function(*jax.tree.unflatten(tree, rebuilt))
+
+        mapped = jax.shard_map(
+            inside, mesh=layout.mesh, in_specs=tuple(specs[i] for i in full), out_specs=out_specs,
+            check_vma=False,
+        )  # fmt: skip
+        return mapped(*(leaves[i] for i in full))
+
+    return call
+
+
+def _part_without_elements(x: jax.Array, mesh: Mesh, spec: PartitionSpec) -> jax.Array:
+    return jnp.zeros(NamedSharding(mesh, spec).shard_shape(x.shape), x.dtype)
 
 
 class InFlight:

@@ -9,8 +9,8 @@ import re
 
 import pytest
 
+from mhd_jax import command
 from mhd_jax import config as config_lib
-from mhd_jax import main
 from mhd_jax.errors import ConfigError, WorkdirError
 from mhd_jax.runtime.workdir import Workdir
 
@@ -109,4 +109,4 @@ def test_an_old_name_is_refused_with_the_new_one(old, new, tmp_path):
     with pytest.raises(WorkdirError, match=f"{re.escape(old)} is now called {re.escape(new)}"):
         Workdir(tmp_path).claim(config)
     with pytest.raises(SystemExit):
-        main.parse_flags(["main", f"--config.{old}={value}"])
+        command.parse_flags(["main", f"--config.{old}={value}"])

@@ -160,8 +160,11 @@ def test_the_reference_has_a_page_for_every_module(generate: Any, tmp_path: Path
 # --- Citation -------------------------------------------------------------------------------------
 
 
-def test_the_citation_is_of_this_version() -> None:
+def test_the_citation_and_the_changelog_are_of_this_version() -> None:
     citation = yaml.safe_load(read("CITATION.cff"))
     assert citation["version"] == mhd_jax.__version__
+    released = re.search(r"^## \[(\d.*)\] - (.*)$", read("CHANGELOG.md"), re.MULTILINE)
+    assert released is not None
+    assert released.groups() == (citation["version"], citation["date-released"])
     assert citation["authors"] == [{"name": "The mhd-jax authors"}]
     assert "2211.15774" in citation["preferred-citation"]["url"]

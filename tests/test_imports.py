@@ -16,7 +16,7 @@ PACKAGE = Path(mhd_jax.__file__).parent
 LAYERS = (
     ("errors", "files", "rng", "trees"),
     ("config", "edges", "registry"),
-    ("attacks", "config_bases", "graph", "inputs", "models", "parallel"),
+    ("attacks", "command", "config_bases", "graph", "inputs", "models", "parallel"),
     ("participation",),
     ("data", "distill", "results", "weights"),
     ("defences",),

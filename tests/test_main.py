@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mhd_jax import main
+from mhd_jax import command, main
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -27,14 +27,47 @@ def _run(*arguments: str) -> subprocess.CompletedProcess:
         ("--config.distill.nu_aus=3", "distill.nu_aus = '3': expected a known setting; did you "),
         ("--config.replicas=3", "replicas = '3': expected its new name, num_seeds"),
         ("--config=configs/digits.py:smok", "digits.py = 'smok': expected no variant or one of"),
+        ("--config=digits:smok", "digits.py = 'smok': expected no variant or one of"),
+        ("--config=digit", "--config = 'digit': expected a file, or one of cifar10, cifar100, "),
+        ("--plan", "--plan = '': expected its new name, --estimate"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # how absl loads a config
 def test_a_mistyped_setting_ends_in_one_line(argument, message, capsys):
     with pytest.raises(SystemExit, match="^1$"):
-        main.parse_flags(["main", "--config=configs/digits.py", argument])
+        command.parse_flags(["main", "--config=configs/digits.py", argument])
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"ConfigError: {message}")
+
+
+@pytest.mark.parametrize(
+    ("assigned", "hint"),
+    [
+        ("replicas", "which is now called num_seeds"),
+        ("distill.warmup_steps", "which is now called distill.fade_in"),
+        ("replica", "which is none"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+def test_a_file_that_assigns_to_an_unknown_setting_ends_in_one_line(
+    assigned, hint, tmp_path, capsys
+):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from mhd_jax.config import default_config\n\n\ndef get_config():\n"
+        f"    config = default_config()\n    config.{assigned} = 3\n    return config\n"
+    )
+    with pytest.raises(SystemExit, match="^1$"):
+        command.parse_flags(["main", f"--config={file}"])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("ConfigError: --config = ") and line.endswith(hint)
+
+
+def test_every_built_in_config_is_found_by_its_name(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    names = [file.stem for file in sorted((ROOT / "configs").glob("*.py"))]
+    assert list(command.built_in()) == names and "digits" in names
+    assert command.config_file("tabular:smoke") == f"{ROOT}/configs/tabular.py:smoke"
 
 
 @pytest.mark.parametrize(
@@ -42,7 +75,7 @@ def test_a_mistyped_setting_ends_in_one_line(argument, message, capsys):
     [
         ("configs/cifar10.py", "runs/cifar10"),
         ("configs/cifar10.py:cpu", "runs/cifar10_cpu"),
-        ("", "runs/digits"),
+        ("digits", "runs/digits"),
     ],
 )
 def test_the_workdir_is_named_by_the_config(config, workdir):
@@ -50,14 +83,17 @@ def test_the_workdir_is_named_by_the_config(config, workdir):
 
 
 def test_a_run_without_a_workdir_goes_where_its_config_says(tmp_path, monkeypatch):
-    shown = [sys.executable, "-c", _SHOW_WORKDIR, f"--config={ROOT}/configs/cifar10.py:cpu"]
+    shown = [sys.executable, "-c", _SHOW_WORKDIR, "--config=cifar10:cpu"]
     done = subprocess.run(shown, cwd=tmp_path, capture_output=True, text=True, timeout=300)
-    assert done.stdout.strip() == "runs/cifar10_cpu", done.stderr
+    assert done.stdout.strip() == "runs/cifar10_cpu 3000", done.stderr
+    shown[-1] = "--config.train.steps=7"  # without a config, digits
+    done = subprocess.run(shown, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.stdout.strip() == "runs/digits 7", done.stderr
 
 
 _SHOW_WORKDIR = """
 from mhd_jax import main, train
-train.train_and_evaluate = lambda config, workdir: print(workdir)
+train.train_and_evaluate = lambda config, workdir: print(workdir, config.train.steps)
 main.run()
 """
 

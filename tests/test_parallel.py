@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jax.sharding import PartitionSpec as P
 
 from mhd_jax import parallel
 from mhd_jax.errors import ConfigError
@@ -70,6 +71,22 @@ def test_devices_that_are_left_share_batches(cohorts, batches, shape, idle):
     layout = parallel.make_layout(cohorts, batch_sizes=batches)
     assert (layout.client_devices, layout.data_devices, layout.idle_devices) == (*shape, idle)
     assert ("devices idle" in layout.describe()) is bool(idle)
+
+
+def test_arrays_without_elements_have_their_part_of_the_mesh():
+    """As inputs of `jax.shard_map` they crash the compiler of jaxlib 0.11."""
+    layout = parallel.make_layout((4,), client_devices=4)
+    shapes = []
+
+    def inside(x, empty):
+        shapes.append((x.shape, empty.shape, empty.dtype))
+        return x + empty.sum(), empty
+
+    specs = (P(parallel.CLIENTS), P(None, parallel.CLIENTS))
+    mapped = parallel.on_mesh(inside, layout, in_specs=specs, out_specs=specs)
+    x, empty = jax.jit(mapped)(jnp.arange(4.0), jnp.zeros((3, 8, 0), jnp.int32))
+    assert set(shapes) == {((1,), (3, 2, 0), jnp.dtype("int32"))}
+    assert x.tolist() == [0, 1, 2, 3] and empty.shape == (3, 8, 0)
 
 
 def test_dispatch_stays_two_calls_ahead_of_the_devices():

@@ -60,6 +60,22 @@ def test_a_claim_without_its_cells_is_not_measured() -> None:
     assert "+0.400" in abstract.table({"digits_claims/complete": found})
 
 
+def test_verdicts_follow_the_records() -> None:
+    _private, _heads, _topology, _skew = (abstract.CLAIMS[n].decide for n in (1, 2, 5, 4))
+    kept, raised, lost = (record("one", [0.4, 0.8], private) for private in (0.9, 0.91, 0.88))
+    assert _private(raised, raised, kept).holds == "yes"
+    assert _private(kept, raised, lost).holds == "preserved, but not with 4 clients"
+    assert _private(raised, lost, raised).holds == "no"
+    none, one, four = record("none", [0.3]), record("one", [0.4, 0.7]), record("four", [0.4, 0.8])
+    assert _heads(none, one, four).holds.startswith("in part")
+    assert _heads(none, four, four).holds.startswith("one head does")
+    assert _heads(four, one, one).holds == "no"
+    same = record("same", [0.4, 0.7])
+    assert "best minus worst +0.100" in _topology(one, four).measured
+    assert _topology(one, four).holds == "yes" and _topology(one, same).holds == "no"
+    assert _skew(one, four).holds == "yes" and _skew(four, one).holds == "no"
+
+
 def test_communication_is_efficient_from_a_size_on() -> None:
     """100 bytes a step are those of FedAvg every 200 steps for 5,000 parameters."""
     plain, fedavg = record("float32", [0.4, 0.8]), record("fedavg_200", [0.9])

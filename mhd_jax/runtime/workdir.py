@@ -212,7 +212,7 @@ class Workdir:
 
     def _refuse_renamed(self, settings: Mapping[str, Any]) -> None:
         """A run of an earlier version is refused rather than taken for one with other settings."""
-        for old in settings.keys() & RENAMED.keys():
+        for old in sorted(settings.keys() & RENAMED.keys()):
             raise WorkdirError(
                 f"{self.path}: holds a run of an earlier version: its setting {old} is now called "
                 f"{RENAMED[old]}. Use another workdir"
