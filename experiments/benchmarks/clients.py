@@ -137,7 +137,9 @@ def table(records: Sequence[Record]) -> str:
     found = {record["case"]: record["results"] for record in records}
     rows = [_row(one) for one in found.values() if one["less"] is None]
     sentences = [
-        f"Medians over {timing.rounds(records)}, smallest and largest ratio in brackets.",
+        f"Medians over {timing.rounds(records)}, smallest and largest ratio in brackets; with "
+        f"other programs on the machine {timing.loads(records)}, so ratios say more than "
+        "milliseconds.",
         *(_grown(one) for name, one in found.items() if name == "growth"),
         *(_part(one) for name, one in found.items() if name == "active"),
     ]

@@ -176,12 +176,11 @@ def _stacked(records: Sequence[Record]) -> list[str]:
     head = ("clients", "network", "ours, ms", "PyTorch stacked, ms", "over PyTorch stacked",
             "compile, s")  # fmt: skip
     lines = [_row(record["results"], STACKED) for record in records]
-    loads = [record["load"][0] for record in records]
     said = (
         "All clients at once in PyTorch, with `torch.func.vmap` and the teacher chosen once for "
         f"all; medians over {timing.rounds(records)}, losses of the first step agree to "
-        f"{_agreement(records):.0e}. Other programs shared the core (load {min(loads):.0f} to "
-        f"{max(loads):.0f}), so that the ratios say more than the milliseconds."
+        f"{_agreement(records):.0e}. With other programs on the machine {timing.loads(records)}, "
+        "ratios say more than milliseconds."
     )
     return [timing.markdown(head, lines, said, records, [TORCH])]
 
