@@ -11,6 +11,7 @@ from experiments import (
     digits_claims,
     liars,
     main_comparison,
+    many_clients,
     public_data,
     robustness,
     scaling,
@@ -35,9 +36,10 @@ STUDIES = (
     scaling.STUDY,
 )
 
-EVERY = (*STUDIES, robustness.STUDY, liars.STUDY, tabular.STUDY)
+EVERY = (*STUDIES, robustness.STUDY, liars.STUDY, tabular.STUDY, many_clients.STUDY)
 """With those that have data sets and presets of their own, the grid of defaults (`grid`) and the
-table (`tabular`), and with the study of liars, which trains the same clients under many attacks."""
+table (`tabular`), with the study of liars, which trains the same clients under many attacks, and
+with that of many clients (`many`)."""
 
 if __name__ == "__main__":
     sweep.main(*STUDIES)

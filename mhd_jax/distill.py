@@ -145,7 +145,8 @@ def max_prob(log_probs: Float[Array, "*shape C"]) -> Float[Array, "*shape"]:
     >>> float(max_prob(jnp.log(jnp.array([0.5, 0.25, 0.25]))))
     0.5
     """
-    return jnp.exp(jnp.max(log_probs, axis=-1))
+    # Of the probabilities that targets are gathered from: a gather does not vectorise its own.
+    return jnp.max(jnp.exp(log_probs), axis=-1)
 
 
 @CONFIDENCES.register("neg_entropy")
@@ -217,7 +218,7 @@ def readable(scores: Float[Array, "N B h C"], *, logits: bool = False) -> Bool[A
     finite = jnp.isfinite(scores).all(axis=(1, 2, 3))
     if logits:
         return finite
-    total = jax.nn.logsumexp(scores, axis=-1)
+    total = jnp.log(jnp.exp(scores).sum(axis=-1))  # what overflows is not normalised either
     return finite & (jnp.abs(total) < NORMALISED).all(axis=(1, 2))
 
 
@@ -667,9 +668,9 @@ def targets(candidates: Candidates, choice: Choice, link: Callable[[Array], Arra
     """
     if isinstance(choice, Target):
         return choice
-    if jnp.issubdtype(choice.dtype, jnp.integer):
-        return Target(link(candidates.take(choice)), choice >= 0)
     linked = link(candidates.published)
+    if jnp.issubdtype(choice.dtype, jnp.integer):
+        return Target(candidates.replace(published=linked).take(choice), choice >= 0)
     mix = _mix if candidates.rows is None else _mix_lists
     mixed = sum(
         mix(candidates, choice[:, block * size : (block + 1) * size], linked[:, :, block:stop])

@@ -285,11 +285,16 @@ class Fresh:
         """No pool: versions are empty and nothing is written."""
         n = stop - start
         if self.topology.static and self.attendance is None:
-            reads = edges.repeat(edges.from_mask(self.topology.at(start), self.form), n)
+            reads = edges.repeat(self._always, n)
         else:
             graphs = (self._graph(step) for step in range(start, stop))
             reads = edges.stack([edges.from_mask(graph, self.form) for graph in graphs])
         return Reading(reads, np.zeros((n, 0), np.int32), np.full(n, -1, np.int32))
+
+    @functools.cached_property
+    def _always(self) -> Edges:
+        """The graph where it stays as it is."""
+        return edges.from_mask(self.topology.at(0), self.form)
 
     def _graph(self, step: int) -> Bool[np.ndarray, "K K"]:
         if self.attendance is None:

@@ -64,6 +64,8 @@ def test_the_report_of_many_clients_has_quantiles_for_rows(many):
     assert rows[2]["peers"] == 4
     page = report.render(summary, {})
     assert f"Of {CLIENTS} clients the least" in page and len(page) < 100_000
+    page = report.render(summary, {"communication_graph": b"\0" * 24})
+    assert "Too many clients to draw" in page and "Arrows point" not in page
     assert isinstance(report.charts.losses([condensed(line) for line in history]), Figure)
     assert len(terminal.final_table(summary).splitlines()) < 20
 

@@ -3,13 +3,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+
+import numpy as np
 import pytest
 
-from experiments import abstract, digits_claims, liars
+from experiments import abstract, digits_claims, liars, many_clients
 from experiments.all import STUDIES
 from experiments.harness.presets import PRESETS, ROOT, preset
 from experiments.harness.runs import cell_configs
 from mhd_jax.config import validate
+from mhd_jax.data import sources
 from mhd_jax.errors import ConfigError
 from tests.invented import record
 
@@ -79,3 +83,25 @@ def test_communication_is_efficient_from_a_size_on() -> None:
     found = _bytes(plain, record("small", [0.4, 0.795]), fedavg)
     assert found.holds == "yes, from 5,000 parameters on" and "-0.005" in found.measured
     assert _bytes(plain, record("small", [0.4, 0.7]), fedavg).holds == "not at this accuracy"
+
+
+def test_many_clients_have_as_much_data_each() -> None:
+    chosen, made = preset("many"), []
+    for cell in many_clients.STUDY.cells(chosen):
+        (config,) = cell_configs(chosen, cell)
+        validate(config)
+        made.append(config)
+    few = sources.source(made[0].data).train
+    assert len(few) == 16 * many_clients.EACH + many_clients.PUBLIC
+    again = sources.source(made[0].data).train
+    np.testing.assert_array_equal(few.images(np.arange(9)), again.images(np.arange(9)))
+    held = [round(one.data.public_fraction * float(one.data.split[7:-1])) for one in made]
+    assert set(held) == {many_clients.PUBLIC}
+    found = dataclasses.replace(
+        record("small_world_16", [0.2, 0.5]), config=made[0].to_dict(), group="small world"
+    )
+    diameter, hops = many_clients.distances(found)
+    assert diameter and 1 < hops <= diameter
+    assert "small world | 16 |" in many_clients.by_distance([found])
+    left, right = many_clients.draw([found]).axes
+    assert len(left.lines) == 2 and len(right.lines) == 1

@@ -4,8 +4,10 @@
     python -m experiments.benchmarks.clients --out=experiments/results/benchmarks
 
 Tiny clients, so that choosing teachers weighs most: digits, 16 hidden features, batches of 16 + 64,
-two auxiliary heads. The other contender is the same program with who reads whom as a mask over all
-pairs. A last case has 5 % of 4,096 clients take part in a step, beside a run of as many clients.
+two auxiliary heads. Two more contenders have who reads whom as a mask over all pairs: one takes the
+argmax of all confidences under the mask, as one would write it first; the other compares one
+candidate after another, which vectorises. Two last cases stand for themselves: how a step grows
+from 64 clients to 4,096, and 5 % of 4,096 taking part beside a run of as many clients in all.
 """
 
 from __future__ import annotations
@@ -16,11 +18,15 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import jax.numpy as jnp
+from jax import Array
+
 from experiments.benchmarks import ours, timing
 from experiments.benchmarks.timing import Benchmark, Case, Effort, Record
 from experiments.harness import tables
 from experiments.harness.stepping import Stepper
-from mhd_jax.edges import Form
+from mhd_jax import distill
+from mhd_jax.edges import NOBODY, Form
 from mhd_jax.experiment import Experiment
 from mhd_jax.participation import active_clients
 
@@ -28,44 +34,71 @@ BASE: dict[str, Any] = {
     "model.width": 16, "heads.aux": 2, "data.batch_size": 16, "data.public_batch_size": 64,
     "parallel.client_devices": 1, "train.steps_per_call": 10,
 }  # fmt: skip
+TINY: dict[str, Any] = {
+    "train.steps_per_call": 2,
+    "data.batch_size": 4,
+    "data.public_batch_size": 4,
+}
 FOUR = {"graph.name": "random_regular", "graph.degree": 4}
 SIXTEEN = {"graph.name": "random_regular", "graph.degree": 16}
-CASES: dict[str, dict[str, Any]] = {
-    **{f"degree4_{n}": {"clients.num": n, **FOUR} for n in (64, 256, 1024, 4096)},
+EDGES, PAIRS, ARGMAX, LESS = "edges", "pairs", "argmax", "less"
+
+# Graphs whose step is measured beside that with every pair compared.
+GRAPHS: dict[str, dict[str, Any]] = {
+    **{f"degree4_{n}": {"clients.num": n, **FOUR} for n in (64, 256, 1024)},
     **{f"degree16_{n}": {"clients.num": n, **SIXTEEN} for n in (256, 1024)},
     **{f"complete_{n}": {"clients.num": n} for n in (64, 256, 1024)},
-    "active_4096": {"clients.num": 4096, "clients.active": 0.05, **FOUR},
 }
-EDGES, PAIRS, FEW = "edges", "pairs", "few"
 
 
-def measure(settings: dict[str, Any], effort: Effort) -> dict[str, Any]:
-    """Both contenders in turn; what they need beside time."""
+@distill.RULES.register("argmax_over_pairs")
+def argmax_over_pairs(candidates: distill.Candidates, confidence: Array, keys: Array) -> Array:
+    """The most confident of all candidates under a mask: an array of all pairs and one argmax."""
+    del keys
+    masked = jnp.where(candidates.allowed[:, :, None, None], confidence[None], -jnp.inf)
+    best = jnp.argmax(masked, axis=1).astype(jnp.int32)
+    return jnp.where(masked.max(axis=1) > -jnp.inf, best, NOBODY)
+
+
+def compare(settings: dict[str, Any], effort: Effort) -> dict[str, Any]:
+    """The step along the edges and over all pairs, in turn; their losses have to agree."""
     chosen = {**BASE, **settings}
-    runs = {EDGES: ours.build(chosen)}
+    runs = {
+        EDGES: ours.build(chosen),
+        PAIRS: ours.build(chosen, change=over_pairs),
+        ARGMAX: ours.build({**chosen, "distill.rule": "argmax_over_pairs"}, change=over_pairs),
+    }
+    losses = {name: run.run(run.unit)[0]["loss"] for name, run in runs.items()}
+    differences = [float(abs(losses[name] / losses[EDGES] - 1).max()) for name in (PAIRS, ARGMAX)]
+    if max(differences) > 1e-4:
+        raise ValueError(f"over pairs trains something else: losses differ by {differences}")
+    return _measured(runs, effort) | {"largest_difference": max(differences)}
+
+
+def beside_less(settings: dict[str, Any], less: dict[str, Any], effort: Effort) -> dict[str, Any]:
+    """A run and one of fewer clients, in turn."""
+    chosen = {**BASE, **settings}
+    return _measured({EDGES: ours.build(chosen), LESS: ours.build({**chosen, **less})}, effort)
+
+
+def _measured(runs: dict[str, Stepper], effort: Effort) -> dict[str, Any]:
     config = runs[EDGES].experiment.config
-    if runs[EDGES].experiment.parts.roster.attendances:
-        few = {**chosen, "clients.num": active_clients(config), "clients.active": 1.0}
-        runs[FEW] = ours.build(few)
-    else:
-        runs[PAIRS] = ours.build(chosen, change=comparing_pairs)
+    complete = config.graph.name == "complete"
     return {
         "clients": config.clients.num,
         "active": active_clients(config),
-        "graph": config.graph.name,
-        "degree": config.graph.degree
-        if config.graph.name != "complete"
-        else config.clients.num - 1,
+        "less": runs[LESS].experiment.config.clients.num if LESS in runs else None,
+        "degree": config.clients.num - 1 if complete else config.graph.degree,
         "form": runs[EDGES].experiment.schedule.readers[0].form.kind,
         "memory": {name: run.memory() for name, run in runs.items()},
-        "host_seconds": {name: host_seconds(run) for name, run in runs.items()},
+        "host_seconds": host_seconds(runs[EDGES]),
         "measured": timing.alternate(
             [ours.contender(name, run) for name, run in runs.items()], effort
         ),
     }
 
 
-def comparing_pairs(experiment: Experiment) -> Experiment:
+def over_pairs(experiment: Experiment) -> Experiment:
     """The same run with a mask over all pairs."""
     candidates = experiment.schedule.readers[0].form.candidates
     pairs = Form("pairs", candidates, candidates)
@@ -84,43 +117,70 @@ def host_seconds(run: Stepper) -> float:
 
 
 def cases(quick: bool) -> list[Case]:
-    tiny = {"clients.num": 16, "train.steps_per_call": 2, "data.batch_size": 4,
-            "data.public_batch_size": 4}  # fmt: skip
-    chosen = CASES
-    if quick:
-        chosen = {
-            "degree4_16": {**FOUR, **tiny},
-            "active_16": {**FOUR, **tiny, "clients.active": 4},
-        }
-    return [Case(name, functools.partial(measure, changes)) for name, changes in chosen.items()]
+    few, many = (8, 16) if quick else (64, 4096)
+    graphs = {"degree4_16": {**TINY, **FOUR, "clients.num": many}} if quick else GRAPHS
+    size = {**(TINY if quick else {}), **FOUR, "clients.num": many}
+    part = {"clients.active": 0.5 if quick else 0.05}
+    everybody = {"clients.num": round(many * part["clients.active"]), "clients.active": 1.0}
+    return [
+        *(Case(name, functools.partial(compare, changes)) for name, changes in graphs.items()),
+        Case("growth", functools.partial(beside_less, size, {"clients.num": few})),
+        Case("active", functools.partial(beside_less, {**size, **part}, everybody)),
+    ]
 
 
 def table(records: Sequence[Record]) -> str:
-    """A row for every number of clients and graph."""
-    head = ("clients", "taking part", "peers", "teachers found by", "ms a step", "beside, ms",
-            "over that", "temporary memory, MB", "beside, MB", "host, ms a step",
-            "compile, s")  # fmt: skip
-    said = (
-        f"Medians over {timing.rounds(records)}, smallest and largest ratio in brackets. Beside "
-        "stands the same step with every pair of clients compared; for 5 % taking part, a run of "
-        "as many clients in all."
-    )
-    return timing.markdown(head, [_row(record["results"]) for record in records], said, records)
+    """A row for every number of clients and graph, and a sentence for each of the last cases."""
+    head = ("clients", "peers", "teachers found by", "ms a step", "argmax over pairs, ms",
+            "over that", "all pairs vectorised, ms", "over that", "temporary memory, MB",
+            "argmax over pairs, MB", "host, ms a step", "compile, s")  # fmt: skip
+    found = {record["case"]: record["results"] for record in records}
+    rows = [_row(one) for one in found.values() if one["less"] is None]
+    sentences = [
+        f"Medians over {timing.rounds(records)}, smallest and largest ratio in brackets; with "
+        f"other programs on the machine {timing.loads(records)}, so ratios say more than "
+        "milliseconds.",
+        *(_grown(one) for name, one in found.items() if name == "growth"),
+        *(_part(one) for name, one in found.items() if name == "active"),
+    ]
+    return timing.markdown(head, rows, " ".join(sentences), records)
 
 
 def _row(results: Any) -> tuple[str, ...]:
     measured, memory = results["measured"], results["memory"]
-    other = PAIRS if PAIRS in measured else FEW
+    ms = {name: tables.short(timing.milliseconds(measured, name)) for name in measured}
+    over = {name: timing.factor(timing.speedup(measured, EDGES, name)) for name in measured}
     return (
         f"{results['clients']:,}",
-        f"{results['active']:,}",
         f"{results['degree']:,}",
         results["form"].replace("_", " "),
-        *(tables.short(timing.milliseconds(measured, name)) for name in (EDGES, other)),
-        timing.factor(timing.speedup(measured, EDGES, other)),
-        *(tables.short(memory[name]["temporary"] / 1e6) for name in (EDGES, other)),
-        tables.short(1e3 * results["host_seconds"][EDGES]),
+        ms[EDGES], ms[ARGMAX], over[ARGMAX], ms[PAIRS], over[PAIRS],
+        *(tables.short(memory[name]["temporary"] / 1e6) for name in (EDGES, ARGMAX)),
+        tables.short(1e3 * results["host_seconds"]),
         f"{measured[EDGES]['compile_seconds']:.1f}",
+    )  # fmt: skip
+
+
+def _grown(results: Any) -> str:
+    measured, times = results["measured"], results["clients"] / results["less"]
+    grown = timing.speedup(measured, LESS, EDGES)
+    ms = {name: tables.short(timing.milliseconds(measured, name)) for name in measured}
+    return (
+        f"From {results['less']:,} clients to {results['clients']:,} at {results['degree']} peers "
+        f"a step goes from {ms[LESS]} to {ms[EDGES]} ms (planned by the host in "
+        f"{tables.short(1e3 * results['host_seconds'])}): {grown['median'] / times:.2f} times "
+        f"proportional ({grown['min'] / times:.2f}–{grown['max'] / times:.2f})."
+    )
+
+
+def _part(results: Any) -> str:
+    measured = results["measured"]
+    ms = {name: tables.short(timing.milliseconds(measured, name)) for name in measured}
+    taken = timing.speedup(measured, LESS, EDGES)
+    return (
+        f"With {results['active']:,} of {results['clients']:,} taking part a step takes "
+        f"{ms[EDGES]} ms, that of {results['less']:,} clients in all {ms[LESS]} ms: "
+        f"{taken['median']:.2f} times as long ({taken['min']:.2f}–{taken['max']:.2f})."
     )
 
 

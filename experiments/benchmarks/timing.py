@@ -139,6 +139,16 @@ def rounds(records: Sequence[Record]) -> str:
     return f"{' to '.join(map(str, dict.fromkeys((found[0], found[-1]))))} rounds"
 
 
+def loads(records: Sequence[Record]) -> str:
+    """How busy the machine was besides, from the averages over a minute.
+
+    >>> loads([{"load": [6.2, 5.0, 4.0]}, {"load": [8.4, 5.0, 4.0]}])
+    '(load 6 to 8)'
+    """
+    found = sorted(round(record["load"][0]) for record in records)
+    return f"(load {' to '.join(map(str, dict.fromkeys((found[0], found[-1]))))})"
+
+
 def factor(found: Mapping[str, float]) -> str:
     """A spread of ratios as tables show it.
 

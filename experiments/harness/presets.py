@@ -94,6 +94,13 @@ def _load(path: str, variant: str) -> ml_collections.ConfigDict:
 _MLPS = (("mlp_small", 5), ("mlp_large", 3))
 _SMALL = (("cnn", 5), ("resnet8", 3))
 _QUIET = {"train.eval_every": 500, "train.log_every": 500}  # nobody watches a single cell
+# Small clients with little data each; see `experiments.many_clients`.
+_MANY = {
+    "data.name": "many_digits", "data.batch_size": 16, "data.public_batch_size": 64,
+    "model.width": 32, "partition.primary_labels": 2, "graph.degree": 4, "train.steps": 800,
+    "train.log_every": 400, "train.eval_every": 800, "train.checkpoint_every": 400,
+    "parallel.client_devices": 1,
+}  # fmt: skip
 
 PRESETS = {
     preset.name: preset
@@ -112,6 +119,13 @@ PRESETS = {
             "configs/tabular.py",
             num_seeds=5,
             models=(("mlp_small", 2), ("mlp_large", 2)),
+        ),
+        Preset(
+            "many",
+            "configs/digits.py",
+            seeds=1,
+            changes=_MANY,
+            clients=(16, 64, 256, 1024, 4096),
         ),
         Preset("smoke", "configs/digits.py:smoke", seeds=2, num_seeds=2, models=_MLPS),
         Preset("cifar10", "configs/cifar10.py", seeds=3, public_names=("tiny_imagenet32",)),

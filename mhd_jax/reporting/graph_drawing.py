@@ -83,7 +83,7 @@ def graph_counts(summary: Summary) -> Figure:
     by_peers.fill_between(values, low, high, color=INK, alpha=0.15, linewidth=0)
     by_peers.set_ylim(bottom=0)
     for axis in (peers, hops, by_peers):
-        axis.xaxis.set_major_locator(ticker.MaxNLocator(6, integer=True))
+        axis.xaxis.set_major_locator(ticker.MaxNLocator(6, integer=True, min_n_ticks=1))
     return figure
 
 

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from mhd_jax.config import default_config, flatten
 from mhd_jax.reporting import charts, style
 from mhd_jax.reporting.charts import format_bytes
-from mhd_jax.reporting.graph_drawing import communication_graph
+from mhd_jax.reporting.graph_drawing import MOST_DRAWN, communication_graph
 from mhd_jax.results import (
     ISOLATED,
     Accuracies,
@@ -129,6 +129,7 @@ def render(summary: Summary, images: Mapping[str, bytes]) -> str:
         own_tests=summary.own_test_accuracy is not None,
         replicas=replica_rows(summary),
         hops=_hops(summary),
+        in_numbers=len(summary.adjacency) > MOST_DRAWN,
         changes=not np.array_equal(summary.adjacency, summary.adjacency_union),
         traffic=byte_rows(summary),
         sections=_sections(summary.config),
