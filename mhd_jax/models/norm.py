@@ -7,8 +7,6 @@ reductions that keep the last axis are the ones that vectorise.
 
 from __future__ import annotations
 
-from typing import Any
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -39,31 +37,6 @@ def _moments(x: Float[Array, "... C"], axes: tuple[int, ...]) -> tuple[Array, Ar
 def _inverse_deviation(mean: Array, square: Array) -> Array:
     """1 / sqrt(variance + epsilon) from the first two moments."""
     return jax.lax.rsqrt(jnp.maximum(square - mean * mean, 0.0) + EPSILON)
-
-
-@jax.custom_vjp
-def _rows_normalized(
-    x: Float[Array, "B C"], scale: Float[Array, " C"], bias: Float[Array, " C"]
-) -> Float[Array, "B C"]:
-    """Layer normalisation of rows, with its gradient written out: autodiff's takes more passes."""
-    return _rows_forward(x, scale, bias)[0]
-
-
-def _rows_forward(x: Array, scale: Array, bias: Array) -> tuple[Array, Any]:
-    mean, square = x.mean(-1, keepdims=True), (x * x).mean(-1, keepdims=True)
-    inverse = _inverse_deviation(mean, square)
-    return (x - mean) * inverse * scale + bias, (x, mean, inverse, scale)
-
-
-def _rows_backward(kept: Any, gradient: Array) -> tuple[Array, Array, Array]:
-    x, mean, inverse, scale = kept
-    unit, scaled = (x - mean) * inverse, gradient * scale
-    inner = (scaled * unit).mean(-1, keepdims=True)
-    down = inverse * (scaled - scaled.mean(-1, keepdims=True) - unit * inner)
-    return down, (gradient * unit).sum(0), gradient.sum(0)
-
-
-_rows_normalized.defvjp(_rows_forward, _rows_backward)
 
 
 def _of_every_sample(bias: Float[Array, " C"], samples: int) -> Float[Array, "B C"]:
@@ -97,9 +70,6 @@ class GroupNorm(nn.Module):
         scale = self.param("scale", self.scale_init, (channels,))
         bias = self.param("bias", nn.initializers.zeros, (channels,))
         groups = self.groups or num_groups(channels)
-        if x.ndim == 2 and groups == 1:
-            y = _rows_normalized(x.astype(jnp.float32), scale, bias)
-            return y.astype(self.dtype)
 
         def over_group(moment: Float[Array, "B C"]) -> Float[Array, "B C"]:
             # Spread by broadcasting: `jnp.repeat` is a gather, whose gradient is a serial scatter.
