@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -230,6 +231,7 @@ def on_mesh(
     inside: as inputs they crash the compiler of jaxlib 0.11 on several devices.
     """
 
+    @functools.wraps(function)  # a compiled program is called by its name
     def call(*args: object) -> Any:
         leaves, tree = jax.tree.flatten(args)
         specs = jax.tree.leaves(jax.tree.broadcast(in_specs, args))

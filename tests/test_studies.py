@@ -10,6 +10,7 @@ import pytest
 
 from experiments import abstract, digits_claims, liars, many_clients
 from experiments.all import STUDIES
+from experiments.harness import many
 from experiments.harness.presets import PRESETS, ROOT, preset
 from experiments.harness.runs import cell_configs
 from mhd_jax.config import validate
@@ -92,11 +93,11 @@ def test_many_clients_have_as_much_data_each() -> None:
         validate(config)
         made.append(config)
     few = sources.source(made[0].data).train
-    assert len(few) == 16 * many_clients.EACH + many_clients.PUBLIC
+    assert len(few) == 16 * many.EACH + many.PUBLIC
     again = sources.source(made[0].data).train
     np.testing.assert_array_equal(few.images(np.arange(9)), again.images(np.arange(9)))
     held = [round(one.data.public_fraction * float(one.data.split[7:-1])) for one in made]
-    assert set(held) == {many_clients.PUBLIC}
+    assert set(held) == {many.PUBLIC}
     found = dataclasses.replace(
         record("small_world_16", [0.2, 0.5]), config=made[0].to_dict(), group="small world"
     )

@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from experiments.harness import records
+from experiments.harness.many import GRAPHS, size
 from experiments.harness.presets import preset
-from experiments.many_clients import GRAPHS, size
 from mhd_jax import train
 
 CLIENTS = 4096

@@ -11,6 +11,7 @@ from typing import Any
 
 import ml_collections
 
+from experiments.harness import many  # noqa: F401  registers the data of its preset
 from mhd_jax.config import update
 from mhd_jax.errors import ConfigError, suggest
 
