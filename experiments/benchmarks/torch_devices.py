@@ -31,16 +31,14 @@ class OnDevice(Sequential):
     Args:
       experiment: see `Sequential`.
       device: of PyTorch, "cuda" or "cpu".
-      channels_last: order of the axes of images and filters in memory, of convolutions only.
     """
 
-    def __init__(self, experiment: Experiment, device: str, channels_last: bool = False) -> None:
+    def __init__(self, experiment: Experiment, device: str) -> None:
         super().__init__(experiment)
-        self.order = torch.channels_last if channels_last else torch.contiguous_format
         self.device = torch.device(device)
         self.half = self.config.model.dtype == "bfloat16"
         for client in self.clients:
-            client.to(self.device, memory_format=self.order)
+            client.to(self.device)
         self.optimizers = [_optimizer(self.config, client) for client in self.clients]
         self.images = [images.to(self.device) for images in self.images]
         self.labels = [labels.to(self.device) for labels in self.labels]
@@ -51,8 +49,6 @@ class OnDevice(Sequential):
         self._candidates = self._candidates.to(self.device)
 
     def _forward(self, i: int, images: Tensor) -> tuple[Tensor, Tensor]:
-        if self.order is torch.channels_last:
-            images = images.contiguous(memory_format=self.order)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
             logits, embedding = self._network(i, images)
         return logits.float(), embedding.float()
@@ -77,8 +73,8 @@ class OnDevice(Sequential):
 class Compiled(OnDevice):
     """As `OnDevice`, through `torch.compile`; parameters are arguments, so K clients share it."""
 
-    def __init__(self, experiment: Experiment, device: str, channels_last: bool = False) -> None:
-        super().__init__(experiment, device, channels_last)
+    def __init__(self, experiment: Experiment, device: str) -> None:
+        super().__init__(experiment, device)
         first = self.clients[0]
         self._parameters = [dict(client.named_parameters()) for client in self.clients]
         self._buffers = dict(first.named_buffers())
