@@ -229,7 +229,8 @@ def build(
     baseline = _models(config, source.num_classes, 1) if _wants_baseline(config, method) else ()
     encoding = exchange.make_encoding(config, method, source.num_classes)
     _check_alignment(config, method, source.num_classes)
-    steps_per_call = _steps_per_call(config, built, sample_of(source), feed)
+    convolutional = any(has_convolutions(model, sample_of(source)) for model in built)
+    steps_per_call = _steps_per_call(config, convolutional, feed)
     horizon = config.train.steps + steps_per_call  # the last call is planned to its full length
     who = roster.attendances
     readers = exchange.make_readers(config, method, topologies, seeds, horizon, who)
@@ -244,9 +245,9 @@ def build(
         num_classes=source.num_classes,
         replicas=config.num_seeds,
         steps_per_call=steps_per_call,
-        convolutional=any(has_convolutions(model, sample_of(source)) for model in built),
+        convolutional=convolutional,
         embedding_width=_embedding_width(config, method, built, sample_of(source)),
-        pauses=_pauses(config, method, built, sample_of(source)),
+        pauses=_pauses(config, method, convolutional),
         frozen=sum(offset < config.clients.frozen for offset in roster.layout.offsets),
         visits=visits,
         attackers=_attackers(config, method),
@@ -694,41 +695,32 @@ def _wants_baseline(config: ml_collections.ConfigDict, method: methods.Method) -
     return config.isolated_baseline and exchanges and not method.pooled
 
 
-def _steps_per_call(
-    config: ml_collections.ConfigDict,
-    built: Sequence[models.MultiHeadClassifier],
-    sample: Sample,
-    feed: Feed,
-) -> int:
+def _steps_per_call(config: ml_collections.ConfigDict, convolutional: bool, feed: Feed) -> int:
     """Steps per dispatch: what was asked for, 1 where loops are slow or images streamed, or 50."""
     asked, train = config.train.steps_per_call, config.train
     if not asked:
         streamed = not isinstance(feed, Resident)  # 50 steps of images would fill the memory
-        asked = 1 if _nesting_is_slow(built, sample) or streamed else STEPS_PER_CALL
+        asked = 1 if _nesting_is_slow(convolutional) or streamed else STEPS_PER_CALL
     return min(asked, train.steps, train.log_every, train.eval_every, train.checkpoint_every)
 
 
-def _nesting_is_slow(built: Sequence[models.MultiHeadClassifier], sample: Sample) -> bool:
+def _nesting_is_slow(convolutional: bool) -> bool:
     """Whether steps are slow inside a loop or branch: those with convolutions are, on CPU.
 
     There the gradient of one inside a loop runs outside the fast library and is some 30 times
     slower than the same one in straight-line code.
     """
-    on_cpu = jax.default_backend() == "cpu"
-    return on_cpu and any(has_convolutions(model, sample) for model in built)
+    return convolutional and jax.default_backend() == "cpu"
 
 
 def _pauses(
-    config: ml_collections.ConfigDict,
-    method: methods.Method,
-    built: Sequence[models.MultiHeadClassifier],
-    sample: Sample,
+    config: ml_collections.ConfigDict, method: methods.Method, convolutional: bool
 ) -> Literal["nothing", "all", "exchange"]:
     """See `StepParts.pauses`."""
     steps = np.arange(min(config.train.steps, LONGEST_PERIOD))
     if method.distillation is None or method.distils(steps).all():
         return "nothing"
-    return "exchange" if _nesting_is_slow(built, sample) else "all"
+    return "exchange" if _nesting_is_slow(convolutional) else "all"
 
 
 def has_convolutions(model: models.MultiHeadClassifier, sample: Sample) -> bool:
