@@ -26,6 +26,7 @@ LEFT_OUT: dict[str, Settings] = {
     "no fade-in": {"distill.fade_in": 0.0},
     "SGD 0.01": {"optimizer.name": "sgd", "optimizer.learning_rate": 0.01},
     "every head nu_aux": {"distill.split_nu_aux": False},
+    "nu_emb = 1": {"distill.nu_emb": 1.0},
     "mean of the batch": {"distill.alignment_momentum": 0.0},
 }
 
@@ -52,6 +53,7 @@ ROWS: tuple[tuple[str, str, Settings], ...] = (
     ("digits", "mlp, s = 100, directed cycle", CYCLE),
     ("digits", "mlp, s = 100, 4 clients", {"clients.num": 4}),
     ("digits", "mlp, s = 100, 16 clients", {"clients.num": 16}),
+    ("digits", "mlp, s = 100, 64 clients", {"clients.num": 64}),
     ("digits", "mlp, s = 100, 1 head", {"heads.aux": 1}),
     ("digits at 28 px", "mlp, s = 100", {}),
     ("CIFAR-10", "mlp, s = 100", {}),
@@ -71,6 +73,7 @@ ROWS: tuple[tuple[str, str, Settings], ...] = (
 
 DECISIVE = (
     ("digits", "mlp, s = 100"),
+    ("digits", "mlp, s = 100, 64 clients"),
     ("CIFAR-10", "mlp, s = 100"),
     ("CIFAR-10", "mlp, Dirichlet 0.1"),
     ("Tiny ImageNet", "mlp, s = 100"),

@@ -11,6 +11,7 @@ Settings = Mapping[str, Any]
 FORMER: Settings = {
     "optimizer.name": "sgd",
     "optimizer.learning_rate": 0.01,
+    "distill.nu_emb": 1.0,
     "distill.nu_aux": 3.0,
     "distill.split_nu_aux": False,
     "distill.fade_in": 0.0,

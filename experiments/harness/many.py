@@ -25,12 +25,12 @@ def many_digits(directory: str, split: str, shape: sources.Shape) -> sources.Sou
 
     Args:
       directory: not used; the images come with scikit-learn.
-      split: "train[:N]" for N samples.
+      split: "train[:N]" for N samples, "train" for one of each digit there is.
       shape: that of digits.
     """
     del directory, shape
     digits = sources.source(default_config().data)
-    count = int(split.partition(":")[2].rstrip("]"))
+    count = int(split.partition(":")[2].rstrip("]") or len(digits.train))
     draw = rng.generator(0, "many digits")
     index = np.arange(count) % len(digits.train)
     images = digits.train.images(index)
