@@ -25,19 +25,21 @@ class Finding:
 
 @dataclasses.dataclass(frozen=True)
 class Claim:
-    """A sentence, the cells it needs, and how they decide it."""
+    """A sentence, the cells it needs and those it uses where they exist, and how they decide it."""
 
     sentence: str
     needs: tuple[str, ...]
     decide: Callable[..., Finding]
+    also: tuple[str, ...] = ()
 
     def row(self, records: Records) -> tuple[str, ...]:
         """A line of a table."""
-        if any(name not in records for name in self.needs):
+        names = [*self.needs, *(name for name in self.also if name in records)]
+        if any(name not in records for name in names):
             found = Finding("not measured yet", "–")
         else:
-            found = self.decide(*(records[name] for name in self.needs))
-        studies = ", ".join(sorted({f"`{name.partition('/')[0]}`" for name in self.needs}))
+            found = self.decide(*(records[name] for name in names))
+        studies = ", ".join(sorted({f"`{name.partition('/')[0]}`" for name in names}))
         return self.sentence, found.measured, studies, found.holds
 
 
@@ -68,28 +70,43 @@ def _private(ours: Record, published: Record, *crowds: Record) -> Finding:
     holds = "yes" if all(map(_clear, few)) else "preserved"
     holds = "no" if min(one.mean() for one in few) < -0.01 else holds
     lost = [str(number) for number, gain in many.items() if gain.mean() < -0.01]
-    shown = ", ".join(f"{over_seeds(gain)} with {number}" for number, gain in many.items())
+    shown = [f"{over_seeds(gain)} with {number}" for number, gain in many.items()]
+    clients = ours.config["clients"]["num"]
     return Finding(
-        f"private accuracy of the main head {over_seeds(few[0])} over isolation with 8 clients, "
-        f"{over_seeds(few[1])} without alignment; {shown}",
+        "; ".join((
+            f"private accuracy of the main head {over_seeds(few[0])} over isolation with {clients} "
+            f"clients, {over_seeds(few[1])} without alignment", *shown,
+        )),
         f"{holds}, but not with {' and '.join(lost)} clients" if lost else holds,
-    )
+    )  # fmt: skip
 
 
-def _heads(none: Record, one: Record, four: Record) -> Finding:
+def _heads(none: Record, one: Record, four: Record, *sparse: Record) -> Finding:
+    """On the complete graph, and, where measured, the most heads against one on sparse graphs."""
     gains = [_gain(record) for record in (none, one, four)]
-    more = gains[2] - gains[1]
+    more = {"a complete graph": gains[2] - gains[1]}
+    measured = (
+        f"gain over isolation with 0, 1 and 4 auxiliary heads: {', '.join(map(over_seeds, gains))}"
+        f"; 4 minus 1 {over_seeds(more['a complete graph'])}"
+    )
+    for group in dict.fromkeys(record.group for record in sparse):
+        few, many = sorted((r for r in sparse if r.group == group), key=_number_of_heads)
+        more[f"a {group}"] = _gain(many) - _gain(few)
+        heads = f"{_number_of_heads(many)} minus {_number_of_heads(few)}"
+        measured += f"; on a {group} {heads} {over_seeds(more[f'a {group}'])}"
+    where = [name for name, difference in more.items() if _clear(difference)]
     if gains[2].mean() <= gains[0].mean():
         holds = "no"
-    elif _clear(more):
-        holds = "in part: one brings most of it on a complete graph"
+    elif not where:
+        holds = "one head does; more add nothing"
     else:
-        holds = "one head does; more do not add on a complete graph"
-    return Finding(
-        f"gain over isolation with 0, 1 and 4 auxiliary heads: {', '.join(map(over_seeds, gains))};"
-        f" 4 minus 1 {over_seeds(more)}",
-        holds,
-    )
+        holds = f"one brings most of it; more add on {' and '.join(where)}"
+    return Finding(measured, holds)
+
+
+def _number_of_heads(record: Record) -> int:
+    heads: int = record.config["heads"]["aux"]
+    return heads
 
 
 def _chain(cycle: Record) -> Finding:
@@ -152,13 +169,14 @@ def _heterogeneity(*skews: Record) -> Finding:
 
 CLAIMS = (
     Claim("Clients improve a lot on the global distribution over learning in isolation.",
-          ("digits_claims/complete",), _learning),
+          ("main_comparison/aligned_s100",), _learning),
     Claim("Their private tasks are preserved, and may gain.",
-          ("main_comparison/aligned_s100", "main_comparison/mhd_s100", "scaling/total_16",
-           "scaling/total_32", "scaling/total_64"), _private),
+          ("main_comparison/aligned_s100", "main_comparison/mhd_s100"), _private,
+          ("scaling/total_16", "scaling/total_32", "scaling/total_64")),
     Claim("Several auxiliary heads per client make the difference when data are heterogeneous.",
-          ("auxiliary_heads/m0_aux3_emb1",  # without such heads their weight is none
-           "auxiliary_heads/m1_aux1_emb1", "auxiliary_heads/m4_aux1_emb1"), _heads),
+          tuple(f"auxiliary_heads/m{heads}_aux1_emb0.1" for heads in (0, 1, 4)), _heads,
+          tuple(f"sparse_graphs/{graph}_of_16_m{heads}"
+                for graph in ("directed_cycle", "chain", "small_world") for heads in (1, 6))),
     Claim("Deeper heads hear from further away.", ("topology/cycle",), _chain),
     Claim("The more unlike the data, the more there is to gain.",
           tuple(f"data_heterogeneity/{skew}" for skew in ("s0", "s10", "s100", "s_inf")),

@@ -16,19 +16,21 @@ from experiments.harness.study import Cell, Kind, Record, Study
 from mhd_jax.reporting.style import BASELINE
 
 MOST_HEADS = 4
-WEIGHTS = ((3.0, 1.0), (3.0, 0.0), (1.0, 1.0), (1.0, 0.0))  # nu_aux, nu_emb
+WEIGHTS = ((1.0, 0.1), (1.0, 1.0), (1.0, 0.0), (3.0, 0.1))  # nu_aux, nu_emb; the defaults first
 
 
 def cells(preset: Preset) -> list[Cell]:
     del preset
-    grid = [(0, 3.0, 1.0)]
+    grid = [(0, 1.0, 0.1), (0, 1.0, 1.0)]
     grid += [(heads, *pair) for pair in WEIGHTS for heads in range(1, MOST_HEADS + 1)]
     return [
         Cell(
             f"m{heads}_aux{nu_aux:g}_emb{nu_emb:g}",
             f"m = {heads}",
             {"heads.aux": heads, "distill.nu_aux": nu_aux, "distill.nu_emb": nu_emb},
-            group=f"ν_aux = {nu_aux:g}, ν_emb = {nu_emb:g}" if heads else "embeddings alone",
+            group=f"ν_aux = {nu_aux:g}, ν_emb = {nu_emb:g}"
+            if heads
+            else f"embeddings alone, ν_emb = {nu_emb:g}",
         )
         for heads, nu_aux, nu_emb in grid
     ]

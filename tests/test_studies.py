@@ -58,7 +58,7 @@ def test_claims_pass_and_fail() -> None:
 def test_a_claim_without_its_cells_is_not_measured() -> None:
     assert abstract.table({}).count("not measured yet") == len(abstract.CLAIMS)
     found = record("complete", [0.4, 0.8])
-    assert "+0.400" in abstract.table({"digits_claims/complete": found})
+    assert "+0.400" in abstract.table({"main_comparison/aligned_s100": found})
 
 
 def test_verdicts_follow_the_records() -> None:
@@ -68,9 +68,15 @@ def test_verdicts_follow_the_records() -> None:
     assert _private(kept, raised, lost).holds == "preserved, but not with 4 clients"
     assert _private(raised, lost, raised).holds == "no"
     none, one, four = record("none", [0.3]), record("one", [0.4, 0.7]), record("four", [0.4, 0.8])
-    assert _heads(none, one, four).holds.startswith("in part")
-    assert _heads(none, four, four).holds.startswith("one head does")
+    assert _heads(none, one, four).holds == "one brings most of it; more add on a complete graph"
+    assert _heads(none, four, four).holds == "one head does; more add nothing"
     assert _heads(four, one, one).holds == "no"
+    few, many = (
+        dataclasses.replace(found, group="chain", config={"heads": {"aux": number}})
+        for number, found in ((1, one), (6, four))
+    )
+    sparse = _heads(none, four, four, few, many)
+    assert sparse.holds.endswith("more add on a chain") and "chain 6 minus 1" in sparse.measured
     same = record("same", [0.4, 0.7])
     assert "best minus worst +0.100" in _topology(one, four).measured
     assert _topology(one, four).holds == "yes" and _topology(one, same).holds == "no"

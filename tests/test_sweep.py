@@ -98,6 +98,9 @@ def test_several_jobs_leave_the_same_records(
         assert found[0][name] == found[1][name]
     Sweep(TINY.quick(), tmp_path / "2", [SHORT], jobs=2).run()
     assert capsys.readouterr().out == "1 of 1 cells finished before · 2 of 2 runs done\n"
+    other = Study("short", "", lambda chosen: [Cell("fedavg", "", {"average.every": 4})])
+    before = Sweep(TINY.quick(), tmp_path / "2", [other])
+    assert not before._finished(before.tasks[0])  # the same name with other settings
 
 
 def test_a_setting_that_cannot_work_is_told_by_a_worker_as_here(tmp_path: Path) -> None:

@@ -105,7 +105,7 @@ def record(
         preset=chosen.name,
         command=command(study.name, chosen.name),
         changes=dict(cell.changes),
-        config=json.loads(to_json(config)),
+        config=config_json(config),
         revision=revision(),
         versions=first.versions if first else {},
         device=first.device if first else "",
@@ -117,6 +117,12 @@ def record(
         found=None if isinstance(found, str) else found,
         diverged=found if isinstance(found, str) else "",
     )
+
+
+def config_json(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """All settings as they are read back from a record."""
+    found: dict[str, Any] = json.loads(to_json(config))
+    return found
 
 
 def command(study: str, preset_name: str) -> str:

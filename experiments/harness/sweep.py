@@ -114,7 +114,7 @@ class Sweep:
 
     def run(self) -> None:
         """Runs what is missing and keeps tables and figures up to date."""
-        left = [t for t in self.tasks if not self.record_path(t.study, t.cell).exists()]
+        left = [task for task in self.tasks if not self._finished(task)]
         total, before = len(self.tasks), len(self.tasks) - len(left)
         print(f"{before} of {total} cells finished before · {self.outlook()}", flush=True)
         ended: dict[str, DivergedError | None] = {}
@@ -128,6 +128,11 @@ class Sweep:
                     print(f"{place} {task.name}: {said} · {self.outlook()}", flush=True)
         for study in self.studies:
             self.write_up(study)
+
+    def _finished(self, task: Task) -> bool:
+        """Whether the cell has a record, of the settings that it has today."""
+        found = records.read([self.record_path(task.study, task.cell)])
+        return any(record.config == records.config_json(task.configs[0]) for record in found)
 
     def _make_runs(self, tasks: Sequence[Task]) -> Generator[Ended, None, None]:
         """Makes what these cells need; says of each run when it has ended."""
