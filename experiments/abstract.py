@@ -174,7 +174,7 @@ CLAIMS = (
           ("main_comparison/aligned_s100", "main_comparison/mhd_s100"), _private,
           ("scaling/total_16", "scaling/total_32", "scaling/total_64")),
     Claim("Several auxiliary heads per client make the difference when data are heterogeneous.",
-          tuple(f"auxiliary_heads/m{heads}_aux1_emb0.1" for heads in (0, 1, 4)), _heads,
+          tuple(f"auxiliary_heads/m{heads}_aux1_emb0.2" for heads in (0, 1, 4)), _heads,
           tuple(f"sparse_graphs/{graph}_of_16_m{heads}"
                 for graph in ("directed_cycle", "chain", "small_world") for heads in (1, 6))),
     Claim("Deeper heads hear from further away.", ("topology/cycle",), _chain),

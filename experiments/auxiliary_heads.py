@@ -16,12 +16,12 @@ from experiments.harness.study import Cell, Kind, Record, Study
 from mhd_jax.reporting.style import BASELINE
 
 MOST_HEADS = 4
-WEIGHTS = ((1.0, 0.1), (1.0, 1.0), (1.0, 0.0), (3.0, 0.1))  # nu_aux, nu_emb; the defaults first
+WEIGHTS = ((1.0, 0.2), (1.0, 1.0), (1.0, 0.0), (3.0, 0.2))  # nu_aux, nu_emb; the defaults first
 
 
 def cells(preset: Preset) -> list[Cell]:
     del preset
-    grid = [(0, 1.0, 0.1), (0, 1.0, 1.0)]
+    grid = [(0, 1.0, 0.2), (0, 1.0, 1.0)]
     grid += [(heads, *pair) for pair in WEIGHTS for heads in range(1, MOST_HEADS + 1)]
     return [
         Cell(

@@ -166,7 +166,7 @@ def _add_exchange(config: ml_collections.ConfigDict) -> None:
     config.exchange.embedding_width = 0
 
     config.distill = ml_collections.ConfigDict()
-    config.distill.nu_emb = 0.1  # weight of embedding distillation; 0 publishes no embeddings
+    config.distill.nu_emb = 0.2  # weight of embedding distillation; 0 publishes no embeddings
     config.distill.nu_aux = 1.0  # weight of prediction distillation in the head chain
     # the aux heads share nu_aux, each having nu_aux / heads.aux; False gives it whole to each
     config.distill.split_nu_aux = True

@@ -21,18 +21,15 @@ from mhd_jax.inputs import StepInputs
 from mhd_jax.parallel import CLIENTS, on_mesh
 from mhd_jax.schedule import exchange_specs
 from mhd_jax.state import State
-from mhd_jax.step import (
-    CPU_OPTIONS,
+from mhd_jax.step.lessons import candidates_of
+from mhd_jax.step.parts import StepParts, student_keys
+from mhd_jax.step.program import CPU_OPTIONS, seat, state_specs
+from mhd_jax.step.publishing import (
     Predictions,
     Published,
-    StepParts,
-    candidates_of,
     pool_predictions,
     public_forward,
     read_published,
-    seat,
-    state_specs,
-    student_keys,
 )
 
 PROBED = 256

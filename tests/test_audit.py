@@ -11,8 +11,8 @@ import jax
 import pytest
 
 from mhd_jax import audit, parallel
-from mhd_jax import step as step_lib
 from mhd_jax.audit import CLIENTS, DATA, EMBEDDINGS, PARAMETERS, PREDICTIONS, UNKNOWN, Shape
+from mhd_jax.step import private, program
 from tests import small
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -77,7 +77,7 @@ def test_a_shared_device_proves_nothing():
     ids=["weights", "images", "something else"],
 )
 def test_a_planted_leak_is_found(monkeypatch, leak):
-    update = step_lib._update
+    update = program._update
 
     def leaking(parts, state, learners, grads, stats):
         everyone = parallel.gather_clients(leak(learners, batches[-1]))
@@ -85,14 +85,14 @@ def test_a_planted_leak_is_found(monkeypatch, leak):
         return update(parts, state, learners, grads, stats)
 
     batches = []
-    losses = step_lib._private_losses
+    losses = private._private_losses
 
     def note(models, params, learners, batch, *keys):
         batches.append(batch)
         return losses(models, params, learners, batch, *keys)
 
-    monkeypatch.setattr(step_lib, "_update", leaking)
-    monkeypatch.setattr(step_lib, "_private_losses", note)
+    monkeypatch.setattr(program, "_update", leaking)
+    monkeypatch.setattr(private, "_private_losses", note)
     found = _audit()
     assert not found.clean
     assert "leave a client: 1 arrays" in found.verdict

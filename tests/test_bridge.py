@@ -17,12 +17,13 @@ from flax import nnx
 from jax.sharding import PartitionSpec as P
 
 import mhd_jax
-from mhd_jax import api, models, parallel, step, train
+from mhd_jax import api, models, parallel, train
 from mhd_jax import experiment as experiment_lib
 from mhd_jax.data import sources
 from mhd_jax.errors import ConfigError
 from mhd_jax.models import ModelSettings, bridge
 from mhd_jax.participation import Roster
+from mhd_jax.step.parts import network_keys
 from tests import small
 
 F = 5
@@ -178,7 +179,7 @@ def test_keys_differ_by_client_and_step_but_not_by_device() -> None:
         inputs: Any = SimpleNamespace(seated=jnp.zeros(0, jnp.int32))
         find = parallel.on_mesh(
             lambda: jax.random.key_data(
-                step.network_keys(parts, inputs, jnp.uint32(0), jnp.int32(now))[0]
+                network_keys(parts, inputs, jnp.uint32(0), jnp.int32(now))[0]
             ),
             layout, in_specs=(), out_specs=P("clients"),
         )  # fmt: skip

@@ -17,13 +17,13 @@ from jax.sharding import PartitionSpec
 
 from mhd_jax import edges, participation, train
 from mhd_jax import experiment as experiment_lib
-from mhd_jax import step as step_lib
 from mhd_jax.data import batches
 from mhd_jax.edges import Form
 from mhd_jax.errors import ConfigError
 from mhd_jax.experiment import Experiment
 from mhd_jax.parallel import make_layout, on_mesh
 from mhd_jax.state import State, at_step
+from mhd_jax.step.parts import network_keys
 from tests import small
 
 CLIENTS, STEPS = 6, 6
@@ -262,7 +262,7 @@ def test_what_networks_draw_belongs_to_the_client_and_not_to_its_place(files):
         seated = jax.numpy.asarray(inputs.seated[0, 0])
         find = on_mesh(
             lambda: jax.random.key_data(
-                step_lib.network_keys(
+                network_keys(
                     made.parts, inputs._replace(seated=seated), jax.numpy.uint32(0), now
                 )[0]
             ),

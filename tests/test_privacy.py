@@ -18,10 +18,11 @@ from scipy import stats
 
 from mhd_jax import audit, methods, models, rng, train
 from mhd_jax import privacy as privacy_lib
-from mhd_jax import step as step_lib
 from mhd_jax.data import batches
 from mhd_jax.errors import ConfigError
+from mhd_jax.inputs import Batch
 from mhd_jax.privacy import Privacy
+from mhd_jax.step.private import private_gradients, sample_gradients
 from tests import small
 
 PRIVATE = {"privacy__noise_multiplier": 1.0, "privacy__clip_norm": 0.7}
@@ -59,7 +60,7 @@ def _loop(experiment, group, images, labels):
 
 def test_norms_of_samples_equal_a_loop(learners):
     experiment, group, images, labels = learners
-    losses, norms = jax.jit(lambda *x: step_lib.sample_gradients(experiment.parts.models[0], *x))(
+    losses, norms = jax.jit(lambda *x: sample_gradients(experiment.parts.models[0], *x))(
         group, images, labels, jax.random.split(jax.random.key(0), len(images))
     )
     found = _loop(experiment, group, images, labels)
@@ -77,10 +78,10 @@ def test_a_gradient_is_the_sum_of_clipped_ones_over_the_expected_batch(learners)
     clip, expected = float(np.median(norms)), 4
     present = np.array([[1, 1, 1, 0, 1], [1, 0, 0, 0, 0], [0, 0, 0, 0, 0], [1, 1, 1, 1, 1]])
     parts = dataclasses.replace(experiment.parts, privacy=Privacy(0.0, clip, expected))
-    batch = step_lib.Batch((images,), (labels,), jnp.zeros(0), (present * 5 / expected,))
+    batch = Batch((images,), (labels,), jnp.zeros(0), (present * 5 / expected,))
     keys = (jax.random.split(jax.random.key(0), len(images)),)
     made = jax.jit(
-        lambda group: step_lib._private_gradients(
+        lambda group: private_gradients(
             parts, parts.models, (group,), batch, jnp.float32(1), keys, keys
         )
     )(group)
@@ -149,7 +150,7 @@ def test_without_noise_and_clipping_not_a_bit_changes(learners):
     experiment, group, images, labels = learners
     assert small.build(privacy__clip_norm=math.inf).parts.privacy is None  # the same program
     batch, keys = (
-        step_lib.Batch((images,), (labels,), jnp.zeros(0)),
+        Batch((images,), (labels,), jnp.zeros(0)),
         jax.random.split(jax.random.key(0), len(images)),
     )
     found = {}
@@ -157,7 +158,7 @@ def test_without_noise_and_clipping_not_a_bit_changes(learners):
         "plain": None, "same": Privacy(0.0, math.inf, 5), "clipped": Privacy(0.0, 0.1, 5)
     }.items():  # fmt: skip
         parts = dataclasses.replace(experiment.parts, privacy=privacy)
-        made = step_lib._private_gradients(
+        made = private_gradients(
             parts, parts.models, (group,), batch, jnp.float32(1), (keys,), (keys,)
         )
         found[name] = jax.tree.leaves(made.grads)

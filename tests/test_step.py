@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from mhd_jax import parallel
-from mhd_jax import step as step_lib
+from mhd_jax.step import program
 from tests import reference, small
 
 
@@ -36,16 +36,16 @@ def _forward(experiment, state, images, train):
 
 
 def test_options_for_a_gpu_are_ones_that_this_version_of_xla_knows():
-    jax.jit(lambda x: x, compiler_options=step_lib.GPU_OPTIONS | step_lib.SIDE_BY_SIDE)(0.0)
+    jax.jit(lambda x: x, compiler_options=program.GPU_OPTIONS | program.SIDE_BY_SIDE)(0.0)
     with pytest.raises(jax.errors.JaxRuntimeError, match="not a valid enum value"):
-        wrong = {name: "UNHEARD_OF" for name in step_lib.SIDE_BY_SIDE}
+        wrong = {name: "UNHEARD_OF" for name in program.SIDE_BY_SIDE}
         jax.jit(lambda x: x, compiler_options=wrong)(0.0)
 
 
 def test_what_the_user_says_of_cuda_graphs_goes_first(monkeypatch):
-    options = functools.partial(step_lib._compiler_options, "gpu")
-    assert options(False) == step_lib.GPU_OPTIONS
-    assert options(True) == step_lib.GPU_OPTIONS | step_lib.SIDE_BY_SIDE
+    options = functools.partial(program._compiler_options, "gpu")
+    assert options(False) == program.GPU_OPTIONS
+    assert options(True) == program.GPU_OPTIONS | program.SIDE_BY_SIDE
     monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_enable_command_buffer=")
     assert options(True) is None
 
@@ -141,7 +141,7 @@ def test_bfloat16_computes_nearly_the_same_and_keeps_parameters_in_float32():
 def test_a_donated_state_is_used_up_and_changes_no_bit():
     experiment = small.build()
     arguments = small.arguments(experiment)
-    kept = jax.jit(experiment.step.__wrapped__, compiler_options=step_lib.CPU_OPTIONS)(*arguments)
+    kept = jax.jit(experiment.step.__wrapped__, compiler_options=program.CPU_OPTIONS)(*arguments)
     donated = experiment.step(*arguments)
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(arguments[0].clients))
     for ours, theirs in zip(jax.tree.leaves(donated), jax.tree.leaves(kept), strict=True):
@@ -169,7 +169,7 @@ def test_only_predictions_and_embeddings_cross_devices():
 
 
 def test_a_planted_gather_of_parameters_is_noticed(monkeypatch):
-    one_system = step_lib._one_system
+    one_system = program._one_system
 
     def leaking(system, state, data, inputs, seed):
         (clients, *rest), metrics = one_system(system, state, data, inputs, seed)
@@ -177,7 +177,7 @@ def test_a_planted_gather_of_parameters_is_noticed(monkeypatch):
         metrics["loss"] = (metrics["loss"][0] + 1e-30 * everyone.sum(),)
         return (clients, *rest), metrics
 
-    monkeypatch.setattr(step_lib, "_one_system", leaking)
+    monkeypatch.setattr(program, "_one_system", leaking)
     experiment = small.build(parallel__client_devices=4, data__public_batch_size=13)
     sizes = {_elements(s) for _, s in small.collectives(small.compiled_text(experiment))}
     assert not sizes <= _allowed(experiment)

@@ -1,0 +1,218 @@
+# Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
+"""Gradients of distillation: whom a client may learn from, and what it learns."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from mhd_jax import distill
+from mhd_jax.edges import NOBODY, Edges
+from mhd_jax.inputs import StepInputs
+from mhd_jax.methods import Distillation
+from mhd_jax.state import State
+from mhd_jax.step.parts import Metrics, StepParts, distils, mean_over_data, student_keys
+from mhd_jax.step.publishing import (
+    Memory,
+    Predictions,
+    Published,
+    align,
+    pool_predictions,
+    projected,
+    public_forward,
+    read_heads,
+    read_published,
+)
+
+PyTree = Any
+
+
+class Lessons(NamedTuple):
+    """Gradients of the distillation losses and what they were, per group.
+
+    Attributes:
+      grads: by client, like its parameters.
+      losses: weighted as in the objective, [k].
+      embedding: the embedding loss, [k].
+      heads: the loss of every taught head, [k, m].
+      unreadable: 1 for a client whose message nobody can read, see `distill.readable`, [k].
+      memory: what readers remember from now on.
+    """
+
+    grads: tuple[PyTree, ...]
+    losses: tuple[Float[Array, " k"], ...]
+    embedding: tuple[Float[Array, " k"], ...]
+    heads: tuple[Float[Array, "k m"], ...]
+    unreadable: tuple[Float[Array, " k"], ...]
+    memory: Memory
+
+
+def distillation_gradients(
+    parts: StepParts, state: State, public: Array, inputs: StepInputs, seed: Array
+) -> Lessons:
+    """Gradients of weight * (nu_emb L_emb + nu_aux sum_r L_aux,r) of the local clients."""
+    chosen = parts.method.distillation
+    assert chosen is not None
+    pooled = pool_predictions(parts, state.pool, inputs.versions, public)
+
+    def objective(params: tuple[PyTree, ...]) -> tuple[Array, Any]:
+        embedding, heads, unreadable, memory = _distillation(
+            parts, chosen, params, state, public, pooled, inputs, seed
+        )
+        losses = tuple(
+            inputs.weights[1] * (chosen.nu_emb * emb + chosen.nu_pred * head.sum(axis=1))
+            for emb, head in zip(embedding, heads, strict=True)
+        )
+        total = jnp.asarray(sum(loss.sum() for loss in losses))
+        return total, (losses, embedding, heads, unreadable, memory)
+
+    params = tuple(group.params for group in state.clients)
+    grads, aux = jax.grad(objective, has_aux=True)(params)
+    return Lessons(mean_over_data(parts, grads), *aux)
+
+
+def trunk_metrics(private: tuple[PyTree, ...], lessons: tuple[PyTree, ...]) -> Metrics:
+    """What both gradients do to the trunk, the embedding network, of every client, [k] each."""
+    found = [
+        jax.vmap(distill.trunk_gradients)(ours["model"]["network"], theirs["model"]["network"])
+        for ours, theirs in zip(private, lessons, strict=True)
+    ]
+    names = distill.TrunkGradients._fields
+    return {name: tuple(getattr(norms, name) for norms in found) for name in names}
+
+
+def _distillation(
+    parts: StepParts,
+    chosen: Distillation,
+    params: tuple[PyTree, ...],
+    state: State,
+    public: Array,
+    pooled: tuple[Predictions, ...],
+    inputs: StepInputs,
+    seed: Array,
+) -> tuple[
+    tuple[Float[Array, " k"], ...], tuple[Float[Array, "k m"], ...], tuple[Array, ...], Memory
+]:  # fmt: skip
+    """Embedding loss, head losses and unreadable messages of the local clients; new memory."""
+    own = tuple(
+        public_forward(
+            parts, model, {"params": tree["model"], "batch_stats": learners.stats}, public
+        )
+        for model, tree, learners in zip(parts.models, params, state.clients, strict=True)
+    )
+    published, memory = read_published(parts, state, own, pooled, public, seed, distils(inputs))
+    embedding_losses, heads, unreadable = [], [], []
+    for group, student in enumerate(own):
+        unreadable.append(_unreadable(parts, group, published))
+        if group < parts.frozen:
+            taught_heads = 0 if published.scores is None else _taught(chosen, student).shape[2]
+            embedding_losses.append(jnp.zeros(len(student.scores)))
+            heads.append(jnp.zeros((len(student.scores), taught_heads)))
+            continue
+        reads = inputs.reads[group]
+        embedding_losses.append(
+            _embedding_loss(parts, group, chosen, own, params[group], published, reads)
+        )
+        if published.scores is None:
+            heads.append(jnp.zeros((len(student.embeddings), 0)))
+            continue
+        candidates = candidates_of(parts, group, student, published, inputs)
+        taught = _taught(chosen, student)
+        samples = student.scores.shape[1]
+        keys = student_keys(parts, group, inputs, samples, seed, state.step)
+        heads.append(
+            distill.head_losses(
+                taught, candidates, keys, rule=chosen.rule, confidence=chosen.confidence,
+                loss=chosen.loss, temperature=chosen.temperature,
+            )
+        )  # fmt: skip
+    return tuple(embedding_losses), tuple(heads), tuple(unreadable), memory
+
+
+def _unreadable(parts: StepParts, group: int, published: Published) -> Float[Array, " k"]:
+    """1 for a local client of whose message nothing can be read."""
+    by_client = published.readable.reshape(parts.places.num_clients, -1).any(axis=1)
+    return 1.0 - by_client[parts.roster.own(group)]
+
+
+def _taught(chosen: Distillation, student: Predictions) -> Float[Array, "k B m C"]:
+    """Scores of the heads that learn from others."""
+    return student.scores[:, :, 1:] if chosen.wiring == "chain" else student.scores[:, :, :1]
+
+
+def candidates_of(
+    parts: StepParts, group: int, student: Predictions, published: Published, inputs: StepInputs
+) -> distill.Candidates:
+    """Whom the local clients of a group may learn from: peers and, if chosen, themselves."""
+    chosen = parts.method.distillation
+    assert chosen is not None and published.scores is not None
+    num_rows, own = student.scores.shape[0], parts.roster.own(group)
+    reads, scores, energy = inputs.reads[group], published.scores, published.energy
+    readable = published.readable
+    shares = inputs.label_shares if inputs.label_shares.size else None
+    if shares is not None:
+        shares = jnp.repeat(shares, len(scores) // len(shares), axis=0)
+    fresh = not inputs.versions.size
+    if fresh:
+        present = scores[own]
+    else:
+        mine = jax.lax.stop_gradient(read_heads(chosen, student))
+        present = align(parts, chosen, mine.scores)[0] if chosen.alignment else mine.scores
+    if chosen.include_self and not fresh:
+        # One's own present state is no snapshot: it joins the candidates in front.
+        readable = jnp.concatenate([jnp.ones(num_rows, bool), readable])
+        scores = jnp.concatenate([present, scores], axis=0)
+        if energy is not None and mine.energy is not None:
+            energy = jnp.concatenate([mine.energy, energy], axis=0)
+        if shares is not None:
+            shares = jnp.concatenate([inputs.label_shares[own], shares], axis=0)
+        reads, own = reads.behind(num_rows), jnp.arange(num_rows)
+    below = reads.including(own) if chosen.include_self else reads
+    chain = chosen.wiring == "chain"
+    return distill.candidates_along(
+        scores, below, reads if chain and chosen.same_rank else None,
+        student.scores.shape[2] - 1 if chain else 1, energy=energy, label_shares=shares,
+        ids=_publishers(parts, inputs, len(scores)), readable=readable, own=present,
+    )  # fmt: skip
+
+
+def _publishers(parts: StepParts, inputs: StepInputs, candidates: int) -> Int[Array, " N"] | None:
+    """Where candidates would stand if everybody took part; None where they stand there.
+
+    Students in front keep their numbers, versions of a client stay together.
+    """
+    if not parts.roster.attendances:
+        return None
+    seated = inputs.seated
+    versions = candidates // len(seated)
+    in_front = candidates - versions * len(seated)
+    place = in_front + seated[:, None] * versions + jnp.arange(versions)
+    known = jnp.where(seated[:, None] < 0, NOBODY, place).ravel()
+    return jnp.concatenate([jnp.arange(in_front), known])
+
+
+def _embedding_loss(
+    parts: StepParts,
+    group: int,
+    chosen: Distillation,
+    own: tuple[Predictions, ...],
+    params: PyTree,
+    published: Published,
+    reads: Edges,
+) -> Float[Array, " k"]:
+    """Embedding loss of one group against all; a learned linear map where widths differ."""
+    total = jnp.zeros(len(own[group].embeddings))
+    if not chosen.nu_emb:
+        return total
+    start = 0
+    for peers, theirs in zip(own, published.embeddings, strict=True):
+        mine, width = own[group].embeddings, peers.embeddings.shape[-1]
+        if mine.shape[-1] != width:
+            mine = jnp.einsum("kbd,kde->kbe", mine, params["projections"][f"to_{width}"])
+        mine = projected(parts, mine)
+        total = total + distill.embedding_loss_along(mine, theirs, reads, published.readable, start)
+        start += theirs.shape[0]
+    return total

@@ -1,0 +1,163 @@
+# Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
+"""What the step is compiled from, and what all of its parts use: keys, means, pauses."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, Literal, TypeVar
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool
+
+from mhd_jax import distill, rng
+from mhd_jax import privacy as privacy_lib
+from mhd_jax.attacks import Attackers
+from mhd_jax.data.batches import Visits
+from mhd_jax.exchange import Encoding
+from mhd_jax.inputs import Batch, StepInputs
+from mhd_jax.methods import Method
+from mhd_jax.models.classifier import MultiHeadClassifier
+from mhd_jax.parallel import DATA, Layout
+from mhd_jax.participation import Roster
+
+PyTree = Any
+Metrics = dict[str, tuple[Array, ...]]  # per group
+Computed = TypeVar("Computed")
+Pauses = Literal["nothing", "all", "exchange"]
+Load = Callable[[PyTree, StepInputs, Array, Array], Batch]
+
+
+@dataclasses.dataclass(frozen=True)
+class StepParts:
+    """The fixed parts of a run that the step is compiled from.
+
+    Attributes:
+      roster: who owns which client, and who takes part in a step.
+      method: what is distilled, what is averaged, when.
+      models: one per group.
+      baseline_models: one per group, with a main head only; () without an isolated baseline.
+      optimizer: of one client.
+      encoding: the form in which predictions travel.
+      load: (data, inputs of one step, seed, step) to a `Batch`.
+      num_classes: C.
+      replicas: R.
+      steps_per_call: most steps one call can do; 1 means no loop in the program at all.
+      convolutional: whether a network has convolutions.
+      pauses: what a step in which distillation has no weight leaves out: "nothing", as there is
+        none in the run; "all" of distillation; or "exchange" alone, where code in a branch is slow.
+      embedding_width: numbers in which an embedding travels; 0 for all it has.
+      frozen: groups, the first ones, whose clients publish but never learn.
+      visits: how often what was sent of a public sample is read.
+      attackers: who lies and how; None where nobody does, and then nothing of it is compiled.
+      privacy: what happens to private gradients; None for nothing.
+    """
+
+    roster: Roster
+    method: Method
+    models: tuple[MultiHeadClassifier, ...]
+    baseline_models: tuple[MultiHeadClassifier, ...]
+    optimizer: optax.GradientTransformation
+    encoding: Encoding
+    load: Load
+    num_classes: int
+    replicas: int
+    steps_per_call: int
+    convolutional: bool = False
+    pauses: Pauses = "nothing"
+    embedding_width: int = 0
+    frozen: int = 0
+    visits: Visits = Visits()
+    attackers: Attackers | None = None
+    privacy: privacy_lib.Privacy | None = None
+
+    @property
+    def layout(self) -> Layout:
+        """Who owns which client."""
+        return self.roster.layout
+
+    @property
+    def places(self) -> Layout:
+        """The clients of one step: all of them, or a place for each that takes part."""
+        return self.roster.places
+
+
+def _client_keys(parts: StepParts, inputs: StepInputs, base: Array) -> tuple[Array, ...]:
+    """Keys [k] of the client at every local place, per group; the same wherever it sits."""
+    groups = range(len(parts.models))
+    return tuple(rng.each(base, parts.roster.ids(group, inputs.seated)) for group in groups)
+
+
+def noise_keys(
+    parts: StepParts, inputs: StepInputs, seed: Array, step: Array, purpose: str
+) -> tuple[Array, ...]:
+    """Keys [k] of every group for the noise on private gradients; () without privacy."""
+    if parts.privacy is None:
+        return ()
+    return _client_keys(parts, inputs, rng.stream(seed, f"{purpose} noise", step))
+
+
+def network_keys(
+    parts: StepParts, inputs: StepInputs, seed: Array, step: Array
+) -> tuple[Array, ...]:
+    """Keys [k] for what networks draw in training, such as dropout, per group.
+
+    A client draws the same on any device, and so does its isolated baseline. Devices that share a
+    batch draw for their own part of it.
+    """
+    base = rng.stream(seed, "network", step)
+    if parts.layout.data_devices > 1:
+        base = jax.random.fold_in(base, jax.lax.axis_index(DATA))
+    return _client_keys(parts, inputs, base)
+
+
+def student_keys(
+    parts: StepParts, group: int, inputs: StepInputs, num_samples: int, seed: Array, step: Array
+) -> Array:
+    """Keys [k, B] for teacher rules that draw; the same however clients and batches are split."""
+    base = rng.stream(seed, "teachers", step)
+    keys = _client_keys(parts, inputs, base)[group]
+    first = jax.lax.axis_index(DATA) * num_samples
+    return distill.sample_keys(keys, first + jnp.arange(num_samples))
+
+
+def mean_over_data(parts: StepParts, tree: PyTree) -> PyTree:
+    """Means over the devices that share a client's batch; the identity where it has only one."""
+    if parts.layout.data_devices == 1:
+        return tree
+    return jax.lax.pmean(tree, DATA)
+
+
+def distils(inputs: StepInputs) -> Bool[Array, ""]:
+    """Whether distillation has weight in this step."""
+    distils: Array = inputs.weights[1] > 0
+    return distils
+
+
+def where_due(
+    pauses: Pauses, due: Bool[Array, ""] | bool, compute: Callable[[], Computed], **kept: object
+) -> Computed:
+    """`compute()`; in steps where it is not due, zeros in its place.
+
+    Args:
+      pauses: "nothing" if it is due in every step; "all" if nothing is computed where it is not;
+        "exchange" if it is computed all the same, as code in a branch is slow there.
+      due: whether this step needs it.
+      compute: gradients and what comes with them.
+      **kept: fields that are not zeros then.
+    """
+    if pauses == "nothing":
+        return compute()
+
+    def rest() -> Computed:
+        zeros: Any = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(compute))
+        made: Computed = zeros._replace(**kept) if kept else zeros
+        return made
+
+    if pauses == "all":
+        return jax.lax.cond(due, compute, rest)
+    chosen: Computed = jax.tree.map(functools.partial(jnp.where, due), compute(), rest())
+    return chosen

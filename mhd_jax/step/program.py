@@ -1,0 +1,252 @@
+# Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
+"""The one training step as a program over the mesh, for every method."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array
+
+from mhd_jax.inputs import Batch, StepInputs
+from mhd_jax.parallel import CLIENTS, DATA, on_mesh
+from mhd_jax.participation import put_back, take
+from mhd_jax.state import Learners, State, at_step
+from mhd_jax.step.averaging import average
+from mhd_jax.step.lessons import distillation_gradients, trunk_metrics
+from mhd_jax.step.parts import (
+    Metrics,
+    StepParts,
+    distils,
+    mean_over_data,
+    network_keys,
+    noise_keys,
+    where_due,
+)
+from mhd_jax.step.private import private_gradients
+from mhd_jax.step.publishing import Memory, write_pool
+
+PyTree = Any
+
+# XLA's library fusions on CPU without convolutions, which are among them by default: the library's
+# are slower than XLA's own, by a tenth to a fifth of a whole step of small residual networks.
+CPU_OPTIONS = {
+    "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_REDUCE"
+}
+
+# XLA's options on GPU. A step is many short kernels, and launched one by one they wait longer than
+# they run. So the loop over steps is one CUDA graph, convolutions included.
+GPU_OPTIONS = {
+    "xla_gpu_enable_command_buffer": "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,CONVOLUTION,"
+    "CONDITIONAL,WHILE,DYNAMIC_SLICE_FUSION"
+}
+# Convolutions are one call of a library per client and do not fill a device, so they run side by
+# side.
+SIDE_BY_SIDE = {"xla_gpu_command_buffer_scheduling_mode": "CONCURRENT"}
+
+
+def make_step(parts: StepParts, input_specs: StepInputs, data_specs: PyTree) -> Any:
+    """Compiles nothing yet; returns `call(state, data, inputs, seeds, count) -> (state, metrics)`.
+
+    The call does `count` <= `parts.steps_per_call` steps. The state is donated. Metrics are per
+    step, axes [steps_per_call, R, K, ...]; entries beyond `count` are 0.
+    """
+    specs = state_specs()
+
+    def call(state: State, data: PyTree, inputs: StepInputs, seeds: Array, count: Array) -> Any:
+        return _run_steps(parts, state, data, inputs, seeds, count)
+
+    sharded = on_mesh(
+        call,
+        parts.layout,
+        in_specs=(specs, data_specs, input_specs, P(), P()),
+        out_specs=(specs, P(None, None, CLIENTS)),
+    )
+    options = _compiler_options(jax.default_backend(), parts.convolutional)
+    return jax.jit(sharded, donate_argnums=0, compiler_options=options)
+
+
+def _compiler_options(platform: str, convolutional: bool) -> dict[str, str] | None:
+    """XLA's options for the step; what `XLA_FLAGS` says of CUDA graphs goes first."""
+    if platform == "cpu":
+        return CPU_OPTIONS
+    if platform != "gpu" or "command_buffer" in os.environ.get("XLA_FLAGS", ""):
+        return None
+    return GPU_OPTIONS | (SIDE_BY_SIDE if convolutional else {})
+
+
+def state_specs() -> Any:
+    """How the state lies on the mesh, the same tree with a spec for every part."""
+    rows: Any = P(None, CLIENTS)
+    return State(P(), rows, rows, rows, P(), P(None, None, DATA))  # type: ignore[arg-type]
+
+
+def _run_steps(
+    parts: StepParts, state: State, data: PyTree, inputs: StepInputs, seeds: Array, count: Array
+) -> tuple[State, Metrics]:
+    """Steps 0..count - 1 of the inputs on one device's clients."""
+
+    def one(state: State, index: Array | int) -> tuple[State, Metrics]:
+        now = jax.tree.map(lambda x: x[index], inputs)
+        return _all_replicas(parts, state, data, now, seeds)
+
+    if parts.steps_per_call == 1:
+        state, metrics = one(state, 0)
+        return state, jax.tree.map(lambda x: x[None], metrics)
+
+    def body(index: Array, carry: tuple[State, Metrics]) -> tuple[State, Metrics]:
+        state, metrics = one(carry[0], index)
+        return state, jax.tree.map(lambda all, now: all.at[index].set(now), carry[1], metrics)
+
+    shapes = jax.eval_shape(lambda: one(state, 0)[1])
+    empty = jax.tree.map(lambda x: jnp.zeros((parts.steps_per_call, *x.shape), x.dtype), shapes)
+    return jax.lax.fori_loop(0, count, body, (state, empty))
+
+
+def _all_replicas(
+    parts: StepParts, state: State, data: PyTree, inputs: StepInputs, seeds: Array
+) -> tuple[State, Metrics]:
+    """One step of every replica: `_one_system` vmapped, or called directly where R = 1."""
+    per_replica = (state.clients, state.baseline, state.pool, state.marginals, state.cache)
+    axes = StepInputs(0, 0, 0, 0, None, None, None, 0, 0, 0)
+
+    def one(trees: Any, data: PyTree, inputs: StepInputs, seed: Array) -> Any:
+        return _one_system(parts, State(state.step, *trees), data, inputs, seed)
+
+    if parts.replicas == 1:
+        squeeze = lambda tree: jax.tree.map(lambda x: x[0], tree)  # noqa: E731
+        shared = StepInputs(
+            *(x if axis is None else squeeze(x) for x, axis in zip(inputs, axes, strict=True))
+        )
+        out = one(squeeze(per_replica), squeeze(data), shared, seeds[0])
+        trees, metrics = jax.tree.map(lambda x: x[None], out)
+    else:
+        trees, metrics = jax.vmap(one, in_axes=(0, 0, axes, 0))(per_replica, data, inputs, seeds)
+    return State(state.step + 1, *trees), metrics
+
+
+def _one_system(
+    parts: StepParts, state: State, data: PyTree, inputs: StepInputs, seed: Array
+) -> tuple[tuple[Any, Any, Any, Any, Any], Metrics]:
+    """One step of one system: learn, average, snapshot; and the isolated baseline beside it.
+
+    Where not everybody takes part, it is the step of those who do, whose rows are then put back.
+    """
+    everyone, state = state, seat(parts, state, inputs)
+    batch = parts.load(data, inputs, seed, state.step)
+    keys, weight = network_keys(parts, inputs, seed, state.step), inputs.weights[0]
+    noise = functools.partial(noise_keys, parts, inputs, seed, state.step)
+    private = where_due(
+        "all" if getattr(parts.method.when, "rests", True) else "nothing",
+        weight > 0,
+        lambda: private_gradients(
+            parts, parts.models, state.clients, batch, weight, keys, noise("privacy")
+        ),
+        stats=tuple(group.stats for group in state.clients),
+    )
+    grads, metrics = private.grads, {"private_loss": private.losses, "loss": private.losses}
+    memory = Memory(state.marginals, state.cache)
+    if parts.method.distillation is not None:
+        lessons = where_due(
+            parts.pauses,
+            distils(inputs),
+            lambda: distillation_gradients(parts, state, batch.public, inputs, seed),
+            memory=memory,
+        )
+        memory = lessons.memory
+        metrics |= trunk_metrics(grads, lessons.grads)
+        grads = jax.tree.map(jnp.add, grads, lessons.grads)
+        metrics |= {"embedding_loss": lessons.embedding, "head_losses": lessons.heads}
+        metrics["unreadable"] = lessons.unreadable
+        metrics["loss"] = jax.tree.map(jnp.add, private.losses, lessons.losses)
+    clients = _update(parts, state, state.clients, grads, private.stats)
+    pool = write_pool(state.pool, clients, inputs.write)
+    if parts.method.averaging is not None:
+        clients, unreadable = average(
+            parts, parts.method.averaging, clients, inputs, seed, state.step
+        )
+        metrics["unreadable_parameters"] = unreadable
+    baseline, baseline_loss = _train_baseline(parts, state, batch, keys, noise("privacy baseline"))
+    if baseline:
+        metrics["control_loss"] = baseline_loss
+    changed = state.replace(
+        clients=clients, baseline=baseline, pool=pool, marginals=memory.marginals,
+        cache=memory.cache,
+    )  # fmt: skip
+    new = _put_back(parts, everyone, changed, inputs)
+    trees = (new.clients, new.baseline, new.pool, new.marginals, new.cache)
+    return trees, mean_over_data(parts, metrics)
+
+
+def seat(parts: StepParts, state: State, inputs: StepInputs) -> State:
+    """The state of those who take part, in the order of their places."""
+    rows = [parts.roster.rows(group, inputs.seated) for group in range(len(parts.models))]
+
+    def of_groups(trees: tuple[PyTree, ...]) -> tuple[PyTree, ...]:
+        return tuple(take(tree, at) for tree, at in zip(trees, rows, strict=bool(trees)))
+
+    return state.replace(
+        clients=of_groups(state.clients),
+        baseline=of_groups(state.baseline),
+        pool=of_groups(state.pool),
+        marginals=take(state.marginals, parts.roster.everywhere(inputs.seated)),
+    )
+
+
+def _put_back(parts: StepParts, everyone: State, changed: State, inputs: StepInputs) -> State:
+    """The inverse of `seat`: everybody's state with that of those who took part changed."""
+    rows = [parts.roster.rows(group, inputs.seated) for group in range(len(parts.models))]
+
+    def of_groups(old: tuple[PyTree, ...], new: tuple[PyTree, ...]) -> tuple[PyTree, ...]:
+        return tuple(put_back(*trees) for trees in zip(old, new, rows, strict=bool(old)))
+
+    everywhere = parts.roster.everywhere(inputs.seated)
+    return changed.replace(
+        clients=of_groups(everyone.clients, changed.clients),
+        baseline=of_groups(everyone.baseline, changed.baseline),
+        pool=of_groups(everyone.pool, changed.pool),
+        marginals=put_back(everyone.marginals, changed.marginals, everywhere),
+    )
+
+
+def _update(
+    parts: StepParts,
+    state: State,
+    learners: tuple[Learners, ...],
+    grads: tuple[PyTree, ...],
+    stats: tuple[PyTree, ...],
+) -> tuple[Learners, ...]:
+    """One optimiser step of every client on its own gradient; none of the frozen ones."""
+    updated = list(learners[: parts.frozen])
+    learning = list(zip(learners, grads, stats, strict=True))[parts.frozen :]
+    for group, gradient, new_stats in learning:
+        opt_state = group.opt_state
+        if parts.roster.attendances:
+            opt_state = at_step(opt_state, state.step)
+        step = jax.vmap(parts.optimizer.update)
+        updates, opt_state = step(gradient, opt_state, group.params)
+        params = optax.apply_updates(group.params, updates)
+        updated.append(Learners(params, new_stats, opt_state))
+    return tuple(updated)
+
+
+def _train_baseline(
+    parts: StepParts,
+    state: State,
+    batch: Batch,
+    keys: Sequence[Array],
+    noise_keys: tuple[Array, ...],
+) -> tuple[tuple[Learners, ...], tuple[Array, ...]]:
+    """The isolated baseline's step on the very same private batches."""
+    baseline = state.baseline
+    if not baseline:
+        return (), ()
+    models, weight = parts.baseline_models, jnp.float32(1)
+    made = private_gradients(parts, models, baseline, batch, weight, keys, noise_keys)
+    return _update(parts, state, baseline, made.grads, made.stats), made.losses
