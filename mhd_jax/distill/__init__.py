@@ -1,0 +1,85 @@
+# Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
+"""The equations of multi-headed distillation, as pure functions of published predictions.
+
+Letters: K clients publish, k of them (the rows one device owns) are students, B public samples,
+H = m + 1 heads of which m are auxiliary, C classes, D embedding width, N candidate teachers.
+
+A prediction has a `confidence`; `alignment` changes what is published before it is read;
+`candidates` says who may teach whom; `rules` make targets of them; `losses` compare a student with
+its targets, and `embeddings` with its peers' embeddings. `messages` drops what cannot be read.
+
+Source: A. Zhmoginov et al., "Decentralized Learning with Multi-Headed Distillation", CVPR 2023,
+https://arxiv.org/abs/2211.15774.
+"""
+
+from mhd_jax.distill.alignment import MARGINAL_FLOOR, align, mean_prediction
+from mhd_jax.distill.candidates import (
+    Candidates,
+    Teachers,
+    candidates_along,
+    chain_candidates,
+    most_confident,
+    random_candidate,
+    sample_keys,
+    select_teachers,
+)
+from mhd_jax.distill.confidence import (
+    CONFIDENCES,
+    ENERGY,
+    BatchMean,
+    Confidence,
+    batch_mean,
+    margin,
+    max_prob,
+    neg_entropy,
+    standardized_energy,
+)
+from mhd_jax.distill.embeddings import (
+    TrunkGradients,
+    embedding_loss,
+    embedding_loss_along,
+    normalize,
+    trunk_gradients,
+)
+from mhd_jax.distill.losses import (
+    LOGIT_LOSSES,
+    HeadLoss,
+    check_pieces,
+    head_losses,
+    logit_kl,
+    logit_mae,
+    logit_mse,
+    prediction_loss,
+    soft_cross_entropy,
+)
+from mhd_jax.distill.messages import NORMALISED, blank, readable
+from mhd_jax.distill.rules import (
+    RULES,
+    Choice,
+    Target,
+    TeacherRule,
+    choose,
+    class_thresholds_rule,
+    entropy_power_rule,
+    entropy_weighted_rule,
+    label_share_rule,
+    mean_log_prob_rule,
+    mean_rule,
+    most_confident_rule,
+    random_rule,
+    sharpen,
+    targets,
+)
+
+__all__ = [
+    "MARGINAL_FLOOR", "align", "mean_prediction", "Candidates", "Teachers", "candidates_along",
+    "chain_candidates", "most_confident", "random_candidate", "sample_keys", "select_teachers",
+    "BatchMean", "CONFIDENCES", "Confidence", "ENERGY", "batch_mean", "margin", "max_prob",
+    "neg_entropy", "standardized_energy", "TrunkGradients", "embedding_loss",
+    "embedding_loss_along", "normalize", "trunk_gradients", "HeadLoss", "LOGIT_LOSSES",
+    "check_pieces", "head_losses", "logit_kl", "logit_mae", "logit_mse", "prediction_loss",
+    "soft_cross_entropy", "NORMALISED", "blank", "readable", "Choice", "RULES", "Target",
+    "TeacherRule", "choose", "class_thresholds_rule", "entropy_power_rule",
+    "entropy_weighted_rule", "label_share_rule", "mean_log_prob_rule", "mean_rule",
+    "most_confident_rule", "random_rule", "sharpen", "targets",
+]  # fmt: skip
