@@ -22,7 +22,7 @@ from etils import epath
 from etils.epath import backend
 from fsspec.implementations.memory import MemoryFileSystem
 
-from experiments.harness.compiling import compile_quickly
+from experiments.harness.compiling import collect_rarely, compile_quickly
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -54,6 +54,11 @@ hypothesis.settings.register_profile(
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.load_profile("mhd_jax")
+
+
+def pytest_collection_finish() -> None:
+    """Modules and tests are there by now, and stay."""
+    collect_rarely()
 
 
 @pytest.fixture(scope="session")

@@ -49,7 +49,7 @@ RING = np.roll(np.eye(K, dtype=bool), 1, axis=1)
 @pytest.fixture(scope="module")
 def run(pieces: None) -> mhd_jax.Run:
     """Two cohorts, a head and a graph of one's own, a metric, in a temporary directory."""
-    config = small.config(clients__models=(("mlp", 3), ("mlp_small", 1)), isolated_baseline=True)
+    config = small.config(clients__models=(("mlp", 3), ("mlp_small", 1)))
     return mhd_jax.fit(config, head=ScaledHead, graph=RING, metric="worst_class")
 
 

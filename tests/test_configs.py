@@ -12,7 +12,7 @@ import pytest
 
 from mhd_jax import audit, estimate
 from mhd_jax import experiment as experiment_lib
-from mhd_jax.config import update, variant
+from mhd_jax.config import update, validate, variant
 from mhd_jax.data import sources
 from mhd_jax.data.streaming import Streaming
 from mhd_jax.errors import ConfigError
@@ -31,6 +31,16 @@ def _module(file):
 
 
 VARIANTS = [(file, name) for file in FILES for name in _module(file).VARIANTS]
+
+
+def _repeats(file, name, devices=4):
+    """Whether another case has the same network but for its size, type, classes or devices."""
+    return (
+        name == "tpu" and file != FILES[0]
+        or name in ("cpu", "smoke") and file.stem in SMALL_IMAGES[1:]
+        or name == "" and file.stem in SMALL_IMAGES[1:]
+        or devices == 1
+    )  # fmt: skip
 
 
 @pytest.fixture
@@ -54,7 +64,10 @@ def stand_in(monkeypatch):
 
 @pytest.mark.parametrize(
     ("file", "devices"),
-    [(FILES[0], 1), *((file, 4) for file in FILES)],
+    [
+        pytest.param(file, devices, marks=[pytest.mark.slow] * _repeats(file, "smoke", devices))
+        for file, devices in [(FILES[0], 1), *((file, 4) for file in FILES)]
+    ],
     ids=lambda value: getattr(value, "stem", value),
 )
 def test_every_config_trains(file, devices, stand_in):
@@ -70,11 +83,6 @@ def test_every_config_trains(file, devices, stand_in):
     ]
     assert np.mean(changed) > 0.9
     assert isinstance(experiment.feed, Streaming) == (file.stem == "imagenet")
-
-
-def _repeats(file, name):
-    """Whether another case has the same network but for its size, type or classes."""
-    return name == "tpu" and file != FILES[0] or name == "cpu" and file.stem in SMALL_IMAGES[1:]
 
 
 @pytest.mark.parametrize(
@@ -116,6 +124,14 @@ def _lower(experiment):
     assert set(exported.platforms) == {"tpu", "cuda"}
     assert exported.nr_devices == experiment.layout.mesh.size == 4
     assert "all_gather" in exported.mlir_module()
+
+
+@pytest.mark.parametrize(
+    ("file", "name"), VARIANTS, ids=lambda value: getattr(value, "stem", value)
+)
+def test_every_variant_is_a_legal_setting(file, name):
+    """Those too that train and lower in slow tests alone."""
+    validate(_module(file).get_config(name))
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)

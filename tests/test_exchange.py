@@ -254,38 +254,30 @@ def _gathered_bytes(experiment) -> int:
     "changes",
     [
         {},
-        {"exchange__encoding": "bfloat16"},
         {"exchange__encoding": "top_k", "exchange__top_k": 2},
         {"exchange__mode": "stale", "exchange__pool_size": 3},
-        {"distill__confidence": "energy"},
-        {"method": "codistillation"},
-        {"clients__models": (("mlp_small", 2), ("mlp_large", 2))},
-        {"distill__nu_emb": 0.0},
-        {"exchange__encoding": "int8"},
-        {"exchange__encoding": "int4", "exchange__embedding_width": 3},
+        {"exchange__encoding": "bfloat16", "distill__nu_emb": 0.0, "distill__same_rank": True},
+        {"distill__confidence": "energy", "exchange__every": 2},
+        {"method": "codistillation", "exchange__encoding": "int8"},
         {"clients__models": (("mlp_small", 2), ("mlp_large", 2)), "exchange__embedding_width": 4},
-        {"exchange__every": 2},
-        {"distill__same_rank": True},
         {"method": "fedmd"},
         {"exchange__cache": 4, "exchange__encoding": "int4", "exchange__embedding_width": 3},
+        *(
+            pytest.param(changes, marks=pytest.mark.slow)  # each of these alone
+            for changes in (
+                {"exchange__encoding": "bfloat16"},
+                {"distill__nu_emb": 0.0},
+                {"distill__same_rank": True},
+                {"distill__confidence": "energy"},
+                {"exchange__every": 2},
+                {"method": "codistillation"},
+                {"exchange__encoding": "int8"},
+                {"clients__models": (("mlp_small", 2), ("mlp_large", 2))},
+                {"exchange__encoding": "int4", "exchange__embedding_width": 3},
+            )
+        ),
     ],
-    ids=[
-        "fresh",
-        "bf16",
-        "top-k",
-        "stale",
-        "energy",
-        "codistillation",
-        "unlike networks",
-        "no embeddings",
-        "int8",
-        "int4 projected",
-        "unlike networks projected",
-        "every second step",
-        "same rank",
-        "rounds",
-        "kept four times, int4 projected",
-    ],
+    ids=lambda changes: "-".join(f"{name}={value}" for name, value in changes.items()) or "fresh",
 )
 def test_the_ledger_counts_what_the_compiled_program_gathers(changes):
     width = {} if "clients__models" not in changes else {"model__width": 0}
@@ -359,7 +351,11 @@ ROUNDS = {"method": "fedmd", "rounds__private_steps": 1, "rounds__public_steps":
     ("changes", "pauses"),
     [
         ({"distill__confidence": "energy"}, "nothing"),
-        ({"exchange__mode": "stale", "exchange__pool_size": 2}, "nothing"),
+        pytest.param(
+            {"exchange__mode": "stale", "exchange__pool_size": 2},
+            "nothing",
+            marks=pytest.mark.slow,  # the losses of stale reading are tested below
+        ),
         (ROUNDS, "all"),
         (ROUNDS, "exchange"),
     ],
@@ -464,7 +460,11 @@ def _learn_from_pools(predict, state, pools, slots):
 
 @pytest.mark.parametrize(
     ("pool", "every", "slots", "devices"),
-    [(1, 1, 0, 1), (2, 2, 0, 2), (3, 1, 2, 1)],
+    [
+        pytest.param(1, 1, 0, 1, marks=pytest.mark.slow),  # equals fresh reading, see below
+        (2, 2, 0, 2),
+        (3, 1, 2, 1),
+    ],
     ids=["1 slot every step", "2 slots on 2 devices", "2 of 3 slots a step"],
 )
 def test_stale_losses_equal_those_of_real_pools(pool, every, slots, devices):

@@ -54,7 +54,12 @@ def _params(experiment, state):
 
 
 @pytest.mark.parametrize(
-    ("method", "graph"), [("fedavg", "complete"), ("gossip", "cycle"), ("gossip", "star")]
+    ("method", "graph"),
+    [
+        ("fedavg", "complete"),
+        pytest.param("gossip", "cycle", marks=pytest.mark.slow),  # all weights alike
+        ("gossip", "star"),
+    ],
 )
 def test_an_average_mixes_the_local_steps(method, graph):
     """Steps 1 to 3 with an average after the third = three isolated steps, then the matrix."""
@@ -118,7 +123,7 @@ def _public_logits(experiment, state, step):
     )
 
 
-@pytest.mark.parametrize("loss", ["mae", "mse", "kl"])
+@pytest.mark.parametrize("loss", ["mae", pytest.param("mse", marks=pytest.mark.slow), "kl"])
 def test_fedmd_fits_the_mean_of_logits_as_they_were_when_scored(loss):
     """Private step 0, scoring, public steps 1 and 2: both aim at the consensus of step 0's end."""
     changes = {

@@ -179,7 +179,9 @@ def test_outputs_equal_pytorch(
     np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4 * np.abs(theirs).max())
 
 
-@pytest.mark.parametrize("conv_lowering", ["unrolled", "grouped"])
+@pytest.mark.parametrize(
+    "conv_lowering", ["unrolled", pytest.param("grouped", marks=pytest.mark.slow)]
+)
 def test_rematerialisation_keeps_less_and_computes_the_same(conv_lowering: str) -> None:
     """Losses, gradients and batch statistics of stacked clients, as in a step."""
     x = jax.random.normal(jax.random.key(1), (2, 2, 8, 8, 3))  # [K, B, H, W, C]

@@ -59,7 +59,7 @@ def test_shapes_are_known_without_reading(pair):
         assert data == jax.tree.map(lambda x: (x.shape, x.dtype), experiment.feed.data_shapes())
 
 
-@pytest.mark.parametrize("augment", ["none", "crop_flip"])
+@pytest.mark.parametrize("augment", [pytest.param("none", marks=pytest.mark.slow), "crop_flip"])
 def test_both_feeds_end_with_the_same_parameters(augment):
     changes = {"data__augment": augment, "train__steps": 30, "train__steps_per_call": 10,
                "train__log_every": 10, "train__eval_every": 30,

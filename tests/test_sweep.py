@@ -84,6 +84,7 @@ def test_command_line_lists_and_tells_mistakes(
 SHORT = Study("short", "One cell", lambda chosen: [Cell("fedavg", "", {"method": "fedavg"})])
 
 
+@pytest.mark.slow  # `.ci/run` tries all studies with two jobs
 def test_several_jobs_leave_the_same_records(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -133,3 +134,15 @@ def test_quick_leaves_nothing_and_says_which_data_are_missing(
     with pytest.raises(SystemExit):
         sweep.main(study, argv=["--quick", "--preset=smoke", "--cells=else*"])
     assert "ConfigError: data." in capsys.readouterr().err
+
+
+def test_a_trial_leaves_out_cells_that_differ_in_numbers_alone(tmp_path: Path) -> None:
+    changes: dict[str, dict[str, Any]] = {
+        "skew_10": {"partition.skew": 10.0}, "skew_100": {"partition.skew": 100.0},
+        "none": {"partition.skew": 0.0}, "three_heads": {"heads.aux": 3}, "one": {"heads.aux": 1},
+        "cycle": {"graph.name": "cycle"}, "few": {"clients.num": 2},
+    }  # fmt: skip
+    study = Study("s", "", lambda chosen: [Cell(name, "", new) for name, new in changes.items()])
+    assert sweep.repeats(Sweep(TINY.quick(), tmp_path, [study]).tasks) == {
+        "s/skew_100", "s/three_heads"
+    }  # fmt: skip

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from experiments.accelerator import pieces
 from experiments.accelerator.pieces import Context, Piece
-from experiments.harness.compiling import quick_flags
+from experiments.harness.compiling import quick_environment
 
 NAMES = ("correctness", "speed", "lowerings", "memory", "training", "profile")
 PIECE_SECONDS = 530.0  # of a piece's process: under nine minutes, its start and end included
@@ -76,7 +76,8 @@ def environment(name: str, options: argparse.Namespace) -> dict[str, str]:
     made.setdefault("JAX_COMPILATION_CACHE_DIR", str(options.out / "compiled"))
     wanted = dict(load(name).environment)
     if options.quick:  # compiles much and computes little
-        wanted["XLA_FLAGS"] = f"{quick_flags()} {wanted.get('XLA_FLAGS', '')}"
+        quick = quick_environment()
+        wanted |= quick | {"XLA_FLAGS": f"{quick['XLA_FLAGS']} {wanted.get('XLA_FLAGS', '')}"}
     for key, value in wanted.items():
         made[key] = f"{made[key]} {value}" if key == "XLA_FLAGS" and key in made else value
     return made

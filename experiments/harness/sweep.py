@@ -22,6 +22,7 @@ import dataclasses
 import fnmatch
 import functools
 import io
+import math
 import os
 import signal
 import sys
@@ -37,8 +38,10 @@ from experiments.harness.compiling import compile_quickly
 from experiments.harness.presets import ROOT, Preset, preset
 from experiments.harness.runs import cell_configs, isolated_configs, run_key
 from experiments.harness.study import Cell, Record, Results, Study
+from mhd_jax.config import flatten
 from mhd_jax.data import sources
 from mhd_jax.errors import ConfigError, DivergedError, WorkdirError
+from mhd_jax.runtime.workdir import to_json
 
 Ended = tuple[str, DivergedError | None]  # a run's key, and how it diverged if it did
 
@@ -273,13 +276,15 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--runs", action="store_true", help="list the runs they need and stop")
     parser.add_argument(
         "--quick", action="store_true",
-        help="a few steps of every cell in a folder that is removed; figures mean nothing",
+        help="a few steps of every kind of cell in a folder that is removed; figures mean nothing",
     )  # fmt: skip
     return parser.parse_args(argv)
 
 
 def try_out(sweep: Sweep) -> None:
-    """Runs every cell in a tiny size and removes what it leaves; says which data are not there.
+    """Runs cells in a tiny size and removes what they leave; says which data are not there.
+
+    Of cells of a study that differ in the size of numbers alone the first is run.
 
     Raises:
       ConfigError: a setting of a cell cannot work, or there are data for none of them.
@@ -291,10 +296,34 @@ def try_out(sweep: Sweep) -> None:
         print(f"{name} is left out: {error}")
         if len(missing) == len(sweep.tasks):
             raise error
+    alike = repeats([t for t in sweep.tasks if t.name not in missing])
+    print(f"{len(alike)} cells differ from others of their study in numbers alone and are left out")
     with tempfile.TemporaryDirectory() as folder:
         _use_compilation_cache(Path(folder))
-        names = frozenset(missing)
+        names = alike | missing.keys()
         dataclasses.replace(sweep, workdir=Path(folder), left_out=names, quiet=True).run()
+
+
+def repeats(tasks: Sequence[Task]) -> frozenset[str]:
+    """The cells that run the code of an earlier one of their study, with other numbers."""
+    seen: set[tuple[str, str]] = set()
+    found = []
+    for task in tasks:
+        kinds = {name: _kind(name, value) for name, value in flatten(task.configs[0]).items()}
+        key = task.study.name, to_json(kinds)
+        if key in seen:
+            found.append(task.name)
+        seen.add(key)
+    return frozenset(found)
+
+
+def _kind(name: str, value: Any) -> Any:
+    """What of a setting decides which code runs: of most numbers, whether they are 0 or 1."""
+    if name == "clients.num" or isinstance(value, bool):
+        return value
+    if isinstance(value, float):
+        return "a number" if value and math.isfinite(value) else value
+    return "a count" if isinstance(value, int) and value > 1 else value
 
 
 def _missing_data(config: ml_collections.ConfigDict) -> ConfigError | None:
