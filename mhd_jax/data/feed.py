@@ -110,7 +110,7 @@ class SampleOrder:
       batch_size: private samples per client and step; expected ones where they are Poisson.
       public_batch_size: public samples per step.
       visits: how long these stay.
-      places: in a Poisson batch; 0 for a walk through shuffled epochs.
+      poisson_places: of a Poisson batch; 0 for a walk through shuffled epochs.
     """
 
     federations: Sequence[Federation]
@@ -118,7 +118,7 @@ class SampleOrder:
     batch_size: int
     public_batch_size: int
     visits: Visits = Visits()
-    places: int = 0
+    poisson_places: int = 0
 
     @property
     def layout(self) -> Layout:
@@ -142,8 +142,8 @@ class SampleOrder:
     ) -> Int[np.ndarray, "n K B"]:
         """Positions in one replica; K is the number of places where not everybody takes part."""
         seed, sizes, size = fed.seed, fed.partition.sizes, self.batch_size
-        if self.places:
-            return batches.poisson(seed, sizes, size, self.places, start, stop)
+        if self.poisson_places:
+            return batches.poisson(seed, sizes, size, self.poisson_places, start, stop)
         if self.roster.attendances:
             return batches.walks_of(seed, "private", sizes, size, start, seated)
         return batches.walks(seed, "private", sizes, size, start, stop)
@@ -336,7 +336,7 @@ class Resident:
     def load(self, data: DeviceData, inputs: StepInputs, seed: Array, step: Array) -> Batch:
         """Gathers, augments and normalises."""
         images, labels, weights = [], [], []
-        places, expected = self._order.places, self._order.batch_size
+        places, expected = self._order.poisson_places, self._order.batch_size
         for group, (stored, owned) in enumerate(data["private"]):
             index, roster = inputs.private[group], self._order.roster
             rows, clients = roster.rows(group, inputs.seated), roster.ids(group, inputs.seated)

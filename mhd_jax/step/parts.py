@@ -26,7 +26,7 @@ from mhd_jax.participation import Roster
 
 PyTree = Any
 Metrics = dict[str, tuple[Array, ...]]  # per group
-Computed = TypeVar("Computed")
+T = TypeVar("T")
 Pauses = Literal["nothing", "all", "exchange"]
 Load = Callable[[PyTree, StepInputs, Array, Array], Batch]
 
@@ -138,8 +138,8 @@ def distils(inputs: StepInputs) -> Bool[Array, ""]:
 
 
 def where_due(
-    pauses: Pauses, due: Bool[Array, ""] | bool, compute: Callable[[], Computed], **kept: object
-) -> Computed:
+    pauses: Pauses, due: Bool[Array, ""] | bool, compute: Callable[[], T], **kept: object
+) -> T:
     """`compute()`; in steps where it is not due, zeros in its place.
 
     Args:
@@ -152,12 +152,12 @@ def where_due(
     if pauses == "nothing":
         return compute()
 
-    def rest() -> Computed:
+    def rest() -> T:
         zeros: Any = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(compute))
-        made: Computed = zeros._replace(**kept) if kept else zeros
+        made: T = zeros._replace(**kept) if kept else zeros
         return made
 
     if pauses == "all":
         return jax.lax.cond(due, compute, rest)
-    chosen: Computed = jax.tree.map(functools.partial(jnp.where, due), compute(), rest())
+    chosen: T = jax.tree.map(functools.partial(jnp.where, due), compute(), rest())
     return chosen
