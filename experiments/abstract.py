@@ -94,13 +94,13 @@ def _heads(none: Record, one: Record, four: Record, *sparse: Record) -> Finding:
         more[f"a {group}"] = _gain(many) - _gain(few)
         heads = f"{_number_of_heads(many)} minus {_number_of_heads(few)}"
         measured += f"; on a {group} {heads} {over_seeds(more[f'a {group}'])}"
-    where = [name for name, difference in more.items() if _clear(difference)]
+    on_complete, *on_sparse = map(_clear, more.values())
     if gains[2].mean() <= gains[0].mean():
         holds = "no"
-    elif not where:
-        holds = "one head does; more add nothing"
+    elif on_sparse and all(on_sparse):
+        holds = "yes on sparse graphs; on a complete one the first brings most of it"
     else:
-        holds = f"one brings most of it; more add on {' and '.join(where)}"
+        holds = "the first brings most of it" if on_complete else "one head does; more add nothing"
     return Finding(measured, holds)
 
 
