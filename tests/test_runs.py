@@ -20,7 +20,8 @@ def test_a_run_is_named_by_what_changes_its_results() -> None:
     assert run_key(TINY.base({"train.log_every": 7, "data.feed": "resident"})) == key
     assert run_key(TINY.base({"seed": 1})) != key
     assert run_key(TINY.base({"graph.drop": 0.5})) != key
-    assert run_key(TINY.base({"bytes_to": (0.3,)})) != key  # its summary has other levels
+    for watched in ({"bytes_to": (0.3,)}, {"train.eval_every": 7}):  # when levels were reached
+        assert run_key(TINY.base(watched)) != key
 
 
 def test_cells_that_differ_in_exchange_alone_share_their_isolated_baseline() -> None:

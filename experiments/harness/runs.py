@@ -36,12 +36,14 @@ _ONLY_FOR_EXCHANGE = (
 def run_key(config: ml_collections.ConfigDict) -> str:
     """The name of the run with these settings; settings that change no result do not count.
 
-    Levels of accuracy change no training, but a run only says when it reached those it was given.
+    Levels of accuracy and how often it is measured change no training, but a run only says when it
+    was seen to reach the levels it was given.
     """
     flat = {
         name: value
         for name, value in flatten(config).items()
-        if name == "bytes_to" or not any(fnmatch.fnmatchcase(name, free) for free in FREE_SETTINGS)
+        if name in ("bytes_to", "train.eval_every")
+        or not any(fnmatch.fnmatchcase(name, free) for free in FREE_SETTINGS)
     }
     return hashlib.sha256(to_json(dict(sorted(flat.items()))).encode()).hexdigest()[:12]
 
