@@ -84,23 +84,24 @@ def _private(ours: Record, published: Record, *crowds: Record) -> Finding:
 def _heads(none: Record, one: Record, four: Record, *sparse: Record) -> Finding:
     """On the complete graph, and, where measured, the most heads against one on sparse graphs."""
     gains = [_gain(record) for record in (none, one, four)]
-    more = {"a complete graph": gains[2] - gains[1]}
+    more = gains[2] - gains[1]
     measured = (
         f"gain over isolation with 0, 1 and 4 auxiliary heads: {', '.join(map(over_seeds, gains))}"
-        f"; 4 minus 1 {over_seeds(more['a complete graph'])}"
+        f"; 4 minus 1 {over_seeds(more)}"
     )
+    on_sparse = []
     for group in dict.fromkeys(record.group for record in sparse):
         few, many = sorted((r for r in sparse if r.group == group), key=_number_of_heads)
-        more[f"a {group}"] = _gain(many) - _gain(few)
+        ahead = _gain(many) - _gain(few)
         heads = f"{_number_of_heads(many)} minus {_number_of_heads(few)}"
-        measured += f"; on a {group} {heads} {over_seeds(more[f'a {group}'])}"
-    on_complete, *on_sparse = map(_clear, more.values())
+        measured += f"; on a {group} {heads} {over_seeds(ahead)}"
+        on_sparse.append(_clear(ahead))
     if gains[2].mean() <= gains[0].mean():
         holds = "no"
     elif on_sparse and all(on_sparse):
         holds = "yes on sparse graphs; on a complete one the first brings most of it"
     else:
-        holds = "the first brings most of it" if on_complete else "one head does; more add nothing"
+        holds = "the first brings most of it" if _clear(more) else "one head does; more add nothing"
     return Finding(measured, holds)
 
 

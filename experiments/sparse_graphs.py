@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.harness import plots, sweep
+from experiments.harness import many, plots, sweep
 from experiments.harness.presets import Preset
 from experiments.harness.study import Cell, Record, Study
 from experiments.harness.tables import grid, over_seeds
 
 HEADS = (1, 3, 6)
-_SMALL_WORLD = {"graph.name": "small_world", "graph.degree": 4, "graph.probability": 0.05}
+_SMALL_WORLD = {**many.GRAPHS["small world"], "graph.degree": 4}
 GRAPHS: dict[str, Mapping[str, Any]] = {
     "directed cycle of 16": {"graph.name": "cycle", "clients.num": 16},
     "chain of 16": {"graph.name": "chain", "clients.num": 16},

@@ -25,7 +25,7 @@ def many_digits(directory: str, split: str, shape: sources.Shape) -> sources.Sou
 
     Args:
       directory: not used; the images come with scikit-learn.
-      split: "train[:N]" for N samples, "train" for one of each digit there is.
+      split: "train[:N]" for N samples, "train" for as many as there are digits.
       shape: that of digits.
     """
     del directory, shape

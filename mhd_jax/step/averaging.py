@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,9 +15,7 @@ from mhd_jax.inputs import StepInputs
 from mhd_jax.methods import Averaging
 from mhd_jax.parallel import gather_clients
 from mhd_jax.state import Learners
-from mhd_jax.step.parts import StepParts
-
-PyTree = Any
+from mhd_jax.step.parts import PyTree, StepParts
 
 
 def average(

@@ -14,7 +14,7 @@ from mhd_jax.edges import NOBODY, Edges
 from mhd_jax.inputs import StepInputs
 from mhd_jax.methods import Distillation
 from mhd_jax.state import State
-from mhd_jax.step.parts import Metrics, StepParts, distils, mean_over_data, student_keys
+from mhd_jax.step.parts import Metrics, PyTree, StepParts, distils, mean_over_data, student_keys
 from mhd_jax.step.publishing import (
     Memory,
     Predictions,
@@ -26,8 +26,6 @@ from mhd_jax.step.publishing import (
     read_heads,
     read_published,
 )
-
-PyTree = Any
 
 
 class Lessons(NamedTuple):

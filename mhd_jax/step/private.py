@@ -16,9 +16,7 @@ from mhd_jax import privacy as privacy_lib
 from mhd_jax.inputs import Batch
 from mhd_jax.models import bridge
 from mhd_jax.state import Learners
-from mhd_jax.step.parts import StepParts, mean_over_data
-
-PyTree = Any
+from mhd_jax.step.parts import PyTree, StepParts, mean_over_data
 
 
 class PrivateGradients(NamedTuple):

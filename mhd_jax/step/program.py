@@ -22,6 +22,7 @@ from mhd_jax.step.averaging import average
 from mhd_jax.step.lessons import distillation_gradients, trunk_metrics
 from mhd_jax.step.parts import (
     Metrics,
+    PyTree,
     StepParts,
     distils,
     mean_over_data,
@@ -31,8 +32,6 @@ from mhd_jax.step.parts import (
 )
 from mhd_jax.step.private import private_gradients
 from mhd_jax.step.publishing import Memory, write_pool
-
-PyTree = Any
 
 # XLA's library fusions on CPU without convolutions, which are among them by default: the library's
 # are slower than XLA's own, by a tenth to a fifth of a whole step of small residual networks.
