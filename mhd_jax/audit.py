@@ -27,8 +27,10 @@ import jax
 import ml_collections
 import numpy as np
 
+from mhd_jax import distill
 from mhd_jax import experiment as experiment_lib
 from mhd_jax import state as state_lib
+from mhd_jax.edges import UNROLLED
 from mhd_jax.experiment import Experiment
 from mhd_jax.parallel import CLIENTS, DATA, Layout
 
@@ -315,7 +317,7 @@ def _holdings(experiment: Experiment, gathered: bool) -> dict[tuple[str, int], s
 
 
 def _mean_sizes(experiment: Experiment) -> Iterator[int]:
-    """Numbers in the mean predictions that teachers are aligned with, and in energies' means."""
+    """Numbers in what alignment, energies and screening average over the public batch."""
     parts = experiment.parts
     chosen = parts.method.distillation
     if chosen is None or not chosen.nu_pred:
@@ -325,9 +327,32 @@ def _mean_sizes(experiment: Experiment) -> Iterator[int]:
     clients = parts.replicas * parts.places.num_clients
     if chosen.alignment:
         yield clients * versions * heads * parts.num_classes
+    students = [rows // parts.layout.client_devices for rows in parts.places.rows]
     if chosen.publishes_energy:
-        for rows, model in zip(parts.places.rows, parts.models, strict=True):
-            yield parts.replicas * rows // parts.layout.client_devices * model.num_heads
+        for rows, model in zip(students, parts.models, strict=True):
+            yield parts.replicas * rows * model.num_heads
+    if chosen.screening:
+        width = distill.compared_width(parts.num_classes)
+        for rows in students:
+            in_front = rows if chosen.include_self and versions > 1 else 0
+            publishers = parts.places.num_clients * versions + in_front
+            yield from (parts.replicas * size for size in _view_sizes(rows, 1, width))
+            yield from (parts.replicas * size for size in _view_sizes(publishers, heads, width))
+            yield from (
+                parts.replicas * count * width**2
+                for count in (publishers * (heads - 1), *_pairs_at_once(rows, publishers))
+            )
+
+
+def _view_sizes(rows: int, heads: int, width: int) -> tuple[int, ...]:
+    """Numbers in the means, variances and second moments of `distill.views`."""
+    return tuple(rows * heads * each for each in (width, 1, width**2))
+
+
+def _pairs_at_once(students: int, publishers: int) -> tuple[int, ...]:
+    """Pairs of a student and a publisher that `distill.heard` looks at together."""
+    left = publishers % UNROLLED
+    return tuple(students * some for some in (1, UNROLLED, left))
 
 
 def _metric_shapes(experiment: Experiment) -> Sequence[object]:

@@ -180,6 +180,10 @@ def _add_exchange(config: ml_collections.ConfigDict) -> None:
     # of the moving average of that mean over steps; 0 takes each batch's own, as stale teachers
     # always do [0 or more, below 1]
     config.distill.alignment_momentum = 0.9
+    # how far a peer's predictions must go together with one's own to be learned from, in standard
+    # deviations beyond chance; 0 hears everybody, -1 is the method's own: 3 for mhd where
+    # teachers are aligned, otherwise 0 [0 or more, or -1]
+    config.distill.screening = -1.0
     config.distill.class_frequencies = ()  # of the public set where they are known; () = equal
     # how sure a prediction is; the surest candidate teaches [or "energy", which is published too]
     config.distill.confidence = "max_prob"
@@ -413,10 +417,9 @@ def validate(config: ml_collections.ConfigDict) -> None:
         )
     if not 0 <= flat["average.trim"] < 0.5:
         raise ConfigError("average.trim", flat["average.trim"], "0 or more, below 0.5")
-    if flat["distill.alignment"] < 0 and flat["distill.alignment"] != -1:
-        raise ConfigError(
-            "distill.alignment", flat["distill.alignment"], "0 or more, or -1 for the method's own"
-        )
+    for name in ("distill.alignment", "distill.screening"):
+        if flat[name] < 0 and flat[name] != -1:
+            raise ConfigError(name, flat[name], "0 or more, or -1 for the method's own")
     if not flat["privacy.delta"] < 1:
         raise ConfigError("privacy.delta", flat["privacy.delta"], "in [0, 1)")
     if math.isinf(flat["privacy.noise_multiplier"]):

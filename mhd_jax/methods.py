@@ -18,6 +18,9 @@ from mhd_jax import defences, distill
 from mhd_jax.errors import ConfigError, suggest
 from mhd_jax.registry import Registry
 
+SCREENING = 3.0
+"""`Distillation.screening` of mhd: lies that are made without looking hardly ever pass."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Distillation:
@@ -37,6 +40,8 @@ class Distillation:
       alignment: tau, how far published predictions are divided by their own mean; 0 is the paper.
       alignment_momentum: of the moving average of that mean; 0 takes this batch's alone.
       class_frequencies: of the public set, where they are known; () takes them as equal.
+      screening: how far a peer's predictions must go together with one's own, in standard
+        deviations beyond chance, see `distill.relation`; 0 hears everybody.
     """
 
     wiring: Literal["chain", "main"] = "chain"
@@ -51,6 +56,7 @@ class Distillation:
     alignment: float = 0.0
     alignment_momentum: float = 0.0
     class_frequencies: tuple[float, ...] = ()
+    screening: float = 0.0
 
     def __post_init__(self) -> None:
         """Raises `ConfigError` for a name that is not known."""
@@ -243,8 +249,8 @@ def build(config: ml_collections.ConfigDict) -> Method:
 def mhd(config: ml_collections.ConfigDict) -> Method:
     """Multi-headed distillation: head chain, most confident teacher, in every step.
 
-    Source: https://arxiv.org/abs/2211.15774. Aligned teachers are this project's addition;
-    `distill.alignment = 0` takes them out.
+    Source: https://arxiv.org/abs/2211.15774. Aligned and screened teachers are this project's
+    addition; `distill.alignment = 0` takes both out.
     """
     chosen, heads = config.distill, config.heads.aux
     nu_pred = chosen.nu_aux if heads else 0.0
@@ -260,7 +266,7 @@ def mhd(config: ml_collections.ConfigDict) -> Method:
         include_self=chosen.include_self,
         same_rank=chosen.same_rank,
         temperature=chosen.temperature,
-        **_alignment(config, own=1.0),
+        **_reading(config, alignment=1.0, screening=SCREENING),
     )
     return Method(distillation, when=_fading_in(config))
 
@@ -271,11 +277,22 @@ def _check_confidence(name: str) -> None:
         raise ConfigError("distill.confidence", name, suggest(name, known))
 
 
-def _alignment(config: ml_collections.ConfigDict, own: float) -> dict[str, Any]:
-    """The settings of alignment; `own` is the method's strength where none is asked for."""
+def _reading(
+    config: ml_collections.ConfigDict, alignment: float = 0.0, screening: float = 0.0
+) -> dict[str, Any]:
+    """How predictions are read, given the method's own way where none is asked for.
+
+    Args:
+      config: of the run.
+      alignment: the method's own.
+      screening: the method's own where predictions are aligned; otherwise everybody is heard.
+    """
     chosen = config.distill
+    strength = alignment if chosen.alignment < 0 else chosen.alignment
+    by_default = screening if strength else 0.0
     return {
-        "alignment": own if chosen.alignment < 0 else chosen.alignment,
+        "alignment": strength,
+        "screening": by_default if chosen.screening < 0 else chosen.screening,
         "alignment_momentum": chosen.alignment_momentum,
         "class_frequencies": tuple(chosen.class_frequencies),
     }
@@ -333,7 +350,7 @@ def fedmd(config: ml_collections.ConfigDict) -> Method:
     """
     distillation = Distillation(
         wiring="main", rule="mean", loss=config.distill.loss, nu_pred=config.distill.nu_main,
-        **_alignment(config, own=0.0),
+        **_reading(config),
     )  # fmt: skip
     return Method(distillation, when=_rounds(config), snapshot_rounds=True)
 
@@ -349,7 +366,7 @@ def feddf(config: ml_collections.ConfigDict) -> Method:
     rounds = _rounds(config)
     distillation = Distillation(
         wiring="main", rule="mean", loss="kl", nu_pred=config.distill.nu_main,
-        **_alignment(config, own=0.0),
+        **_reading(config),
     )  # fmt: skip
     averaging = Averaging(
         "uniform", rounds.length, after=rounds.private_steps, reset_momentum=True,
@@ -366,7 +383,7 @@ def codistillation(config: ml_collections.ConfigDict) -> Method:
     loss is taken on the public batch, the only one that all clients see.
     """
     distillation = Distillation(
-        wiring="main", rule="mean", nu_pred=config.distill.nu_main, **_alignment(config, own=0.0)
+        wiring="main", rule="mean", nu_pred=config.distill.nu_main, **_reading(config)
     )
     return Method(distillation, when=_fading_in(config))
 

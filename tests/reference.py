@@ -201,6 +201,7 @@ def local_objective(
     weight: float = 1.0,
     alignment: float = 0.0,
     momentum: float = 0.0,
+    screening: float = 0.0,
 ) -> NDArray[np.float64]:
     """L_i = CE(y, h_i^0(x)) + w (ν_emb L_emb,i + ν_aux Σ_{r=1..m} L_aux,i,r) of every client, [K].
 
@@ -217,6 +218,9 @@ def local_objective(
     marginal = np.exp(np.asarray(log_probs, np.float64)).mean(axis=1)
     marginal = momentum / log_probs.shape[-1] + (1 - momentum) * marginal
     published = align(log_probs, alignment, marginal=marginal)
+    if screening:
+        hears = heard(published, published, screening)
+        below, same = below & hears, None if same is None else same & hears
     client, head = select_teachers(published, below, same, measure)
     aux = prediction_loss(log_probs, published, client, head)
     emb = embedding_loss(embeddings, embeddings, adjacency)
@@ -225,6 +229,55 @@ def local_objective(
         private = cross_entropy(private_log_probs[i, :, 0], labels[i])
         total[i] = private + weight * (nu_emb * emb[i] + nu_aux * sum(aux[i]))
     return total
+
+
+# --- Screening ------------------------------------------------------------------------------------
+
+
+def relation(mine: Floats, theirs: Floats) -> float:
+    """How far two heads' log-probabilities [B, C] go together, in standard deviations.
+
+    With K and L the Gram matrices of both, centred, the statistic is Σ_ab K_ab L_ab over its mean
+    when the images of one side are shuffled, tr K tr L / (B - 1). Its degrees of freedom are
+    (tr K)² / Σ K_ab² times the same of L; the cube root of chi-squared over its degrees is close
+    to normal (E. Wilson and M. Hilferty, 1931). Probabilities below 0.001 count as 0.001.
+    """
+    grams = []
+    for log_probs in (mine, theirs):
+        values = np.maximum(np.asarray(log_probs, np.float64), math.log(1e-3))
+        values = values - values.mean(axis=0)
+        grams.append(values @ values.T)
+    first, second = grams
+    by_chance = np.trace(first) * np.trace(second) / (len(mine) - 1)
+    freedom = 1.0
+    for gram in grams:
+        freedom *= np.trace(gram) ** 2 / (gram**2).sum()
+    spread = 2 / (9 * freedom)
+    ratio = float((first * second).sum() / by_chance)
+    return (ratio ** (1 / 3) - (1 - spread)) / math.sqrt(spread)
+
+
+def heard(own: Floats, published: Floats, threshold: float) -> Bools:
+    """Whom each student hears: main heads that go together, and heads that do with their main one.
+
+    Who would not reach twice the threshold with itself judges nobody and hears everybody; the
+    heads of a publisher of whom that holds are not compared.
+
+    Args:
+      own: [k, B, H, C]; published: [N, B, H, C], log-probabilities.
+
+    Returns:
+      bool [k, N].
+    """
+    hears = np.ones((len(own), len(published)), bool)
+    for j, said in enumerate(published):
+        compared = relation(said[:, 0], said[:, 0]) >= 2 * threshold
+        others = [relation(said[:, 0], said[:, h]) for h in range(1, said.shape[1])]
+        honest = not compared or all(one >= threshold for one in others)
+        for i, mine in enumerate(own):
+            if relation(mine[:, 0], mine[:, 0]) >= 2 * threshold:
+                hears[i, j] = honest and relation(mine[:, 0], said[:, 0]) >= threshold
+    return hears
 
 
 # --- Other teacher rules: weights over the candidates --------------------------------------------

@@ -60,9 +60,11 @@ def test_what_the_user_says_of_cuda_graphs_goes_first(monkeypatch):
         {"heads__aux": 0},
         {"distill__alignment": 0.0, "distill__fade_in": 0.0, "distill__split_nu_aux": False},
         {"distill__alignment": 0.5, "distill__alignment_momentum": 0.0},
+        {"data__public_batch_size": 32, "distill__same_rank": True},
     ],
-    ids=["complete", "chain", "same rank", "no peers", "no aux heads", "the paper", "batch mean"],
-)
+    ids=["complete", "chain", "same rank", "no peers", "no aux heads", "the paper", "batch mean",
+         "screened"],
+)  # fmt: skip
 def test_losses_of_a_step_equal_the_reference(changes):
     experiment = small.build(train__steps=1, **changes)
     state, fed = experiment.init_state(), experiment.federations[0]
@@ -86,6 +88,7 @@ def test_losses_of_a_step_equal_the_reference(changes):
         include_self=settings.include_self, same_rank=settings.same_rank,
         measure=settings.confidence, weight=experiment.parts.method.when(np.arange(1))[0, 1],
         alignment=chosen.alignment, momentum=settings.alignment_momentum,
+        screening=chosen.screening,
     )  # fmt: skip
     _, metrics = small.run(experiment)
     np.testing.assert_allclose(metrics["loss"][0, 0], expected, rtol=1e-5)
@@ -107,22 +110,26 @@ FIFTY = {"train__steps": 50, "train__log_every": 50, "train__eval_every": 50,
 
 
 @functools.cache
-def _on_one_device(cache):
-    experiment = small.build(exchange__cache=cache, **FIFTY)
+def _on_one_device(*changes):
+    experiment = small.build(**FIFTY, **dict(changes))
     return small.clients(experiment, small.run(experiment)[0])
 
 
 @pytest.mark.parametrize(
-    ("devices", "cache"), [((2, 1), 1), ((4, 1), 1), ((3, 1), 1), ((2, 2), 1), ((2, 2), 4)],
-    ids=["2", "4", "3 with inert rows", "2 x 2", "2 x 2, readers with a cache"],
+    ("devices", "changes"),
+    [((2, 1), {}), ((4, 1), {}), ((3, 1), {}), ((2, 2), {}), ((2, 2), {"exchange__cache": 4}),
+     ((2, 2), {"data__public_batch_size": 32})],
+    ids=["2", "4", "3 with inert rows", "2 x 2", "2 x 2, readers with a cache",
+         "2 x 2, enough images to tell who looks at them"],
 )  # fmt: skip
-def test_any_number_of_devices_gives_the_same_parameters(devices, cache):
+def test_any_number_of_devices_gives_the_same_parameters(devices, changes):
     many = small.build(
         parallel__client_devices=devices[0], parallel__data_devices=devices[1],
-        exchange__cache=cache, **FIFTY,
+        **FIFTY, **changes,
     )  # fmt: skip
     found, _ = small.run(many)
-    for ours, theirs in zip(small.clients(many, found), _on_one_device(cache), strict=True):
+    alone = _on_one_device(*changes.items())
+    for ours, theirs in zip(small.clients(many, found), alone, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-6)
 
 

@@ -5,8 +5,9 @@ Letters: K clients publish, k of them (the rows one device owns) are students, B
 H = m + 1 heads of which m are auxiliary, C classes, D embedding width, N candidate teachers.
 
 A prediction has a `confidence`; `alignment` changes what is published before it is read;
-`candidates` says who may teach whom; `rules` make targets of them; `losses` compare a student with
-its targets, and `embeddings` with its peers' embeddings. `messages` drops what cannot be read.
+`candidates` says who may teach whom, and `screening` who of them looks at the images; `rules` make
+targets of them; `losses` compare a student with its targets, and `embeddings` with its peers'
+embeddings. `messages` drops what cannot be read.
 
 Source: A. Zhmoginov et al., "Decentralized Learning with Multi-Headed Distillation", CVPR 2023,
 https://arxiv.org/abs/2211.15774.
@@ -70,6 +71,7 @@ from mhd_jax.distill.rules import (
     sharpen,
     targets,
 )
+from mhd_jax.distill.screening import compared_width, heard, relation, screened, views
 
 __all__ = [
     "MARGINAL_FLOOR", "align", "mean_prediction", "Candidates", "Teachers", "candidates_along",
@@ -82,4 +84,5 @@ __all__ = [
     "TeacherRule", "choose", "class_thresholds_rule", "entropy_power_rule",
     "entropy_weighted_rule", "label_share_rule", "mean_log_prob_rule", "mean_rule",
     "most_confident_rule", "random_rule", "sharpen", "targets",
+    "compared_width", "heard", "relation", "screened", "views",
 ]  # fmt: skip

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -170,11 +171,18 @@ def candidates_of(
         reads, own = reads.behind(num_rows), jnp.arange(num_rows)
     below = reads.including(own) if chosen.include_self else reads
     chain = chosen.wiring == "chain"
-    return distill.candidates_along(
+    candidates = distill.candidates_along(
         scores, below, reads if chain and chosen.same_rank else None,
         student.scores.shape[2] - 1 if chain else 1, energy=energy, label_shares=shares,
         ids=_publishers(parts, inputs, len(scores)), readable=readable, own=present,
     )  # fmt: skip
+    if not chosen.screening:
+        return candidates
+    hears = distill.heard(
+        candidates, chosen.screening, logits=chosen.mixes_logits,
+        across=functools.partial(mean_over_data, parts), devices=parts.layout.data_devices,
+    )  # fmt: skip
+    return distill.screened(candidates, hears)
 
 
 def _publishers(parts: StepParts, inputs: StepInputs, candidates: int) -> Int[Array, " N"] | None:
