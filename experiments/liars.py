@@ -38,9 +38,11 @@ SCENES: dict[str, Settings] = {
 
 RULES: dict[str, Settings] = {
     "default": {},
+    "no screening": {"distill.screening": 0.0},
     "paper": {"distill.alignment": 0.0},
+    "reputation, screened": {"distill.rule": "reputation"},
     **{
-        name: {"distill.rule": name}
+        name: {"distill.rule": name, "distill.screening": 0.0}
         for name in ("reputation", "agreement", "capped", "trimmed_mean", "median")
     },
     "FedAvg": {"method": "fedavg"},
@@ -92,16 +94,30 @@ _DECISIVE = [
     Trial("default"),
     Trial("default", "constant"),
     Trial("default", "nan"),
+    Trial("default", "coordinated", 2),
+    Trial("default", "nan", 2),
+    Trial("default", "shifted"),
+    Trial("no screening"),
+    Trial("no screening", "coordinated", 2),
     Trial("paper"),
     Trial("paper", "constant"),
-    Trial("default", "coordinated", 2),
+]
+_MORE = [
+    Trial("default", "random_class"),
+    Trial("default", "constant", 2),
+    Trial("default", "coordinated", 4),
+    Trial("default", "shifted", 2),
+    Trial("no screening", "random_class"),
     Trial("reputation"),
     Trial("reputation", "coordinated", 2),
-    Trial("default", "constant", 2),
-    Trial("default", "nan", 2),
-    Trial("default", "random_class"),
+    Trial("reputation", "shifted"),
+    Trial("reputation, screened"),
+    Trial("reputation, screened", "shifted"),
+    Trial("reputation, screened", "coordinated", 2),
 ]
-_TRAVELS = [Trial("default", attack, scene="directed cycle") for attack in ("", "random_class")]
+_TRAVELS = [
+    Trial("no screening", attack, scene="directed cycle") for attack in ("", "random_class")
+]
 _PARAMETERS = [
     Trial("FedAvg"),
     *(
@@ -117,9 +133,9 @@ _DEFENCES = [
     for attack, liars in (("", 1), ("coordinated", 2))
 ]
 _GRAPHS = [
-    *(Trial("reputation", attack, scene="directed cycle") for attack in ("", "random_class")),
+    *(Trial("default", attack, scene="directed cycle") for attack in ("", "random_class")),
     *(Trial("default", attack, scene="random, 4 peers each") for attack in ("", "random_class")),
-    *(Trial("reputation", attack, 3, scene="complete, 16 clients")
+    *(Trial("default", attack, 3, scene="complete, 16 clients")
       for attack in ("", "coordinated")),
 ]  # fmt: skip
 
@@ -134,7 +150,7 @@ def trials(preset: Preset) -> list[Trial]:
     """What is run at a preset, the decisive runs first."""
     if preset.name.startswith("cifar10"):
         return _DECISIVE
-    return [*_DECISIVE, *_TRAVELS, *_PARAMETERS, *_ATTACKS, *_DEFENCES, *_GRAPHS]
+    return [*_DECISIVE, *_MORE, *_TRAVELS, *_PARAMETERS, *_ATTACKS, *_DEFENCES, *_GRAPHS]
 
 
 def cells(preset: Preset) -> list[Cell]:
@@ -256,11 +272,12 @@ STUDY = Study(
         "Everything is of honest clients alone.",
         "Messages of NaN are dropped: with them the run is one in which the liar is silent, and "
         "what is lost is what nobody else knows.",
-        "default is the most confident of aligned teachers, paper the same without alignment; "
-        "other rules see aligned teachers too.",
+        "default is the most confident of aligned and screened teachers, no screening that of all "
+        "aligned ones, paper the same without alignment; other rules see aligned teachers, and all "
+        "of them unless they are called screened.",
         "A liar of random class is certain of a class that is fixed for every image; coordinated "
         "liars name the same one; of rare class, honest but on one image in 16, there certain of "
-        "the class it names least.",
+        "the class it names least; a shifted one gives each class the name of the next.",
     ),
 )
 

@@ -164,6 +164,16 @@ def swapped(honest: Float[Array, "N B h C"], view: View) -> Float[Array, "N B h 
     return jnp.take_along_axis(honest, order, axis=-1)
 
 
+@ATTACKS.register("shifted")
+def shifted(honest: Float[Array, "N B h C"], view: View) -> Float[Array, "N B h C"]:
+    """Honest, but of each class it says what it means of the one before.
+
+    Nothing tells it from honesty but the names of the classes, so that screening does not see it.
+    """
+    del view
+    return jnp.roll(honest, 1, axis=-1)
+
+
 # --- Lies about everything ------------------------------------------------------------------------
 
 

@@ -94,6 +94,12 @@ def test_a_rare_class_is_named_on_few_images_and_is_the_one_named_least() -> Non
         assert (lies[changed, head].argmax(axis=-1) == least).all()
 
 
+def test_shifted_means_one_class_and_says_the_next() -> None:
+    lies, true = told("shifted")[1], honest()[1]
+    np.testing.assert_array_equal(lies[..., 1:], true[..., :-1])
+    np.testing.assert_array_equal(lies[..., 0], true[..., -1])
+
+
 def test_swapped_exchanges_the_two_classes_named_most() -> None:
     lies, true = told("swapped")[1], honest()[1]
     for head in range(H):
