@@ -44,13 +44,14 @@ class Form:
     width: int
     candidates: int
 
-    def describe(self) -> str:
-        """A few words for people."""
-        if self.kind == "pairs":
-            return f"every pair compared ({self.candidates:,} candidates a client)"
-        if self.kind == "all_but":
-            return "teachers from the best of all, no pairs compared"
-        return f"neighbour lists of {self.width:,}, no pairs compared"
+    def describe(self, screened: bool = False) -> str:
+        """A few words for people; `screened` teachers are those whom a client hears."""
+        heard = " among those heard" if screened else ""
+        if self.kind == "lists":
+            return f"from neighbour lists of {self.width:,}{heard}, no pairs compared"
+        if self.kind == "pairs" or screened:
+            return f"from {self.candidates:,} candidates{heard}, every pair compared"
+        return "from the best of all, no pairs compared"
 
 
 @dataclasses.dataclass(frozen=True)

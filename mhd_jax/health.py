@@ -2,10 +2,10 @@
 """Is distillation going well? What predictions on public images tell, and the warnings they raise.
 
 At every log point a fixed sample of the public set goes through all clients (`step.make_probe`),
-beside training and without a trace in it. From what the heads say of it come four numbers: how
-spread out a head's predictions are, how often teachers agree, who teaches, and, where the public
-images happen to have labels, how often the chosen teacher is right. `Watch` turns them into one
-line on the terminal when something has gone wrong, once per kind.
+beside training and without a trace in it. From what the heads say of it come five numbers: how
+spread out a head's predictions are, how often teachers agree, who teaches, who is not heard, and,
+where the public images happen to have labels, how often the chosen teacher is right. `Watch` turns
+them into one line on the terminal when something has gone wrong, once per kind.
 """
 
 from __future__ import annotations
@@ -82,15 +82,52 @@ def taught_shares(
     else:
         index = jnp.broadcast_to(jnp.arange(num), (len(ids), num))
         given, scale = choice.mean(axis=(2, 3)), 1.0
+    client = _clients_of(index, candidates, num_clients, ids, in_front)
+    shares = jnp.zeros((len(ids), num_clients)).at[jnp.arange(len(ids))[:, None], client]
+    return shares.add(given) * scale
+
+
+def _clients_of(
+    index: Int[Array, "k n"],
+    candidates: distill.Candidates,
+    num_clients: int,
+    ids: Int[Array, " k"],
+    in_front: int,
+) -> Int[Array, "k n"]:
+    """Which clients the candidates `index` of each student are; see `taught_shares`."""
     publisher = candidates.publisher(jnp.maximum(index, 0))
     versions = (candidates.published.shape[0] - in_front) // num_clients
-    client = jnp.where(
+    return jnp.where(
         publisher < in_front,
         ids[jnp.minimum(publisher, len(ids) - 1)],
         (publisher - in_front) // versions,
     )
-    shares = jnp.zeros((len(ids), num_clients)).at[jnp.arange(len(ids))[:, None], client]
-    return shares.add(given) * scale
+
+
+def ignored(
+    peers: distill.Candidates,
+    heard: distill.Candidates,
+    num_clients: int,
+    ids: Int[Array, " k"],
+    in_front: int = 0,
+) -> Float[Array, "k K"]:
+    """1 for a client that a student could learn from but does not hear, 0 for one that it hears.
+
+    NaN for a client that it cannot learn from. A client is heard if any version of it is.
+
+    Args:
+      peers: whom students may learn from.
+      heard: the same after screening.
+      num_clients: K.
+      ids: which clients the students are.
+      in_front: see `taught_shares`.
+    """
+    students, num = peers.allowed.shape
+    index = jnp.broadcast_to(jnp.arange(num), (students, num))
+    client = _clients_of(index, peers, num_clients, ids, in_front)
+    nobody = jnp.zeros((students, num_clients), bool).at[jnp.arange(students)[:, None], client]
+    may, does = nobody.max(peers.allowed), nobody.max(heard.allowed)
+    return jnp.where(may, 1.0 - does, jnp.nan)
 
 
 def teacher_accuracy(target: distill.Target, labels: Int[Array, " B"]) -> Float[Array, "k m"]:
@@ -104,6 +141,7 @@ def teacher_accuracy(target: distill.Target, labels: Int[Array, " B"]) -> Float[
 COLLAPSED = 0.95  # of the images in one class
 DOMINANT = 0.5  # of all lessons from one client, and ...
 UNEVEN = 3.0  # ... so many times its share if every reader chose at random
+IGNORED = 0.5  # of the readers of a client that do not hear it
 BEHIND = 0.05  # of private accuracy that the main head lacks, mean over clients
 
 
@@ -127,6 +165,7 @@ class Watch:
         top_share: Float[np.ndarray, "K H"],
         shares: Float[np.ndarray, "k K"],
         reads: Bool[np.ndarray, "k K"],
+        ignored_by: Float[np.ndarray, " K"],
         clients: Int[np.ndarray, " K"] | None = None,
     ) -> list[str]:
         """What the probe of this step gives reason to say, a line each.
@@ -136,6 +175,7 @@ class Watch:
           top_share: see `top_class_share`.
           shares: see `taught_shares`.
           reads: who may learn from whom.
+          ignored_by: which share of its readers does not hear a client.
           clients: whom the rows are about; None for all clients.
         """
         if step < self.patience:
@@ -144,6 +184,7 @@ class Watch:
         lines = [
             self._collapsed(step, top_share, reads, who),
             self._dominant(step, shares, reads, who),
+            self._ignored(step, ignored_by, who),
         ]
         return [line for line in lines if line]
 
@@ -223,6 +264,19 @@ class Watch:
             f"step {step}: client {name} gives {given[teacher]:.0%} of all lessons (chosen at "
             f"random it would give {fair[teacher]:.0%}): it is surest of everything, or it lies. "
             "Try distill.alignment = 1 or distill.rule = reputation"
+        )
+
+    def _ignored(
+        self, step: int, ignored_by: Float[np.ndarray, " K"], who: Int[np.ndarray, " K"]
+    ) -> str:
+        clients = who[np.flatnonzero(ignored_by > IGNORED)]
+        if not len(clients) or not self._first("ignored"):
+            return ""
+        named = _clients([self._name(int(client)) for client in clients])
+        return (
+            f"step {step}: most of its readers do not hear {named}: what is said there of public "
+            "images does not go together with what they say themselves. It is a lie, or from a "
+            "client that has learned nothing (distill.screening = 0 hears everybody)"
         )
 
     def _name(self, client: int) -> str:

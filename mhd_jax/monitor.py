@@ -55,9 +55,13 @@ class Monitor:
         joined = [places.join(parts, axis=0) for parts in zip(*host, strict=True)]
         found = dict(zip(Vitals._fields, joined, strict=True))
         shares = found.pop("teaching_shares")
+        ignored = found.pop("ignored")
+        known = ~np.isnan(ignored)
+        ignored_by = np.nansum(ignored, axis=0) / np.maximum(known.sum(axis=0), 1)
         seated = roster.seated(max(step - 1, 0), max(step, 1), 1)[0, 0]
         agreement = found.pop("teacher_agreement")[0]
-        by_client = {**found, "teaching_share": shares.mean(axis=0)}
+        by_client = {**found, "teaching_share": shares.mean(axis=0),
+                     "ignored_by": ignored_by}  # fmt: skip
         values = {name: roster.spread(value, seated) for name, value in by_client.items()}
         values["teacher_agreement"] = agreement
         if np.isnan(values["teacher_accuracy"]).all():
@@ -72,6 +76,7 @@ class Monitor:
             top_share=values["top_class_share"][clients],
             shares=shares,
             reads=reads[np.ix_(clients, clients)],
+            ignored_by=values["ignored_by"][clients],
             clients=clients,
         )
         return values, lines

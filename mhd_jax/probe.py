@@ -21,7 +21,7 @@ from mhd_jax.inputs import StepInputs
 from mhd_jax.parallel import CLIENTS, on_mesh
 from mhd_jax.schedule import exchange_specs
 from mhd_jax.state import State
-from mhd_jax.step.lessons import candidates_of
+from mhd_jax.step.lessons import peers_of, screen
 from mhd_jax.step.parts import StepParts, student_keys
 from mhd_jax.step.program import CPU_OPTIONS, seat, state_specs
 from mhd_jax.step.publishing import (
@@ -47,6 +47,7 @@ class Vitals(NamedTuple):
       teacher_agreement: chance that two clients' published heads of a rank agree; the same for
         all clients.
       teaching_shares: how a client's lessons are divided among all clients.
+      ignored: see `health.ignored`.
       teacher_accuracy: how often the chosen teacher is right; NaN where labels are unknown.
     """
 
@@ -54,6 +55,7 @@ class Vitals(NamedTuple):
     top_class_share: Float[Array, "k H"]
     teacher_agreement: Float[Array, "k h"]
     teaching_shares: Float[Array, "k K"]
+    ignored: Float[Array, "k K"]
     teacher_accuracy: Float[Array, "k m"]
 
 
@@ -124,7 +126,8 @@ def _group_vitals(
     chosen = parts.method.distillation
     assert chosen is not None and published.scores is not None
     log_probs = jax.nn.log_softmax(student.scores)  # of log-probabilities: themselves
-    candidates = candidates_of(parts, group, student, published, inputs)
+    peers = peers_of(parts, group, student, published, inputs)
+    candidates = screen(parts, peers)
     rows, samples = log_probs.shape[:2]
     keys = student_keys(parts, group, inputs, samples, seed, step)
     choice = distill.choose(
@@ -140,6 +143,7 @@ def _group_vitals(
         top_class_share=health.top_class_share(log_probs),
         teacher_agreement=jnp.broadcast_to(agreement, (rows, *agreement.shape)),
         teaching_shares=health.taught_shares(choice, candidates, clients, ids, in_front),
+        ignored=health.ignored(peers, candidates, clients, ids, in_front),
         teacher_accuracy=jnp.where(labels[0] < 0, jnp.nan, health.teacher_accuracy(target, labels)),
     )
 

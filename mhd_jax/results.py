@@ -333,6 +333,8 @@ LINE_FIELDS = (
     FieldDoc("teacher_agreement", "[h]", "1", "Chance that two clients' published heads of a rank "
              "name the same class."),
     FieldDoc("teaching_share", "[K]", "1", "Share of all lessons that a client gives."),
+    FieldDoc("ignored_by", "[K]", "1", "Share of a client's readers that do not hear it: what it "
+             "says of public images does not go together with what they say (screening)."),
     FieldDoc("teacher_accuracy", "[K, m]", "1", "How often the chosen teacher is right, where "
              "labels of public images are known."),
     FieldDoc("unreadable", "[K]", "1", "Share of steps in which a client's message was dropped, as "

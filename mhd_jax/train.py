@@ -429,7 +429,7 @@ def _stop_diverged(
 def describe(experiment: Experiment) -> str:
     """The lines printed before the first step."""
     first, config = experiment.federations[0], experiment.config
-    topology = experiment.schedule.topologies[0]
+    topology, chosen = experiment.schedule.topologies[0], experiment.parts.method.distillation
     graph.warn_unreachable(topology.ever(config.train.steps, most=TURNS_LOOKED_AT))
     reader = experiment.schedule.readers[0]
     pool_slots = reader.pool_slots if isinstance(reader, Stale) else 0
@@ -447,7 +447,7 @@ def describe(experiment: Experiment) -> str:
         num_heads=experiment.parts.models[0].num_heads,
         device=f"{device()}; {experiment.layout.describe()}",
         feed=experiment.feed.why,
-        exchange=reader.form.describe() if experiment.parts.method.distillation else "",
+        exchange=reader.form.describe(bool(chosen.screening)) if chosen else "",
         privacy=_privacy(experiment),
     )
 

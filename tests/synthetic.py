@@ -154,6 +154,7 @@ def _vitals(rng: np.random.Generator, parts: np.ndarray) -> dict[str, Any]:
         "prediction_entropy": rng.uniform(0.5, 2, (clients, heads)).tolist(),
         "top_class_share": rng.uniform(0.1, 0.9, (clients, heads)).tolist(),
         "teacher_agreement": rng.uniform(0, 1, heads).tolist(),
+        "ignored_by": rng.uniform(0, 0.2, clients).tolist(),
         "teaching_share": rng.dirichlet(np.ones(clients)).tolist(),
         "teacher_accuracy": rng.uniform(0.3, 0.9, (clients, taught)).tolist(),
     }

@@ -66,14 +66,28 @@ def test_accuracy_of_teachers_leaves_out_what_nobody_teaches():
     np.testing.assert_allclose(found, [[2 / 3]])
 
 
+def test_who_is_ignored_is_counted_by_client_whatever_its_versions():
+    """Two versions of each of 3 clients; student 0 in front of them hears one of client 1's."""
+    allowed = jnp.array([[True, False, False, True, True, True, True]])
+    heard = allowed.at[0, jnp.array([3, 5, 6])].set(False)
+    peers = distill.Candidates(jnp.zeros((7, 1, 1, 2)), allowed, 1)
+    found = health.ignored(peers, peers.replace(allowed=heard), 3, jnp.array([0]), in_front=1)
+    np.testing.assert_array_equal(found, [[0, 0, 1]])
+    alone = peers.replace(allowed=jnp.zeros((1, 7), bool))
+    assert np.isnan(health.ignored(alone, alone, 3, jnp.array([0]), in_front=1)).all()
+
+
 # --- What is said ---------------------------------------------------------------------------------
 
 EVERYONE = ~np.eye(K, dtype=bool)
 FAIR = np.full((K, K), 1 / K)
 
 
-def look(watch, step=10, top=0.3, shares=FAIR, reads=EVERYONE):
-    return watch.look(step, top_share=np.full((K, H), top), shares=shares, reads=reads)
+def look(watch, step=10, top=0.3, shares=FAIR, reads=EVERYONE, ignored_by=(0.0,) * K):
+    return watch.look(
+        step, top_share=np.full((K, H), top), shares=shares, reads=reads,
+        ignored_by=np.array(ignored_by),
+    )  # fmt: skip
 
 
 def test_nothing_is_said_of_a_healthy_run():
@@ -102,6 +116,13 @@ def test_a_client_that_teaches_everything_is_named_unless_the_graph_makes_it():
     star = np.zeros((K, K), bool)
     star[:, 2] = True
     assert look(health.Watch(), shares=shares, reads=star) == []
+
+
+def test_clients_that_nobody_hears_are_told_once_by_number():
+    watch = health.Watch()
+    (line,) = look(watch, ignored_by=[0.3, 0.75, 0.0, 1.0])
+    assert "do not hear clients 1 and 3" in line and "distill.screening" in line
+    assert look(watch, ignored_by=[0.3, 0.75, 0.0, 1.0]) == []
 
 
 def test_main_heads_behind_their_baseline_are_told_with_the_worst_client():

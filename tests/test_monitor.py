@@ -35,7 +35,7 @@ def test_every_client_and_rank_is_reported(plain):
     shapes = {name: np.shape(value) for name, value in values.items()}
     assert shapes == {
         "prediction_entropy": (4, 3), "top_class_share": (4, 3), "teacher_agreement": (2,),
-        "teaching_share": (4,), "teacher_accuracy": (4, 2),
+        "teaching_share": (4,), "ignored_by": (4,), "teacher_accuracy": (4, 2),
     }  # fmt: skip
     assert values["teaching_share"].sum() == pytest.approx(1, abs=1e-5)
     assert lines == []

@@ -118,7 +118,7 @@ def _distillation(
         if published.scores is None:
             heads.append(jnp.zeros((len(student.embeddings), 0)))
             continue
-        candidates = candidates_of(parts, group, student, published, inputs)
+        candidates = screen(parts, peers_of(parts, group, student, published, inputs))
         taught = _taught(chosen, student)
         samples = student.scores.shape[1]
         keys = student_keys(parts, group, inputs, samples, seed, state.step)
@@ -142,7 +142,7 @@ def _taught(chosen: Distillation, student: Predictions) -> Float[Array, "k B m C
     return student.scores[:, :, 1:] if chosen.wiring == "chain" else student.scores[:, :, :1]
 
 
-def candidates_of(
+def peers_of(
     parts: StepParts, group: int, student: Predictions, published: Published, inputs: StepInputs
 ) -> distill.Candidates:
     """Whom the local clients of a group may learn from: peers and, if chosen, themselves."""
@@ -171,18 +171,24 @@ def candidates_of(
         reads, own = reads.behind(num_rows), jnp.arange(num_rows)
     below = reads.including(own) if chosen.include_self else reads
     chain = chosen.wiring == "chain"
-    candidates = distill.candidates_along(
+    return distill.candidates_along(
         scores, below, reads if chain and chosen.same_rank else None,
         student.scores.shape[2] - 1 if chain else 1, energy=energy, label_shares=shares,
         ids=_publishers(parts, inputs, len(scores)), readable=readable, own=present,
     )  # fmt: skip
+
+
+def screen(parts: StepParts, peers: distill.Candidates) -> distill.Candidates:
+    """The same, of whom students learn from those alone whom they hear."""
+    chosen = parts.method.distillation
+    assert chosen is not None
     if not chosen.screening:
-        return candidates
+        return peers
     hears = distill.heard(
-        candidates, chosen.screening, logits=chosen.mixes_logits,
+        peers, chosen.screening, logits=chosen.mixes_logits,
         across=functools.partial(mean_over_data, parts), devices=parts.layout.data_devices,
     )  # fmt: skip
-    return distill.screened(candidates, hears)
+    return distill.screened(peers, hears)
 
 
 def _publishers(parts: StepParts, inputs: StepInputs, candidates: int) -> Int[Array, " N"] | None:
