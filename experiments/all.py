@@ -13,6 +13,7 @@ from experiments import (
     main_comparison,
     many_clients,
     public_data,
+    ring,
     robustness,
     scaling,
     sparse_graphs,
@@ -36,6 +37,7 @@ STUDIES = (
     data_heterogeneity.STUDY,
     public_data.STUDY,
     scaling.STUDY,
+    ring.STUDY,
 )
 
 EVERY = (*STUDIES, robustness.STUDY, liars.STUDY, tabular.STUDY, many_clients.STUDY)

@@ -139,6 +139,7 @@ PRESETS = {
             changes=_QUIET,
             models=_MLPS,
             clients=(4,),
+            public_names=("tiny_imagenet32",),
         ),
         Preset("cifar10_cnn", "configs/cifar10.py:cpu", seeds=3, clients=(4,), models=_SMALL),
         # Photographs at their full size: one GPU, or half an hour to an hour a cell on two cores.
@@ -162,6 +163,7 @@ PRESETS = {
             seeds=1,
             changes={"model.name": "resnet20"},
             clients=(4,),
+            public_names=("tiny_imagenet32",),
             models=(("resnet8", 5), ("resnet20", 3)),
         ),
         Preset("tiny_imagenet", "configs/tiny_imagenet.py", seeds=3, public_names=("cifar10",)),
