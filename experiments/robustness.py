@@ -28,6 +28,7 @@ LEFT_OUT: dict[str, Settings] = {
     "every head nu_aux": {"distill.split_nu_aux": False},
     "nu_emb = 1": {"distill.nu_emb": 1.0},
     "mean of the batch": {"distill.alignment_momentum": 0.0},
+    "no screening": {"distill.screening": 0.0},
 }
 
 DATA: dict[str, Settings] = {
