@@ -241,7 +241,7 @@ def draw(records: Sequence[Record]) -> Figure:
     axis.axvline(0, color=plots.BASELINE, lw=1)
     axis.set_title("loss of shared accuracy, last head", loc="left", fontsize=9)
     for record, honest in cycle[:1]:
-        _heat(axes[1], travels(record, honest), _attack(record))
+        _heat(axes[1], travels(record, honest), record.label)
     return figure
 
 
@@ -250,7 +250,7 @@ def _row(record: Record) -> str:
     return f"{record.label}{scene}"
 
 
-def _heat(axis: Axes, table: Float[np.ndarray, "H D"], attack: str) -> None:
+def _heat(axis: Axes, table: Float[np.ndarray, "H D"], trial: str) -> None:
     axis.grid(False)
     axis.imshow(table, cmap=plots.HEAT, vmin=0, aspect="auto")
     for (row, column), value in np.ndenumerate(table):
@@ -258,8 +258,8 @@ def _heat(axis: Axes, table: Float[np.ndarray, "H D"], attack: str) -> None:
         axis.text(column, row, f"{value:.2f}", ha="center", va="center", color=ink, fontsize=7.5)
     axis.set_xticks(range(table.shape[1]), map(str, range(1, table.shape[1] + 1)))
     axis.set_yticks(range(table.shape[0]), head_names(table.shape[0]))
-    axis.set_xlabel("hops from the liar, directed cycle")
-    axis.set_title(f"loss by head and hop, {attack}", loc="left", fontsize=9)
+    axis.set_xlabel(f"hops from the liar on a directed cycle\n{trial}")
+    axis.set_title("the same by head and hop", loc="left", fontsize=9)
 
 
 STUDY = Study(
