@@ -53,8 +53,8 @@ class Views(NamedTuple):
       concentration: 1 over the effective number of dimensions in which they vary.
     """
 
-    values: Float[Array, "*N B w"]
-    concentration: Float[Array, "*N"]
+    values: Float[Array, "... B w"]
+    concentration: Float[Array, "..."]
 
 
 def views(log_probs: Float[Array, "*N B C"], across: AcrossDevices) -> Views:
