@@ -37,13 +37,14 @@ STUDIES = (
     data_heterogeneity.STUDY,
     public_data.STUDY,
     scaling.STUDY,
-    ring.STUDY,
 )
 
-EVERY = (*STUDIES, robustness.STUDY, liars.STUDY, tabular.STUDY, many_clients.STUDY)
+EVERY = (
+    *STUDIES, robustness.STUDY, liars.STUDY, tabular.STUDY, many_clients.STUDY, ring.STUDY
+)  # fmt: skip
 """With those that have data sets and presets of their own, the grid of defaults (`grid`) and the
-table (`tabular`), with the study of liars, which trains the same clients under many attacks, and
-with that of many clients (`many`)."""
+table (`tabular`), with the study of liars, which trains the same clients under many attacks, with
+that of many clients (`many`), and with the ring, whose public images are another data set's."""
 
 if __name__ == "__main__":
     sweep.main(*STUDIES)

@@ -12,11 +12,13 @@ network is theirs too; that wants an accelerator.
 
 from __future__ import annotations
 
+from typing import Any
+
 from experiments.harness import sweep
 from experiments.harness.presets import Preset
 from experiments.harness.study import Cell, Study
 
-METHODS = {
+METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "gossip_1": ("gossip, every step", {"method": "gossip", "average.every": 1}),
     "gossip_200": ("gossip, every 200 steps", {"method": "gossip", "average.every": 200}),
     "codistillation": ("codistillation", {"method": "codistillation"}),
@@ -26,7 +28,11 @@ METHODS = {
 
 
 def cells(preset: Preset) -> list[Cell]:
-    ring = {"graph.name": "undirected_cycle", "clients.num": 16, "partition.name": "dirichlet"}
+    ring: dict[str, Any] = {
+        "graph.name": "undirected_cycle",
+        "clients.num": 16,
+        "partition.name": "dirichlet",
+    }
     if preset.public_names:
         ring["data.public_name"] = preset.public_names[0]
     if preset.base().model.name.startswith("resnet"):

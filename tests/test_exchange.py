@@ -356,7 +356,7 @@ ROUNDS = {"method": "fedmd", "rounds__private_steps": 1, "rounds__public_steps":
             "nothing",
             marks=pytest.mark.slow,  # the losses of stale reading are tested below
         ),
-        (ROUNDS, "all"),
+        pytest.param(ROUNDS, "all", marks=pytest.mark.slow),  # as the next, with less paused
         (ROUNDS, "exchange"),
     ],
     ids=["mhd", "stale", "rounds", "rounds whose exchange alone pauses"],

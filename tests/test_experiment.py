@@ -67,7 +67,9 @@ def test_one_client_is_legal():
     assert np.isfinite(metrics["loss"]).all()
 
 
-@pytest.mark.parametrize("method", ["mhd", "fedavg", pytest.param("fedmd", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "method", ["mhd", *(pytest.param(name, marks=pytest.mark.slow) for name in ("fedavg", "fedmd"))]
+)
 def test_replicas_equal_separate_runs(method):
     together = small.build(num_seeds=3, seed=5, method=method)
     state, metrics = small.run(together)

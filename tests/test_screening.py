@@ -53,7 +53,7 @@ def relate(mine: np.ndarray, theirs: np.ndarray) -> float:
 # --- The statistic --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(2))
 def test_relation_equals_the_oracle(seed: int) -> None:
     first, second = say(seed, 2)[:, :, 0]
     for mine, theirs in ((first, second), (first, first), (first, blind(seed)[:, 0])):
@@ -64,7 +64,7 @@ def test_chance_alone_is_close_to_standard_normal() -> None:
     """Of shuffled images, and the threshold is exceeded about once in a hundred."""
     mine, theirs = say(0, 2)[:, :, 0]
     rng = np.random.default_rng(1)
-    found = [relate(mine, theirs[rng.permutation(len(theirs))]) for _ in range(400)]
+    found = [relate(mine, theirs[rng.permutation(len(theirs))]) for _ in range(200)]
     assert abs(np.mean(found)) < 0.25
     assert np.std(found) == pytest.approx(1, abs=0.25)
     assert np.mean(np.array(found) > methods.SCREENING) < 0.03
@@ -82,8 +82,7 @@ def test_many_classes_are_compared_through_a_projection() -> None:
 # --- Whom a client hears --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("threshold", [0.5, 2.5, 4.0])
+@pytest.mark.parametrize(("seed", "threshold"), [(0, 0.5), (1, 3.0), (2, 4.0)])
 def test_heard_equals_the_oracle(seed: int, threshold: float) -> None:
     published = np.concatenate([say(seed, 4, samples=24), blind(seed, samples=24)[None]])
     published[3, :, 1] = blind(seed + 10, samples=24)[:, 1]  # honest in its main head alone

@@ -175,7 +175,10 @@ def test_a_signal_saves_and_the_same_command_goes_on(finished, tmp_path, monkeyp
 @pytest.mark.parametrize(
     "changes",
     [
-        {"exchange__mode": "stale", "exchange__pool_size": 2, "exchange__refresh_steps": 4},
+        pytest.param(
+            {"exchange__mode": "stale", "exchange__pool_size": 2, "exchange__refresh_steps": 4},
+            marks=pytest.mark.slow,
+        ),
         {"exchange__every": 4, "exchange__encoding": "int4", "exchange__embedding_width": 3},
         {"exchange__cache": 4, "exchange__encoding": "int8"},
     ],

@@ -54,7 +54,7 @@ class Views(NamedTuple):
     """
 
     values: Float[Array, "... B w"]
-    concentration: Float[Array, "..."]
+    concentration: Float[Array, ...]
 
 
 def views(log_probs: Float[Array, "*N B C"], across: AcrossDevices) -> Views:
