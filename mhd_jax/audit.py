@@ -322,19 +322,22 @@ def _mean_sizes(experiment: Experiment) -> Iterator[int]:
     chosen = parts.method.distillation
     if chosen is None or not chosen.nu_pred:
         return
-    versions = max(experiment.schedule.readers[0](0, 1).versions.shape[1], 1)
+    snapshots = experiment.schedule.readers[0](0, 1).versions.shape[1]
+    versions = max(snapshots, 1)
     heads = chosen.published_heads(parts.models[0].num_heads)
     clients = parts.replicas * parts.places.num_clients
+    students = [rows // parts.layout.client_devices for rows in parts.places.rows]
     if chosen.alignment:
         yield clients * versions * heads * parts.num_classes
-    students = [rows // parts.layout.client_devices for rows in parts.places.rows]
+        if snapshots:  # what students say themselves is aligned beside them
+            yield from (parts.replicas * rows * heads * parts.num_classes for rows in students)
     if chosen.publishes_energy:
         for rows, model in zip(students, parts.models, strict=True):
             yield parts.replicas * rows * model.num_heads
     if chosen.screening:
         width = distill.compared_width(parts.num_classes)
         for rows in students:
-            in_front = rows if chosen.include_self and versions > 1 else 0
+            in_front = rows if chosen.include_self and snapshots else 0
             publishers = parts.places.num_clients * versions + in_front
             yield from (parts.replicas * size for size in _view_sizes(rows, 1, width))
             yield from (parts.replicas * size for size in _view_sizes(publishers, heads, width))

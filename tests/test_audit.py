@@ -63,6 +63,14 @@ def test_gradient_sums_stay_within_a_client():
     assert UNKNOWN not in {f.carries for f in found.findings}
 
 
+def test_means_over_a_shared_batch_have_a_name_where_teachers_are_snapshots():
+    found = _audit(
+        clients__num=6, parallel__client_devices=2, parallel__data_devices=2,
+        exchange__mode="stale", exchange__pool_size=1, exchange__refresh_steps=2,
+    )  # fmt: skip
+    assert found.clean and UNKNOWN not in {f.carries for f in found.findings}
+
+
 def test_a_shared_device_proves_nothing():
     assert "nothing to show" in _audit(parallel__client_devices=1).verdict
 

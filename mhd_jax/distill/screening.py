@@ -61,7 +61,7 @@ def views(log_probs: Float[Array, "*N B C"], across: AcrossDevices) -> Views:
     """Predictions as `relation` compares them.
 
     Args:
-      log_probs: of one head of each publisher.
+      log_probs: of any heads of any clients.
       across: see `AcrossDevices`.
     """
     values = jnp.maximum(log_probs, math.log(FLOOR))
@@ -123,8 +123,9 @@ def heard(
 
     A peer is heard where its main head goes together with the student's own, and each of its other
     published heads with its own main head, at least as far as the threshold says. A student hears
-    everybody where the batch is too small for it to tell: where not even its own predictions would
-    exceed the threshold twice. Peers that always say the same are not heard.
+    everybody where the batch is too small for it to tell: where even its own predictions, compared
+    with themselves, would stay below `MARGIN` times the threshold. Peers that always say the same
+    are not heard.
 
     Args:
       candidates: what is published, and `own`, what students say themselves.
