@@ -38,6 +38,7 @@ PREDICTIONS, EMBEDDINGS = "published predictions", "published embeddings"
 PARAMETERS, STATISTICS = "parameters or their gradients", "batch statistics"
 OPTIMIZER, PRIVATE, METRICS = "optimiser state", "private data", "metrics"
 MEANS = "means of predictions over the public batch"
+PUBLIC = "public data"
 UNKNOWN = "unexplained"
 PUBLISHED = (PREDICTIONS, EMBEDDINGS)
 
@@ -313,6 +314,8 @@ def _holdings(experiment: Experiment, gathered: bool) -> dict[tuple[str, int], s
     if not gathered:  # devices that share a public batch average over it
         for size in _mean_sizes(experiment):
             held.setdefault(("f32", size), MEANS)
+        mixed = experiment.parts.replicas * experiment.parts.visits.count
+        held.setdefault(("f32", mixed * math.prod(experiment.image_shape)), PUBLIC)
     return held
 
 

@@ -225,7 +225,8 @@ def build(
     visits = _visits(config, method, topologies, roster.layout)
     trained = _pooled(method, federations)
     privacy = _privacy(config, built, trained, own_public=other is None)
-    feed = _feed(config, trained, roster, visits, memory or device_memory(), privacy)
+    mixup = _mixup(config, method, source)
+    feed = _feed(config, trained, roster, visits, mixup, memory or device_memory(), privacy)
     baseline = _models(config, source.num_classes, 1) if _wants_baseline(config, method) else ()
     encoding = exchange.make_encoding(config, method, source.num_classes)
     _check_alignment(config, method, source.num_classes)
@@ -481,6 +482,7 @@ def preparation(
     config: ml_collections.ConfigDict,
     federations: Sequence[Federation],
     visits: Visits = Visits(),  # noqa: B008
+    mixup: float = 0.0,
 ) -> Preparation:
     """What happens to samples on the device; an augmentation of the host leaves nothing to it.
 
@@ -498,7 +500,23 @@ def preparation(
     else:
         augment.check(name, split.image_shape, split.dtype)
     statistics = np.array([(fed.mean, fed.std) for fed in federations], np.float32)
-    return Preparation("none" if name in on_host else name, statistics, visits)
+    return Preparation("none" if name in on_host else name, statistics, visits, mixup)
+
+
+def _mixup(
+    config: ml_collections.ConfigDict, method: methods.Method, source: sources.Source
+) -> float:
+    """How much of another public sample is mixed into one at most.
+
+    Raises:
+      ConfigError: samples are ids, which have no mean, and mixing them was asked for.
+    """
+    asked = method.distillation.mixup if method.distillation else 0.0
+    if not sources.is_ids(source.train.dtype):
+        return asked
+    if config.distill.mixup > 0:
+        raise ConfigError("distill.mixup", asked, "0 or -1 for ids, which cannot be mixed")
+    return 0.0
 
 
 def _feed(
@@ -506,6 +524,7 @@ def _feed(
     federations: Sequence[Federation],
     roster: Roster,
     visits: Visits,
+    mixup: float,
     memory: int,
     privacy: privacy_lib.Privacy | None,
 ) -> Feed:
@@ -522,7 +541,7 @@ def _feed(
         visits,
         places,
     )
-    prepared = preparation(config, federations, visits)
+    prepared = preparation(config, federations, visits, mixup)
     resident = Resident(order, prepared)
     name = config.data.augment
     on_host = name if name in streaming.HOST_AUGMENTS.names() else ""

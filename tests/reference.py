@@ -24,6 +24,18 @@ Candidates = list[tuple[int, int]]
 NOBODY = -1
 
 
+# --- The public batch ----------------------------------------------------------------------------
+
+
+def mixup(samples: Floats, weights: Floats) -> NDArray[np.float64]:
+    """(1 - w_p) x_p + w_p x_{p-1} for the sample in each place p, the last before the first.
+
+    Source: H. Zhang et al., 2018, https://arxiv.org/abs/1710.09412.
+    """
+    samples = np.asarray(samples, np.float64)
+    return np.stack([(1 - w) * samples[p] + w * samples[p - 1] for p, w in enumerate(weights)])
+
+
 # --- Predictions and confidence ------------------------------------------------------------------
 
 

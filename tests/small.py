@@ -10,11 +10,12 @@ import jax
 import ml_collections
 import numpy as np
 
-from mhd_jax import audit
+from mhd_jax import audit, rng
 from mhd_jax import experiment as experiment_lib
 from mhd_jax.config import default_config, update
 from mhd_jax.experiment import Experiment
 from mhd_jax.state import State
+from tests import reference
 
 WIDTH = 8  # embedding width of the small network
 
@@ -45,6 +46,16 @@ def config(**changes: Any) -> ml_collections.ConfigDict:
 def build(**changes: Any) -> Experiment:
     """The experiment of `config(**changes)`."""
     return experiment_lib.build(config(**changes))
+
+
+def public_batch(experiment: Experiment, step: int = 0) -> np.ndarray:
+    """What all clients see of the public set at a step, by NumPy; not of samples that stay."""
+    fed, chosen = experiment.federations[0], experiment.parts.method.distillation
+    at = experiment.feed.inputs(step, step + 1)[1][0, 0]
+    samples = fed.public.images(fed.public_indices[at]) - np.float32(fed.mean)
+    keys = [rng.stream(fed.seed, "mixup", step, 0, place) for place in range(len(at))]
+    weights = np.array([jax.random.uniform(key) for key in keys]) * (chosen.mixup if chosen else 0)
+    return reference.mixup(samples / np.float32(fed.std), weights).astype(np.float32)
 
 
 def arguments(experiment: Experiment, state: State | None = None, start: int = 0) -> tuple:

@@ -102,6 +102,12 @@ def test_ids_train_and_are_predicted(run: mhd_jax.Run) -> None:
     np.testing.assert_allclose(probabilities[0], jax.nn.softmax(logits), atol=1e-6)
 
 
+def test_ids_are_never_mixed() -> None:
+    changes = {"clients__num": 2, "model__name": "bag", "distill__mixup": 0.5}
+    with pytest.raises(ConfigError, match=r"distill\.mixup = 0\.5: expected 0 or -1 for ids"):
+        experiment_lib.build(small.config(**changes), (source("ids"), None))
+
+
 def test_predictions_refuse_another_shape_and_numbers_for_ids(run: mhd_jax.Run) -> None:
     with pytest.raises(ConfigError, match=r"shape \(3, 4\)': expected \[N, 6\]"):
         run.predict(np.zeros((3, 4), int))

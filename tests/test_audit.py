@@ -11,7 +11,7 @@ import jax
 import pytest
 
 from mhd_jax import audit, parallel
-from mhd_jax.audit import CLIENTS, DATA, EMBEDDINGS, PARAMETERS, PREDICTIONS, UNKNOWN, Shape
+from mhd_jax.audit import CLIENTS, DATA, EMBEDDINGS, PARAMETERS, PREDICTIONS, PUBLIC, UNKNOWN, Shape
 from mhd_jax.step import private, program
 from tests import small
 
@@ -58,9 +58,16 @@ def test_gradient_sums_stay_within_a_client():
     found = _audit(parallel__client_devices=2, parallel__data_devices=2)
     assert found.clean and _across(found) == {PREDICTIONS, EMBEDDINGS}
     sums = [f for f in found.findings if f.axis == DATA]
-    assert {f.collective.operation for f in sums} == {"all-reduce"}
+    moved = {f.collective.operation for f in sums if f.carries != PUBLIC}
+    assert moved == {"all-reduce"}
     assert PARAMETERS in {f.carries for f in sums}
     assert UNKNOWN not in {f.carries for f in found.findings}
+
+
+def test_what_is_mixed_into_a_neighbour_is_public():
+    found = _audit(parallel__client_devices=2, parallel__data_devices=2)
+    passed = [f for f in found.findings if f.collective.operation == "collective-permute"]
+    assert passed and {(f.axis, f.carries) for f in passed} == {(DATA, PUBLIC)}
 
 
 def test_means_over_a_shared_batch_have_a_name_where_teachers_are_snapshots():

@@ -156,12 +156,8 @@ def test_projected_embeddings_are_compared_as_they_travel():
     """The loss of the first step, from embeddings, projection and graph."""
     experiment = small.build(exchange__embedding_width=3, train__log_every=1, graph__name="cycle")
     ((state, metrics, _),) = small.walk(experiment, 1)
-    fed, parts = experiment.federations[0], experiment.parts
-    at = experiment.feed.inputs(0, 1)[1][0, 0]
-    images = (fed.public.images(fed.public_indices[at]) - np.float32(fed.mean)) / np.float32(
-        fed.std
-    )
-    predict = lambda client: parts.models[0].apply(  # noqa: E731
+    images = small.public_batch(experiment)
+    predict = lambda client: experiment.parts.models[0].apply(  # noqa: E731
         {"params": _keep(state, client)}, images, train=False
     )[1]
     kept = np.stack([np.asarray(predict(client), np.float64) for client in range(4)])
@@ -473,16 +469,14 @@ def test_stale_losses_equal_those_of_real_pools(pool, every, slots, devices):
         exchange__mode="stale", exchange__pool_size=pool, exchange__refresh_steps=every,
         graph__peers_per_step=slots, train__log_every=1, parallel__client_devices=devices,
     )  # fmt: skip
-    reader, fed = experiment.schedule.readers[0], experiment.federations[0]
+    reader = experiment.schedule.readers[0]
     apply = jax.jit(experiment.parts.models[0].apply, static_argnames="train")
     clients, pools = range(experiment.layout.num_clients), None
     for step, (state, metrics, after) in enumerate(small.walk(experiment, 4)):
         if pools is None:
             held = [reader.peers_in_slot(0, slot) for slot in range(reader.pool_slots)]
             pools = [[_keep(state, peers[client]) for peers in held] for client in clients]
-        at = experiment.feed.inputs(step, step + 1)[1][0, 0]
-        images = fed.public.images(fed.public_indices[at]) - np.float32(fed.mean)
-        images = images / np.float32(fed.std)
+        images = small.public_batch(experiment, step)
         predict = lambda params, x=images: [  # noqa: E731
             np.asarray(out, np.float64) for out in apply({"params": params}, x, train=False)
         ]

@@ -107,11 +107,7 @@ def test_federated_average_leaves_all_clients_equal():
 
 
 def _public_logits(experiment, state, step):
-    fed = experiment.federations[0]
-    at = experiment.feed.inputs(step, step + 1)[1][0, 0]
-    images = (fed.public.images(fed.public_indices[at]) - np.float32(fed.mean)) / np.float32(
-        fed.std
-    )
+    images = small.public_batch(experiment, step)
     model, params = experiment.parts.models[0], state.clients[0].params["model"]
     return np.stack(
         [

@@ -68,15 +68,14 @@ def test_what_the_user_says_of_cuda_graphs_goes_first(monkeypatch):
 def test_losses_of_a_step_equal_the_reference(changes):
     experiment = small.build(train__steps=1, **changes)
     state, fed = experiment.init_state(), experiment.federations[0]
-    (private,), public = experiment.feed.inputs(0, 1)
+    (private,), _ = experiment.feed.inputs(0, 1)
     images = [fed.source.train.images(own[at]) for own, at in
               zip(fed.partition.indices, private[0, 0], strict=True)]  # fmt: skip
     labels = [fed.source.train.labels[own[at]] for own, at in
               zip(fed.partition.indices, private[0, 0], strict=True)]  # fmt: skip
     prepare = lambda x: (x - np.float32(fed.mean)) / np.float32(fed.std)  # noqa: E731
     private_logits, _ = _forward(experiment, state, [prepare(x) for x in images], train=True)
-    public_images = prepare(fed.public.images(fed.public_indices[public[0, 0]]))
-    logits, embeddings = _forward(experiment, state, public_images, train=False)
+    logits, embeddings = _forward(experiment, state, small.public_batch(experiment), train=False)
 
     settings, heads = experiment.config.distill, experiment.config.heads.aux
     chosen = experiment.parts.method.distillation

@@ -127,6 +127,29 @@ def crop_padding(size: int) -> int:
     return max(1, min(4, size // 8))
 
 
+def mixup(
+    keys: Key[Array, " B"],
+    samples: Float[Array, "B ..."],
+    others: Float[Array, "B ..."],
+    most: float,
+) -> Float[Array, "B ..."]:
+    """(1 - w) x + w x' for each sample x and another x', w being uniform from 0 to `most`.
+
+    Source: mixup, H. Zhang et al., 2018, https://arxiv.org/abs/1710.09412; for distillation, where
+    teacher and student see the same mixed image, L. Beyer et al., 2022, "Knowledge distillation: A
+    good teacher is patient and consistent", https://arxiv.org/abs/2106.05237.
+
+    Args:
+      keys: one typed key per sample.
+      samples: normalised.
+      others: what is mixed into each of them.
+      most: at most 0.5: `samples` stay the larger part.
+    """
+    weights = jax.vmap(lambda key: jax.random.uniform(key, maxval=most))(keys)
+    weights = weights.reshape(-1, *(1,) * (samples.ndim - 1))
+    return samples + weights * (others - samples)
+
+
 def normalize(
     images: Shaped[Array, "*batch H W C"], mean: Sequence[float], std: Sequence[float]
 ) -> Float[Array, "*batch H W C"]:

@@ -168,11 +168,13 @@ class Preparation:
       statistics: mean and standard deviation per channel or feature for every replica;
         [R, 2, 0] for ids, which enter a network as they are.
       visits: how long a public sample stays, in the view that it came in.
+      mixup: how much of another public sample is mixed into one at most.
     """
 
     augment: str
     statistics: Float[np.ndarray, "R 2 C"]
     visits: Visits = Visits()
+    mixup: float = 0.0
 
     def test(self, images: Array, replica: int = 0) -> Array:
         """[B, ...] stored samples, normalised only."""
@@ -203,19 +205,34 @@ class Preparation:
     def public(
         self, images: Array, statistics: Float[Array, "2 C"], seed: Array, step: Array
     ) -> Array:
-        """[B', ...]: the same augmented batch for all clients."""
+        """[B', ...]: the same augmented, mixed batch for all clients."""
         first = jax.lax.axis_index(DATA) * images.shape[0]
         came = self.visits.origin(step, first + np.arange(images.shape[0]))
 
-        def one(step: Array, place: Array) -> Array:
-            return rng.stream(seed, "augment public", step, 0, place)
+        def keys(purpose: str) -> Array:
+            return jax.vmap(lambda when, place: rng.stream(seed, purpose, when, 0, place))(*came)
 
-        return self.train(images, jax.vmap(one)(*came), statistics)
+        samples = self.train(images, keys("augment public"), statistics)
+        if not self.mixup:
+            return samples
+        # Neighbours at this distance came in the same step, and stay together as long as they stay.
+        others = _earlier(samples, self.visits.count)
+        return augment.mixup(keys("mixup"), samples, others, self.mixup)
 
 
 def _normalized(samples: Array, statistics: Float[Array | np.ndarray, "2 C"]) -> Array:
     """`augment.normalize`, and ids as they are."""
     return augment.normalize(samples, *statistics) if statistics.size else samples
+
+
+def _earlier(samples: Float[Array, "B ..."], distance: int) -> Float[Array, "B ..."]:
+    """What lies so many places before each, or before the end, however devices share the batch."""
+    devices = jax.lax.axis_size(DATA)
+    if devices == 1:
+        return jnp.roll(samples, distance, axis=0)
+    ring = [(device, (device + 1) % devices) for device in range(devices)]
+    before = jax.lax.ppermute(samples[-distance:], DATA, ring)
+    return jnp.concatenate([before, samples[:-distance]])
 
 
 def _keys(base: Array, client: Array | int, first: Array, size: int) -> Array:
