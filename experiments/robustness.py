@@ -29,6 +29,7 @@ LEFT_OUT: dict[str, Settings] = {
     "nu_emb = 1": {"distill.nu_emb": 1.0},
     "mean of the batch": {"distill.alignment_momentum": 0.0},
     "no screening": {"distill.screening": 0.0},
+    "no mixup": {"distill.mixup": 0.0},
 }
 
 DATA: dict[str, Settings] = {

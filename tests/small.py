@@ -51,11 +51,11 @@ def build(**changes: Any) -> Experiment:
 def public_batch(experiment: Experiment, step: int = 0) -> np.ndarray:
     """What all clients see of the public set at a step, by NumPy; not of samples that stay."""
     fed, chosen = experiment.federations[0], experiment.parts.method.distillation
-    at = experiment.feed.inputs(step, step + 1)[1][0, 0]
-    samples = fed.public.images(fed.public_indices[at]) - np.float32(fed.mean)
+    at = np.asarray(experiment.feed.inputs(step, step + 1)[1])[0, 0]
+    samples = fed.public.images(fed.public_indices[at]) - np.array(fed.mean, np.float32)
     keys = [rng.stream(fed.seed, "mixup", step, 0, place) for place in range(len(at))]
     weights = np.array([jax.random.uniform(key) for key in keys]) * (chosen.mixup if chosen else 0)
-    return reference.mixup(samples / np.float32(fed.std), weights).astype(np.float32)
+    return reference.mixup(samples / np.array(fed.std, np.float32), weights).astype(np.float32)
 
 
 def arguments(experiment: Experiment, state: State | None = None, start: int = 0) -> tuple:

@@ -31,6 +31,7 @@ METHODS = {
     "fedavg": "FedAvg",
     "fedmd": "FedMD",
     "codistillation": "codistillation",
+    "codistillation-mixup": "codistillation, with our mixup",
     "feddf": "FedDF",
     "gossip": "gossip",
     "supervised": "supervised, data pooled",
@@ -41,5 +42,6 @@ METHODS = {
 CHANGES: dict[str, Settings] = {
     "aligned": {"method": "mhd"},  # the default
     "mhd": {"method": "mhd", "distill.alignment": 0.0},
+    "codistillation-mixup": {"method": "codistillation", "distill.mixup": 0.5},
 }
 """Settings of those that are not a method's name alone."""
