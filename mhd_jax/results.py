@@ -336,7 +336,7 @@ LINE_FIELDS = (
     FieldDoc("ignored_by", "[K]", "1", "Share of a client's readers that do not hear it: what it "
              "says of public images does not go together with what they say (screening)."),
     FieldDoc("teacher_accuracy", "[K, m]", "1", "How often the chosen teacher is right, where "
-             "labels of public images are known."),
+             "labels of public images are known; of a mixture, the label of its larger part."),
     FieldDoc("unreadable", "[K]", "1", "Share of steps in which a client's message was dropped, as "
              "it was not finite or no probabilities; left out where none was."),
     FieldDoc("unreadable_parameters", "[K]", "1", "The same of its parameters."),
