@@ -42,6 +42,6 @@ METHODS = {
 CHANGES: dict[str, Settings] = {
     "aligned": {"method": "mhd"},  # the default
     "mhd": {"method": "mhd", "distill.alignment": 0.0},
-    "codistillation-mixup": {"method": "codistillation", "distill.mixup": 0.5},
+    "codistillation-mixup": {"method": "codistillation", "distill.mixup": 0.25},
 }
 """Settings of those that are not a method's name alone."""
