@@ -185,8 +185,8 @@ def _add_exchange(config: ml_collections.ConfigDict) -> None:
     # teachers are aligned, otherwise 0 [0 or more, or -1]
     config.distill.screening = -1.0
     # mixup: how much of another public sample is mixed into one at most, the same for all clients;
-    # 0 = none, -1 is the method's own: 0.25 for mhd where teachers are aligned, otherwise 0; ids are
-    # never mixed [0 to 0.5, or -1]
+    # 0 = none, -1 is the method's own: 0.25 for mhd where teachers are aligned, otherwise 0; ids
+    # are never mixed [0 to 0.5, or -1]
     config.distill.mixup = -1.0
     config.distill.class_frequencies = ()  # of the public set where they are known; () = equal
     # how sure a prediction is; the surest candidate teaches [or "energy", which is published too]
