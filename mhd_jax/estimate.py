@@ -22,6 +22,7 @@ from numpy.typing import DTypeLike
 
 from mhd_jax import config as config_lib
 from mhd_jax import experiment as experiment_lib
+from mhd_jax import federation
 from mhd_jax.data import sources
 from mhd_jax.data.feed import Entries, Feed, Resident, resident_bytes
 from mhd_jax.errors import ConfigError
@@ -74,7 +75,7 @@ class Unread(sources.Split):
         return (np.zeros(self.image_shape, self.dtype) for _ in indices)
 
 
-def data_sets(config: ml_collections.ConfigDict) -> experiment_lib.DataSets | None:
+def data_sets(config: ml_collections.ConfigDict) -> federation.DataSets | None:
     """Unread stand-ins for the data sets of a config; None where one is not in `KNOWN`."""
     names = [config.data.name, *filter(None, [config.data.public_name])]
     if not all(name in KNOWN for name in names):

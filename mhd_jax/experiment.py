@@ -21,6 +21,7 @@ from mhd_jax import (
     distill,
     evaluate,
     exchange,
+    federation,
     graph,
     methods,
     models,
@@ -31,20 +32,14 @@ from mhd_jax import (
 )
 from mhd_jax import config as config_lib
 from mhd_jax import privacy as privacy_lib
-from mhd_jax.data import augment, batches, sources, streaming
 from mhd_jax.data.batches import Visits
 from mhd_jax.data.feed import (
     Federation,
     Feed,
-    Preparation,
     Resident,
-    SampleOrder,
     device_memory,
-    resident_bytes,
-    streams,
 )
-from mhd_jax.data.partition import BY_KEY, partition, pooled, split_public
-from mhd_jax.errors import ConfigError, suggest
+from mhd_jax.errors import ConfigError
 from mhd_jax.evaluator import Evaluator
 from mhd_jax.inputs import Sample, network_input
 from mhd_jax.models import bridge
@@ -98,12 +93,12 @@ class Experiment:
     @property
     def sample(self) -> Sample:
         """One sample as the network sees it."""
-        return sample_of(self.federations[0].source)
+        return federation.sample_of(self.federations[0].source)
 
     @property
     def client_names(self) -> tuple[str, ...]:
         """The clients' names, () where they have none but their numbers."""
-        silos = kept_silos(self.config, self.federations[0].source)
+        silos = federation.kept_silos(self.config, self.federations[0].source)
         return silos.names if silos else ()
 
     @property
@@ -169,13 +164,13 @@ class Experiment:
             models=parts.models,
             baseline_models=parts.baseline_models,
             source=source,
-            silos=kept_silos(self.config, source),
+            silos=federation.kept_silos(self.config, source),
             histograms=[
                 fed.partition.histogram(fed.source.train.labels, source.num_classes)
                 for fed in self.federations
             ],
             metrics=self.config.metrics,
-            prepare=preparation(self.config, self.federations).test_all,
+            prepare=federation.preparation(self.config, self.federations).test_all,
             keep=isinstance(self.feed, Resident),
         )
 
@@ -185,7 +180,7 @@ class Experiment:
         method = self.parts.method
         return tuple(
             privacy_lib.epsilons(self.config, method, fed.partition.sizes)
-            for fed in _pooled(method, self.federations)
+            for fed in federation.trained_on(method, self.federations)
         )
 
     @functools.cached_property
@@ -194,12 +189,8 @@ class Experiment:
         return self.layout.put(np.asarray(self.seeds, np.uint32))
 
 
-DataSets = tuple[sources.Source, sources.Split | None]
-"""Private data and, where `data.public_name` names another data set, public images."""
-
-
 def build(
-    config: ml_collections.ConfigDict, data: DataSets | None = None, memory: int = 0
+    config: ml_collections.ConfigDict, data: federation.DataSets | None = None, memory: int = 0
 ) -> Experiment:
     """Builds a run and makes every check that can be made before compiling.
 
@@ -214,23 +205,25 @@ def build(
     config_lib.validate(config)
     method = methods.build(config)
     seeds = tuple(config.seed + replica for replica in range(config.num_seeds))
-    source, other = data or _data_sets(config)
-    federations = tuple(_federation(config, seed, source, other) for seed in seeds)
+    source, other = data or federation.data_sets(config)
+    federations = tuple(federation.federate(config, seed, source, other) for seed in seeds)
     _check_pieces(config, method, source.num_classes)
     _check_frozen(config, method)
     topologies = [graph.make_topology(config.graph, config.clients.num, seed) for seed in seeds]
     built = _models(config, source.num_classes, method.num_heads(config.heads.aux))
-    _check_networks(built, sample_of(source))
-    roster = _roster(config, method, _layout(config, method, built, sample_of(source)), seeds)
+    sample = federation.sample_of(source)
+    _check_networks(built, sample)
+    roster = _roster(config, method, _layout(config, method, built, sample), seeds)
     visits = _visits(config, method, topologies, roster.layout)
-    trained = _pooled(method, federations)
+    trained = federation.trained_on(method, federations)
     privacy = _privacy(config, built, trained, own_public=other is None)
-    mixup = _mixup(config, method, source)
-    feed = _feed(config, trained, roster, visits, mixup, memory or device_memory(), privacy)
+    feed = federation.make_feed(
+        config, method, trained, roster, visits, memory or device_memory(), privacy
+    )
     baseline = _models(config, source.num_classes, 1) if _wants_baseline(config, method) else ()
     encoding = exchange.make_encoding(config, method, source.num_classes)
     _check_alignment(config, method, source.num_classes)
-    convolutional = any(has_convolutions(model, sample_of(source)) for model in built)
+    convolutional = any(has_convolutions(model, sample) for model in built)
     steps_per_call = _steps_per_call(config, convolutional, feed)
     horizon = config.train.steps + steps_per_call  # the last call is planned to its full length
     who = roster.attendances
@@ -247,7 +240,7 @@ def build(
         replicas=config.num_seeds,
         steps_per_call=steps_per_call,
         convolutional=convolutional,
-        embedding_width=_embedding_width(config, method, built, sample_of(source)),
+        embedding_width=_embedding_width(config, method, built, sample),
         pauses=_pauses(config, method, convolutional),
         frozen=sum(offset < config.clients.frozen for offset in roster.layout.offsets),
         visits=visits,
@@ -263,7 +256,7 @@ def build(
         ),
         parts=parts,
         feed=feed,
-        ledger=_ledger(config, parts, readers[0], sample_of(source)),
+        ledger=_ledger(config, parts, readers[0], sample),
     )
 
 
@@ -424,147 +417,6 @@ def _label_shares(
     return counts / np.maximum(counts.sum(axis=-1, keepdims=True), 1)
 
 
-# --- Data -----------------------------------------------------------------------------------------
-
-
-def _data_sets(config: ml_collections.ConfigDict) -> DataSets:
-    """One source for all replicas; public images come in the shape of the private ones."""
-    source = sources.source(config.data)
-    if not config.data.public_name:
-        return source, source.public
-    return source, sources.public_split(config.data, source.image_shape)
-
-
-def _federation(
-    config: ml_collections.ConfigDict,
-    seed: int,
-    source: sources.Source,
-    other: sources.Split | None,
-) -> Federation:
-    labels, silos = source.train.labels, kept_silos(config, source)
-    if silos and len(silos.names) != config.clients.num:
-        accepted = f"{len(silos.names)}, the number of clients that {source.name} comes with"
-        raise ConfigError("clients.num", config.clients.num, accepted)
-    if other is None:
-        private, public = split_public(len(labels), config.data.public_fraction, seed)
-        split, indices = source.train, public
-    else:
-        private, public = np.arange(len(labels)), np.zeros(0, np.int64)
-        split, indices = other, np.arange(len(other))
-    parts = partition(
-        labels, source.num_classes, config.clients.num, config.partition, seed,
-        private=private, public=public, owner=silos.owner if silos else None,
-    )  # fmt: skip
-    if config.data.public_batch_size > len(indices):
-        logging.warning(
-            "data.public_batch_size = %d is larger than the public set of %d samples: "
-            "a batch holds some of them more than once",
-            config.data.public_batch_size, len(indices),
-        )  # fmt: skip
-    mean, std = source.mean, source.std
-    if not mean:
-        mean, std = sources.measured_statistics(split, indices)
-    return Federation(seed, source, parts, split, indices, mean, std)
-
-
-def kept_silos(config: ml_collections.ConfigDict, source: sources.Source) -> sources.Silos | None:
-    """The clients that the data set comes with, if the run keeps them."""
-    return source.silos if config.partition.name == BY_KEY else None
-
-
-def sample_of(source: sources.Source) -> Sample:
-    """One sample as a network sees it: ids as they are, everything else in float32."""
-    dtype = jnp.int32 if sources.is_ids(source.train.dtype) else jnp.float32
-    return jax.ShapeDtypeStruct(source.image_shape, dtype)
-
-
-def preparation(
-    config: ml_collections.ConfigDict,
-    federations: Sequence[Federation],
-    visits: Visits = Visits(),  # noqa: B008
-    mixup: float = 0.0,
-) -> Preparation:
-    """What happens to samples on the device; an augmentation of the host leaves nothing to it.
-
-    Raises:
-      ConfigError: there is no such augmentation, or it cannot change such samples.
-    """
-    name, on_host = config.data.augment, streaming.HOST_AUGMENTS.names()
-    known = [*augment.AUGMENTS, *on_host]
-    if name not in known:
-        raise ConfigError("data.augment", name, suggest(name, known))
-    split = federations[0].source.train
-    if name in on_host:
-        if len(split.image_shape) != 3:
-            augment.refuse(name, split.image_shape)
-    else:
-        augment.check(name, split.image_shape, split.dtype)
-    statistics = np.array([(fed.mean, fed.std) for fed in federations], np.float32)
-    return Preparation("none" if name in on_host else name, statistics, visits, mixup)
-
-
-def _mixup(
-    config: ml_collections.ConfigDict, method: methods.Method, source: sources.Source
-) -> float:
-    """How much of another public sample is mixed into one at most.
-
-    Raises:
-      ConfigError: samples are ids, which have no mean, and mixing them was asked for.
-    """
-    asked = method.distillation.mixup if method.distillation else 0.0
-    if not sources.is_ids(source.train.dtype):
-        return asked
-    if config.distill.mixup > 0:
-        raise ConfigError("distill.mixup", asked, "0 or -1 for ids, which cannot be mixed")
-    return 0.0
-
-
-def _feed(
-    config: ml_collections.ConfigDict,
-    federations: Sequence[Federation],
-    roster: Roster,
-    visits: Visits,
-    mixup: float,
-    memory: int,
-    privacy: privacy_lib.Privacy | None,
-) -> Feed:
-    places = 0
-    if privacy is not None:
-        sizes = np.concatenate([fed.partition.sizes for fed in federations])
-        needed = batches.poisson_places(sizes, config.data.batch_size, config.train.steps)
-        places = -(-needed // roster.layout.data_devices) * roster.layout.data_devices
-    order = SampleOrder(
-        federations,
-        roster,
-        config.data.batch_size,
-        config.data.public_batch_size,
-        visits,
-        places,
-    )
-    prepared = preparation(config, federations, visits, mixup)
-    resident = Resident(order, prepared)
-    name = config.data.augment
-    on_host = name if name in streaming.HOST_AUGMENTS.names() else ""
-    needed = resident_bytes(resident, roster.layout)
-    streamed, why = streams(config.data.feed, needed, memory, on_host)
-    feed: Resident | streaming.Streaming = resident
-    if streamed and privacy is not None:
-        accepted = "resident with privacy: a stream walks through shuffled epochs, and the "
-        accepted += "accountant assumes Poisson samples"
-        raise ConfigError("data.feed", config.data.feed, accepted)
-    if streamed:
-        feed = streaming.Streaming(order, prepared, on_host, config.data.workers)
-    feed.why = why
-    return feed
-
-
-def _pooled(method: methods.Method, federations: Sequence[Federation]) -> tuple[Federation, ...]:
-    """Who trains on which samples: one client on all of them where the method pools."""
-    if not method.pooled:
-        return tuple(federations)
-    return tuple(dataclasses.replace(fed, partition=pooled(fed.partition)) for fed in federations)
-
-
 def _privacy(
     config: ml_collections.ConfigDict,
     built: Sequence[models.MultiHeadClassifier],
@@ -575,12 +427,13 @@ def _privacy(
     privacy, first = privacy_lib.build(config), federations[0].source
     if privacy is None:
         return None
+    sample = federation.sample_of(first)
     privacy_lib.check(
         config,
         [fed.partition.sizes for fed in federations],
-        batch_statistics=_has_statistics(built, sample_of(first)),
-        draws=any(_draws(model, sample_of(first)) for model in built),
-        own_public=own_public and kept_silos(config, first) is not None,
+        batch_statistics=_has_statistics(built, sample),
+        draws=any(_draws(model, sample) for model in built),
+        own_public=own_public and federation.kept_silos(config, first) is not None,
     )
     return privacy
 

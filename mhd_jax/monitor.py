@@ -13,7 +13,8 @@ import numpy as np
 from jaxtyping import Float
 
 from mhd_jax import health
-from mhd_jax.experiment import Experiment, preparation
+from mhd_jax.experiment import Experiment
+from mhd_jax.federation import preparation
 from mhd_jax.probe import Vitals, make_probe, sample_of
 from mhd_jax.state import State
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import mhd_jax
-from mhd_jax import api, estimate
+from mhd_jax import api, estimate, federation
 from mhd_jax import experiment as experiment_lib
 from mhd_jax.data import augment, sources
 from mhd_jax.data.sources.arrays import as_samples
@@ -73,7 +73,7 @@ def test_numbers_are_normalised_by_feature_with_the_public_rows(kind: str) -> No
     found = experiment_lib.build(config, (source(kind), None))
     fed = found.federations[0]
     public = fed.public.images(fed.public_indices)
-    prepare = experiment_lib.preparation(config, found.federations).test
+    prepare = federation.preparation(config, found.federations).test
     flat = np.asarray(prepare(jnp.asarray(public))).reshape(-1, public.shape[-1])
     np.testing.assert_allclose(flat.mean(axis=0), 0, atol=1e-3)
     np.testing.assert_allclose(flat.std(axis=0), 1, atol=1e-3)
@@ -83,7 +83,7 @@ def test_ids_enter_a_network_as_they_are(pieces: None) -> None:
     api.register("model.name", "bag", lambda settings: BagOfWords())
     config = small.config(clients__num=2, model__name="bag")
     found = experiment_lib.build(config, (source("ids"), None))
-    prepare = experiment_lib.preparation(config, found.federations)
+    prepare = federation.preparation(config, found.federations)
     ids = jnp.asarray(found.federations[0].source.test.images(np.arange(3)))
     assert prepare.test(ids).dtype == jnp.int32
     np.testing.assert_array_equal(prepare.test(ids), ids)

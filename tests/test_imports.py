@@ -22,7 +22,7 @@ LAYERS = (
     ("defences",),
     ("health", "methods", "state"),
     ("evaluate", "exchange", "privacy"),
-    ("evaluator", "schedule", "step"),
+    ("evaluator", "federation", "schedule", "step"),
     ("experiment", "probe"),
     ("audit", "estimate", "monitor"),
     ("runtime",),

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mhd_jax import parallel
+from mhd_jax import federation, parallel
 from mhd_jax.step import program
 from tests import reference, small
 
@@ -207,17 +207,16 @@ def test_memory_of_the_step_grows_linearly_with_the_clients():
 
 def test_shuffled_public_labels_change_nothing(monkeypatch):
     before, _ = small.run(small.build())
-    from mhd_jax import experiment as experiment_lib
 
-    federation = experiment_lib._federation
+    federate = federation.federate
 
     def shuffled(config, seed, source, other):
-        fed = federation(config, seed, source, other)
+        fed = federate(config, seed, source, other)
         order = np.random.default_rng(1).permutation(fed.public_indices)
         source.train.labels[fed.public_indices] = source.train.labels[order]
         return fed
 
-    monkeypatch.setattr(experiment_lib, "_federation", shuffled)
+    monkeypatch.setattr(federation, "federate", shuffled)
     after, _ = small.run(small.build())
     for ours, theirs in zip(jax.tree.leaves(after), jax.tree.leaves(before), strict=True):
         np.testing.assert_array_equal(ours, theirs)

@@ -21,7 +21,7 @@ import jax
 import numpy as np
 
 from experiments.accelerator.pieces import Case, Context, Piece, Records
-from mhd_jax import estimate, train
+from mhd_jax import estimate, federation, train
 from mhd_jax import experiment as experiment_lib
 from mhd_jax.config import update
 from mhd_jax.data import sources
@@ -146,7 +146,7 @@ def config_trains(file: Path, context: Context) -> dict[str, Any]:
     return {"loss": float(metrics["loss"].mean())}
 
 
-def _random_images(config: Any) -> experiment_lib.DataSets | None:
+def _random_images(config: Any) -> federation.DataSets | None:
     """Random images, a few of each class, for the data sets that have to be prepared."""
     if config.data.name == "digits" or config.data.name not in estimate.KNOWN:
         return None  # scikit-learn brings them

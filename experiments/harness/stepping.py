@@ -13,7 +13,7 @@ import ml_collections
 import numpy as np
 
 from mhd_jax import experiment as experiment_lib
-from mhd_jax import train
+from mhd_jax import federation, train
 from mhd_jax.experiment import Experiment
 from mhd_jax.state import State
 
@@ -35,7 +35,7 @@ class Stepper:
     def __init__(
         self,
         config: ml_collections.ConfigDict,
-        data: experiment_lib.DataSets | None = None,
+        data: federation.DataSets | None = None,
         change: Callable[[Experiment], Experiment] = lambda experiment: experiment,
     ) -> None:
         self.experiment = change(experiment_lib.build(config, data))

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 
 from mhd_jax import config as config_lib
 from mhd_jax import experiment as experiment_lib
+from mhd_jax import federation
 from mhd_jax import state as state_lib
 from mhd_jax.api import export
 from mhd_jax.api.pieces import PIECES, use
@@ -268,7 +269,7 @@ class _Restored:
         self.experiment = experiment_lib.build(local)
         self._ids = is_ids(self.experiment.federations[0].source.train.dtype)
         self.state = _restore(self.experiment, directory)
-        self._prepare = experiment_lib.preparation(config, self.experiment.federations).test
+        self._prepare = federation.preparation(config, self.experiment.federations).test
         self._predict = [self._forward(model) for model in self.experiment.parts.models]
 
     def _forward(self, model: nn.Module) -> Callable[[Variables, Array, int], Array]:
