@@ -64,8 +64,9 @@ STUDY = Study(
     cells,
     definitions=(
         "MHD is the paper's method, the most confident teacher; aligned MHD, the default here, "
-        "mixes public samples, divides each teacher's predictions by their own mean over them and "
-        "hears those alone who look at them.",
+        "first divides each teacher's predictions by their own mean over the public set, and hears "
+        "those alone who look at it.",
+        "With mixup, up to a quarter of another public sample is mixed into each.",
         "All methods take the same number of steps with the same batches, optimiser and learning "
         "rate, none of it tuned for any of them.",
         "Supervised is one model on all private data, in the steps and batch of a single client.",

@@ -22,14 +22,14 @@ from experiments.harness.study import Cell, Record, Study
 
 Settings = Mapping[str, Any]
 
-LEFT_OUT: dict[str, Settings] = {
+CHANGED: dict[str, Settings] = {
     "no fade-in": {"distill.fade_in": 0.0},
     "SGD 0.01": {"optimizer.name": "sgd", "optimizer.learning_rate": 0.01},
     "every head nu_aux": {"distill.split_nu_aux": False},
     "nu_emb = 1": {"distill.nu_emb": 1.0},
     "mean of the batch": {"distill.alignment_momentum": 0.0},
     "no screening": {"distill.screening": 0.0},
-    "no mixup": {"distill.mixup": 0.0},
+    "mixup 0.25": {"distill.mixup": 0.25},
 }
 
 DATA: dict[str, Settings] = {
@@ -81,7 +81,7 @@ DECISIVE = (
     ("Tiny ImageNet", "mlp, s = 100"),
     ("digits", "cnn, s = 100"),
 )
-"""Rows on which each ingredient is left out, one at a time."""
+"""Rows on which each ingredient is left out or added, one at a time."""
 
 COLLAPSED = 0.02
 """A head whose shared accuracy is within this of naming one class for everything."""
@@ -97,7 +97,7 @@ def cells(preset: Preset) -> list[Cell]:
 
 
 def _candidates(data: str, label: str) -> dict[str, Settings]:
-    return {**CANDIDATES, **(LEFT_OUT if (data, label) in DECISIVE else {})}
+    return {**CANDIDATES, **(CHANGED if (data, label) in DECISIVE else {})}
 
 
 def _cell(data: str, label: str, changes: Settings, name: str, candidate: Settings) -> Cell:

@@ -31,8 +31,8 @@ STUDY = Study(
         "testing. Each client has the tumours of one size.",
         "A fifth of the 419 others, drawn by the seed, is public and has no labels.",
         "MHD is the paper's method, the most confident teacher; aligned MHD, the default here, "
-        "mixes public samples, divides each teacher's predictions by their own mean over them and "
-        "hears those alone who look at them.",
+        "first divides each teacher's predictions by their own mean over the public set, and hears "
+        "those alone who look at it.",
         "All methods take the same number of steps with the same batches, optimiser and learning "
         "rate, none of it tuned for any of them.",
     ),

@@ -314,8 +314,8 @@ def _holdings(experiment: Experiment, gathered: bool) -> dict[tuple[str, int], s
     if not gathered:  # devices that share a public batch average over it
         for size in _mean_sizes(experiment):
             held.setdefault(("f32", size), MEANS)
-        mixed = experiment.parts.replicas * experiment.parts.visits.count
-        held.setdefault(("f32", mixed * math.prod(experiment.image_shape)), PUBLIC)
+        passed_on = experiment.parts.replicas * experiment.parts.visits.count  # see `data.feed`
+        held.setdefault(("f32", passed_on * math.prod(experiment.image_shape)), PUBLIC)
     return held
 
 

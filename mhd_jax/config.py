@@ -184,10 +184,9 @@ def _add_exchange(config: ml_collections.ConfigDict) -> None:
     # deviations beyond chance; 0 hears everybody, -1 is the method's own: 3 for mhd where
     # teachers are aligned, otherwise 0 [0 or more, or -1]
     config.distill.screening = -1.0
-    # mixup: how much of another public sample is mixed into one at most, the same for all clients;
-    # 0 = none, -1 is the method's own: 0.25 for mhd where teachers are aligned, otherwise 0; ids
-    # are never mixed [0 to 0.5, or -1]
-    config.distill.mixup = -1.0
+    # how much of another public sample is mixed into one at most, the same for all clients; 0 is
+    # none [0 to 0.5; 0 for ids]
+    config.distill.mixup = 0.0
     config.distill.class_frequencies = ()  # of the public set where they are known; () = equal
     # how sure a prediction is; the surest candidate teaches [or "energy", which is published too]
     config.distill.confidence = "max_prob"
@@ -424,10 +423,8 @@ def validate(config: ml_collections.ConfigDict) -> None:
     for name in ("distill.alignment", "distill.screening"):
         if flat[name] < 0 and flat[name] != -1:
             raise ConfigError(name, flat[name], "0 or more, or -1 for the method's own")
-    if not 0 <= flat["distill.mixup"] <= 0.5 and flat["distill.mixup"] != -1:
-        raise ConfigError(
-            "distill.mixup", flat["distill.mixup"], "0 to 0.5, or -1 for the method's own"
-        )
+    if not 0 <= flat["distill.mixup"] <= 0.5:
+        raise ConfigError("distill.mixup", flat["distill.mixup"], "0 to 0.5")
     if not flat["privacy.delta"] < 1:
         raise ConfigError("privacy.delta", flat["privacy.delta"], "in [0, 1)")
     if math.isinf(flat["privacy.noise_multiplier"]):

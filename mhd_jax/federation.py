@@ -121,20 +121,16 @@ def preparation(
     return Preparation("none" if name in on_host else name, statistics, visits, mixup)
 
 
-def _mixup(
-    config: ml_collections.ConfigDict, method: methods.Method, source: sources.Source
-) -> float:
+def _mixup(method: methods.Method, source: sources.Source) -> float:
     """How much of another public sample is mixed into one at most.
 
     Raises:
-      ConfigError: samples are ids, which have no mean, and mixing them was asked for.
+      ConfigError: samples are ids and should be mixed.
     """
     asked = method.distillation.mixup if method.distillation else 0.0
-    if not sources.is_ids(source.train.dtype):
-        return asked
-    if config.distill.mixup > 0:
-        raise ConfigError("distill.mixup", asked, "0 or -1 for ids, which cannot be mixed")
-    return 0.0
+    if asked and sources.is_ids(source.train.dtype):
+        raise ConfigError("distill.mixup", asked, "0 for ids, which have no mean")
+    return asked
 
 
 def make_feed(
@@ -174,7 +170,7 @@ def make_feed(
         visits,
         places,
     )
-    mixup = _mixup(config, method, federations[0].source)
+    mixup = _mixup(method, federations[0].source)
     prepared = preparation(config, federations, visits, mixup)
     resident = Resident(order, prepared)
     name = config.data.augment

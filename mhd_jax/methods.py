@@ -21,9 +21,6 @@ from mhd_jax.registry import Registry
 SCREENING = 3.0
 """`Distillation.screening` of mhd: lies that are made without looking hardly ever pass."""
 
-MIXUP = 0.25
-"""`Distillation.mixup` of mhd: more, 0.5, pays on some data and costs on other."""
-
 
 @dataclasses.dataclass(frozen=True)
 class Distillation:
@@ -45,7 +42,7 @@ class Distillation:
       class_frequencies: of the public set, where they are known; () takes them as equal.
       screening: how far a peer's predictions must go together with one's own, in standard
         deviations beyond chance, see `distill.relation`; 0 hears everybody.
-      mixup: how much of another public sample is mixed into one at most; 0 is the paper.
+      mixup: how much of another public sample is mixed into one at most; 0 for none.
     """
 
     wiring: Literal["chain", "main"] = "chain"
@@ -271,7 +268,7 @@ def mhd(config: ml_collections.ConfigDict) -> Method:
         include_self=chosen.include_self,
         same_rank=chosen.same_rank,
         temperature=chosen.temperature,
-        **_reading(config, alignment=1.0, screening=SCREENING, mixup=MIXUP),
+        **_reading(config, alignment=1.0, screening=SCREENING),
     )
     return Method(distillation, when=_fading_in(config))
 
@@ -283,26 +280,22 @@ def _check_confidence(name: str) -> None:
 
 
 def _reading(
-    config: ml_collections.ConfigDict,
-    alignment: float = 0.0,
-    screening: float = 0.0,
-    mixup: float = 0.0,
+    config: ml_collections.ConfigDict, alignment: float = 0.0, screening: float = 0.0
 ) -> dict[str, Any]:
-    """Of what predictions are made and how they are read, the method's own way unless asked for.
+    """Of what predictions are made, and how they are read: the method's own way unless asked for.
 
     Args:
       config: of the run.
       alignment: the method's own.
       screening: the method's own where predictions are aligned; otherwise everybody is heard.
-      mixup: the method's own where predictions are aligned; otherwise samples stay what they are.
     """
     chosen = config.distill
     strength = alignment if chosen.alignment < 0 else chosen.alignment
-    by_default = (screening, mixup) if strength else (0.0, 0.0)
+    by_default = screening if strength else 0.0
     return {
         "alignment": strength,
-        "screening": by_default[0] if chosen.screening < 0 else chosen.screening,
-        "mixup": by_default[1] if chosen.mixup < 0 else chosen.mixup,
+        "screening": by_default if chosen.screening < 0 else chosen.screening,
+        "mixup": chosen.mixup,
         "alignment_momentum": chosen.alignment_momentum,
         "class_frequencies": tuple(chosen.class_frequencies),
     }

@@ -104,7 +104,7 @@ def test_ids_train_and_are_predicted(run: mhd_jax.Run) -> None:
 
 def test_ids_are_never_mixed() -> None:
     changes = {"clients__num": 2, "model__name": "bag", "distill__mixup": 0.5}
-    with pytest.raises(ConfigError, match=r"distill\.mixup = 0\.5: expected 0 or -1 for ids"):
+    with pytest.raises(ConfigError, match=r"distill\.mixup = 0\.5: expected 0 for ids"):
         experiment_lib.build(small.config(**changes), (source("ids"), None))
 
 

@@ -61,9 +61,10 @@ def test_what_the_user_says_of_cuda_graphs_goes_first(monkeypatch):
         {"distill__alignment": 0.0, "distill__fade_in": 0.0, "distill__split_nu_aux": False},
         {"distill__alignment": 0.5, "distill__alignment_momentum": 0.0},
         {"data__public_batch_size": 32, "distill__same_rank": True},
+        {"distill__mixup": 0.25},
     ],
     ids=["complete", "chain", "same rank", "no peers", "no aux heads", "the paper", "batch mean",
-         "screened"],
+         "screened", "mixup"],
 )  # fmt: skip
 def test_losses_of_a_step_equal_the_reference(changes):
     experiment = small.build(train__steps=1, **changes)

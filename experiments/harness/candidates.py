@@ -27,11 +27,12 @@ CANDIDATES: dict[str, Settings] = {
 
 METHODS = {
     "aligned": "aligned MHD (ours)",
+    "aligned-mixup": "aligned MHD, with mixup",
     "mhd": "MHD",
     "fedavg": "FedAvg",
     "fedmd": "FedMD",
     "codistillation": "codistillation",
-    "codistillation-mixup": "codistillation, with our mixup",
+    "codistillation-mixup": "codistillation, with mixup",
     "feddf": "FedDF",
     "gossip": "gossip",
     "supervised": "supervised, data pooled",
@@ -42,6 +43,7 @@ METHODS = {
 CHANGES: dict[str, Settings] = {
     "aligned": {"method": "mhd"},  # the default
     "mhd": {"method": "mhd", "distill.alignment": 0.0},
+    "aligned-mixup": {"method": "mhd", "distill.mixup": 0.25},
     "codistillation-mixup": {"method": "codistillation", "distill.mixup": 0.25},
 }
 """Settings of those that are not a method's name alone."""
