@@ -286,6 +286,9 @@ class Fresh:
         n = stop - start
         if self.topology.static and self.attendance is None:
             reads = edges.repeat(self._always, n)
+        elif self.topology.only_draws and self.attendance is None:
+            drawn = [self.topology.drawn(step) for step in range(start, stop)]
+            reads = edges.stack([edges.from_lists(ids, self.form) for ids in drawn])
         else:
             graphs = (self._graph(step) for step in range(start, stop))
             reads = edges.stack([edges.from_mask(graph, self.form) for graph in graphs])
@@ -480,7 +483,7 @@ def _reader(
         seed,
         pool_slots=config.exchange.pool_size,
         refresh_steps=config.exchange.refresh_steps,
-        slots_per_step=config.graph.peers_per_step,
+        slots_per_step=topology.peers_per_step,
         drop=config.graph.drop,
     )
 

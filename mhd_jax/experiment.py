@@ -209,7 +209,12 @@ def build(
     federations = tuple(federation.federate(config, seed, source, other) for seed in seeds)
     _check_pieces(config, method, source.num_classes)
     _check_frozen(config, method)
-    topologies = [graph.make_topology(config.graph, config.clients.num, seed) for seed in seeds]
+    topologies = [
+        _with_drawn_peers(
+            config, method, graph.make_topology(config.graph, config.clients.num, seed)
+        )
+        for seed in seeds
+    ]
     built = _models(config, source.num_classes, method.num_heads(config.heads.aux))
     sample = federation.sample_of(source)
     _check_networks(built, sample)
@@ -333,6 +338,21 @@ def _check_alignment(
         logging.warning(
             "distill.fade_in = 1: distillation reaches its full weight at the last step only"
         )
+
+
+def _with_drawn_peers(
+    config: ml_collections.ConfigDict, method: methods.Method, topology: graph.Topology
+) -> graph.Topology:
+    """With as many peers a step as the method draws, where the config leaves it to the method.
+
+    Readers that keep what they have read, and pools of snapshots, stay with all of their peers.
+    """
+    own = method.distillation.peers if method.distillation else 0
+    left_to_it = config.graph.peers_per_step < 0 and config.exchange.mode == "fresh"
+    if not (own and left_to_it) or config.exchange.cache > 1:
+        return topology
+    _, most = topology.degrees(config.train.steps)
+    return dataclasses.replace(topology, peers_per_step=own) if most > own else topology
 
 
 def _embedding_width(

@@ -21,6 +21,9 @@ from mhd_jax.registry import Registry
 SCREENING = 3.0
 """`Distillation.screening` of mhd: lies that are made without looking hardly ever pass."""
 
+PEERS = 2
+"""`Distillation.peers` of mhd: those who always hear all the same teachers learn less."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Distillation:
@@ -42,6 +45,8 @@ class Distillation:
       class_frequencies: of the public set, where they are known; () takes them as equal.
       screening: how far a peer's predictions must go together with one's own, in standard
         deviations beyond chance, see `distill.relation`; 0 hears everybody.
+      peers: how many of its peers a client hears in a step where the config leaves that to the
+        method, drawn at random; 0 for all.
       mixup: how much of another public sample is mixed into one at most; 0 for none.
     """
 
@@ -58,6 +63,7 @@ class Distillation:
     alignment_momentum: float = 0.0
     class_frequencies: tuple[float, ...] = ()
     screening: float = 0.0
+    peers: int = 0
     mixup: float = 0.0
 
     def __post_init__(self) -> None:
@@ -268,7 +274,7 @@ def mhd(config: ml_collections.ConfigDict) -> Method:
         include_self=chosen.include_self,
         same_rank=chosen.same_rank,
         temperature=chosen.temperature,
-        **_reading(config, alignment=1.0, screening=SCREENING),
+        **_reading(config, alignment=1.0, screening=SCREENING, peers=PEERS),
     )
     return Method(distillation, when=_fading_in(config))
 
@@ -280,7 +286,10 @@ def _check_confidence(name: str) -> None:
 
 
 def _reading(
-    config: ml_collections.ConfigDict, alignment: float = 0.0, screening: float = 0.0
+    config: ml_collections.ConfigDict,
+    alignment: float = 0.0,
+    screening: float = 0.0,
+    peers: int = 0,
 ) -> dict[str, Any]:
     """Of what predictions are made, and how they are read: the method's own way unless asked for.
 
@@ -288,12 +297,14 @@ def _reading(
       config: of the run.
       alignment: the method's own.
       screening: the method's own where predictions are aligned; otherwise everybody is heard.
+      peers: likewise.
     """
     chosen = config.distill
     strength = alignment if chosen.alignment < 0 else chosen.alignment
     by_default = screening if strength else 0.0
     return {
         "alignment": strength,
+        "peers": peers if strength else 0,
         "screening": by_default if chosen.screening < 0 else chosen.screening,
         "mixup": chosen.mixup,
         "alignment_momentum": chosen.alignment_momentum,

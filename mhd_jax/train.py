@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import os
 import platform
@@ -429,11 +430,12 @@ def _stop_diverged(
 def describe(experiment: Experiment) -> str:
     """The lines printed before the first step."""
     first, config = experiment.federations[0], experiment.config
-    topology, chosen = experiment.schedule.topologies[0], experiment.parts.method.distillation
+    topology = experiment.schedule.topologies[0]
     graph.warn_unreachable(topology.ever(config.train.steps, most=TURNS_LOOKED_AT))
     reader = experiment.schedule.readers[0]
     pool_slots = reader.pool_slots if isinstance(reader, Stale) else 0
-    graph.warn_without_effect(topology, pool_slots)
+    asked = max(config.graph.peers_per_step, 0)
+    graph.warn_without_effect(dataclasses.replace(topology, peers_per_step=asked), pool_slots)
     return terminal.describe_run(
         config,
         private_samples=first.partition.sizes.tolist(),
@@ -447,9 +449,19 @@ def describe(experiment: Experiment) -> str:
         num_heads=experiment.parts.models[0].num_heads,
         device=f"{device()}; {experiment.layout.describe()}",
         feed=experiment.feed.why,
-        exchange=reader.form.describe(bool(chosen.screening)) if chosen else "",
+        exchange=_teachers(experiment),
         privacy=_privacy(experiment),
     )
+
+
+def _teachers(experiment: Experiment) -> str:
+    """Who may teach in a step, and how they are found; "" where nobody does."""
+    chosen, schedule = experiment.parts.method.distillation, experiment.schedule
+    if chosen is None:
+        return ""
+    found = schedule.readers[0].form.describe(bool(chosen.screening))
+    drawn = schedule.topologies[0].peers_per_step
+    return f"{drawn} peers a step, drawn at random, {found}" if drawn else found
 
 
 def _privacy(experiment: Experiment) -> str:

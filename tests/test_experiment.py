@@ -119,3 +119,25 @@ def test_public_images_from_a_folder(tmp_path):
 def test_a_public_data_set_that_is_not_there_is_named(tmp_path):
     with pytest.raises(ConfigError, match=r"data\.public_dir"):
         small.build(data__public_name="folder", data__public_dir=str(tmp_path / "nowhere"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "drawn"),
+    [
+        ({}, 2),
+        ({"distill__rule": "mean"}, 2),
+        ({"graph__drop": 0.5}, 2),
+        ({"graph__name": "cycle"}, 0),
+        ({"graph__name": "chain"}, 0),
+        ({"distill__alignment": 0.0}, 0),
+        ({"method": "codistillation"}, 0),
+        ({"method": "fedavg"}, 0),
+        ({"exchange__cache": 4}, 0),
+        ({"exchange__mode": "stale"}, 0),
+        ({"graph__peers_per_step": 0}, 0),
+        ({"graph__peers_per_step": 1}, 1),
+    ],
+)
+def test_aligned_teachers_of_whom_nothing_is_kept_are_drawn(changes: dict, drawn: int) -> None:
+    experiment = small.build(**{"graph__peers_per_step": -1, **changes})
+    assert experiment.schedule.topologies[0].peers_per_step == drawn

@@ -14,7 +14,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from mhd_jax import config, graph
+from mhd_jax import config, edges, graph
 from mhd_jax.errors import ConfigError
 
 UNDIRECTED = (
@@ -357,7 +357,7 @@ def test_check_adjacency() -> None:
         (8, {"degree": True}, "graph.degree", "whole number"),
         (8, {"islands": 0}, "graph.islands", ">= 1"),
         (8, {"bridges": -1}, "graph.bridges", ">= 0"),
-        (8, {"peers_per_step": -1}, "graph.peers_per_step", ">= 0"),
+        (8, {"peers_per_step": -2}, "graph.peers_per_step", ">= -1"),
         (8, {"every": -1}, "graph.every", ">= 0"),
         (8, {"probability": 1.01}, "graph.probability", "from 0 to 1"),
         (8, {"probability": "0.3"}, "graph.probability", "from 0 to 1"),
@@ -546,6 +546,15 @@ def test_sampled_peers_are_peers(adjacency: np.ndarray, count: int, step: int) -
     sampled = graph.sample_peers(adjacency, count, np.random.default_rng(step))
     assert not (sampled & ~adjacency).any()
     assert (sampled.sum(axis=1) == np.minimum(adjacency.sum(axis=1), count)).all()
+
+
+@pytest.mark.parametrize("name", ["complete", "star", "random_regular"])
+def test_drawn_peers_are_those_that_are_read(name: str) -> None:
+    chosen = graph.make_topology({"name": name, "degree": 4, "peers_per_step": 2}, 7, seed=3)
+    for step, reads in enumerate(chosen.reads(0, 20)):
+        listed = [np.flatnonzero(row).tolist() for row in reads]
+        drawn = [sorted(row[row != edges.NOBODY].tolist()) for row in chosen.drawn(step)]
+        assert drawn == listed
 
 
 def test_all_peers_are_equally_likely() -> None:

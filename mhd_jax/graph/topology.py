@@ -20,6 +20,7 @@ from jaxtyping import Bool, Int
 from ml_collections import ConfigDict
 
 from mhd_jax.config import default_config
+from mhd_jax.edges import NOBODY
 from mhd_jax.errors import ConfigError, suggest
 from mhd_jax.graph.catalogue import FIXED, GRAPHS, Adjacency, check_adjacency, given
 from mhd_jax.graph.facts import listed
@@ -43,7 +44,8 @@ class Topology:
       graphs: the graphs that take turns: a matrix, or a function from a step to a matrix.
       every: steps for which a graph stays in force; 0 means that the first one is the only one,
         asked afresh in every step if it is a function.
-      peers_per_step: Δ, peers each client reads per step, drawn at random; 0 means all.
+      peers_per_step: Δ, peers each client reads per step, drawn at random; 0 means all. Where
+        the settings say -1, whoever knows the method may put another number there.
       drop: probability that an edge is silent in a step.
     """
 
@@ -63,6 +65,19 @@ class Topology:
     def static(self) -> bool:
         """Whether everybody reads the same peers in every step."""
         return not (self.changes or self.peers_per_step or self.drop)
+
+    @property
+    def only_draws(self) -> bool:
+        """Whether peers drawn from one graph are all that changes."""
+        return self.peers_per_step > 0 and not (self.changes or self.drop)
+
+    @functools.cached_property
+    def _peers(self) -> Int[np.ndarray, "K w"]:
+        return peer_lists(self.at(0))
+
+    def drawn(self, step: int) -> Int[np.ndarray, "K n"]:
+        """Peers that clients read in a step, where `only_draws`; what `reads` says, as lists."""
+        return draw(self._peers, self.peers_per_step, generator(self.seed, "peers", step))
 
     def at(self, step: int) -> Adjacency:
         """The graph in force at `step`, before peers are drawn and messages are lost."""
@@ -147,10 +162,31 @@ def sample_peers(adjacency: Adjacency, count: int, rng: np.random.Generator) -> 
     >>> sample_peers(np.ones((4, 4), bool), 2, np.random.default_rng(0)).sum(axis=1)
     array([2, 2, 2, 2])
     """
-    order = np.where(adjacency, rng.random(adjacency.shape), 2.0).argsort(axis=1)
-    sampled = np.zeros_like(adjacency)
-    np.put_along_axis(sampled, order[:, :count], True, axis=1)
-    return sampled & adjacency
+    clients = len(adjacency)
+    sampled = np.zeros((clients, adjacency.shape[1] + 1), bool)
+    np.put_along_axis(sampled, draw(peer_lists(adjacency), count, rng), True, axis=1)
+    return sampled[:, :-1]  # NOBODY is the last column
+
+
+def peer_lists(adjacency: Adjacency) -> Int[np.ndarray, "K w"]:
+    """The peers of each client in ascending order, padded with `NOBODY`.
+
+    >>> peer_lists(np.array([[0, 1, 1], [0, 0, 0], [1, 0, 0]], bool)).tolist()
+    [[1, 2], [-1, -1], [0, -1]]
+    """
+    row, column = np.nonzero(adjacency)
+    length = np.bincount(row, minlength=len(adjacency))
+    peers = np.full((len(adjacency), int(length.max(initial=0))), NOBODY)
+    peers[row, np.arange(len(row)) - (np.cumsum(length) - length)[row]] = column
+    return peers
+
+
+def draw(
+    peers: Int[np.ndarray, "K w"], count: int, rng: np.random.Generator
+) -> Int[np.ndarray, "K n"]:
+    """`count` of each client's peers, all subsets equally likely, `NOBODY` where it has fewer."""
+    chance = np.where(peers == NOBODY, 2.0, rng.random(peers.shape))
+    return np.take_along_axis(peers, chance.argsort(axis=1)[:, :count], axis=1)
 
 
 def make_topology(
@@ -194,7 +230,7 @@ def make_topology(
         seed=seed,
         graphs=tuple(_source(name, num_clients, seed, settings) for name in names),
         every=int(settings["every"]),
-        peers_per_step=int(settings["peers_per_step"]),
+        peers_per_step=max(int(settings["peers_per_step"]), 0),
         drop=float(settings["drop"]),
     )
 
@@ -231,7 +267,7 @@ def _takes_step(piece: Callable[..., Adjacency]) -> bool:
 
 
 def _check_ranges(settings: Mapping[str, Any]) -> None:
-    lowest = {"degree": 0, "islands": 1, "bridges": 0, "peers_per_step": 0, "every": 0}
+    lowest = {"degree": 0, "islands": 1, "bridges": 0, "peers_per_step": -1, "every": 0}
     for name, low in lowest.items():
         _whole(f"graph.{name}", settings[name], low)
     for name in ("probability", "drop"):
