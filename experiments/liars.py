@@ -36,13 +36,16 @@ SCENES: dict[str, Settings] = {
 }
 """Who hears whom."""
 
+ALL_PEERS: Settings = {"graph.peers_per_step": 0}
+
 RULES: dict[str, Settings] = {
     "default": {},
-    "no screening": {"distill.screening": 0.0},
+    "all peers": ALL_PEERS,
+    "no screening": {**ALL_PEERS, "distill.screening": 0.0},
     "paper": {"distill.alignment": 0.0},
-    "reputation, screened": {"distill.rule": "reputation"},
+    "reputation, screened": {**ALL_PEERS, "distill.rule": "reputation"},
     **{
-        name: {"distill.rule": name, "distill.screening": 0.0}
+        name: {**ALL_PEERS, "distill.rule": name, "distill.screening": 0.0}
         for name in ("reputation", "agreement", "capped", "trimmed_mean", "median")
     },
     "FedAvg": {"method": "fedavg"},
@@ -91,22 +94,28 @@ class Trial:
 
 
 _DECISIVE = [
-    Trial("default"),
-    Trial("default", "constant"),
-    Trial("default", "nan"),
-    Trial("default", "coordinated", 2),
-    Trial("default", "nan", 2),
-    Trial("default", "shifted"),
+    *(
+        Trial(rule, attack, liars)
+        for rule in ("default", "all peers")
+        for attack, liars in (
+            ("", 1),
+            ("constant", 1),
+            ("nan", 1),
+            ("coordinated", 2),
+            ("nan", 2),
+            ("shifted", 1),
+        )
+    ),
     Trial("no screening"),
     Trial("no screening", "coordinated", 2),
     Trial("paper"),
     Trial("paper", "constant"),
 ]
 _MORE = [
-    Trial("default", "random_class"),
-    Trial("default", "constant", 2),
-    Trial("default", "coordinated", 4),
-    Trial("default", "shifted", 2),
+    Trial("all peers", "random_class"),
+    Trial("all peers", "constant", 2),
+    Trial("all peers", "coordinated", 4),
+    Trial("all peers", "shifted", 2),
     Trial("no screening", "random_class"),
     Trial("reputation"),
     Trial("reputation", "coordinated", 2),
@@ -126,16 +135,16 @@ _PARAMETERS = [
     ),
     Trial("FedAvg", "noise"),
 ]
-_ATTACKS = [Trial("default", name) for name in ("rare_class", "swapped", "sign_flipped", "copy")]
+_ATTACKS = [Trial("all peers", name) for name in ("rare_class", "swapped", "sign_flipped", "copy")]
 _DEFENCES = [
     Trial(rule, attack, liars)
     for rule in ("trimmed_mean", "agreement", "capped", "median")
     for attack, liars in (("", 1), ("coordinated", 2))
 ]
 _GRAPHS = [
-    *(Trial("default", attack, scene="directed cycle") for attack in ("", "random_class")),
-    *(Trial("default", attack, scene="random, 4 peers each") for attack in ("", "random_class")),
-    *(Trial("default", attack, 3, scene="complete, 16 clients")
+    *(Trial("all peers", attack, scene="directed cycle") for attack in ("", "random_class")),
+    *(Trial("all peers", attack, scene="random, 4 peers each") for attack in ("", "random_class")),
+    *(Trial("all peers", attack, 3, scene="complete, 16 clients")
       for attack in ("", "coordinated")),
 ]  # fmt: skip
 
@@ -272,9 +281,10 @@ STUDY = Study(
         "Everything is of honest clients alone.",
         "Messages of NaN are dropped: with them the run is one in which the liar is silent, and "
         "what is lost is what nobody else knows.",
-        "default is the most confident of aligned and screened teachers, no screening that of all "
-        "aligned ones, paper the same without alignment; other rules see aligned teachers, and all "
-        "of them unless they are called screened.",
+        "default is the most confident of aligned and screened teachers, two peers a step; all "
+        "peers the same with everybody in every step, no screening that of all aligned ones, paper "
+        "the same without alignment; other rules see all peers, aligned, and screened if they are "
+        "called so.",
         "A liar of random class is certain of a class that is fixed for every image; coordinated "
         "liars name the same one; of rare class, honest but on one image in 16, there certain of "
         "the class it names least; a shifted one gives each class the name of the next.",

@@ -65,7 +65,7 @@ STUDY = Study(
     definitions=(
         "MHD is the paper's method, the most confident teacher; aligned MHD, the default here, "
         "first divides each teacher's predictions by their own mean over the public set, and hears "
-        "those alone who look at it.",
+        "two random peers a step, of those who look at it.",
         "With mixup, up to a quarter of another public sample is mixed into each.",
         "All methods take the same number of steps with the same batches, optimiser and learning "
         "rate, none of it tuned for any of them.",

@@ -23,6 +23,7 @@ from experiments.harness.study import Cell, Record, Study
 Settings = Mapping[str, Any]
 
 CHANGED: dict[str, Settings] = {
+    "all peers": {},
     "no fade-in": {"distill.fade_in": 0.0},
     "SGD 0.01": {"optimizer.name": "sgd", "optimizer.learning_rate": 0.01},
     "every head nu_aux": {"distill.split_nu_aux": False},
@@ -31,6 +32,7 @@ CHANGED: dict[str, Settings] = {
     "no screening": {"distill.screening": 0.0},
     "mixup 0.25": {"distill.mixup": 0.25},
 }
+"""What is left out or added, one at a time, where all peers teach in every step."""
 
 DATA: dict[str, Settings] = {
     "digits": {},
@@ -97,7 +99,11 @@ def cells(preset: Preset) -> list[Cell]:
 
 
 def _candidates(data: str, label: str) -> dict[str, Settings]:
-    return {**CANDIDATES, **(CHANGED if (data, label) in DECISIVE else {})}
+    return {**CANDIDATES, **(_changed() if (data, label) in DECISIVE else {})}
+
+
+def _changed() -> dict[str, Settings]:
+    return {name: {"graph.peers_per_step": 0, **changes} for name, changes in CHANGED.items()}
 
 
 def _cell(data: str, label: str, changes: Settings, name: str, candidate: Settings) -> Cell:

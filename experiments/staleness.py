@@ -12,17 +12,27 @@ from experiments.harness import sweep
 from experiments.harness.presets import Preset
 from experiments.harness.study import Cell, Study
 
+ALL_PEERS = {"graph.peers_per_step": 0}
+
 
 def cells(preset: Preset) -> list[Cell]:
     del preset
     age, peers, lost = "snapshots", "fresh, Δ", "fresh, lost messages"
     return [
-        Cell("fresh", "all peers", group=peers),
+        Cell("fresh", "all peers", ALL_PEERS, peers),
         *(
-            Cell(f"delta_{count}", f"Δ = {count} of them", {"graph.peers_per_step": count}, peers)
+            Cell(
+                f"delta_{count}",
+                f"Δ = {count} of them" + ", the default" * (count == 2),
+                {"graph.peers_per_step": count},
+                peers,
+            )
             for count in (1, 2)
         ),
-        *(Cell(f"drop_{p:.0f}", f"{p:.0f} %", {"graph.drop": p / 100}, lost) for p in (30, 60)),
+        *(
+            Cell(f"drop_{p:.0f}", f"{p:.0f} %", {**ALL_PEERS, "graph.drop": p / 100}, lost)
+            for p in (30, 60)
+        ),
         *(
             Cell(f"stale_{every}", f"N_P = 1, S_P = {every}", _pool(1, every), age)
             for every in (1, 50, 200, 800)

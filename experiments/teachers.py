@@ -16,6 +16,7 @@ from experiments.harness.study import Cell, Study
 Settings = Mapping[str, Any]
 
 PAPER: Settings = {"distill.alignment": 0.0}
+ALL_PEERS: Settings = {"graph.peers_per_step": 0}
 RULES: dict[str, tuple[str, Settings]] = {
     "max_prob": ("most confident: largest probability", {}),
     "neg_entropy": ("most confident: entropy", {"distill.confidence": "neg_entropy"}),
@@ -40,17 +41,17 @@ def cells(preset: Preset) -> list[Cell]:
     del preset
     found = [
         Cell(f"{name}{suffix}", label, {**changes, **aligned}, group=group)
-        for suffix, group, aligned in (("", "aligned", {}), ("_paper", "not aligned", PAPER))
+        for suffix, group, aligned in (("", "aligned", ALL_PEERS), ("_paper", "not aligned", PAPER))
         for name, (label, changes) in RULES.items()
     ]
     return [
         *found,
-        Cell("without_self", "most confident, never oneself", {"distill.include_self": False},
-             group="aligned"),
-        Cell("same_rank", "most confident, same rank too", {"distill.same_rank": True},
-             group="aligned"),
+        Cell("without_self", "most confident, never oneself",
+             {**ALL_PEERS, "distill.include_self": False}, group="aligned"),
+        Cell("same_rank", "most confident, same rank too",
+             {**ALL_PEERS, "distill.same_rank": True}, group="aligned"),
         Cell("batch_mean", "most confident, mean of this batch alone",
-             {"distill.alignment_momentum": 0.0}, group="aligned"),
+             {**ALL_PEERS, "distill.alignment_momentum": 0.0}, group="aligned"),
     ]  # fmt: skip
 
 
@@ -61,7 +62,8 @@ STUDY = Study(
     draw=plots.ranks,
     all_heads=True,
     definitions=(
-        "Unless a row says otherwise a client's own lower head may be its teacher.",
+        "All peers teach in every step, and unless a row says otherwise a client's own lower head "
+        "may be its teacher.",
         "Not aligned, the first row is the paper's method.",
         "A standardised energy costs one number more per sample and head, label shares one number "
         "per class and client, once.",

@@ -27,7 +27,8 @@ CANDIDATES: dict[str, Settings] = {
 
 METHODS = {
     "aligned": "aligned MHD (ours)",
-    "aligned-mixup": "aligned MHD, with mixup",
+    "aligned-all": "aligned MHD, all peers in every step",
+    "aligned-mixup": "aligned MHD, all peers, with mixup",
     "mhd": "MHD",
     "fedavg": "FedAvg",
     "fedmd": "FedMD",
@@ -43,7 +44,8 @@ METHODS = {
 CHANGES: dict[str, Settings] = {
     "aligned": {"method": "mhd"},  # the default
     "mhd": {"method": "mhd", "distill.alignment": 0.0},
-    "aligned-mixup": {"method": "mhd", "distill.mixup": 0.25},
+    "aligned-all": {"method": "mhd", "graph.peers_per_step": 0},
+    "aligned-mixup": {"method": "mhd", "graph.peers_per_step": 0, "distill.mixup": 0.25},
     "codistillation-mixup": {"method": "codistillation", "distill.mixup": 0.25},
 }
 """Settings of those that are not a method's name alone."""
