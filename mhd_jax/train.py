@@ -459,9 +459,12 @@ def _teachers(experiment: Experiment) -> str:
     chosen, schedule = experiment.parts.method.distillation, experiment.schedule
     if chosen is None:
         return ""
-    found = schedule.readers[0].form.describe(bool(chosen.screening))
     drawn = schedule.topologies[0].peers_per_step
-    return f"{drawn} peers a step, drawn at random, {found}" if drawn else found
+    if drawn and experiment.config.exchange.mode == "fresh":
+        return f"{drawn} random peers a step" + ", as far as they are heard" * bool(
+            chosen.screening
+        )
+    return schedule.readers[0].form.describe(bool(chosen.screening))
 
 
 def _privacy(experiment: Experiment) -> str:

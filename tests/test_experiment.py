@@ -125,7 +125,7 @@ def test_a_public_data_set_that_is_not_there_is_named(tmp_path):
     ("changes", "drawn"),
     [
         ({}, 2),
-        ({"distill__rule": "mean"}, 2),
+        ({"distill__rule": "mean"}, 0),
         ({"graph__drop": 0.5}, 2),
         ({"graph__name": "cycle"}, 0),
         ({"graph__name": "chain"}, 0),
