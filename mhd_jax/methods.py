@@ -22,7 +22,10 @@ SCREENING = 3.0
 """`Distillation.screening` of mhd: lies that are made without looking hardly ever pass."""
 
 PEERS = 2
-"""`Distillation.peers` of mhd: those who always hear all the same teachers learn less."""
+"""`Distillation.peers` of mhd: those who always hear all the same teachers learn less.
+
+Where there is more than one auxiliary head: higher ones put together what lower ones have heard.
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -274,7 +277,7 @@ def mhd(config: ml_collections.ConfigDict) -> Method:
         include_self=chosen.include_self,
         same_rank=chosen.same_rank,
         temperature=chosen.temperature,
-        **_reading(config, alignment=1.0, screening=SCREENING, peers=PEERS),
+        **_reading(config, alignment=1.0, screening=SCREENING, peers=PEERS if heads > 1 else 0),
     )
     return Method(distillation, when=_fading_in(config))
 
