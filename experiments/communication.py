@@ -16,6 +16,9 @@ from experiments.harness.study import Cell, Record, Study
 LEVELS = (0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.6)
 DIGITS_LEVELS = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9)
 PERIODS = (50, 200, 500)  # of FedAvg
+ALL_PEERS: dict[str, Any] = {"graph.peers_per_step": 0}
+"""For all messages of MHD: caches need it."""
+
 SMALL: dict[str, Any] = {"exchange.encoding": "int4", "exchange.embedding_width": 4}
 
 
@@ -27,7 +30,7 @@ def cells(preset: Preset) -> list[Cell]:
         "batch_8": ("batch / 8", {"data.public_batch_size": eighth}),
     }
     bits, less, both, others = "fewer bits", "less often", "together", "other methods"
-    found = [
+    ours = [
         Cell("float32", "float32", {}, bits),
         *(Cell(name, name, {"exchange.encoding": name}, bits)
           for name in ("bfloat16", "int8", "int4")),
@@ -35,6 +38,9 @@ def cells(preset: Preset) -> list[Cell]:
         *(Cell(name, label, changes, less) for name, (label, changes) in rarer.items()),
         *(Cell(f"int4_w4_{name}", f"int4, w = 4, {label}", {**SMALL, **changes}, both)
           for name, (label, changes) in rarer.items()),
+    ]  # fmt: skip
+    found = [
+        *(Cell(c.name, c.label, {**ALL_PEERS, **c.changes}, c.group) for c in ours),
         Cell("codistillation", "codistillation", {"method": "codistillation"}, others),
         Cell("fedmd", "FedMD", {"method": "fedmd"}, others),
         *(Cell(f"fedavg_{every}", f"FedAvg, {every} steps",
@@ -75,6 +81,7 @@ STUDY = Study(
         "w = 4: embeddings travel in 4 numbers. cache 8: what is published of a public sample is "
         "sent once and read in 8 steps in a row. every 8: only each 8th step distils. batch / 8: "
         "an eighth of the public batch. FedAvg averages every so many steps.",
+        "All peers are read in every step.",
         "A level of accuracy counts as reached at the first evaluation at which the mean over "
         "clients is there, in all seeds; MB are the mean over seeds.",
     ),
