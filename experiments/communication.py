@@ -10,15 +10,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from experiments.harness import plots, sweep, tables
+from experiments.harness.candidates import ALL_PEERS
 from experiments.harness.presets import Preset
 from experiments.harness.study import Cell, Record, Study
 
 LEVELS = (0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.6)
 DIGITS_LEVELS = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9)
 PERIODS = (50, 200, 500)  # of FedAvg
-ALL_PEERS: dict[str, Any] = {"graph.peers_per_step": 0}
-"""For all messages of MHD: caches need it."""
-
 SMALL: dict[str, Any] = {"exchange.encoding": "int4", "exchange.embedding_width": 4}
 
 
@@ -39,7 +37,7 @@ def cells(preset: Preset) -> list[Cell]:
         *(Cell(f"int4_w4_{name}", f"int4, w = 4, {label}", {**SMALL, **changes}, both)
           for name, (label, changes) in rarer.items()),
     ]  # fmt: skip
-    found = [
+    found = [  # caches need all peers
         *(Cell(c.name, c.label, {**ALL_PEERS, **c.changes}, c.group) for c in ours),
         Cell("codistillation", "codistillation", {"method": "codistillation"}, others),
         Cell("fedmd", "FedMD", {"method": "fedmd"}, others),

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from experiments.harness import sweep
-from experiments.harness.candidates import CHANGES, METHODS
+from experiments.harness.candidates import CHANGES, METHODS, WHAT_IS_OURS
 from experiments.harness.presets import Preset
 from experiments.harness.study import Cell, Record, Study
 from experiments.harness.tables import grid, number
@@ -63,9 +63,7 @@ STUDY = Study(
     "Every method at s = 100 and s = 0",
     cells,
     definitions=(
-        "MHD is the paper's method, the most confident teacher; aligned MHD, the default here, "
-        "first divides each teacher's predictions by their own mean over the public set, and hears "
-        "two random peers a step, of those who look at it.",
+        WHAT_IS_OURS,
         "With mixup, up to a quarter of another public sample is mixed into each.",
         "All methods take the same number of steps with the same batches, optimiser and learning "
         "rate, none of it tuned for any of them.",

@@ -32,6 +32,7 @@ from sklearn import metrics as sk_metrics
 
 from experiments.checks import label_inference
 from experiments.harness import records
+from experiments.harness.candidates import ALL_PEERS
 from experiments.harness.presets import ROOT
 from experiments.harness.stepping import Stepper
 from mhd_jax import rng
@@ -61,12 +62,12 @@ SETTINGS: Mapping[str, Any] = {
 def _noise(multiplier: float) -> dict[str, Any]:
     return {
         "privacy.noise_multiplier": multiplier, "privacy.clip_norm": 1.0, "privacy.delta": 1e-5,
-        "optimizer.clip_norm": 0.0, "graph.peers_per_step": 0,
+        "optimizer.clip_norm": 0.0, **ALL_PEERS,
     }  # fmt: skip
 
 
 CASES: Mapping[str, Mapping[str, Any]] = {
-    "mhd": {"graph.peers_per_step": 0},
+    "mhd": ALL_PEERS,
     "mhd_noise_1": _noise(1.0),
     "fedavg": {"method": "fedavg"},
     "fedmd": {"method": "fedmd"},

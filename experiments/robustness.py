@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from experiments.harness import sweep
-from experiments.harness.candidates import CANDIDATES
+from experiments.harness.candidates import ALL_PEERS, CANDIDATES
 from experiments.harness.presets import Preset
 from experiments.harness.study import Cell, Record, Study
 
@@ -103,7 +103,7 @@ def _candidates(data: str, label: str) -> dict[str, Settings]:
 
 
 def _changed() -> dict[str, Settings]:
-    return {name: {"graph.peers_per_step": 0, **changes} for name, changes in CHANGED.items()}
+    return {name: {**ALL_PEERS, **changes} for name, changes in CHANGED.items()}
 
 
 def _cell(data: str, label: str, changes: Settings, name: str, candidate: Settings) -> Cell:

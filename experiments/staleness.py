@@ -9,10 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 from experiments.harness import sweep
+from experiments.harness.candidates import ALL_PEERS
 from experiments.harness.presets import Preset
 from experiments.harness.study import Cell, Study
-
-ALL_PEERS = {"graph.peers_per_step": 0}
 
 
 def cells(preset: Preset) -> list[Cell]:

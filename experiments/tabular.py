@@ -7,7 +7,7 @@ python -m experiments.tabular --preset=tabular --workdir=runs/tabular
 from __future__ import annotations
 
 from experiments.harness import sweep
-from experiments.harness.candidates import CHANGES, METHODS
+from experiments.harness.candidates import CHANGES, METHODS, WHAT_IS_OURS
 from experiments.harness.presets import Preset
 from experiments.harness.study import Cell, Study
 
@@ -30,9 +30,7 @@ STUDY = Study(
         "569 tumours, 30 numbers each, benign or malignant; 150 of them, drawn once, are for "
         "testing. Each client has the tumours of one size.",
         "A fifth of the 419 others, drawn by the seed, is public and has no labels.",
-        "MHD is the paper's method, the most confident teacher; aligned MHD, the default here, "
-        "first divides each teacher's predictions by their own mean over the public set, and hears "
-        "two random peers a step, of those who look at it.",
+        WHAT_IS_OURS,
         "All methods take the same number of steps with the same batches, optimiser and learning "
         "rate, none of it tuned for any of them.",
     ),

@@ -10,13 +10,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from experiments.harness import plots, sweep
+from experiments.harness.candidates import ALL_PEERS, PAPER
 from experiments.harness.presets import Preset
 from experiments.harness.study import Cell, Study
 
 Settings = Mapping[str, Any]
 
-PAPER: Settings = {"distill.alignment": 0.0}
-ALL_PEERS: Settings = {"graph.peers_per_step": 0}
 RULES: dict[str, tuple[str, Settings]] = {
     "max_prob": ("most confident: largest probability", {}),
     "neg_entropy": ("most confident: entropy", {"distill.confidence": "neg_entropy"}),

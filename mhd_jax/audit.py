@@ -314,8 +314,10 @@ def _holdings(experiment: Experiment, gathered: bool) -> dict[tuple[str, int], s
     if not gathered:  # devices that share a public batch average over it
         for size in _mean_sizes(experiment):
             held.setdefault(("f32", size), MEANS)
-        passed_on = experiment.parts.replicas * experiment.parts.visits.count  # see `data.feed`
-        held.setdefault(("f32", passed_on * math.prod(experiment.image_shape)), PUBLIC)
+        chosen = experiment.parts.method.distillation
+        if chosen is not None and chosen.mixup:  # a border's samples go on to the next device
+            passed_on = experiment.parts.replicas * experiment.parts.visits.count
+            held.setdefault(("f32", passed_on * math.prod(experiment.image_shape)), PUBLIC)
     return held
 
 

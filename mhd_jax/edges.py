@@ -180,6 +180,37 @@ def _column(ids: Int[Array, "k w"], column: int | Array) -> Int[Array, " k"]:
 # --- On the host ----------------------------------------------------------------------------------
 
 
+def to_lists(mask: Bool[np.ndarray, "K N"], width: int | None = None) -> Int[np.ndarray, "K w"]:
+    """The candidates of each row in ascending order, padded with `NOBODY`.
+
+    Args:
+      mask: one row a client.
+      width: of the lists; None for the longest.
+
+    Raises:
+      ValueError: a row has more.
+
+    >>> to_lists(np.array([[0, 1, 1], [0, 0, 0], [1, 0, 0]], bool)).tolist()
+    [[1, 2], [-1, -1], [0, -1]]
+    """
+    row, column = np.nonzero(mask)
+    length = np.bincount(row, minlength=len(mask))
+    longest = int(length.max(initial=0))
+    width = longest if width is None else width
+    if longest > width:
+        raise ValueError(f"{longest} entries do not fit into lists of {width}")
+    ids = np.full((len(mask), width), NOBODY, np.int32)
+    ids[row, np.arange(len(row)) - (np.cumsum(length) - length)[row]] = column
+    return ids
+
+
+def to_mask(ids: Int[np.ndarray, "K w"], candidates: int) -> Bool[np.ndarray, "K N"]:
+    """The mask of lists: `to_lists`, the other way."""
+    mask = np.zeros((len(ids), candidates + 1), bool)
+    np.put_along_axis(mask, ids, True, axis=1)  # NOBODY is the column that is cut off
+    return mask[:, :-1]
+
+
 def from_mask(mask: Bool[np.ndarray, "K N"], form: Form) -> Edges:
     """One graph in the form of the run.
 
@@ -191,22 +222,13 @@ def from_mask(mask: Bool[np.ndarray, "K N"], form: Form) -> Edges:
     if form.kind == "pairs":
         return Edges(mask, count, form)
     listed = mask if form.kind == "lists" else ~mask & (count > 0)[:, None]
-    row, column = np.nonzero(listed)
-    length = np.bincount(row, minlength=len(mask))
-    if len(row) and length.max() > form.width:
-        raise ValueError(f"{length.max()} entries do not fit into lists of {form.width}")
-    place = np.arange(len(row)) - (np.cumsum(length) - length)[row]
-    ids = np.full((len(mask), form.width), NOBODY, np.int32)
-    ids[row, place] = column
-    return Edges(ids, count, form)
+    return Edges(to_lists(listed, form.width), count, form)
 
 
 def from_lists(ids: Int[np.ndarray, "K w"], form: Form) -> Edges:
     """One graph from the candidates of every client, in any order, `NOBODY` for none."""
     if form.kind != "lists":
-        mask = np.zeros((len(ids), form.candidates + 1), bool)
-        np.put_along_axis(mask, ids, True, axis=1)  # NOBODY is the column that is cut off
-        return from_mask(mask[:, :-1], form)
+        return from_mask(to_mask(ids, form.candidates), form)
     ordered = np.sort(np.where(ids == NOBODY, form.candidates, ids), axis=1)
     ordered = np.where(ordered == form.candidates, NOBODY, ordered)[:, : form.width]
     out = np.full((len(ids), form.width), NOBODY, np.int32)

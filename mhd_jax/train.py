@@ -26,7 +26,7 @@ from mhd_jax import privacy as privacy_lib
 from mhd_jax import state as state_lib
 from mhd_jax.errors import DivergedError, WorkdirError
 from mhd_jax.evaluator import Evaluation
-from mhd_jax.exchange import Stale
+from mhd_jax.exchange import Fresh, Stale
 from mhd_jax.experiment import Experiment
 from mhd_jax.inputs import StepInputs
 from mhd_jax.methods import When
@@ -459,12 +459,12 @@ def _teachers(experiment: Experiment) -> str:
     chosen, schedule = experiment.parts.method.distillation, experiment.schedule
     if chosen is None:
         return ""
+    reader, screened = schedule.readers[0], bool(chosen.screening)
     drawn = schedule.topologies[0].peers_per_step
-    if drawn and experiment.config.exchange.mode == "fresh":
-        return f"{drawn} random peers a step" + ", as far as they are heard" * bool(
-            chosen.screening
-        )
-    return schedule.readers[0].form.describe(bool(chosen.screening))
+    if drawn and isinstance(reader, Fresh):
+        heard = ", as far as they are heard" if screened else ""
+        return f"{drawn} random peers a step{heard}"
+    return reader.form.describe(screened)
 
 
 def _privacy(experiment: Experiment) -> str:

@@ -50,13 +50,18 @@ def build(**changes: Any) -> Experiment:
     return experiment_lib.build(config(**changes))
 
 
+def mixup_weights(seed: int, step: int, places: int, most: float) -> np.ndarray:
+    """How much of the sample before each is mixed into it."""
+    keys = [rng.stream(seed, "mixup", step, 0, place) for place in range(places)]
+    return np.array([jax.random.uniform(key) for key in keys]) * most
+
+
 def public_batch(experiment: Experiment, step: int = 0) -> np.ndarray:
     """What all clients see of the public set at a step, by NumPy; not of samples that stay."""
     fed, chosen = experiment.federations[0], experiment.parts.method.distillation
     at = np.asarray(experiment.feed.inputs(step, step + 1)[1])[0, 0]
     samples = fed.public.images(fed.public_indices[at]) - np.array(fed.mean, np.float32)
-    keys = [rng.stream(fed.seed, "mixup", step, 0, place) for place in range(len(at))]
-    weights = np.array([jax.random.uniform(key) for key in keys]) * (chosen.mixup if chosen else 0)
+    weights = mixup_weights(fed.seed, step, len(at), chosen.mixup if chosen else 0.0)
     return reference.mixup(samples / np.array(fed.std, np.float32), weights).astype(np.float32)
 
 

@@ -10,7 +10,6 @@ import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from mhd_jax import rng
 from mhd_jax.data.batches import Visits, public_indices
 from mhd_jax.data.feed import Preparation
 from mhd_jax.errors import ConfigError
@@ -46,8 +45,7 @@ def mixed(count: int, every: int, step: int, devices: int = 1) -> tuple[np.ndarr
 def test_a_sample_holds_less_than_half_of_the_one_before() -> None:
     at, found = mixed(count=1, every=1, step=5)
     plain = (images(at) - 0.5) / 0.25
-    keys = [rng.stream(SEED, "mixup", 5, 0, place) for place in range(PLACES)]
-    weights = np.array([jax.random.uniform(key) for key in keys]) * 0.5
+    weights = small.mixup_weights(SEED, 5, PLACES, most=0.5)
     assert len(set(weights.tolist())) == PLACES
     np.testing.assert_allclose(found, reference.mixup(plain, weights), rtol=1e-5, atol=1e-6)
 

@@ -20,7 +20,7 @@ from jaxtyping import Bool, Int
 from ml_collections import ConfigDict
 
 from mhd_jax.config import default_config
-from mhd_jax.edges import NOBODY
+from mhd_jax.edges import NOBODY, to_lists, to_mask
 from mhd_jax.errors import ConfigError, suggest
 from mhd_jax.graph.catalogue import FIXED, GRAPHS, Adjacency, check_adjacency, given
 from mhd_jax.graph.facts import listed
@@ -73,7 +73,7 @@ class Topology:
 
     @functools.cached_property
     def _peers(self) -> Int[np.ndarray, "K w"]:
-        return peer_lists(self.at(0))
+        return to_lists(self.at(0))
 
     def drawn(self, step: int) -> Int[np.ndarray, "K n"]:
         """Peers that clients read in a step, where `only_draws`; what `reads` says, as lists."""
@@ -162,23 +162,7 @@ def sample_peers(adjacency: Adjacency, count: int, rng: np.random.Generator) -> 
     >>> sample_peers(np.ones((4, 4), bool), 2, np.random.default_rng(0)).sum(axis=1)
     array([2, 2, 2, 2])
     """
-    clients = len(adjacency)
-    sampled = np.zeros((clients, adjacency.shape[1] + 1), bool)
-    np.put_along_axis(sampled, draw(peer_lists(adjacency), count, rng), True, axis=1)
-    return sampled[:, :-1]  # NOBODY is the last column
-
-
-def peer_lists(adjacency: Adjacency) -> Int[np.ndarray, "K w"]:
-    """The peers of each client in ascending order, padded with `NOBODY`.
-
-    >>> peer_lists(np.array([[0, 1, 1], [0, 0, 0], [1, 0, 0]], bool)).tolist()
-    [[1, 2], [-1, -1], [0, -1]]
-    """
-    row, column = np.nonzero(adjacency)
-    length = np.bincount(row, minlength=len(adjacency))
-    peers = np.full((len(adjacency), int(length.max(initial=0))), NOBODY)
-    peers[row, np.arange(len(row)) - (np.cumsum(length) - length)[row]] = column
-    return peers
+    return to_mask(draw(to_lists(adjacency), count, rng), adjacency.shape[1])
 
 
 def draw(
