@@ -170,7 +170,8 @@ PRESETS = {
         Preset(
             "tiny_imagenet_cpu",
             "configs/tiny_imagenet.py:cpu",
-            seeds=1,
+            seeds=3,
+            changes={"data.num_classes": 20},
             clients=(4,),
             models=_SMALL,
         ),
