@@ -39,7 +39,7 @@ from mhd_jax.runtime.checkpoints import Checkpoints
 from mhd_jax.runtime.tensorboard import TensorBoard
 from mhd_jax.runtime.workdir import Workdir
 from mhd_jax.state import State
-from mhd_jax.step import Metrics
+from mhd_jax.step import Metrics, warm_up
 
 LESSONS = (
     "embedding_loss", "head_losses", "distillation_gradient", "gradient_cosine", "unreadable",
@@ -154,6 +154,8 @@ class Stepper:
         self.experiment, self.state = experiment, state
         self._next_step, self._next = step, self._inputs(step)
         self._in_flight = InFlight()
+        if experiment.parts.convolutional and jax.default_backend() == "gpu":
+            warm_up(jax.local_devices(), experiment.config.model.dtype)
         count = experiment.layout.put(np.int32(0))
         arguments = (state, experiment.feed.data, self._next, experiment.seed_array, count)
         self.compiled = experiment.step.lower(*arguments).compile()

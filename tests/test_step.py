@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mhd_jax import federation, parallel
+from mhd_jax import federation, parallel, train
 from mhd_jax.step import program
 from tests import reference, small
 
@@ -48,6 +48,21 @@ def test_what_the_user_says_of_cuda_graphs_goes_first(monkeypatch):
     assert options(True) == program.GPU_OPTIONS | program.SIDE_BY_SIDE
     monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_enable_command_buffer=")
     assert options(True) is None
+
+
+def test_a_gpu_has_run_a_convolution_before_the_first_step_of_convolutional_clients(monkeypatch):
+    found = program.warm_up(jax.devices(), "bfloat16")
+    assert [one.device for one in found] == jax.devices()
+    assert all(one[1, 1, 0, 0] == 64 for one in found)  # the middle has seen all 8 x 8 pixels
+    warmed = []
+    monkeypatch.setattr(train, "warm_up", lambda devices, dtype: warmed.append((devices, dtype)))
+    for platform in ("cpu", "gpu"):
+        monkeypatch.setattr(jax, "default_backend", lambda platform=platform: platform)
+        for name in ("mlp", "cnn"):
+            experiment = small.build(model__name=name, model__width=4)
+            train.Stepper(experiment, experiment.init_state(), 0)
+            assert bool(warmed) == (platform == "gpu" and name == "cnn")
+    assert warmed == [(jax.local_devices(), "float32")]
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ python -m experiments.accelerator.correctness OUT.npz   # the CPU's side, in its
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
 import os
@@ -13,14 +14,16 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import ml_collections
 import numpy as np
 
 from experiments.accelerator.pieces import Case, Context, Piece, Records
+from experiments.harness import workers
 from mhd_jax import estimate, federation, train
 from mhd_jax import experiment as experiment_lib
 from mhd_jax.config import update
@@ -48,6 +51,8 @@ CASES: dict[str, dict[str, Any]] = {
     "adamw": {},
 }  # fmt: skip
 QUICK = ("mhd",)
+STREAMING = "streaming"  # a case of its own: it needs all of Grain
+RESUMED = {"resume": "resumed run", "resume_cnn": "convolutions, resumed by another process"}
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
 
@@ -88,13 +93,13 @@ def compare(mine: Mapping[str, np.ndarray], cpu: Mapping[str, np.ndarray]) -> fl
     return worst
 
 
-def steps(context: Context) -> dict[str, Any]:
-    """Every small run here and on the CPU.
+def steps(names: Sequence[str], context: Context) -> dict[str, Any]:
+    """Small runs here and on the CPU.
 
     Raises:
       ValueError: some differ by more than their tolerance.
     """
-    names = QUICK if context.quick else tuple(CASES)
+    del context
     cpu = reference(names)
     found = {name: compare(outcome(name), cpu) for name in names}
     check(found)
@@ -112,23 +117,41 @@ def check(found: Mapping[str, float]) -> None:
         raise ValueError(f"differ from the CPU's, relative to the largest value: {far}")
 
 
-def resume(context: Context) -> dict[str, Any]:
+def resume(
+    changes: Mapping[str, Any],
+    go_on: Callable[[ml_collections.ConfigDict, Path], object],
+    context: Context,
+) -> dict[str, Any]:
     """A run that is resumed from its first checkpoint ends with the bits of one left alone."""
     from experiments.checks import kill_loop
 
     del context
-    config = small.config(train__steps=6, train__checkpoint_every=3, isolated_baseline=False)
+    settings = {**changes, "train__steps": 6, "train__checkpoint_every": 3}
+    config = small.config(**settings, isolated_baseline=False)
     with tempfile.TemporaryDirectory() as folder:
         whole, again = Path(folder) / "whole", Path(folder) / "again"
-        train.train_and_evaluate(config, whole, with_report=False)
+        _here(config, whole)
         shutil.copytree(whole, again)
         shutil.rmtree(again / "checkpoints" / "6")
         (again / "summary.json").unlink()
-        train.train_and_evaluate(config, again, with_report=False)
+        go_on(config, again)
         ends = [kill_loop.last_state(path, 6) for path in (whole, again)]
     if difference := kill_loop.difference(*ends):
         raise ValueError(f"the resumed run differs by {difference:.2g}")
     return {"difference": 0.0, "arrays": len(ends[0])}
+
+
+def _here(config: ml_collections.ConfigDict, workdir: Path) -> None:
+    train.train_and_evaluate(config, workdir, with_report=False)
+
+
+def _elsewhere(config: ml_collections.ConfigDict, workdir: Path) -> None:
+    """In a process that finds the step compiled, and so has run none of its operations before."""
+    pool = workers.Workers(1, workdir.parent / "logs", {})
+    with contextlib.closing(pool):
+        for _, error in pool.make({"run": (config, workdir)}):
+            if error:
+                raise error
 
 
 def config_trains(file: Path, context: Context) -> dict[str, Any]:
@@ -163,7 +186,14 @@ def cases(context: Context) -> list[Case]:
     if context.quick:
         files = [file for file in files if file.stem == "cifar10"]
     trained = [Case(f"config_{f.stem}", functools.partial(config_trains, f)) for f in files]
-    return [Case("steps", steps), Case("resume", resume), *trained]
+    names = QUICK if context.quick else tuple(name for name in CASES if name != STREAMING)
+    ways = {"resume": ({}, _here), "resume_cnn": (CASES["cnn"], _elsewhere)}
+    return [
+        Case("steps", functools.partial(steps, names)),
+        *(Case(name, functools.partial(resume, *how)) for name, how in ways.items()),
+        Case("steps_streaming", functools.partial(steps, (STREAMING,))),
+        *trained,
+    ]
 
 
 def rows(records: Records) -> list[tuple[str, str]]:
@@ -171,12 +201,12 @@ def rows(records: Records) -> list[tuple[str, str]]:
     found = []
     for name, record in records.items():
         results = record.get("results", {})
-        if name == "steps" and results:
+        if name.startswith("steps") and results:
             worst = max(results["difference"].values())
-            count = len(results["difference"])
-            found.append((f"{count} small runs beside the CPU's", f"differ by at most {worst:.1g}"))
-        elif name == "resume" and results:
-            found.append(("resumed run", "the same bits"))
+            what = ", ".join(results["difference"])
+            found.append((f"small runs beside the CPU's: {what}", f"differ by at most {worst:.1g}"))
+        elif name in RESUMED and results:
+            found.append((RESUMED[name], "the same bits"))
         elif results:
             found.append((f"{name.removeprefix('config_')}.py:smoke", "trains"))
     return found

@@ -108,7 +108,7 @@ def record(
         config=config_json(config),
         revision=revision(),
         versions=first.versions if first else {},
-        device=first.device if first else "",
+        device=" and ".join(dict.fromkeys(run.device for run in runs)),
         hardware=hardware(max(1, cores() // jobs)),
         num_params=list(first.num_params) if first else [],
         seconds_per_step=round(float(np.mean([1 / s for s in speeds])), 5) if speeds else None,

@@ -11,7 +11,7 @@ host computed as functions of (seed, step), so nothing that changes during a run
 """
 
 from mhd_jax.step.parts import Metrics, StepParts
-from mhd_jax.step.program import make_step
+from mhd_jax.step.program import make_step, warm_up
 from mhd_jax.step.publishing import cache_shapes
 
-__all__ = ["Metrics", "StepParts", "cache_shapes", "make_step"]
+__all__ = ["Metrics", "StepParts", "cache_shapes", "make_step", "warm_up"]

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array
@@ -78,6 +79,25 @@ def _compiler_options(platform: str, convolutional: bool) -> dict[str, str] | No
     if platform != "gpu" or "command_buffer" in os.environ.get("XLA_FLAGS", ""):
         return None
     return GPU_OPTIONS | (SIDE_BY_SIDE if convolutional else {})
+
+
+def warm_up(devices: Sequence[jax.Device], dtype: str) -> list[Array]:
+    """Runs a small convolution and its gradient on each device; its gradients, [3, 3, 1, 1].
+
+    For GPUs, before the first step. cuDNN sets itself up when it first runs, and where that falls
+    into the recording of a CUDA graph it ends in "unknown cudnn status: 5003". A step from the
+    compilation cache is such a case, as none of its convolutions is timed in this process: seen on
+    an H200 in resumed runs, while new ones are evaluated first.
+    """
+
+    def total(kernel: Array, image: Array) -> Array:
+        axes = ("NHWC", "HWIO", "NHWC")
+        found = jax.lax.conv_general_dilated(image, kernel, (1, 1), "SAME", dimension_numbers=axes)
+        return jnp.sum(found.astype(jnp.float32))
+
+    gradient = jax.jit(jax.grad(total))
+    kernel, image = np.ones((3, 3, 1, 1), dtype), np.ones((1, 8, 8, 1), dtype)
+    return [gradient(*jax.device_put((kernel, image), device)) for device in devices]
 
 
 def state_specs() -> Any:
