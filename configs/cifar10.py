@@ -20,6 +20,9 @@ Measured, shared accuracy over 3 seeds of the last head and of the same clients 
   0.779
   (``python -m experiments.main_comparison --preset=cifar10_cpu``).
 
+- the config as it is, after 4,000 of its steps, one seed: 0.434 and 0.264, private accuracy 0.857
+  and 0.856 (``python -m experiments.accelerator --pieces=training``).
+
 Other variants: not measured.
 """
 

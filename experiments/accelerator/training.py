@@ -13,6 +13,7 @@ import numpy as np
 
 from configs import cifar10, digits
 from experiments.accelerator.pieces import Case, Context, Piece, Records
+from experiments.harness.candidates import METHODS
 from experiments.harness.stepping import Stepper
 from mhd_jax import train
 from mhd_jax.config import update
@@ -109,18 +110,19 @@ def _not_prepared() -> str:
 
 
 def rows(records: Records) -> list[tuple[str, str]]:
-    """Shared accuracy of the last head."""
+    """Shared accuracy of the last head, private accuracy of the main head."""
     found = []
     for name, record in records.items():
         if results := record.get("results"):
             least, most = results["least_and_most"]
             text = (
-                f"shared accuracy {results['shared_accuracy'][-1]:.3f} ({least:.3f} to {most:.3f}) "
-                f"after {results['steps']:,} steps, {results['steps_per_second']:.3g} a second"
+                f"shared accuracy {results['shared_accuracy'][-1]:.3f} ({least:.3f} to {most:.3f}), "
+                f"private accuracy {results['private_accuracy'][0]:.3f} after {results['steps']:,} "
+                f"steps, {results['steps_per_second']:.3g} a second"
             )
             if lost := results["at_chance"]:
                 text += f"; COLLAPSED: {lost} of {results['clients']} clients at chance"
-            found.append((name, text))
+            found.append((METHODS[name], text))
     return found
 
 
