@@ -345,14 +345,16 @@ def _with_drawn_peers(
 ) -> graph.Topology:
     """With as many peers a step as the method draws, where the config leaves it to the method.
 
-    Readers that keep what they have read, and pools of snapshots, stay with all of their peers.
+    Readers that keep what they have read, and pools of snapshots, stay with all of their peers. So
+    does everybody where most clients have few: whoever has many there, as the centre of a star, is
+    the only one through whom the others hear of each other.
     """
     own = method.distillation.peers if method.distillation else 0
     left_to_it = config.graph.peers_per_step < 0 and config.exchange.mode == "fresh"
     if not (own and left_to_it) or config.exchange.cache > 1:
         return topology
-    _, most = topology.degrees(config.train.steps)
-    return dataclasses.replace(topology, peers_per_step=own) if most > own else topology
+    usual = np.median(topology.at(0).sum(axis=1))
+    return dataclasses.replace(topology, peers_per_step=own) if usual > own else topology
 
 
 def _embedding_width(

@@ -223,8 +223,10 @@ def test_growth_stops_at_what_does_not_fit(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_collapsed_clients_are_said() -> None:
-    results = {"shared_accuracy": [0.1], "least_and_most": [0.1, 0.1], "steps": 100,
-               "private_accuracy": [0.2], "steps_per_second": 9.0, "at_chance": 8, "clients": 8}  # fmt: skip
+    results = {
+        "shared_accuracy": [0.1], "private_accuracy": [0.2], "least_and_most": [0.1, 0.1],
+        "steps": 100, "steps_per_second": 9.0, "at_chance": 8, "clients": 8,
+    }  # fmt: skip
     ((_, text),) = training.rows({"mhd": {"results": results}})
     assert text.endswith("COLLAPSED: 8 of 8 clients at chance")
 

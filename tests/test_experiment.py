@@ -129,6 +129,8 @@ def test_a_public_data_set_that_is_not_there_is_named(tmp_path):
         ({"graph__drop": 0.5}, 2),
         ({"graph__name": "cycle"}, 0),
         ({"graph__name": "chain"}, 0),
+        ({"graph__name": "star"}, 0),
+        ({"graph__name": "none"}, 0),
         ({"distill__alignment": 0.0}, 0),
         ({"heads__aux": 1}, 0),
         ({"method": "codistillation"}, 0),
