@@ -14,11 +14,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 
-from experiments.harness import sweep
+from experiments.harness import plots, sweep
 from experiments.harness.candidates import ALL_PEERS, CANDIDATES
 from experiments.harness.presets import Preset
 from experiments.harness.study import Cell, Record, Study
+from mhd_jax.reporting.style import BASELINE
+from mhd_jax.results import Spread
 
 Settings = Mapping[str, Any]
 
@@ -145,10 +148,37 @@ def _collapsed(record: Record) -> bool:
     return bool(np.any(accuracy < 1 / classes + COLLAPSED / classes))
 
 
+def draw(records: Sequence[Record]) -> Figure:
+    """What every row gains over isolation and what its main heads keep, by candidate."""
+    rows = list(dict.fromkeys(_row(record) for record in records))
+    figure, axes = plots.panels(2, 1.1 + 0.24 * len(rows))
+    for name, colour, mark in zip(CANDIDATES, plots.COLOURS, plots.MARKS, strict=False):
+        found = [record for record in records if record.column == name]
+        lines = [rows.index(_row(record)) for record in found]
+        shared = [Spread.of(record.gain()) for record in found]
+        private = [Spread.of(record.gain("private", head=0)) for record in found]
+        for axis, gains in zip(axes, (shared, private), strict=True):
+            axis.errorbar(
+                [gain.mean for gain in gains], lines, xerr=[gain.std or 0.0 for gain in gains],
+                color=colour, marker=mark, linestyle="", ms=5, mew=0.5, elinewidth=1, label=name,
+                zorder=3 - len(CANDIDATES[name]) / 10,  # the defaults, which change nothing, on top
+            )  # fmt: skip
+    for axis, title in zip(axes, ("last head, shared", "main head, private"), strict=True):
+        axis.axvline(0, color=BASELINE, ls="--", lw=1.2)
+        axis.set_xlabel("accuracy over isolation")
+        axis.set_ylim(len(rows) - 0.5, -0.5)
+        axis.set_title(title, loc="left", fontsize=9)
+    axes[0].set_yticks(range(len(rows)), rows)
+    axes[1].set_yticks(range(len(rows)), [""] * len(rows))
+    plots.legend(figure, axes[0])
+    return figure
+
+
 STUDY = Study(
     "robustness",
     "One default on everything",
     cells,
+    draw=draw,
     definitions=(
         "8 clients, complete graph, 4 auxiliary heads and 1,000 steps unless the row says "
         "otherwise; networks are the built-in ones, cnn and resnet8 of width 8.",

@@ -114,9 +114,9 @@ def rows(records: Records) -> list[tuple[str, str]]:
     found = []
     for name, record in records.items():
         if results := record.get("results"):
-            least, most = results["least_and_most"]
+            last, (least, most) = results["shared_accuracy"][-1], results["least_and_most"]
             text = (
-                f"shared accuracy {results['shared_accuracy'][-1]:.3f} ({least:.3f} to {most:.3f}), "
+                f"shared accuracy {last:.3f} ({least:.3f} to {most:.3f}), "
                 f"private accuracy {results['private_accuracy'][0]:.3f} after {results['steps']:,} "
                 f"steps, {results['steps_per_second']:.3g} a second"
             )
