@@ -154,8 +154,7 @@ class Stepper:
         self.experiment, self.state = experiment, state
         self._next_step, self._next = step, self._inputs(step)
         self._in_flight = InFlight()
-        if experiment.parts.convolutional and jax.default_backend() == "gpu":
-            warm_up(jax.local_devices(), experiment.config.model.dtype)
+        warm_up(experiment.parts, experiment.config.model.dtype)
         count = experiment.layout.put(np.int32(0))
         arguments = (state, experiment.feed.data, self._next, experiment.seed_array, count)
         self.compiled = experiment.step.lower(*arguments).compile()

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 import re
@@ -50,19 +51,23 @@ def test_what_the_user_says_of_cuda_graphs_goes_first(monkeypatch):
     assert options(True) is None
 
 
-def test_a_gpu_has_run_a_convolution_before_the_first_step_of_convolutional_clients(monkeypatch):
-    found = program.warm_up(jax.devices(), "bfloat16")
-    assert [one.device for one in found] == jax.devices()
+def test_a_gpu_has_run_a_convolution_before_the_first_step(monkeypatch):
+    experiment = small.build()
+    convolutional = dataclasses.replace(experiment.parts, convolutional=True)
+    assert program.warm_up(convolutional, "bfloat16") == []
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert program.warm_up(experiment.parts, "bfloat16") == []
+    found = program.warm_up(convolutional, "bfloat16")
+    assert [one.device for one in found] == jax.local_devices()
     assert all(one[1, 1, 0, 0] == 64 for one in found)  # the middle has seen all 8 x 8 pixels
-    warmed = []
-    monkeypatch.setattr(train, "warm_up", lambda devices, dtype: warmed.append((devices, dtype)))
-    for platform in ("cpu", "gpu"):
-        monkeypatch.setattr(jax, "default_backend", lambda platform=platform: platform)
-        for name in ("mlp", "cnn"):
-            experiment = small.build(model__name=name, model__width=4)
-            train.Stepper(experiment, experiment.init_state(), 0)
-            assert bool(warmed) == (platform == "gpu" and name == "cnn")
-    assert warmed == [(jax.local_devices(), "float32")]
+
+    def called(parts, dtype):
+        assert (parts, dtype) == (experiment.parts, "float32")
+        raise InterruptedError
+
+    monkeypatch.setattr(train, "warm_up", called)
+    with pytest.raises(InterruptedError):
+        train.Stepper(experiment, experiment.init_state(), 0)
 
 
 @pytest.mark.parametrize(

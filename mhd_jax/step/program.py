@@ -81,14 +81,19 @@ def _compiler_options(platform: str, convolutional: bool) -> dict[str, str] | No
     return GPU_OPTIONS | (SIDE_BY_SIDE if convolutional else {})
 
 
-def warm_up(devices: Sequence[jax.Device], dtype: str) -> list[Array]:
-    """Runs a small convolution and its gradient on each device; its gradients, [3, 3, 1, 1].
+def warm_up(parts: StepParts, dtype: str) -> list[Array]:
+    """On GPUs, runs a small convolution and its gradient before a first step that has any.
 
-    For GPUs, before the first step. cuDNN sets itself up when it first runs, and where that falls
-    into the recording of a CUDA graph it ends in "unknown cudnn status: 5003". A step from the
-    compilation cache is such a case, as none of its convolutions is timed in this process: seen on
-    an H200 in resumed runs, while new ones are evaluated first.
+    cuDNN sets itself up when it first runs, and where that falls into the recording of a CUDA graph
+    it ends in "unknown cudnn status: 5003". A step from the compilation cache is such a case, as
+    none of its convolutions is timed in this process: seen on an H200 in resumed runs, while new
+    ones are evaluated first.
+
+    Returns:
+      The gradient on every device of this process, [3, 3, 1, 1]; none where nothing was run.
     """
+    if not parts.convolutional or jax.default_backend() != "gpu":
+        return []
 
     def total(kernel: Array, image: Array) -> Array:
         axes = ("NHWC", "HWIO", "NHWC")
@@ -97,7 +102,7 @@ def warm_up(devices: Sequence[jax.Device], dtype: str) -> list[Array]:
 
     gradient = jax.jit(jax.grad(total))
     kernel, image = np.ones((3, 3, 1, 1), dtype), np.ones((1, 8, 8, 1), dtype)
-    return [gradient(*jax.device_put((kernel, image), device)) for device in devices]
+    return [gradient(*jax.device_put((kernel, image), each)) for each in jax.local_devices()]
 
 
 def state_specs() -> Any:
