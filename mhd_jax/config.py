@@ -139,8 +139,8 @@ def _add_exchange(config: ml_collections.ConfigDict) -> None:
     config.graph.matrix = ""
     # peers that a client reads in a step, drawn at random; 0 = all, -1 is the method's own: 2 for
     # mhd with two heads.aux or more and the most confident of aligned teachers, unless they are
-    # snapshots, exchange.cache keeps what they sent or most clients have two peers at most;
-    # otherwise all [0 or more, or -1]
+    # snapshots, exchange.cache keeps what they sent, or most clients have two peers at most,
+    # or clients fewer than 64 private samples on average; otherwise all [0 or more, or -1]
     config.graph.peers_per_step = -1
     # steps until the graph is drawn anew, or the next in sequence takes over; 0 = one for the run
     # [0 or more]

@@ -14,7 +14,7 @@ import ml_collections
 import numpy as np
 from absl import logging
 from jax.interpreters import partial_eval
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from mhd_jax import (
     attacks,
@@ -211,10 +211,11 @@ def build(
     _check_frozen(config, method)
     topologies = [
         _with_drawn_peers(
-            config, method, graph.make_topology(config.graph, config.clients.num, seed)
+            config, method, graph.make_topology(config.graph, config.clients.num, fed.seed),
+            fed.partition.sizes,
         )
-        for seed in seeds
-    ]
+        for fed in federations
+    ]  # fmt: skip
     built = _models(config, source.num_classes, method.num_heads(config.heads.aux))
     sample = federation.sample_of(source)
     _check_networks(built, sample)
@@ -341,20 +342,25 @@ def _check_alignment(
 
 
 def _with_drawn_peers(
-    config: ml_collections.ConfigDict, method: methods.Method, topology: graph.Topology
+    config: ml_collections.ConfigDict,
+    method: methods.Method,
+    topology: graph.Topology,
+    sizes: Int[np.ndarray, " K"],
 ) -> graph.Topology:
     """With as many peers a step as the method draws, where the config leaves it to the method.
 
     Readers that keep what they have read, and pools of snapshots, stay with all of their peers. So
-    does everybody where most clients have few: whoever has many there, as the centre of a star, is
-    the only one through whom the others hear of each other.
+    does everybody where most clients have few peers: whoever has many there, as the centre of a
+    star, is the only one through whom the others hear of each other. And where clients have few
+    private samples on average, as two of them know too little.
     """
     own = method.distillation.peers if method.distillation else 0
     left_to_it = config.graph.peers_per_step < 0 and config.exchange.mode == "fresh"
     if not (own and left_to_it) or config.exchange.cache > 1:
         return topology
-    usual = np.median(topology.at(0).sum(axis=1))
-    return dataclasses.replace(topology, peers_per_step=own) if usual > own else topology
+    if np.median(topology.at(0).sum(axis=1)) <= own or np.mean(sizes) < methods.ENOUGH:
+        return topology
+    return dataclasses.replace(topology, peers_per_step=own)
 
 
 def _embedding_width(

@@ -27,6 +27,9 @@ PEERS = 2
 Where there is more than one auxiliary head: higher ones put together what lower ones have heard.
 """
 
+ENOUGH = 64
+"""Private samples of a client, on average, from which on `PEERS` teach enough; below, all have to."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Distillation:

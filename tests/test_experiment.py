@@ -133,6 +133,7 @@ def test_a_public_data_set_that_is_not_there_is_named(tmp_path):
         ({"graph__name": "none"}, 0),
         ({"distill__alignment": 0.0}, 0),
         ({"heads__aux": 1}, 0),
+        ({"data__public_fraction": 0.9}, 0),
         ({"method": "codistillation"}, 0),
         ({"method": "fedavg"}, 0),
         ({"exchange__cache": 4}, 0),
