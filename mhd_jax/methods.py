@@ -28,7 +28,7 @@ Where there is more than one auxiliary head: higher ones put together what lower
 """
 
 ENOUGH = 64
-"""Private samples of a client, on average, from which on `PEERS` teach enough; below, all have to."""
+"""Private samples of a client, on average, from which on `PEERS` teach enough."""
 
 
 @dataclasses.dataclass(frozen=True)
