@@ -152,7 +152,7 @@ def draw(records: Sequence[Record]) -> Figure:
     """What every row gains over isolation and what its main heads keep, by candidate."""
     rows = list(dict.fromkeys(_row(record) for record in records))
     figure, axes = plots.panels(2, 1.1 + 0.24 * len(rows))
-    for name, colour, mark in zip(CANDIDATES, plots.COLOURS, plots.MARKS, strict=False):
+    for order, name in enumerate(CANDIDATES):
         found = [record for record in records if record.column == name]
         lines = [rows.index(_row(record)) for record in found]
         shared = [Spread.of(record.gain()) for record in found]
@@ -160,16 +160,14 @@ def draw(records: Sequence[Record]) -> Figure:
         for axis, gains in zip(axes, (shared, private), strict=True):
             axis.errorbar(
                 [gain.mean for gain in gains], lines, xerr=[gain.std or 0.0 for gain in gains],
-                color=colour, marker=mark, linestyle="", ms=5, mew=0.5, elinewidth=1, label=name,
-                zorder=3 - len(CANDIDATES[name]) / 10,  # the defaults, which change nothing, on top
+                color=plots.COLOURS[order], marker=plots.MARKS[order], linestyle="", ms=5, mew=0.5,
+                elinewidth=1, label=name, zorder=10 - order,  # the defaults on top
             )  # fmt: skip
     for axis, title in zip(axes, ("last head, shared", "main head, private"), strict=True):
         axis.axvline(0, color=BASELINE, ls="--", lw=1.2)
         axis.set_xlabel("accuracy over isolation")
-        axis.set_ylim(len(rows) - 0.5, -0.5)
         axis.set_title(title, loc="left", fontsize=9)
-    axes[0].set_yticks(range(len(rows)), rows)
-    axes[1].set_yticks(range(len(rows)), [""] * len(rows))
+    plots.name_lines(axes, rows)
     plots.legend(figure, axes[0])
     return figure
 

@@ -358,8 +358,8 @@ def _with_drawn_peers(
     left_to_it = config.graph.peers_per_step < 0 and config.exchange.mode == "fresh"
     if not (own and left_to_it) or config.exchange.cache > 1:
         return topology
-    if np.median(topology.at(0).sum(axis=1)) <= own or np.mean(sizes) < methods.ENOUGH:
-        return topology
+    if np.mean(sizes) < methods.ENOUGH or np.median(topology.at(0).sum(axis=1)) <= own:
+        return topology  # the samples first: the graph of thousands of clients is large
     return dataclasses.replace(topology, peers_per_step=own)
 
 

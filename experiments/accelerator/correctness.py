@@ -23,8 +23,8 @@ import ml_collections
 import numpy as np
 
 from experiments.accelerator.pieces import Case, Context, Piece, Records
-from experiments.harness import workers
-from mhd_jax import estimate, federation, train
+from experiments.harness import runs, workers
+from mhd_jax import estimate, federation
 from mhd_jax import experiment as experiment_lib
 from mhd_jax.config import update
 from mhd_jax.data import sources
@@ -130,7 +130,7 @@ def resume(
     config = small.config(**settings, isolated_baseline=False)
     with tempfile.TemporaryDirectory() as folder:
         whole, again = Path(folder) / "whole", Path(folder) / "again"
-        _here(config, whole)
+        runs.make(config, whole)
         shutil.copytree(whole, again)
         shutil.rmtree(again / "checkpoints" / "6")
         (again / "summary.json").unlink()
@@ -139,10 +139,6 @@ def resume(
     if difference := kill_loop.difference(*ends):
         raise ValueError(f"the resumed run differs by {difference:.2g}")
     return {"difference": 0.0, "arrays": len(ends[0])}
-
-
-def _here(config: ml_collections.ConfigDict, workdir: Path) -> None:
-    train.train_and_evaluate(config, workdir, with_report=False)
 
 
 def _elsewhere(config: ml_collections.ConfigDict, workdir: Path) -> None:
@@ -188,7 +184,7 @@ def cases(context: Context) -> list[Case]:
     names = QUICK if context.quick else tuple(name for name in CASES if name != STREAMING)
     found = [
         Case("steps", functools.partial(steps, names)),
-        Case("resume", functools.partial(resume, {}, _here)),
+        Case("resume", functools.partial(resume, {}, runs.make)),
         *(Case(f"config_{f.stem}", functools.partial(config_trains, f)) for f in files),
     ]
     if not context.quick:

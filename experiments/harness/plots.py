@@ -63,12 +63,18 @@ def dots(records: Sequence[Record]) -> Figure:
                 spreads.append((heads[-1], AUX, "D", "last auxiliary head"))
             for row, colour, mark, label in spreads:
                 _dot(axis, line, getattr(row, kind), colour, mark, label)
-        axis.set_ylim(len(records) - 0.5, -0.5)
         axis.set_title(f"{kind} accuracy", loc="left", fontsize=9)
-    axes[0].set_yticks(range(len(records)), names)
-    axes[1].set_yticks(range(len(records)), [""] * len(records))
+    name_lines(axes, names)
     legend(figure, axes[0])
     return figure
+
+
+def name_lines(axes: Sequence[Axes], names: Sequence[str]) -> None:
+    """A line for every name from the top down, named at the first of the axes."""
+    for axis in axes:
+        shown = names if axis is axes[0] else [""] * len(names)
+        axis.set_ylim(len(names) - 0.5, -0.5)
+        axis.set_yticks(range(len(names)), shown)
 
 
 def _row_name(record: Record) -> str:
