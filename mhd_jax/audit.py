@@ -32,6 +32,7 @@ from mhd_jax import experiment as experiment_lib
 from mhd_jax import state as state_lib
 from mhd_jax.edges import UNROLLED
 from mhd_jax.experiment import Experiment
+from mhd_jax.models.classifier import MultiHeadClassifier
 from mhd_jax.parallel import CLIENTS, DATA, Layout
 
 PREDICTIONS, EMBEDDINGS = "published predictions", "published embeddings"
@@ -40,7 +41,8 @@ OPTIMIZER, PRIVATE, METRICS = "optimiser state", "private data", "metrics"
 MEANS = "means of predictions over the public batch"
 PUBLIC = "public data"
 UNKNOWN = "unexplained"
-PUBLISHED = (PREDICTIONS, EMBEDDINGS)
+AVERAGES = "averages of published predictions"
+PUBLISHED = (PREDICTIONS, EMBEDDINGS, AVERAGES)
 
 _OPERATIONS = (
     "all-gather", "all-reduce", "reduce-scatter", "collective-permute", "all-to-all",
@@ -127,7 +129,7 @@ class Audit:
 
     @property
     def clean(self) -> bool:
-        """Whether nothing but published predictions and embeddings leaves a client."""
+        """Whether nothing leaves a client that is not in `PUBLISHED`."""
         return not any(finding.leaks for finding in self.findings)
 
     @property
@@ -140,6 +142,11 @@ class Audit:
                 "give more devices"
             )
         leaving = sorted({f.carries for f in self.findings if f.axis == CLIENTS})
+        if not leaving and self.experiment.parts.routes:
+            return (
+                "VERDICT: all peers of a client share its device, so the program has nothing to "
+                "show; give more devices"
+            )
         if not leaving:
             return f"VERDICT: under {method} nothing at all leaves a client"
         if self.clean:
@@ -162,7 +169,7 @@ class Audit:
              f"{f.collective.shape.nbytes:,}", f.carries, str(times))
             for f, times in counted.items()
         ]  # fmt: skip
-        lines = [f"{self.experiment.config.method}: {self.experiment.layout.describe()}"]
+        lines = [f"{self.experiment.config.method}: {self.experiment.mesh}"]
         lines += _table([header, *rows]) if rows else ["no collectives at all"]
         return "\n".join([*lines, self.verdict])
 
@@ -245,11 +252,12 @@ def explain(experiment: Experiment, found: Iterable[Collective]) -> Audit:
     """
     layout = experiment.layout
     published = collections.Counter(_published(experiment))
+    delivers = "collective-permute" if experiment.parts.routes else "all-gather"
     across, inside = (_holdings(experiment, gathered) for gathered in (True, False))
     findings = []
     for collective in found:
         axis, key = collective.axis(layout), (collective.shape.dtype, collective.shape.size)
-        kinds = PUBLISHED if axis == CLIENTS and collective.operation == "all-gather" else ()
+        kinds = PUBLISHED if axis == CLIENTS and collective.operation == delivers else ()
         carries = next((kind for kind in kinds if published[kind, *key] > 0), None)
         if carries is None:
             carries = (across if axis == CLIENTS else inside).get(key, UNKNOWN)
@@ -260,7 +268,7 @@ def explain(experiment: Experiment, found: Iterable[Collective]) -> Audit:
 
 
 def _published(experiment: Experiment) -> Iterator[tuple[str, str, int]]:
-    """What the method publishes in a step: (kind, type, elements) of every gathered array."""
+    """What the method publishes in a step: (kind, type, elements) of every array that arrives."""
     parts, config = experiment.parts, experiment.config
     chosen = parts.method.distillation
     if chosen is None:
@@ -268,22 +276,37 @@ def _published(experiment: Experiment) -> Iterator[tuple[str, str, int]]:
     versions = max(experiment.schedule.readers[0](0, 1).versions.shape[1], 1)
     sent = config.data.public_batch_size // parts.visits.count
     samples = sent // parts.layout.data_devices * versions
+    for rows, model in zip(parts.places.rows, parts.models, strict=True):
+        arriving = [rows]
+        if parts.routes is not None:
+            arriving = [listed.shape[1] for listed in parts.routes.sends.values()]
+        for messages in arriving:
+            lead = (parts.replicas, messages, samples)
+            yield from _message(experiment, model, lead)
+            if parts.routes is not None and chosen.nu_pred and chosen.alignment:
+                heads = chosen.published_heads(model.num_heads)
+                yield AVERAGES, "f32", math.prod(lead[:2]) * heads * parts.num_classes
+
+
+def _message(
+    experiment: Experiment, model: MultiHeadClassifier, lead: tuple[int, int, int]
+) -> Iterator[tuple[str, str, int]]:
+    """The arrays of messages [R, messages, samples] of clients with that network."""
+    parts = experiment.parts
+    chosen = parts.method.distillation
+    assert chosen is not None
     travels = np.dtype(parts.encoding.embedding_type)
     dtype = "u16" if travels.itemsize == 2 else _dtype(travels)
-    for rows, model in zip(parts.places.rows, parts.models, strict=True):
-        lead = (parts.replicas, rows, samples)
-        if chosen.nu_pred:
-            heads = chosen.published_heads(model.num_heads)
-            scores = jax.ShapeDtypeStruct((*lead, heads, parts.num_classes), np.float32)
-            for part in jax.eval_shape(parts.encoding.encode, scores):
-                yield PREDICTIONS, _dtype(part), part.size
-            if chosen.publishes_energy:
-                yield PREDICTIONS, dtype, math.prod(lead) * heads
-        if chosen.nu_emb:
-            width = parts.embedding_width or state_lib.embedding_width(
-                model, experiment.image_shape
-            )
-            yield EMBEDDINGS, dtype, math.prod(lead) * width
+    if chosen.nu_pred:
+        heads = chosen.published_heads(model.num_heads)
+        scores = jax.ShapeDtypeStruct((*lead, heads, parts.num_classes), np.float32)
+        for part in jax.eval_shape(parts.encoding.encode, scores):
+            yield PREDICTIONS, _dtype(part), part.size
+        if chosen.publishes_energy:
+            yield PREDICTIONS, dtype, math.prod(lead) * heads
+    if chosen.nu_emb:
+        width = parts.embedding_width or state_lib.embedding_width(model, experiment.image_shape)
+        yield EMBEDDINGS, dtype, math.prod(lead) * width
 
 
 def _holdings(experiment: Experiment, gathered: bool) -> dict[tuple[str, int], str]:

@@ -113,7 +113,8 @@ class Estimate:
       data: bytes a device, images that stay or that come for the steps on their way.
       activations: bytes a device, what forward passes keep for the backward pass; a bound from
         above, as a compiler may order the clients one after another.
-      published: bytes a device, predictions and embeddings of all clients.
+      published: bytes a device, predictions and embeddings of all clients, or of its own and those
+        that arrive.
       flops: floating-point operations a step and device, of the program before optimisation.
       sent: bytes a step that all clients together send, mean over the run.
       memory: bytes of one device, what the estimate is for.
@@ -183,10 +184,12 @@ def estimate(config: ml_collections.ConfigDict, memory: int) -> Estimate:
     state = experiment.init_state(abstract=True)
     counted = min(config.train.steps, experiment_lib.LONGEST_PERIOD)
     # What every reader keeps: the average of alignment, and what it was sent.
-    everywhere = tree_bytes(state.marginals) + tree_bytes(state.cache) // layout.data_devices
-    rows = layout.client_devices
+    rows, routes = layout.client_devices, parts.routes
+    everywhere = tree_bytes(state.marginals) // (rows if routes else 1)
+    everywhere += tree_bytes(state.cache) // layout.data_devices
+    heard = routes.table.shape[1] / layout.num_clients if routes else _share(parts)
     return Estimate(
-        layout=layout.describe(),
+        layout=experiment.mesh,
         feed=experiment.feed.why,
         parameters=tuple(
             experiment_lib.count_params(model, experiment.sample)
@@ -198,7 +201,7 @@ def estimate(config: ml_collections.ConfigDict, memory: int) -> Estimate:
         gradients=_gradient_bytes(parts, state),
         data=_data_bytes(experiment),
         activations=_activations(experiment),
-        published=round(experiment.ledger.predictions.sum() * _share(parts)),
+        published=round(experiment.ledger.predictions.sum() * heard),
         flops=_flops(experiment, state),
         sent=experiment.ledger.sent(counted) / counted,
         memory=memory,

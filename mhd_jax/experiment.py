@@ -45,6 +45,7 @@ from mhd_jax.inputs import Sample, network_input
 from mhd_jax.models import bridge
 from mhd_jax.parallel import Layout
 from mhd_jax.participation import Roster
+from mhd_jax.routes import Routes
 from mhd_jax.schedule import Schedule, input_specs
 from mhd_jax.state import State
 from mhd_jax.step import StepParts, cache_shapes, make_step
@@ -86,6 +87,12 @@ class Experiment:
         return self.parts.layout
 
     @property
+    def mesh(self) -> str:
+        """One line for people: who owns which client, and what travels between devices."""
+        routes = self.parts.routes
+        return self.layout.describe() + (f"; {routes.describe()}" if routes else "")
+
+    @property
     def image_shape(self) -> tuple[int, ...]:
         """Shape of one sample, such as that of an image."""
         return self.federations[0].source.image_shape
@@ -119,6 +126,7 @@ class Experiment:
             self.sample,
             pool_slots=self.schedule.readers[0].pool_slots,
             marginals=_marginals(self.parts, self.schedule.readers[0].pool_slots),
+            with_publishers=self.parts.routes is not None,
             cache=cache_shapes(
                 self.parts,
                 [state.embedding_width(model, self.sample) for model in self.parts.models],
@@ -234,6 +242,9 @@ def build(
     horizon = config.train.steps + steps_per_call  # the last call is planned to its full length
     who = roster.attendances
     readers = exchange.make_readers(config, method, topologies, seeds, horizon, who)
+    attackers = _attackers(config, method)
+    sent_anew = method.distillation is not None and visits.count == 1 and attackers is None
+    routes = _routes(topologies, readers, roster) if sent_anew else None
     parts = StepParts(
         roster=roster,
         method=method,
@@ -250,7 +261,8 @@ def build(
         pauses=_pauses(config, method, convolutional),
         frozen=sum(offset < config.clients.frozen for offset in roster.layout.offsets),
         visits=visits,
-        attackers=_attackers(config, method),
+        routes=routes,
+        attackers=attackers,
         privacy=privacy,
     )
     return Experiment(
@@ -258,7 +270,7 @@ def build(
         seeds=seeds,
         federations=federations,
         schedule=Schedule(
-            roster, method, topologies, readers, feed, _label_shares(config, federations)
+            roster, method, topologies, readers, feed, _label_shares(config, federations), routes
         ),
         parts=parts,
         feed=feed,
@@ -361,6 +373,26 @@ def _with_drawn_peers(
     if np.mean(sizes) < methods.ENOUGH or np.median(topology.at(0).sum(axis=1)) <= own:
         return topology  # the samples first: the graph of thousands of clients is large
     return dataclasses.replace(topology, peers_per_step=own)
+
+
+def _routes(
+    topologies: Sequence[graph.Topology], readers: Sequence[exchange.Reader], roster: Roster
+) -> Routes | None:
+    """Which messages go to which device, where that is known before the run and saves traffic.
+
+    None on one device, for several groups of clients, where not everybody takes part in every step,
+    for graphs that change and for old teachers: there all messages go to all devices.
+    """
+    layout = roster.layout
+    fixed = all(isinstance(reader, exchange.Fresh) for reader in readers)
+    fixed = fixed and not (roster.attendances or any(each.changes for each in topologies))
+    even = layout.rows == layout.groups and len(layout.groups) == 1
+    sparse = readers[0].form.kind == "lists"
+    if layout.client_devices == 1 or not (fixed and even and sparse):
+        return None
+    reads = np.logical_or.reduce([topology.at(0) for topology in topologies])
+    routes = Routes(reads, layout.client_devices)
+    return routes if routes.worth_it() else None
 
 
 def _embedding_width(

@@ -7,6 +7,7 @@ what it looks at, the true labels of public images included, cannot reach traini
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -18,7 +19,7 @@ from jaxtyping import Array, Float, Int
 
 from mhd_jax import distill, health
 from mhd_jax.inputs import StepInputs
-from mhd_jax.parallel import CLIENTS, on_mesh
+from mhd_jax.parallel import CLIENTS, gather_clients, on_mesh
 from mhd_jax.schedule import exchange_specs
 from mhd_jax.state import State
 from mhd_jax.step.lessons import peers_of, screen
@@ -73,23 +74,27 @@ def make_probe(
       [P, ...] as stored, their labels [P] (-1 where unknown) and the seeds [R].
     """
 
+    every = dataclasses.replace(parts, routes=None)  # it compares all clients
+
     def probe(
         state: State, inputs: StepInputs, images: Array, labels: Array, seeds: Array
     ) -> tuple[Vitals, ...]:
         per_seed = (state.clients, state.baseline, state.pool, state.marginals)  # no cache
         first = State(state.step, *jax.tree.map(lambda x: x[0], per_seed))
+        if parts.routes is not None:
+            first = first.replace(marginals=jax.tree.map(gather_clients, first.marginals))
         now = inputs._replace(
             reads=jax.tree.map(lambda x: x[0, 0], inputs.reads),
             versions=inputs.versions[0, 0],
             label_shares=inputs.label_shares[0, 0],
             seated=inputs.seated[0, 0],
         )
-        return _vitals(parts, seat(parts, first, now), now, prepare(images), labels, seeds[0])
+        return _vitals(every, seat(every, first, now), now, prepare(images), labels, seeds[0])
 
     sharded = on_mesh(
         probe,
         parts.layout,
-        in_specs=(state_specs(), exchange_specs(parts.layout), P(), P(), P()),
+        in_specs=(state_specs(parts), exchange_specs(parts.layout), P(), P(), P()),
         out_specs=P(CLIENTS),
     )
     options = CPU_OPTIONS if jax.default_backend() == "cpu" else None

@@ -22,6 +22,7 @@ from mhd_jax.inputs import StepInputs
 from mhd_jax.methods import Method
 from mhd_jax.parallel import CLIENTS, Layout
 from mhd_jax.participation import Roster
+from mhd_jax.routes import Routes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Schedule:
       readers: one per replica.
       feed: gives the batch entries.
       label_shares: label distributions [R, K, C], where clients publish them.
+      routes: which messages go to which device; None where all go to all.
     """
 
     roster: Roster
@@ -43,6 +45,7 @@ class Schedule:
     readers: Sequence[Reader]
     feed: Feed
     label_shares: Float[np.ndarray, "R K C"] | None = None
+    routes: Routes | None = None
 
     @property
     def layout(self) -> Layout:
@@ -52,10 +55,13 @@ class Schedule:
     def host_inputs(self, start: int, stop: int) -> StepInputs:
         """The inputs of steps start..stop - 1 as host arrays."""
         private, public = self.feed.inputs(start, stop)
-        return self.host_exchange(start, stop)._replace(private=private, public=public)
+        made = self.host_exchange(start, stop)._replace(private=private, public=public)
+        if self.routes is None:
+            return made
+        return made._replace(reads=tuple(map(self.routes.translate, made.reads)))
 
     def host_exchange(self, start: int, stop: int) -> StepInputs:
-        """The same less the batches: who reads whom, the weights, the averages."""
+        """The same less the batches: who reads whom, of all clients, weights, averages."""
         steps = np.arange(start, stop)
         seated = self.roster.seated(start, stop, len(self.readers))
         readings = [reader(start, stop) for reader in self.readers]

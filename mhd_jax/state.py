@@ -57,8 +57,8 @@ class State(struct.PyTreeNode):
       clients: one `Learners` per group.
       baseline: the same clients without peers and without aux heads; () when not wanted.
       pool: per group, the last snapshots of its clients, leaves [R, K, S, ...]; () when fresh.
-      marginals: moving average of every published head's mean prediction, [R, K, H, C], the same
-        on all devices; () where alignment needs none.
+      marginals: moving average of every published head's mean prediction, [R, K, H, C], on all
+        devices or with its publisher; () where alignment needs none.
       cache: what readers have of the public batch's samples, leaves [R, K, B', ...], the same for
         all; () where everything is sent anew in every exchange.
     """
@@ -163,6 +163,7 @@ def init_state(
     *,
     pool_slots: int = 0,
     marginals: tuple[int, ...] = (),
+    with_publishers: bool = False,
     cache: PyTree = (),
     same_start: bool = False,
     abstract: bool = False,
@@ -179,6 +180,7 @@ def init_state(
       pool_slots: snapshots kept per client.
       marginals: (K, H, C) of the moving average that alignment keeps, which starts uniform; ()
         for none.
+      with_publishers: each device keeps those of its own clients alone.
       cache: shapes of what readers keep, leaves [K, B', ...]; () for nothing.
       same_start: give every client of a group the parameters of its first client.
       abstract: return shapes, types and shardings only; nothing is compiled.
@@ -209,7 +211,7 @@ def init_state(
 
     seed_array = jnp.asarray(seeds, jnp.uint32)
     shapes = jax.eval_shape(everything, seed_array)
-    spread = shardings(shapes, layout)
+    spread = shardings(shapes, layout, with_publishers)
     if abstract:
         return jax.tree.map(
             lambda x, to: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=to), shapes, spread
@@ -261,11 +263,18 @@ def _with_weights(learners: Learners, layout: Layout, given: Sequence[Flat]) -> 
     return learners.replace(params=params, stats=made.get("batch_stats", {}))
 
 
-def shardings(state: State, layout: Layout) -> State:
-    """The sharding of every leaf: the client axis over devices, what all share everywhere."""
+def shardings(state: State, layout: Layout, with_publishers: bool = False) -> State:
+    """The sharding of every leaf: the client axis over devices, what all share everywhere.
+
+    Args:
+      state: of shapes or arrays.
+      layout: who owns which client.
+      with_publishers: see `init_state`.
+    """
     rows, everywhere = layout.sharding(None, CLIENTS), layout.sharding()
     spread: State = jax.tree.map(lambda _: rows, state)
-    marginals = jax.tree.map(lambda _: everywhere, state.marginals)
+    averages = rows if with_publishers else everywhere
+    marginals = jax.tree.map(lambda _: averages, state.marginals)
     cache = jax.tree.map(lambda _: layout.sharding(None, None, DATA), state.cache)
     return spread.replace(step=everywhere, marginals=marginals, cache=cache)
 

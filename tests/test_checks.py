@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments.checks import devices, kill_loop, label_inference
+from experiments.checks import deliveries, devices, kill_loop, label_inference
 from mhd_jax import train
 from mhd_jax.config import default_config, update
 
@@ -21,6 +21,13 @@ def test_devices_share_the_work_and_change_no_parameter() -> None:
     assert shared["only_predictions_leave"] and shared["received_bytes"] > 0
     assert all(np.abs(a - b).max() < 1e-5 for a, b in zip(found, expected, strict=True))
     assert all(leaf.shape[:2] == (1, 2) for leaf in found)
+
+
+def test_less_arrives_on_a_cycle_and_trains_the_same() -> None:
+    row = deliveries.measure(deliveries.GRAPHS["directed cycle"], clients=8, devices=4, steps=3)
+    assert row["messages"] == row["permutations"] == 1 and row["only_predictions_leave"]
+    assert 6 * row["received_bytes"] == pytest.approx(row["all_received_bytes"], rel=0.1)
+    assert row["difference"] < 1e-5
 
 
 def test_skewed_labels_are_guessed_from_predictions() -> None:

@@ -17,7 +17,7 @@ LAYERS = (
     ("errors", "files", "rng", "trees"),
     ("config", "edges", "registry"),
     ("attacks", "command", "config_bases", "graph", "inputs", "models", "parallel"),
-    ("participation",),
+    ("participation", "routes"),
     ("data", "distill", "results", "weights"),
     ("defences",),
     ("health", "methods", "state"),

@@ -15,7 +15,15 @@ from mhd_jax.edges import NOBODY, Edges
 from mhd_jax.inputs import StepInputs
 from mhd_jax.methods import Distillation
 from mhd_jax.state import State
-from mhd_jax.step.parts import Metrics, PyTree, StepParts, distils, mean_over_data, student_keys
+from mhd_jax.step.parts import (
+    Metrics,
+    PyTree,
+    StepParts,
+    distils,
+    mean_over_data,
+    own_messages,
+    student_keys,
+)
 from mhd_jax.step.publishing import (
     Memory,
     Predictions,
@@ -133,8 +141,10 @@ def _distillation(
 
 def _unreadable(parts: StepParts, group: int, published: Published) -> Float[Array, " k"]:
     """1 for a local client of whose message nothing can be read."""
-    by_client = published.readable.reshape(parts.places.num_clients, -1).any(axis=1)
-    return 1.0 - by_client[parts.roster.own(group)]
+    readable = published.readable
+    if parts.routes is None:  # all versions of a client together
+        readable = readable.reshape(parts.places.num_clients, -1).any(axis=1)
+    return 1.0 - readable[own_messages(parts, group)]
 
 
 def _taught(chosen: Distillation, student: Predictions) -> Float[Array, "k B m C"]:
@@ -148,11 +158,13 @@ def peers_of(
     """Whom the local clients of a group may learn from: peers and, if chosen, themselves."""
     chosen = parts.method.distillation
     assert chosen is not None and published.scores is not None
-    num_rows, own = student.scores.shape[0], parts.roster.own(group)
+    num_rows, own = student.scores.shape[0], own_messages(parts, group)
     reads, scores, energy = inputs.reads[group], published.scores, published.energy
     readable = published.readable
     shares = inputs.label_shares if inputs.label_shares.size else None
-    if shares is not None:
+    if shares is not None and parts.routes is not None:
+        shares = shares[parts.routes.clients()]
+    elif shares is not None:
         shares = jnp.repeat(shares, len(scores) // len(shares), axis=0)
     fresh = not inputs.versions.size
     if fresh:
@@ -192,10 +204,12 @@ def screen(parts: StepParts, peers: distill.Candidates) -> distill.Candidates:
 
 
 def _publishers(parts: StepParts, inputs: StepInputs, candidates: int) -> Int[Array, " N"] | None:
-    """Where candidates would stand if everybody took part; None where they stand there.
+    """Where candidates would stand if everybody took part and was heard; None where they do.
 
     Students in front keep their numbers, versions of a client stay together.
     """
+    if parts.routes is not None:
+        return parts.routes.clients()
     if not parts.roster.attendances:
         return None
     seated = inputs.seated

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool
+from jaxtyping import Array, Bool, Int
 
 from mhd_jax import distill, rng
 from mhd_jax import privacy as privacy_lib
@@ -23,6 +23,7 @@ from mhd_jax.methods import Method
 from mhd_jax.models.classifier import MultiHeadClassifier
 from mhd_jax.parallel import DATA, Layout
 from mhd_jax.participation import Roster
+from mhd_jax.routes import Routes
 
 PyTree = Any
 Metrics = dict[str, tuple[Array, ...]]  # per group
@@ -52,6 +53,7 @@ class StepParts:
       embedding_width: numbers in which an embedding travels; 0 for all it has.
       frozen: groups, the first ones, whose clients publish but never learn.
       visits: how often what was sent of a public sample is read.
+      routes: which messages go to which device; None where all go to all.
       attackers: who lies and how; None where nobody does, and then nothing of it is compiled.
       privacy: what happens to private gradients; None for nothing.
     """
@@ -71,6 +73,7 @@ class StepParts:
     embedding_width: int = 0
     frozen: int = 0
     visits: Visits = Visits()
+    routes: Routes | None = None
     attackers: Attackers | None = None
     privacy: privacy_lib.Privacy | None = None
 
@@ -83,6 +86,11 @@ class StepParts:
     def places(self) -> Layout:
         """The clients of one step: all of them, or a place for each that takes part."""
         return self.roster.places
+
+
+def own_messages(parts: StepParts, group: int) -> Int[Array, " k"]:
+    """Where the messages of the local clients of a group stand among those that arrive here."""
+    return parts.roster.own(group) if parts.routes is None else parts.routes.own()
 
 
 def _client_keys(parts: StepParts, inputs: StepInputs, base: Array) -> tuple[Array, ...]:

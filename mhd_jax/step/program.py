@@ -57,7 +57,7 @@ def make_step(parts: StepParts, input_specs: StepInputs, data_specs: PyTree) -> 
     The call does `count` <= `parts.steps_per_call` steps. The state is donated. Metrics are per
     step, axes [steps_per_call, R, K, ...]; entries beyond `count` are 0.
     """
-    specs = state_specs()
+    specs = state_specs(parts)
 
     def call(state: State, data: PyTree, inputs: StepInputs, seeds: Array, count: Array) -> Any:
         return _run_steps(parts, state, data, inputs, seeds, count)
@@ -105,10 +105,11 @@ def warm_up(parts: StepParts, dtype: str) -> list[Array]:
     return [gradient(*jax.device_put((kernel, image), each)) for each in jax.local_devices()]
 
 
-def state_specs() -> Any:
+def state_specs(parts: StepParts) -> Any:
     """How the state lies on the mesh, the same tree with a spec for every part."""
     rows: Any = P(None, CLIENTS)
-    return State(P(), rows, rows, rows, P(), P(None, None, DATA))  # type: ignore[arg-type]
+    averages = P() if parts.routes is None else rows
+    return State(P(), rows, rows, rows, averages, P(None, None, DATA))  # type: ignore[arg-type]
 
 
 def _run_steps(

@@ -138,7 +138,12 @@ def read_published(
     sent = _readable_part(parts, chosen, sent)
     if sent.scores is None or not chosen.alignment:
         return sent, Memory(state.marginals, cache)
-    scores, marginals = align(parts, chosen, sent.scores, state.marginals)
+    if parts.routes is None or isinstance(state.marginals, tuple):
+        scores, marginals = align(parts, chosen, sent.scores, state.marginals)
+    else:  # their publishers keep the averages, and send them along
+        known = parts.routes.deliver(state.marginals)
+        scores, marginals = align(parts, chosen, sent.scores, known)
+        marginals = marginals[parts.routes.own()]
     return sent._replace(scores=scores), Memory(marginals, cache)
 
 
@@ -189,17 +194,18 @@ def cache_shapes(parts: StepParts, widths: Sequence[int], samples: int) -> Publi
 def publish(
     parts: StepParts, chosen: Distillation, predictions: tuple[Predictions, ...]
 ) -> Published:
-    """Everything the clients let each other see, in client order: the only exchange.
+    """What the clients here may see of all, in client order: the only exchange.
 
-    Predictions may carry a version axis, [k, V, B, ...]; candidates are then N = K * V, versions
-    of a client together.
+    Of all clients, or with `StepParts.routes` of those on the device and their peers. Predictions
+    carry a version axis, [k, V, B, ...]; candidates are then N = K * V, versions of a client
+    together.
     """
     scores, embeddings, energies = [], [], []
     for size, own in zip(parts.places.groups, predictions, strict=True):
         versions = own.scores.ndim == 5
 
         def everyone(x: Array, size: int = size, versions: bool = versions) -> Array:
-            rows = gather_clients(x)[:size]
+            rows = parts.routes.deliver(x) if parts.routes else gather_clients(x)[:size]
             return rows.reshape(-1, *rows.shape[2:]) if versions else rows
 
         def floats(x: Array, everyone: Callable[[Array], Array] = everyone) -> Array:
