@@ -61,10 +61,10 @@ def cell_configs(
       cell: to run.
       changes: settings that replace the cell's.
     """
-    found = []
-    together = cell.changes.get("num_seeds", chosen.num_seeds)
-    for first in range(0, chosen.seeds, together):
-        stacked = {"seed": first, "num_seeds": min(together, chosen.seeds - first)}
+    found, seeds = [], cell.seeds or chosen.seeds
+    together = cell.changes.get("num_seeds", cell.seeds or chosen.num_seeds)
+    for first in range(0, seeds, together):
+        stacked = {"seed": first, "num_seeds": min(together, seeds - first)}
         settings = {"isolated_baseline": False, **cell.changes, **(changes or {}), **stacked}
         config = chosen.base(settings, cell.config)
         if config.method == "isolated":

@@ -30,6 +30,7 @@ class Cell:
       column: cells of one group and label stand side by side under the names of their columns.
       config: a config file with its variant in place of the preset's, such as
         "configs/cifar10.py:mlp", where rows differ in more than a few settings.
+      seeds: seeds 0, 1, ..., all trained in one run; 0 for those of the preset.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Cell:
     per_class: bool = False
     column: str = ""
     config: str = ""
+    seeds: int = 0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -155,7 +155,6 @@ def _cells(record: Record, ranks: int, width: int) -> list[str]:
 
 def _facts(records: Sequence[Record]) -> str:
     first = records[0]
-    seeds = first.found.seeds if first.found else [first.config["seed"]]
     minutes = sum(record.wall_seconds for record in records) / 60
     steps = sorted({record.config["train"]["steps"] for record in records})
     clients = {record.config["clients"]["num"] for record in records}
@@ -163,7 +162,7 @@ def _facts(records: Sequence[Record]) -> str:
         " and ".join(dict.fromkeys(record.config["data"]["name"] for record in records)),
         f"{clients.pop()} clients" if len(clients) == 1 else "as many clients as a row says",
         f"{' and '.join(f'{s:,}' for s in steps)} steps",
-        f"seeds {seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else f"seed {seeds[0]}",
+        _seeds(records),
         " and ".join(dict.fromkeys(f"{r.hardware} ({r.device})" for r in records)),
         f"{minutes:.0f} minutes for these rows",
     ]
@@ -172,6 +171,16 @@ def _facts(records: Sequence[Record]) -> str:
         "of the last head over all seeds; gain is the last head over the same clients in "
         "isolation; kB are sent per client and step. " + "; ".join(facts) + f". `{first.command}`"
     )
+
+
+def _seeds(records: Sequence[Record]) -> str:
+    """Which seeds, of the first record; how many, where records differ."""
+    counts = {len(record.found.seeds) if record.found else 1 for record in records}
+    if len(counts) > 1:
+        return f"{min(counts)} to {max(counts)} seeds, from 0 on"
+    found, first = records[0].found, records[0].config["seed"]
+    seeds = found.seeds if found else [first]
+    return f"seeds {seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else f"seed {seeds[0]}"
 
 
 def csv_text(records: Sequence[Record]) -> str:
