@@ -21,7 +21,6 @@ from experiments.harness.tables import grid
 from mhd_jax import graph
 from mhd_jax.results import head_names
 
-
 SEEDS = {16: 5, 64: 3}
 """Seeds of few clients, whose accuracies vary most."""
 
