@@ -187,7 +187,7 @@ def estimate(config: ml_collections.ConfigDict, memory: int) -> Estimate:
     rows, routes = layout.client_devices, parts.routes
     everywhere = tree_bytes(state.marginals) // (rows if routes else 1)
     everywhere += tree_bytes(state.cache) // layout.data_devices
-    heard = routes.table.shape[1] / layout.num_clients if routes else _share(parts)
+    arriving = routes.table.shape[1] / layout.num_clients if routes else _share(parts)
     return Estimate(
         layout=experiment.mesh,
         feed=experiment.feed.why,
@@ -201,7 +201,7 @@ def estimate(config: ml_collections.ConfigDict, memory: int) -> Estimate:
         gradients=_gradient_bytes(parts, state),
         data=_data_bytes(experiment),
         activations=_activations(experiment),
-        published=round(experiment.ledger.predictions.sum() * heard),
+        published=round(experiment.ledger.predictions.sum() * arriving),
         flops=_flops(experiment, state),
         sent=experiment.ledger.sent(counted) / counted,
         memory=memory,

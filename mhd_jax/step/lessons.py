@@ -204,7 +204,7 @@ def screen(parts: StepParts, peers: distill.Candidates) -> distill.Candidates:
 
 
 def _publishers(parts: StepParts, inputs: StepInputs, candidates: int) -> Int[Array, " N"] | None:
-    """Where candidates would stand if everybody took part and was heard; None where they do.
+    """Where candidates would stand among all clients' if everybody took part; None if they do.
 
     Students in front keep their numbers, versions of a client stay together.
     """

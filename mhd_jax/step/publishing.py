@@ -197,7 +197,7 @@ def publish(
     """What the clients here may see of all, in client order: the only exchange.
 
     Of all clients, or with `StepParts.routes` of those on the device and their peers. Predictions
-    carry a version axis, [k, V, B, ...]; candidates are then N = K * V, versions of a client
+    may carry a version axis, [k, V, B, ...]; candidates are then N = K * V, versions of a client
     together.
     """
     scores, embeddings, energies = [], [], []
