@@ -12,6 +12,7 @@ from experiments import (
     liars,
     main_comparison,
     many_clients,
+    one_change,
     public_data,
     ring,
     robustness,
@@ -40,11 +41,18 @@ STUDIES = (
 )
 
 EVERY = (
-    *STUDIES, robustness.STUDY, liars.STUDY, tabular.STUDY, many_clients.STUDY, ring.STUDY
-)  # fmt: skip
-"""With those that have data sets and presets of their own, the grid of defaults (`grid`) and the
-table (`tabular`), with the study of liars, which trains the same clients under many attacks, with
-that of many clients (`many`), and with the ring, whose public images are another data set's."""
+    *STUDIES,
+    robustness.STUDY,
+    one_change.STUDY,
+    liars.STUDY,
+    tabular.STUDY,
+    many_clients.STUDY,
+    ring.STUDY,
+)
+"""With those that have data sets and presets of their own, the grid of defaults and its rows with
+one change (`grid`) and the table (`tabular`), with the study of liars, which trains the same
+clients under many attacks, with that of many clients (`many`), and with the ring, whose public
+images are another data set's."""
 
 if __name__ == "__main__":
     sweep.main(*STUDIES)

@@ -13,15 +13,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.harness import plots, sweep
+from experiments.harness import sweep, worst
 from experiments.harness.candidates import ALL_PEERS, CANDIDATES
 from experiments.harness.presets import Preset
 from experiments.harness.study import Cell, Record, Study
-from mhd_jax.reporting.style import BASELINE
-from mhd_jax.results import Spread
 
 Settings = Mapping[str, Any]
 
@@ -88,9 +85,6 @@ DECISIVE = (
 )
 """Rows on which each ingredient is left out or added, one at a time."""
 
-COLLAPSED = 0.02
-"""A head whose shared accuracy is within this of naming one class for everything."""
-
 
 def cells(preset: Preset) -> list[Cell]:
     del preset
@@ -116,60 +110,9 @@ def _cell(data: str, label: str, changes: Settings, name: str, candidate: Settin
     return Cell(keep, label, settings, group=data, column=name)
 
 
-def verdict(records: Sequence[Record]) -> str:
-    """The worst row of every candidate: what it gains least, what it costs most, what collapses."""
-    columns = list(dict.fromkeys(record.column for record in records))
-    lines = [
-        "| candidate | rows | smallest gain | where | largest loss of private accuracy | where "
-        "| collapsed heads |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for column in columns:
-        found = [record for record in records if record.column == column]
-        gains = {_row(r): float(r.gain().mean()) for r in found}
-        losses = {_row(r): float(r.gain("private", head=0).mean()) for r in found}
-        least, most = min(gains, key=gains.__getitem__), min(losses, key=losses.__getitem__)
-        collapsed = [_row(r) for r in found if _collapsed(r)]
-        lines.append(
-            f"| {column} | {len(found)} | {gains[least]:+.3f} | {least} | {losses[most]:+.3f} "
-            f"| {most} | {', '.join(collapsed) or 'none'} |"
-        )
-    return "\n".join(lines)
-
-
-def _row(record: Record) -> str:
-    return f"{record.group}, {record.label}"
-
-
-def _collapsed(record: Record) -> bool:
-    """Whether any client's auxiliary head, in any seed, knows no more than one class."""
-    accuracy = record.accuracy("shared")[..., 1:]
-    classes = 20 if record.group == "Tiny ImageNet" else 10
-    return bool(np.any(accuracy < 1 / classes + COLLAPSED / classes))
-
-
 def draw(records: Sequence[Record]) -> Figure:
     """What every row gains over isolation and what its main heads keep, by candidate."""
-    rows = list(dict.fromkeys(_row(record) for record in records))
-    figure, axes = plots.panels(2, 1.1 + 0.24 * len(rows))
-    for order, name in enumerate(CANDIDATES):
-        found = [record for record in records if record.column == name]
-        lines = [rows.index(_row(record)) for record in found]
-        shared = [Spread.of(record.gain()) for record in found]
-        private = [Spread.of(record.gain("private", head=0)) for record in found]
-        for axis, gains in zip(axes, (shared, private), strict=True):
-            axis.errorbar(
-                [gain.mean for gain in gains], lines, xerr=[gain.std or 0.0 for gain in gains],
-                color=plots.COLOURS[order], marker=plots.MARKS[order], linestyle="", ms=5, mew=0.5,
-                elinewidth=1, label=name, zorder=10 - order,  # the defaults on top
-            )  # fmt: skip
-    for axis, title in zip(axes, ("last head, shared", "main head, private"), strict=True):
-        axis.axvline(0, color=BASELINE, ls="--", lw=1.2)
-        axis.set_xlabel("accuracy over isolation")
-        axis.set_title(title, loc="left", fontsize=9)
-    plots.name_lines(axes, rows)
-    plots.legend(figure, axes[0])
-    return figure
+    return worst.draw(records, list(CANDIDATES))
 
 
 STUDY = Study(
@@ -183,7 +126,7 @@ STUDY = Study(
         "Photographs are at 16 px; of Tiny ImageNet the first 20 classes.",
         "A head counts as collapsed where its shared accuracy is no better than naming one class.",
     ),
-    extra=verdict,
+    extra=worst.verdict,
 )
 
 
