@@ -18,12 +18,12 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.all import EVERY
 from experiments.harness import records as records_lib
-from experiments.harness.presets import PRESETS
-from experiments.harness.render import RESULTS
+from experiments.harness.presets import ROOT
 from experiments.harness.study import Record
 from experiments.harness.tables import grid
+
+RESULTS = ROOT / "experiments" / "results"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,13 +72,10 @@ def difference(made: Record, kept: Record) -> Difference:
 
 def differences(workdir: Path, results: Path = RESULTS) -> Iterator[Difference]:
     """Of all records of a sweep that have a committed counterpart."""
-    for preset in PRESETS:
-        for study in EVERY if (workdir / preset).exists() else ():
-            for cell in study.cells(PRESETS[preset]):
-                place = Path(preset, study.name, f"{cell.name}.json")
-                both = list(records_lib.read([workdir / place, results / place]))
-                if len(both) == 2:
-                    yield difference(*both)
+    for made in sorted(workdir.glob("*/*/*.json")):
+        kept = results / made.relative_to(workdir)
+        if kept.exists():
+            yield difference(*records_lib.read([made, kept]))
 
 
 def describe(found: list[Difference]) -> str:
@@ -88,7 +85,7 @@ def describe(found: list[Difference]) -> str:
     for one in found:
         numbers = ("other clients, seeds or heads", "")
         if one.largest is not None and one.mean is not None:
-            numbers = (f"{one.largest:.3g}", f"{one.mean:+.4f}")
+            numbers = (f"{one.largest:.3g}", f"{round(one.mean, 4) + 0.0:+.4f}")
         rows.append((one.name, one.revision, *numbers, f"{one.spread:.4f}"))
     equal = sum(one.equal for one in found)
     return f"{grid(header, rows)}\n{equal} of {len(found)} equal the committed records"
