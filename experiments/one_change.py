@@ -39,7 +39,6 @@ ANYWHERE: dict[str, Settings] = {
     "constant learning rate": {"optimizer.schedule": "constant"},
     "network of width 16": {"model.width": 16},
     "network of width 256": {"model.width": 256},
-    "1 hidden layer": {"model.depth": 1},
     "5 hidden layers": {"model.depth": 5},
     "no normalisation": {"model.norm": "none"},
     "8 auxiliary heads": {"heads.aux": 8},
