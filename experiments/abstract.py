@@ -94,7 +94,7 @@ def _heads(none: Record, one: Record, four: Record, *sparse: Record) -> Finding:
         few, many = sorted((r for r in sparse if r.group == group), key=_number_of_heads)
         ahead = _gain(many) - _gain(few)
         heads = f"{_number_of_heads(many)} minus {_number_of_heads(few)}"
-        measured += f"; on a {group} {heads} {over_seeds(ahead)}"
+        measured += f"; on a {group}, {heads} {over_seeds(ahead)}"
         on_sparse.append(_clear(ahead))
     if gains[2].mean() <= gains[0].mean():
         holds = "no"
@@ -176,8 +176,9 @@ CLAIMS = (
           ("scaling/total_16", "scaling/total_32", "scaling/total_64")),
     Claim("Several auxiliary heads per client make the difference when data are heterogeneous.",
           tuple(f"auxiliary_heads/m{heads}_aux1_emb0.2" for heads in (0, 1, 4)), _heads,
-          tuple(f"sparse_graphs/{graph}_of_16_m{heads}"
-                for graph in ("directed_cycle", "chain", "small_world") for heads in (1, 6))),
+          tuple(f"sparse_graphs/{graph}_m{heads}"
+                for graph in ("directed_cycle_of_16", "chain_of_16", "small_world_of_16",
+                              "small_world_of_64") for heads in (1, 6))),
     Claim("Deeper heads hear from further away.", ("topology/cycle",), _chain),
     Claim("The more unlike the data, the more there is to gain.",
           tuple(f"data_heterogeneity/{skew}" for skew in ("s0", "s10", "s100", "s_inf")),
