@@ -76,7 +76,7 @@ def test_verdicts_follow_the_records() -> None:
         for number, found in ((1, one), (6, four))
     )
     sparse = _heads(none, four, four, few, many)
-    assert sparse.holds.startswith("yes on sparse graphs") and "chain 6 minus 1" in sparse.measured
+    assert sparse.holds.startswith("yes on sparse graphs") and "chain, 6 minus 1" in sparse.measured
     same = record("same", [0.4, 0.7])
     assert "best minus worst +0.100" in _topology(one, four).measured
     assert _topology(one, four).holds == "yes" and _topology(one, same).holds == "no"
