@@ -121,9 +121,10 @@ def test_a_plan_is_worth_it_where_it_carries_half_at_most_in_few_permutations():
          "graph__peers_per_step": 1},
         {"graph__drop": 0.4, "distill__same_rank": True, "distill__confidence": "energy"},
         {"distill__rule": "label_share", "distill__publish_label_shares": True},
-        {"distill__rule": "reputation", "graph__name": "chain", "distill__alignment": 0.0},
-        {"graph__name": "islands", "graph__islands": 4},
-        {"method": "codistillation"},
+        pytest.param({"distill__rule": "reputation", "graph__name": "chain",
+                      "distill__alignment": 0.0}, marks=pytest.mark.slow),
+        pytest.param({"graph__name": "islands", "graph__islands": 4}, marks=pytest.mark.slow),
+        pytest.param({"method": "codistillation"}, marks=pytest.mark.slow),
     ],
     ids=["drawn", "lost", "shares", "by name", "islands", "main head"],
 )  # fmt: skip
