@@ -91,14 +91,11 @@ def draw(records: Sequence[Record]) -> Figure:
 
 def verdict(records: Sequence[Record]) -> str:
     """The worst rows in a sentence."""
-    gains = {worst.row_name(r): float(r.gain().mean()) for r in records}
-    private = {worst.row_name(r): float(r.gain("private", head=0).mean()) for r in records}
-    least, most = min(gains, key=gains.__getitem__), min(private, key=private.__getitem__)
-    collapsed = [worst.row_name(record) for record in records if worst.has_collapsed(record)]
+    found = worst.find(records)
     return (
-        f"Of {len(records)} rows the smallest gain is {gains[least]:+.3f} ({least}), the largest "
-        f"loss of private accuracy {private[most]:+.3f} ({most}); collapsed heads: "
-        f"{', '.join(collapsed) or 'none'}."
+        f"Of {len(records)} rows the smallest gain is {found.gain:+.3f} ({found.least}), the "
+        f"largest loss of private accuracy {found.private:+.3f} ({found.most}); collapsed heads: "
+        f"{found.collapsed}."
     )
 
 

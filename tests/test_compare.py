@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from experiments.harness import compare
+from experiments.harness.presets import RESULTS
 from experiments.harness.records import read, to_compact_json, write
-from experiments.harness.render import RESULTS
 from experiments.harness.study import Record
 
 CELL = Path("digits", "topology", "cycle.json")

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import signal
 from pathlib import Path
 
@@ -14,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jax.sharding import PartitionSpec as P
 
+from experiments.checks.deliveries import to_all_devices
 from mhd_jax import audit, parallel, train
 from mhd_jax import state as state_lib
 from mhd_jax.edges import NOBODY, choose_form, from_mask, stack
 from mhd_jax.exchange import Fresh
-from mhd_jax.experiment import Experiment
 from mhd_jax.graph import Topology
 from mhd_jax.routes import MOST_SHIFTS, Routes
 from mhd_jax.runtime.checkpoints import Checkpoints
@@ -31,15 +30,6 @@ CYCLE = {"graph__name": "cycle", **SPREAD}
 
 def _graph(draw: np.random.Generator, clients: int, share: float) -> np.ndarray:
     return (draw.random((clients, clients)) < share) & ~np.eye(clients, dtype=bool)
-
-
-def _gathering(experiment: Experiment) -> Experiment:
-    """The same experiment, in which all messages go to all devices."""
-    return dataclasses.replace(
-        experiment,
-        parts=dataclasses.replace(experiment.parts, routes=None),
-        schedule=dataclasses.replace(experiment.schedule, routes=None),
-    )
 
 
 # --- The plan -------------------------------------------------------------------------------------
@@ -131,7 +121,7 @@ def test_a_plan_is_worth_it_where_it_carries_half_at_most_in_few_permutations():
 def test_training_is_the_same_as_where_all_messages_go_to_all_devices(changes):
     routed = small.build(**CYCLE | changes)
     assert routed.parts.routes is not None
-    (state, metrics), (expected, same) = (small.run(x) for x in (routed, _gathering(routed)))
+    (state, metrics), (expected, same) = (small.run(x) for x in (routed, to_all_devices(routed)))
     for ours, theirs in zip(jax.tree.leaves(state), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-6)
     for name, values in metrics.items():
@@ -220,7 +210,7 @@ def test_a_device_is_sent_what_its_clients_read_and_nothing_else():
     assert {f.carries for f in across} == set(audit.PUBLISHED)
     elements = {f.carries: f.collective.shape.size for f in across}
     assert elements[audit.PREDICTIONS] == 1 * 8 * 2 * 10  # one client's message
-    gathered = audit.audit(_gathering(experiment))
+    gathered = audit.audit(to_all_devices(experiment))
     assert {f.collective.operation for f in gathered.findings} == {"all-gather"}
 
 

@@ -19,11 +19,9 @@ from pathlib import Path
 import numpy as np
 
 from experiments.harness import records as records_lib
-from experiments.harness.presets import ROOT
+from experiments.harness.presets import RESULTS
 from experiments.harness.study import Record
 from experiments.harness.tables import grid
-
-RESULTS = ROOT / "experiments" / "results"
 
 
 @dataclasses.dataclass(frozen=True)

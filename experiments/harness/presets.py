@@ -16,6 +16,7 @@ from mhd_jax.config import update
 from mhd_jax.errors import ConfigError, suggest
 
 ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "experiments" / "results"
 
 
 # A few steps in which every phase of every method comes, with few samples and narrow networks.

@@ -30,11 +30,10 @@ from experiments.benchmarks import timing
 from experiments.benchmarks.all import BENCHMARKS
 from experiments.harness import records as records_lib
 from experiments.harness import sweep, tables
-from experiments.harness.presets import PRESETS, ROOT
+from experiments.harness.presets import PRESETS, RESULTS, ROOT
 from experiments.harness.study import Record, Study
 from mhd_jax.errors import ConfigError, suggest
 
-RESULTS = ROOT / "experiments" / "results"
 _BY_NAME = {study.name: study for study in EVERY}
 _BEGIN = re.compile(r"<!-- results: (\w+/\w+) -->\n")
 _PLACE = re.compile(r"(<!-- results: (\w+)/(\w+) -->\n).*?(<!-- end of results -->)", re.DOTALL)

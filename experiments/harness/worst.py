@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -18,21 +19,44 @@ COLLAPSED = 0.02
 """A head whose shared accuracy is within this of naming one class for everything."""
 
 
+class Worst(NamedTuple):
+    """The worst of some rows, means over seeds and clients.
+
+    Attributes:
+      gain: the smallest of the last head over isolation.
+      least: the row where that is.
+      private: the smallest difference of the main head's private accuracy to isolation.
+      most: the row where that is.
+      collapsed: rows with a collapsed head, in words.
+    """
+
+    gain: float
+    least: str
+    private: float
+    most: str
+    collapsed: str
+
+
+def find(records: Sequence[Record]) -> Worst:
+    """The worst of the rows."""
+    gains = {row_name(r): float(r.gain().mean()) for r in records}
+    private = {row_name(r): float(r.gain("private", head=0).mean()) for r in records}
+    least, most = min(gains, key=gains.__getitem__), min(private, key=private.__getitem__)
+    collapsed = ", ".join(row_name(r) for r in records if has_collapsed(r))
+    return Worst(gains[least], least, private[most], most, collapsed or "none")
+
+
 def verdict(records: Sequence[Record]) -> str:
     """The worst row of every column: what it gains least, what it costs most, what collapses."""
     header = ["candidate", "rows", "smallest gain", "where", "largest loss of private accuracy",
               "where", "collapsed heads"]  # fmt: skip
     lines = []
     for column in dict.fromkeys(record.column for record in records):
-        found = [record for record in records if record.column == column]
-        gains = {row_name(r): float(r.gain().mean()) for r in found}
-        losses = {row_name(r): float(r.gain("private", head=0).mean()) for r in found}
-        least, most = min(gains, key=gains.__getitem__), min(losses, key=losses.__getitem__)
-        collapsed = [row_name(r) for r in found if has_collapsed(r)]
-        lines.append([
-            column, str(len(found)), f"{gains[least]:+.3f}", least, f"{losses[most]:+.3f}", most,
-            ", ".join(collapsed) or "none",
-        ])  # fmt: skip
+        rows = [record for record in records if record.column == column]
+        gain, least, private, most, collapsed = find(rows)
+        lines.append(
+            [column, str(len(rows)), f"{gain:+.3f}", least, f"{private:+.3f}", most, collapsed]
+        )
     return grid(header, lines)
 
 
