@@ -4,10 +4,11 @@
     python -m experiments.benchmarks.clients --out=experiments/results/benchmarks
 
 Tiny clients, so that choosing teachers weighs most: digits, 16 hidden features, batches of 16 + 64,
-two auxiliary heads. Two more contenders have who reads whom as a mask over all pairs: one takes the
-argmax of all confidences under the mask, as one would write it first; the other compares one
-candidate after another, which vectorises. Two last cases stand for themselves: how a step grows
-from 64 clients to 4,096, and 5 % of 4,096 taking part beside a run of as many clients in all.
+two auxiliary heads; in one case those of the quickstart. Two more contenders have who reads whom as
+a mask over all pairs: one takes the argmax of all confidences under the mask, as one would write it
+first; the other compares one candidate after another, which vectorises. Two last cases stand for
+themselves: how a step grows from 64 clients to 4,096, and 5 % of 4,096 taking part beside a run of
+as many clients in all.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ TINY: dict[str, Any] = {
     "data.batch_size": 4,
     "data.public_batch_size": 4,
 }
+QUICKSTART = {"model.width": 128, "heads.aux": 4, "data.batch_size": 64}
 FOUR = {"graph.name": "random_regular", "graph.degree": 4}
 SIXTEEN = {"graph.name": "random_regular", "graph.degree": 16}
 EDGES, PAIRS, ARGMAX, LESS = "edges", "pairs", "argmax", "less"
@@ -48,6 +50,7 @@ GRAPHS: dict[str, dict[str, Any]] = {
     **{f"degree4_{n}": {"clients.num": n, **FOUR} for n in (64, 256, 1024)},
     **{f"degree16_{n}": {"clients.num": n, **SIXTEEN} for n in (256, 1024)},
     **{f"complete_{n}": {"clients.num": n} for n in (64, 256, 1024)},
+    "quickstart_256": {"clients.num": 256, **QUICKSTART},
 }
 
 

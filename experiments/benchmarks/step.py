@@ -7,22 +7,28 @@
 PyTorch takes one client after another or, in cases of their own, stacks them all with
 `torch.func.vmap`. Same networks, initial parameters, batches, losses and optimiser. Before anything
 is timed, the losses of the first steps are compared; if they differ, there is nothing to time.
+
+Our step runs on one device, and where the process has more on clients spread over as many as it has
+cores: started as above, that is one for each.
 """
 
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from experiments.benchmarks import ours, timing
 from experiments.benchmarks.timing import Benchmark, Case, Effort, Record
 from experiments.harness import tables
 from experiments.harness.records import cores
+from experiments.harness.stepping import Stepper
 
-OURS, TORCH, PLAIN, STACKED = "ours", "torch", "plain", "stacked"
+OURS, SPREAD, TORCH, PLAIN, STACKED = "ours", "spread", "torch", "plain", "stacked"
 COMPARED = 3  # steps whose losses have to agree
 TOLERANCE = 1e-3  # relative; at the second step roundings have been through an update
 
@@ -42,41 +48,56 @@ def measure(settings: Mapping[str, Any], effort: Effort) -> dict[str, Any]:
     from experiments.benchmarks.per_client import PerClient
     from experiments.benchmarks.sequential import Sequential
 
-    stepper = ours.build(settings)
-    experiment = stepper.experiment
+    runs = _ours(settings)
+    experiment = runs[OURS].experiment
     torch, plain = Sequential(experiment), PerClient(experiment)
     losses = {
-        OURS: _first_losses(stepper),
+        **{name: _first_losses(run) for name, run in runs.items()},
         TORCH: [torch.step().tolist() for _ in range(COMPARED)],
         PLAIN: [[float(loss) for loss in plain.step()] for _ in range(COMPARED)],
     }
     compare(losses)
     threads = _best_threads(torch, effort)
     contenders = [
-        ours.contender(OURS, stepper),
+        *(ours.contender(name, run) for name, run in runs.items()),
         torch.contender(TORCH, threads),
         plain.contender(PLAIN),
     ]
-    return _results(stepper, threads, losses, timing.alternate(contenders, effort))
+    return _results(runs[OURS], threads, losses, timing.alternate(contenders, effort))
 
 
 def measure_stacked(settings: Mapping[str, Any], effort: Effort) -> dict[str, Any]:
     """The same beside all clients stacked in PyTorch, alone."""
     from experiments.benchmarks.stacked import Stacked
 
-    stepper = ours.build(settings)
-    stacked = Stacked(stepper.experiment)
+    runs = _ours(settings)
+    stacked = Stacked(runs[OURS].experiment)
     losses = {
-        OURS: _first_losses(stepper),
+        **{name: _first_losses(run) for name, run in runs.items()},
         STACKED: [stacked.step().tolist() for _ in range(COMPARED)],
     }
     compare(losses)
     threads = _best_threads(stacked, effort)
-    contenders = [ours.contender(OURS, stepper), stacked.contender(STACKED, threads)]
-    return _results(stepper, threads, losses, timing.alternate(contenders, effort))
+    contenders = [
+        *(ours.contender(name, run) for name, run in runs.items()),
+        stacked.contender(STACKED, threads),
+    ]
+    return _results(runs[OURS], threads, losses, timing.alternate(contenders, effort))
 
 
-def _results(stepper: Any, threads: int, losses: Any, measured: dict[str, Any]) -> dict[str, Any]:
+def _ours(settings: Mapping[str, Any]) -> dict[str, Stepper]:
+    """Our step on one device and, where there are more, on one for each core."""
+    devices = {OURS: 1, SPREAD: min(cores(), jax.local_device_count())}
+    return {
+        name: ours.build({**settings, "parallel.client_devices": count})
+        for name, count in devices.items()
+        if name == OURS or count > 1
+    }
+
+
+def _results(
+    stepper: Stepper, threads: int, losses: Any, measured: dict[str, Any]
+) -> dict[str, Any]:
     config = stepper.experiment.config
     return {
         "clients": config.clients.num,
@@ -91,7 +112,7 @@ def _results(stepper: Any, threads: int, losses: Any, measured: dict[str, Any]) 
     }
 
 
-def _first_losses(stepper: Any) -> list[list[float]]:
+def _first_losses(stepper: Stepper) -> list[list[float]]:
     steps: list[np.ndarray] = []
     while len(steps) < COMPARED:
         for call in stepper.run(stepper.unit):
@@ -156,9 +177,10 @@ def table(records: Sequence[Record]) -> str:
 
 
 def _one_by_one(records: Sequence[Record]) -> str:
-    head = ("clients", "network", "ours, ms", "PyTorch, ms", "JAX client by client, ms",
-            "over PyTorch", "over JAX client by client", "compile, s")  # fmt: skip
-    lines = [_row(record["results"], TORCH, PLAIN) for record in records]
+    head = ("clients", "network", "ours, ms", "a device for each core, ms", "PyTorch, ms",
+            "JAX client by client, ms", "over PyTorch", "over JAX client by client",
+            "compile, s")  # fmt: skip
+    lines = [_row(record["results"], (TORCH, PLAIN), (OURS,)) for record in records]
     private, public = records[0]["results"]["batches"]
     said = (
         f"Medians over {timing.rounds(records)}, smallest and largest ratio in "
@@ -173,9 +195,9 @@ def _one_by_one(records: Sequence[Record]) -> str:
 def _stacked(records: Sequence[Record]) -> list[str]:
     if not records:
         return []
-    head = ("clients", "network", "ours, ms", "PyTorch stacked, ms", "over PyTorch stacked",
-            "compile, s")  # fmt: skip
-    lines = [_row(record["results"], STACKED) for record in records]
+    head = ("clients", "network", "ours, ms", "a device for each core, ms", "PyTorch stacked, ms",
+            "over PyTorch stacked", "with a device for each core", "compile, s")  # fmt: skip
+    lines = [_row(record["results"], (STACKED,), (OURS, SPREAD)) for record in records]
     said = (
         "All clients at once in PyTorch, with `torch.func.vmap` and the teacher chosen once for "
         f"all; medians over {timing.rounds(records)}, losses of the first step agree to "
@@ -190,13 +212,26 @@ def _agreement(records: Sequence[Record]) -> float:
     return max(max(steps[0] for steps in one.values()) for one in found)
 
 
-def _row(results: Mapping[str, Any], *others: str) -> tuple[str, ...]:
+def _row(
+    results: Mapping[str, Any], others: Sequence[str], forms: Sequence[str]
+) -> tuple[str, ...]:
+    """Milliseconds of all, and how much faster than the others these forms of ours are."""
     measured = results["measured"]
+
+    def if_any(name: str, shown: Callable[[], str]) -> str:
+        return shown() if name in measured else "–"
+
+    def faster(form: str, other: str) -> str:
+        return if_any(form, lambda: timing.factor(timing.speedup(measured, form, other)))
+
+    def took(name: str) -> str:
+        return if_any(name, lambda: tables.short(timing.milliseconds(measured, name)))
+
     return (
         str(results["clients"]),
         results["model"],
-        *(tables.short(timing.milliseconds(measured, name)) for name in (OURS, *others)),
-        *(timing.factor(timing.speedup(measured, OURS, name)) for name in others),
+        *(took(name) for name in (OURS, SPREAD, *others)),
+        *(faster(form, other) for form in forms for other in others),
         f"{measured[OURS]['compile_seconds']:.1f}",
     )
 
@@ -205,4 +240,6 @@ BENCHMARK = Benchmark("step", "One step, beside client by client", cases, table)
 
 
 if __name__ == "__main__":
+    if "JAX_NUM_CPU_DEVICES" not in os.environ:
+        jax.config.update("jax_num_cpu_devices", cores())
     timing.main(BENCHMARK)
