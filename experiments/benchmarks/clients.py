@@ -134,27 +134,28 @@ def cases(quick: bool) -> list[Case]:
 
 def table(records: Sequence[Record]) -> str:
     """A row for every number of clients and graph, and a sentence for each of the last cases."""
-    head = ("clients", "peers", "teachers found by", "ms a step", "argmax over pairs, ms",
-            "over that", "all pairs vectorised, ms", "over that", "temporary memory, MB",
-            "argmax over pairs, MB", "host, ms a step", "compile, s")  # fmt: skip
+    head = ("clients", "hidden features", "peers", "teachers found by", "ms a step",
+            "argmax over pairs, ms", "over that", "all pairs vectorised, ms", "over that",
+            "temporary memory, MB", "argmax over pairs, MB", "host, ms a step",
+            "compile, s")  # fmt: skip
     found = {record["case"]: record["results"] for record in records}
-    rows = [_row(one) for one in found.values() if one["less"] is None]
+    rows = [_row(name, one) for name, one in found.items() if one["less"] is None]
     sentences = [
-        f"Medians over {timing.rounds(records)}, smallest and largest ratio in brackets; with "
-        f"other programs on the machine {timing.loads(records)}, so ratios say more than "
-        "milliseconds.",
+        f"Medians over {timing.rounds(records)}, smallest and largest ratio in brackets."
+        f"{timing.busy(records)}",
         *(_grown(one) for name, one in found.items() if name == "growth"),
         *(_part(one) for name, one in found.items() if name == "active"),
     ]
     return timing.markdown(head, rows, " ".join(sentences), records)
 
 
-def _row(results: Any) -> tuple[str, ...]:
+def _row(case: str, results: Any) -> tuple[str, ...]:
     measured, memory = results["measured"], results["memory"]
     ms = {name: tables.short(timing.milliseconds(measured, name)) for name in measured}
     over = {name: timing.factor(timing.speedup(measured, EDGES, name)) for name in measured}
     return (
         f"{results['clients']:,}",
+        str({**BASE, **GRAPHS.get(case, {})}["model.width"]),
         f"{results['degree']:,}",
         results["form"].replace("_", " "),
         ms[EDGES], ms[ARGMAX], over[ARGMAX], ms[PAIRS], over[PAIRS],

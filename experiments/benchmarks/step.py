@@ -201,8 +201,7 @@ def _stacked(records: Sequence[Record]) -> list[str]:
     said = (
         "All clients at once in PyTorch, with `torch.func.vmap` and the teacher chosen once for "
         f"all; medians over {timing.rounds(records)}, losses of the first step agree to "
-        f"{_agreement(records):.0e}. With other programs on the machine {timing.loads(records)}, "
-        "ratios say more than milliseconds."
+        f"{_agreement(records):.0e}.{timing.busy(records)}"
     )
     return [timing.markdown(head, lines, said, records, [TORCH])]
 

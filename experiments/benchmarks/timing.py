@@ -139,14 +139,25 @@ def rounds(records: Sequence[Record]) -> str:
     return f"{' to '.join(map(str, dict.fromkeys((found[0], found[-1]))))} rounds"
 
 
-def loads(records: Sequence[Record]) -> str:
-    """How busy the machine was besides, from the averages over a minute.
+def busy(records: Sequence[Record]) -> str:
+    """A sentence where other programs ran besides, from the averages of a minute; else nothing.
 
-    >>> loads([{"load": [6.2, 5.0, 4.0]}, {"load": [8.4, 5.0, 4.0]}])
-    '(load 6 to 8)'
+    >>> busy([{"load": [6.2, 5.0, 4.0], "hardware": "2 cores of a processor"}])
+    ' Other programs ran beside some of them (load up to 6), so ratios say more than milliseconds.'
+    >>> busy([{"load": [2.1, 5.0, 4.0], "hardware": "2 cores of a processor"}])
+    ''
     """
-    found = sorted(round(record["load"][0]) for record in records)
-    return f"(load {' to '.join(map(str, dict.fromkeys((found[0], found[-1]))))})"
+    loaded = [one["load"][0] for one in records if one["load"][0] > _cores(one) + 0.5]
+    if not loaded:
+        return ""
+    return (
+        f" Other programs ran beside some of them (load up to {max(loaded):.0f}), so ratios say "
+        "more than milliseconds."
+    )
+
+
+def _cores(record: Record) -> int:
+    return int(record["hardware"].split()[0])
 
 
 def factor(found: Mapping[str, float]) -> str:
