@@ -187,7 +187,7 @@ def compiled_text(experiment: Experiment) -> str:
 def abstract_arguments(experiment: Experiment) -> tuple[object, ...]:
     """Shapes and shardings of what the step takes: state, data, inputs, seeds, count."""
     layout = experiment.layout
-    state = experiment.init_state(abstract=True)
+    state = experiment.seated_shapes()
     inputs = experiment.schedule.inputs(0, experiment.parts.steps_per_call)
     rest = (experiment.feed.data, inputs, experiment.seed_array, layout.put(np.int32(1)))
     here = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)  # noqa: E731
@@ -315,7 +315,7 @@ def _holdings(experiment: Experiment, gathered: bool) -> dict[tuple[str, int], s
     Where two things have the same type and size the more private one is told.
     """
     parts = 1 if gathered else experiment.layout.client_devices
-    state = experiment.init_state(abstract=True)
+    state = experiment.seated_shapes()
     learners = (*state.clients, *state.baseline)
     named: list[tuple[str, object]] = [
         (METRICS, _metric_shapes(experiment)),

@@ -102,6 +102,9 @@ def _add_clients(config: ml_collections.ConfigDict) -> None:
     # file that says who is there to be drawn: a row of 0 and 1 a step, from the first again after
     # the last, a column a client; "" = everybody [a path: .npy, .csv, .txt or .json]
     config.clients.trace = ""
+    # where clients that take no part in a step wait: on the devices, or in the memory of the host,
+    # so that the devices hold those of one step alone
+    config.clients.offload = "none"
     # the first so many clients publish but never learn; what they know is in model.init_from [0 or
     # more, below clients.num]
     config.clients.frozen = 0
@@ -380,6 +383,7 @@ _NOT_NEGATIVE = (
     "privacy.clip_norm", "privacy.delta",
 )  # fmt: skip
 _ONE_OF = {
+    "clients.offload": ("none", "host"),
     "data.feed": ("auto", "resident", "streaming"),
     "exchange.mode": ("fresh", "stale"),
     "optimizer.name": ("sgd", "adamw"),

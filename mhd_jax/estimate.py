@@ -109,6 +109,7 @@ class Estimate:
       feed: which feed and why.
       parameters: of each client, [K].
       state: bytes a device, parameters and optimiser of clients, isolated baseline and snapshots.
+      waiting: bytes of the host, the state of all clients where it lies there between steps.
       gradients: bytes a device.
       data: bytes a device, images that stay or that come for the steps on their way.
       activations: bytes a device, what forward passes keep for the backward pass; a bound from
@@ -124,6 +125,7 @@ class Estimate:
     feed: str
     parameters: tuple[int, ...]
     state: int
+    waiting: int
     gradients: int
     data: int
     activations: int
@@ -154,8 +156,15 @@ class Estimate:
             f"sent a step, all clients {self.sent / 2**20:,.2f} MiB",
             *(f"{name:<24} {getattr(self, name) / GIB:8.3f} GiB a device" for name in parts),
             f"{'in all':<24} {self.total / GIB:8.3f} GiB a device",
+            *(
+                [f"{'waiting':<24} {self.waiting / GIB:8.3f} GiB of the host"]
+                if self.waiting
+                else []
+            ),
             f"{'fits' if self.fits else 'does not fit'} {self.memory / GIB:.1f} GiB a device",
         ]
+        if self.waiting:
+            lines.append(f"{'waiting':<24} {self.waiting / GIB:8.3f} GiB of the host")
         return "\n".join(lines)
 
 
@@ -181,7 +190,7 @@ def estimate(config: ml_collections.ConfigDict, memory: int) -> Estimate:
     config_lib.update(changed, {"parallel.conv_lowering": "grouped"})
     experiment = experiment_lib.build(changed, data_sets(changed), memory)
     layout, parts = experiment.layout, experiment.parts
-    state = experiment.init_state(abstract=True)
+    everybody, state = experiment.init_state(abstract=True), experiment.seated_shapes()
     counted = min(config.train.steps, experiment_lib.LONGEST_PERIOD)
     # What every reader keeps: the average of alignment, and what it was sent.
     rows, routes = layout.client_devices, parts.routes
@@ -198,6 +207,7 @@ def estimate(config: ml_collections.ConfigDict, memory: int) -> Estimate:
         ),
         state=everywhere
         + sum(map(tree_bytes, (state.clients, state.baseline, state.pool))) // rows,
+        waiting=tree_bytes(everybody) if experiment.memory else 0,
         gradients=_gradient_bytes(parts, state),
         data=_data_bytes(experiment),
         activations=_activations(experiment),
@@ -217,6 +227,8 @@ def _gradient_bytes(parts: StepParts, state: State) -> int:
     """Bytes a device: gradients of those who take part, and what a step gathers of their state."""
     learners = (*state.clients, *state.baseline)
     whole = sum(tree_bytes(group.params) for group in learners)
+    if parts.seated:
+        return whole // parts.layout.client_devices
     if parts.roster.attendances:
         whole += sum(map(tree_bytes, learners))
     return round(whole * _share(parts)) // parts.layout.client_devices

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import flax.linen as nn
 import jax
@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int
 from mhd_jax.errors import ConfigError
 from mhd_jax.parallel import CLIENTS, DATA, InFlight, Layout, on_mesh
 from mhd_jax.registry import Registry
+from mhd_jax.seating import HostMemory
 from mhd_jax.state import Learners
 from mhd_jax.trees import Variables
 
@@ -180,8 +181,33 @@ def count_all(
     layout: Layout,
     learners: tuple[Learners, ...],
     chunks: Iterable[Chunk],
+    memory: HostMemory | None = None,
 ) -> Float[np.ndarray, "R K H C"]:
-    """Correct predictions over the whole test set, clients of all groups in order."""
+    """Correct predictions over the whole test set, clients of all groups in order.
+
+    Args:
+      count: as `make_counter` makes it.
+      layout: who owns which client.
+      learners: one per group.
+      chunks: of the test set; iterated once, and with `memory` once for every turn.
+      memory: of the host, where clients wait in it; they take turns on the devices.
+    """
+    if memory is None:
+        return _count_all(count, layout, learners, chunks)
+    total: Any = 0.0
+    for seated, some in memory.turns(learners):
+        found = _count_all(count, memory.devices, some, chunks)
+        here = np.broadcast_to(seated, (len(found), len(seated)))
+        total = total + memory.roster.spread(found, here, missing=0)
+    return total
+
+
+def _count_all(
+    count: Callable[..., tuple[Array, ...]],
+    layout: Layout,
+    learners: tuple[Learners, ...],
+    chunks: Iterable[Chunk],
+) -> Float[np.ndarray, "R K H C"]:
     total: tuple[Array, ...] | None = None
     in_flight = InFlight()
     for chunk in chunks:

@@ -15,7 +15,8 @@ from mhd_jax import evaluate
 from mhd_jax.data import sources
 from mhd_jax.evaluate import Chunk
 from mhd_jax.parallel import DATA, Layout
-from mhd_jax.state import State
+from mhd_jax.seating import HostMemory
+from mhd_jax.state import Learners, State
 
 TEST_CHUNK = 500  # test samples per forward pass, and ...
 MOST_PASSES = 2**17  # ... so many times the clients of a device, if they are many
@@ -57,6 +58,7 @@ class Evaluator:
       metrics: names of further metrics.
       prepare: stored images [B, ...] to normalised ones for every replica, [R, B, ...].
       keep: whether test images stay on the devices.
+      memory: of the host, where clients wait in it.
 
     Attributes:
       count: test samples of every class, [C].
@@ -75,12 +77,13 @@ class Evaluator:
         metrics: Sequence[str],
         prepare: Callable[[Array], Array],
         keep: bool,
+        memory: HostMemory | None = None,
     ) -> None:
-        self._layout = layout
+        self._layout, self._memory = layout, memory
         self._chunks = TestChunks(source.test, source.test.labels, layout, keep)
         self._own: _OwnTests | None = None
         if silos is not None and silos.test is not None:
-            self._own = _OwnTests(silos, layout, keep, (models, baseline_models), prepare)
+            self._own = _OwnTests(silos, layout, keep, (models, baseline_models), prepare, memory)
         self._metrics = metrics
         self._count, self._count_baseline = (
             evaluate.make_counter(layout, each, source.num_classes, prepare)
@@ -91,17 +94,19 @@ class Evaluator:
 
     def evaluate(self, state: State) -> Evaluation:
         """One pass over the test set, two where there is an isolated baseline."""
-        correct = evaluate.count_all(self._count, self._layout, state.clients, self._chunks)
+        correct = self._counted(self._count, state.clients)
         shared, private = self._accuracies(correct)
         baseline = None
         if state.baseline:
-            found = evaluate.count_all(
-                self._count_baseline, self._layout, state.baseline, self._chunks
-            )
-            baseline = self._accuracies(found)
+            baseline = self._accuracies(self._counted(self._count_baseline, state.baseline))
         metrics = {name: self._measure(name, correct) for name in self._metrics}
         own, own_baseline = self._own.accuracies(state) if self._own else (None, None)
         return Evaluation(correct, shared, private, baseline, metrics, own, own_baseline)
+
+    def _counted(
+        self, count: Callable[..., Any], learners: tuple[Learners, ...]
+    ) -> Float[np.ndarray, "R K H C"]:
+        return evaluate.count_all(count, self._layout, learners, self._chunks, self._memory)
 
     def _accuracies(
         self, correct: Float[np.ndarray, "R K H C"]
@@ -143,10 +148,11 @@ class _OwnTests:
         keep: bool,
         models: Sequence[tuple[nn.Module, ...]],
         prepare: Callable[[Array], Array],
+        memory: HostMemory | None,
     ) -> None:
         assert silos.test is not None
         clients = len(silos.names)
-        self._layout = layout
+        self._layout, self._memory = layout, memory
         self._chunks = TestChunks(silos.test, silos.test_owner, layout, keep)
         self._sizes = np.bincount(silos.test_owner, minlength=clients)
         self._counters = [evaluate.make_counter(layout, m, clients, prepare) for m in models]
@@ -159,7 +165,9 @@ class _OwnTests:
         for index, learners in enumerate((state.clients, state.baseline)):
             if learners:
                 counter = self._counters[index]
-                correct = evaluate.count_all(counter, self._layout, learners, self._chunks)
+                correct = evaluate.count_all(
+                    counter, self._layout, learners, self._chunks, self._memory
+                )
                 clients = len(self._sizes)  # a pooled model counts for every client
                 everyone = np.broadcast_to(correct, (len(correct), clients, *correct.shape[2:]))
                 own = np.einsum("rkhk->rkh", everyone)

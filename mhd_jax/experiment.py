@@ -27,6 +27,7 @@ from mhd_jax import (
     models,
     parallel,
     participation,
+    seating,
     state,
     weights,
 )
@@ -47,6 +48,7 @@ from mhd_jax.parallel import Layout
 from mhd_jax.participation import Roster
 from mhd_jax.routes import Routes
 from mhd_jax.schedule import Schedule, input_specs
+from mhd_jax.seating import HostMemory
 from mhd_jax.state import State
 from mhd_jax.step import StepParts, cache_shapes, make_step
 from mhd_jax.trees import Variables
@@ -71,6 +73,8 @@ class Experiment:
       parts: the fixed parts of the step.
       feed: where samples come from.
       ledger: bytes per client.
+      memory: of the host, where clients that take no part wait in it; None where they wait on the
+        devices.
     """
 
     config: ml_collections.ConfigDict
@@ -80,6 +84,7 @@ class Experiment:
     parts: StepParts
     feed: Feed
     ledger: exchange.Ledger
+    memory: HostMemory | None = None
 
     @property
     def layout(self) -> Layout:
@@ -87,10 +92,16 @@ class Experiment:
         return self.parts.layout
 
     @property
+    def home(self) -> Layout:
+        """Where the state of all clients lies between steps: on the devices or in host memory."""
+        return self.memory.layout if self.memory else self.layout
+
+    @property
     def mesh(self) -> str:
-        """One line for people: who owns which client, and what travels between devices."""
+        """One line for people: where clients are, and what travels between devices."""
         routes = self.parts.routes
-        return self.layout.describe() + (f"; {routes.describe()}" if routes else "")
+        said = [self.layout.describe(), *([routes.describe()] if routes else [])]
+        return "; ".join([*said, *(["clients wait in host memory"] if self.memory else [])])
 
     @property
     def image_shape(self) -> tuple[int, ...]:
@@ -115,11 +126,11 @@ class Experiment:
         return ~np.isin(np.arange(clients), liars.clients if liars else ())
 
     def init_state(self, abstract: bool = False) -> State:
-        """The initial state, sharded; with `abstract` its shapes and shardings only."""
+        """The initial state, sharded, at `home`; with `abstract` its shapes and shardings only."""
         given = () if abstract else self.weights
         made = state.init_state(
             self.seeds,
-            self.layout,
+            self.home,
             self.parts.models,
             self.parts.baseline_models,
             self.parts.optimizer,
@@ -135,7 +146,27 @@ class Experiment:
             same_start=self.parts.method.same_start,
             abstract=abstract,
         )
-        return state.start_from(made, self.layout, *given) if given else made
+        return state.start_from(made, self.home, *given) if given else made
+
+    def seated(self, everyone: State, step: int) -> State:
+        """What a step takes, on the devices: with `memory` the state of those who take part."""
+        if self.memory is None:
+            return everyone
+        return self.memory.seat(everyone, self._places(step))
+
+    def unseated(self, everyone: State, changed: State, step: int) -> State:
+        """The state of all clients after a step, from that before it, which is donated."""
+        if self.memory is None:
+            return changed
+        return self.memory.leave(everyone, changed, self._places(step))
+
+    def seated_shapes(self) -> State:
+        """Shapes, types and shardings of what a step takes."""
+        everyone = self.init_state(abstract=True)
+        return self.memory.seated_shapes(everyone) if self.memory else everyone
+
+    def _places(self, step: int) -> Int[np.ndarray, "R N"]:
+        return self.parts.roster.seated(step, step + 1, self.parts.replicas)[0]
 
     @functools.cached_property
     def weights(self) -> tuple[Sequence[weights.Flat], Sequence[weights.Flat]] | tuple[()]:
@@ -180,6 +211,7 @@ class Experiment:
             metrics=self.config.metrics,
             prepare=federation.preparation(self.config, self.federations).test_all,
             keep=isinstance(self.feed, Resident),
+            memory=self.memory,
         )
 
     @functools.cached_property
@@ -264,6 +296,7 @@ def build(
         routes=routes,
         attackers=attackers,
         privacy=privacy,
+        seated=config.clients.offload == "host",
     )
     return Experiment(
         config=config,
@@ -275,6 +308,7 @@ def build(
         parts=parts,
         feed=feed,
         ledger=_ledger(config, parts, readers[0], sample),
+        memory=seating.host_memory(roster) if parts.seated else None,
     )
 
 
@@ -628,8 +662,13 @@ def _wants_baseline(config: ml_collections.ConfigDict, method: methods.Method) -
 
 
 def _steps_per_call(config: ml_collections.ConfigDict, convolutional: bool, feed: Feed) -> int:
-    """Steps per dispatch: what was asked for, 1 where loops are slow or images streamed, or 50."""
+    """Steps per dispatch: what was asked for, 1 where loops are slow or images streamed, or 50.
+
+    1 as well where the host brings the clients of every step.
+    """
     asked, train = config.train.steps_per_call, config.train
+    if config.clients.offload == "host":
+        return 1
     if not asked:
         streamed = not isinstance(feed, Resident)  # 50 steps of images would fill the memory
         asked = 1 if _nesting_is_slow(convolutional) or streamed else STEPS_PER_CALL

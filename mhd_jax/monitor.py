@@ -50,7 +50,8 @@ class Monitor:
             return {}, []
         experiment = self.experiment
         exchange = experiment.schedule.exchange(max(step - 1, 0))
-        probed = self._probe(state, exchange, *self._images, experiment.seed_array)
+        here = experiment.seated(state, max(step - 1, 0))
+        probed = self._probe(here, exchange, *self._images, experiment.seed_array)
         roster, places = experiment.parts.roster, experiment.parts.places
         host = places.fetch(probed)
         joined = [places.join(parts, axis=0) for parts in zip(*host, strict=True)]

@@ -21,10 +21,11 @@ from mhd_jax import distill, health
 from mhd_jax.inputs import StepInputs
 from mhd_jax.parallel import CLIENTS, gather_clients, on_mesh
 from mhd_jax.schedule import exchange_specs
-from mhd_jax.state import State
+from mhd_jax.seating import seat
+from mhd_jax.state import State, specs
 from mhd_jax.step.lessons import peers_of, screen
 from mhd_jax.step.parts import StepParts, student_keys
-from mhd_jax.step.program import CPU_OPTIONS, seat, state_specs
+from mhd_jax.step.program import CPU_OPTIONS
 from mhd_jax.step.publishing import (
     Predictions,
     Published,
@@ -89,12 +90,20 @@ def make_probe(
             label_shares=inputs.label_shares[0, 0],
             seated=inputs.seated[0, 0],
         )
-        return _vitals(every, seat(every, first, now), now, prepare(images), labels, seeds[0])
+        if not parts.seated:
+            first = seat(parts.roster, first, now.seated)
+        return _vitals(every, first, now, prepare(images), labels, seeds[0])
 
     sharded = on_mesh(
         probe,
         parts.layout,
-        in_specs=(state_specs(parts), exchange_specs(parts.layout), P(), P(), P()),
+        in_specs=(
+            specs(with_publishers=parts.routes is not None),
+            exchange_specs(parts.layout),
+            P(),
+            P(),
+            P(),
+        ),
         out_specs=P(CLIENTS),
     )
     options = CPU_OPTIONS if jax.default_backend() == "cpu" else None

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 from flax import struct, traverse_util
+from jax.sharding import PartitionSpec
 
 from mhd_jax import rng
 from mhd_jax.inputs import Sample, network_input
@@ -263,20 +264,30 @@ def _with_weights(learners: Learners, layout: Layout, given: Sequence[Flat]) -> 
     return learners.replace(params=params, stats=made.get("batch_stats", {}))
 
 
-def shardings(state: State, layout: Layout, with_publishers: bool = False) -> State:
-    """The sharding of every leaf: the client axis over devices, what all share everywhere.
+def specs(with_publishers: bool = False) -> State:
+    """How every field lies on the mesh: the client axis over devices, what all share everywhere.
 
     Args:
-      state: of shapes or arrays.
-      layout: who owns which client.
       with_publishers: see `init_state`.
     """
-    rows, everywhere = layout.sharding(None, CLIENTS), layout.sharding()
-    spread: State = jax.tree.map(lambda _: rows, state)
-    averages = rows if with_publishers else everywhere
-    marginals = jax.tree.map(lambda _: averages, state.marginals)
-    cache = jax.tree.map(lambda _: layout.sharding(None, None, DATA), state.cache)
-    return spread.replace(step=everywhere, marginals=marginals, cache=cache)
+    rows, everywhere = PartitionSpec(None, CLIENTS), PartitionSpec()
+    fields: Any = {
+        "step": everywhere, "clients": rows, "baseline": rows, "pool": rows,
+        "marginals": rows if with_publishers else everywhere,
+        "cache": PartitionSpec(None, None, DATA),
+    }  # fmt: skip
+    return State(**fields)
+
+
+def shardings(state: State, layout: Layout, with_publishers: bool = False) -> State:
+    """The sharding of every leaf of a state of shapes or arrays, after `specs`."""
+
+    def spread(spec: PartitionSpec, field: PyTree) -> PyTree:
+        return jax.tree.map(lambda _: layout.sharding(*spec), field)
+
+    is_spec = lambda x: isinstance(x, PartitionSpec)  # noqa: E731
+    found: State = jax.tree.map(spread, specs(with_publishers), state, is_leaf=is_spec)
+    return found
 
 
 def abstract(state: State) -> State:

@@ -106,7 +106,7 @@ def _summary(config: ml_collections.ConfigDict, directory: Workdir) -> tuple[Sum
     experiment = experiment_lib.build(config)  # before the claim: what cannot work claims nothing
     _ = experiment.weights  # read and checked now, if there are any
     directory.claim(config)
-    strip = functools.partial(state_lib.strip, layout=experiment.layout)
+    strip = functools.partial(state_lib.strip, layout=experiment.home)
     with (
         Checkpoints(
             directory.checkpoints, keep=config.train.keep_checkpoints, strip=strip
@@ -156,7 +156,8 @@ class Stepper:
         self._in_flight = InFlight()
         warm_up(experiment.parts, experiment.config.model.dtype)
         count = experiment.layout.put(np.int32(0))
-        arguments = (state, experiment.feed.data, self._next, experiment.seed_array, count)
+        shapes = experiment.seated_shapes() if experiment.memory else state
+        arguments = (shapes, experiment.feed.data, self._next, experiment.seed_array, count)
         self.compiled = experiment.step.lower(*arguments).compile()
         self.compile_seconds = time.monotonic() - begin
 
@@ -169,9 +170,14 @@ class Stepper:
         with jax.transfer_guard("disallow"):  # nothing but the inputs moves between log points
             inputs = self._next if self._next_step == start else self._inputs(start)
             count = experiment.layout.put(np.int32(stop - start))
-            self.state, metrics = self.compiled(
-                self.state, experiment.feed.data, inputs, experiment.seed_array, count
+            changed, metrics = self.compiled(
+                experiment.seated(self.state, start),
+                experiment.feed.data,
+                inputs,
+                experiment.seed_array,
+                count,
             )
+            self.state = experiment.unseated(self.state, changed, start)
             self._in_flight.add(metrics)
             if stop < experiment.config.train.steps:
                 self._next_step, self._next = stop, self._inputs(stop)
@@ -247,7 +253,7 @@ class Run:
 
     def _start(self) -> tuple[State, int]:
         """The newest checkpoint, or the initial state."""
-        layout = self.experiment.layout
+        layout = self.experiment.home
         state = self.experiment.init_state()
         restored = self.checkpoints.restore_latest(state_lib.abstract(state))
         step = 0 if restored is None else restored[0]

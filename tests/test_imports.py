@@ -21,6 +21,7 @@ LAYERS = (
     ("data", "distill", "results", "weights"),
     ("defences",),
     ("health", "methods", "state"),
+    ("seating",),
     ("evaluate", "exchange", "privacy"),
     ("evaluator", "federation", "schedule", "step"),
     ("experiment", "probe"),

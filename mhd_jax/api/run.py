@@ -339,7 +339,7 @@ def _list(shape: Sequence[int]) -> str:
 
 def _restore(experiment: Experiment, directory: Workdir) -> State:
     """The newest readable checkpoint."""
-    strip = functools.partial(state_lib.strip, layout=experiment.layout)
+    strip = functools.partial(state_lib.strip, layout=experiment.home)
     with Checkpoints(directory.checkpoints, strip=strip) as checkpoints:
         found = checkpoints.restore_latest(experiment.init_state(abstract=True))
     if found is None:

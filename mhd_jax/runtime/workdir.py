@@ -33,6 +33,7 @@ from mhd_jax.results import MANY, Line, Summary
 FREE_SETTINGS = (
     "bytes_to",
     "data.dir",
+    "clients.offload",
     "data.feed",
     "metrics",
     "train.log_every",

@@ -16,9 +16,9 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array
 
 from mhd_jax.inputs import Batch, StepInputs
-from mhd_jax.parallel import CLIENTS, DATA, on_mesh
-from mhd_jax.participation import put_back, take
-from mhd_jax.state import Learners, State, at_step
+from mhd_jax.parallel import CLIENTS, on_mesh
+from mhd_jax.seating import leave, seat
+from mhd_jax.state import Learners, State, at_step, specs
 from mhd_jax.step.averaging import average
 from mhd_jax.step.lessons import distillation_gradients, trunk_metrics
 from mhd_jax.step.parts import (
@@ -57,7 +57,7 @@ def make_step(parts: StepParts, input_specs: StepInputs, data_specs: PyTree) -> 
     The call does `count` <= `parts.steps_per_call` steps. The state is donated. Metrics are per
     step, axes [steps_per_call, R, K, ...]; entries beyond `count` are 0.
     """
-    specs = state_specs(parts)
+    spread = specs(with_publishers=parts.routes is not None)
 
     def call(state: State, data: PyTree, inputs: StepInputs, seeds: Array, count: Array) -> Any:
         return _run_steps(parts, state, data, inputs, seeds, count)
@@ -65,8 +65,8 @@ def make_step(parts: StepParts, input_specs: StepInputs, data_specs: PyTree) -> 
     sharded = on_mesh(
         call,
         parts.layout,
-        in_specs=(specs, data_specs, input_specs, P(), P()),
-        out_specs=(specs, P(None, None, CLIENTS)),
+        in_specs=(spread, data_specs, input_specs, P(), P()),
+        out_specs=(spread, P(None, None, CLIENTS)),
     )
     options = _compiler_options(jax.default_backend(), parts.convolutional)
     return jax.jit(sharded, donate_argnums=0, compiler_options=options)
@@ -103,13 +103,6 @@ def warm_up(parts: StepParts, dtype: str) -> list[Array]:
     gradient = jax.jit(jax.grad(total))
     kernel, image = np.ones((3, 3, 1, 1), dtype), np.ones((1, 8, 8, 1), dtype)
     return [gradient(*jax.device_put((kernel, image), each)) for each in jax.local_devices()]
-
-
-def state_specs(parts: StepParts) -> Any:
-    """How the state lies on the mesh, the same tree with a spec for every part."""
-    rows: Any = P(None, CLIENTS)
-    averages = P() if parts.routes is None else rows
-    return State(P(), rows, rows, rows, averages, P(None, None, DATA))  # type: ignore[arg-type]
 
 
 def _run_steps(
@@ -163,7 +156,9 @@ def _one_system(
 
     Where not everybody takes part, it is the step of those who do, whose rows are then put back.
     """
-    everyone, state = state, seat(parts, state, inputs)
+    everyone = state
+    if not parts.seated:
+        state = seat(parts.roster, state, inputs.seated)
     batch = parts.load(data, inputs, seed, state.step)
     keys, weight = network_keys(parts, inputs, seed, state.step), inputs.weights[0]
     noise = functools.partial(noise_keys, parts, inputs, seed, state.step)
@@ -204,40 +199,9 @@ def _one_system(
         clients=clients, baseline=baseline, pool=pool, marginals=memory.marginals,
         cache=memory.cache,
     )  # fmt: skip
-    new = _put_back(parts, everyone, changed, inputs)
+    new = changed if parts.seated else leave(parts.roster, everyone, changed, inputs.seated)
     trees = (new.clients, new.baseline, new.pool, new.marginals, new.cache)
     return trees, mean_over_data(parts, metrics)
-
-
-def seat(parts: StepParts, state: State, inputs: StepInputs) -> State:
-    """The state of those who take part, in the order of their places."""
-    rows = [parts.roster.rows(group, inputs.seated) for group in range(len(parts.models))]
-
-    def of_groups(trees: tuple[PyTree, ...]) -> tuple[PyTree, ...]:
-        return tuple(take(tree, at) for tree, at in zip(trees, rows, strict=bool(trees)))
-
-    return state.replace(
-        clients=of_groups(state.clients),
-        baseline=of_groups(state.baseline),
-        pool=of_groups(state.pool),
-        marginals=take(state.marginals, parts.roster.everywhere(inputs.seated)),
-    )
-
-
-def _put_back(parts: StepParts, everyone: State, changed: State, inputs: StepInputs) -> State:
-    """The inverse of `seat`: everybody's state with that of those who took part changed."""
-    rows = [parts.roster.rows(group, inputs.seated) for group in range(len(parts.models))]
-
-    def of_groups(old: tuple[PyTree, ...], new: tuple[PyTree, ...]) -> tuple[PyTree, ...]:
-        return tuple(put_back(*trees) for trees in zip(old, new, rows, strict=bool(old)))
-
-    everywhere = parts.roster.everywhere(inputs.seated)
-    return changed.replace(
-        clients=of_groups(everyone.clients, changed.clients),
-        baseline=of_groups(everyone.baseline, changed.baseline),
-        pool=of_groups(everyone.pool, changed.pool),
-        marginals=put_back(everyone.marginals, changed.marginals, everywhere),
-    )
 
 
 def _update(
