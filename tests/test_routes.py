@@ -166,6 +166,7 @@ def test_all_messages_go_to_all_devices_where_who_reads_them_is_not_fixed(change
     assert small.build(**CYCLE | changes).parts.routes is None
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_other_devices_and_says_what_travels(tmp_path, monkeypatch, capsys):
     """Averages that lie with their publishers are found on one device, and the other way round."""
     settings = {**CYCLE, "train__steps_per_call": 1, "train__checkpoint_every": 2}

@@ -324,14 +324,15 @@ train.train_and_evaluate(small.config(train__steps=60, train__checkpoint_every=5
 """
 
 
-def test_killed_at_random_and_restarted_gives_the_same_bits(tmp_path):
-    """Two SIGKILLs at points spread over the run, then the run as if nothing had happened."""
+@pytest.mark.parametrize("kills", [(20,), pytest.param((10, 40), marks=pytest.mark.slow)], ids=len)
+def test_killed_at_random_and_restarted_gives_the_same_bits(tmp_path, kills):
+    """SIGKILLs at points spread over the run, then the run as if nothing had happened."""
     command = [sys.executable, "-c", COMMAND.format(root=str(ROOT))]
     config = small.config(train__steps=60, train__checkpoint_every=5, train__log_every=5,
                           train__eval_every=30)  # fmt: skip
     expected = train.train_and_evaluate(config, tmp_path / "whole", with_report=False)
     killed = tmp_path / "killed"
-    for wanted in (10, 40):
+    for wanted in kills:
         process = subprocess.Popen([*command, str(killed)], env=os.environ,
                                    stdout=subprocess.DEVNULL)  # fmt: skip
         deadline = time.monotonic() + 120
