@@ -6,9 +6,9 @@
 Tiny clients, so that choosing teachers weighs most: digits, 16 hidden features, batches of 16 + 64,
 two auxiliary heads; in one case those of the quickstart. Two more contenders have who reads whom as
 a mask over all pairs: one takes the argmax of all confidences under the mask, as one would write it
-first; the other compares one candidate after another, which vectorises. Two last cases stand for
-themselves: how a step grows from 64 clients to 4,096, and 5 % of 4,096 taking part beside a run of
-as many clients in all.
+first; the other compares one candidate after another, which vectorises. Three last cases stand for
+themselves: how a step grows from 64 clients to 4,096; 5 % of 4,096 taking part beside a run of as
+many clients in all; and those beside a run whose clients wait in the memory of the host.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ TINY: dict[str, Any] = {
 QUICKSTART = {"model.width": 128, "heads.aux": 4, "data.batch_size": 64}
 FOUR = {"graph.name": "random_regular", "graph.degree": 4}
 SIXTEEN = {"graph.name": "random_regular", "graph.degree": 16}
-EDGES, PAIRS, ARGMAX, LESS = "edges", "pairs", "argmax", "less"
+EDGES, PAIRS, ARGMAX, LESS, HOST = "edges", "pairs", "argmax", "less", "host"
 
 # Graphs whose step is measured beside that with every pair compared.
 GRAPHS: dict[str, dict[str, Any]] = {
@@ -82,6 +82,13 @@ def beside_less(settings: dict[str, Any], less: dict[str, Any], effort: Effort) 
     """A run and one of fewer clients, in turn."""
     chosen = {**BASE, **settings}
     return _measured({EDGES: ours.build(chosen), LESS: ours.build({**chosen, **less})}, effort)
+
+
+def beside_host(settings: dict[str, Any], effort: Effort) -> dict[str, Any]:
+    """A run whose clients wait on the devices and one whose clients wait on the host, in turn."""
+    chosen = {**BASE, **settings}
+    there = ours.build({**chosen, "clients.offload": "host"})
+    return _measured({EDGES: ours.build(chosen), HOST: there}, effort)
 
 
 def _measured(runs: dict[str, Stepper], effort: Effort) -> dict[str, Any]:
@@ -129,6 +136,7 @@ def cases(quick: bool) -> list[Case]:
         *(Case(name, functools.partial(compare, changes)) for name, changes in graphs.items()),
         Case("growth", functools.partial(beside_less, size, {"clients.num": few})),
         Case("active", functools.partial(beside_less, {**size, **part}, everybody)),
+        Case("offload", functools.partial(beside_host, {**size, **part})),
     ]
 
 
@@ -139,12 +147,13 @@ def table(records: Sequence[Record]) -> str:
             "temporary memory, MB", "argmax over pairs, MB", "host, ms a step",
             "compile, s")  # fmt: skip
     found = {record["case"]: record["results"] for record in records}
-    rows = [_row(name, one) for name, one in found.items() if one["less"] is None]
+    rows = [_row(name, one) for name, one in found.items() if PAIRS in one["measured"]]
     sentences = [
         f"Medians over {timing.rounds(records)}, smallest and largest ratio in brackets."
         f"{timing.busy(records)}",
         *(_grown(one) for name, one in found.items() if name == "growth"),
         *(_part(one) for name, one in found.items() if name == "active"),
+        *(_waiting(one) for name, one in found.items() if name == "offload"),
     ]
     return timing.markdown(head, rows, " ".join(sentences), records)
 
@@ -185,6 +194,17 @@ def _part(results: Any) -> str:
         f"With {results['active']:,} of {results['clients']:,} taking part a step takes "
         f"{ms[EDGES]} ms, that of {results['less']:,} clients in all {ms[LESS]} ms: "
         f"{taken['median']:.2f} times as long ({taken['min']:.2f}–{taken['max']:.2f})."
+    )
+
+
+def _waiting(results: Any) -> str:
+    measured = results["measured"]
+    ms = {name: tables.short(timing.milliseconds(measured, name)) for name in measured}
+    taken = timing.speedup(measured, EDGES, HOST)
+    return (
+        f"If all {results['clients']:,} wait in the memory of the host, a step of "
+        f"{results['active']:,} takes {ms[HOST]} ms in place of {ms[EDGES]}: "
+        f"{taken['median']:.1f} times as long ({taken['min']:.1f}–{taken['max']:.1f})."
     )
 
 
