@@ -227,7 +227,7 @@ def _gradient_bytes(parts: StepParts, state: State) -> int:
     """Bytes a device: gradients of those who take part, and what a step gathers of their state."""
     learners = (*state.clients, *state.baseline)
     whole = sum(tree_bytes(group.params) for group in learners)
-    if parts.seated:
+    if parts.brought:
         return whole // parts.layout.client_devices
     if parts.roster.attendances:
         whole += sum(map(tree_bytes, learners))

@@ -148,13 +148,13 @@ class Experiment:
         )
         return state.start_from(made, self.home, *given) if given else made
 
-    def seated(self, everyone: State, step: int) -> State:
+    def seat(self, everyone: State, step: int) -> State:
         """What a step takes, on the devices: with `memory` the state of those who take part."""
         if self.memory is None:
             return everyone
         return self.memory.seat(everyone, self._places(step))
 
-    def unseated(self, everyone: State, changed: State, step: int) -> State:
+    def leave(self, everyone: State, changed: State, step: int) -> State:
         """The state of all clients after a step, from that before it, which is donated."""
         if self.memory is None:
             return changed
@@ -296,7 +296,7 @@ def build(
         routes=routes,
         attackers=attackers,
         privacy=privacy,
-        seated=config.clients.offload == "host",
+        brought=config.clients.offload == "host",
     )
     return Experiment(
         config=config,
@@ -308,7 +308,7 @@ def build(
         parts=parts,
         feed=feed,
         ledger=_ledger(config, parts, readers[0], sample),
-        memory=seating.host_memory(roster) if parts.seated else None,
+        memory=seating.host_memory(roster) if parts.brought else None,
     )
 
 

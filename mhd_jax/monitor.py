@@ -50,7 +50,7 @@ class Monitor:
             return {}, []
         experiment = self.experiment
         exchange = experiment.schedule.exchange(max(step - 1, 0))
-        here = experiment.seated(state, max(step - 1, 0))
+        here = experiment.seat(state, max(step - 1, 0))
         probed = self._probe(here, exchange, *self._images, experiment.seed_array)
         roster, places = experiment.parts.roster, experiment.parts.places
         host = places.fetch(probed)

@@ -90,7 +90,7 @@ def make_probe(
             label_shares=inputs.label_shares[0, 0],
             seated=inputs.seated[0, 0],
         )
-        if not parts.seated:
+        if not parts.brought:
             first = seat(parts.roster, first, now.seated)
         return _vitals(every, first, now, prepare(images), labels, seeds[0])
 

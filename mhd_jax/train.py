@@ -171,13 +171,13 @@ class Stepper:
             inputs = self._next if self._next_step == start else self._inputs(start)
             count = experiment.layout.put(np.int32(stop - start))
             changed, metrics = self.compiled(
-                experiment.seated(self.state, start),
+                experiment.seat(self.state, start),
                 experiment.feed.data,
                 inputs,
                 experiment.seed_array,
                 count,
             )
-            self.state = experiment.unseated(self.state, changed, start)
+            self.state = experiment.leave(self.state, changed, start)
             self._in_flight.add(metrics)
             if stop < experiment.config.train.steps:
                 self._next_step, self._next = stop, self._inputs(stop)

@@ -34,9 +34,9 @@ def walked(
     """The state of all clients after every step, on the host."""
     state, found = state or experiment.init_state(), []
     for step in range(start, steps):
-        seated = experiment.seated(state, step)
+        seated = experiment.seat(state, step)
         changed, _ = experiment.step(*small.arguments(experiment, seated, step))
-        state = experiment.unseated(state, changed, step)
+        state = experiment.leave(state, changed, step)
         found.append(jax.tree.map(np.array, state))
     return found
 
@@ -75,7 +75,7 @@ def test_devices_hold_those_of_one_step_alone():
     shapes = made.seated_shapes()
     assert {leaf.shape[1] for leaf in jax.tree.leaves(trained(shapes))} == {3}
     everyone = made.init_state()
-    seated = made.seated(everyone, 0)
+    seated = made.seat(everyone, 0)
     assert jax.tree.map(lambda x: (x.shape, x.sharding), seated) == jax.tree.map(
         lambda x: (x.shape, x.sharding), shapes
     )

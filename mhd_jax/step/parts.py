@@ -56,7 +56,7 @@ class StepParts:
       routes: which messages go to which device; None where all go to all.
       attackers: who lies and how; None where nobody does, and then nothing of it is compiled.
       privacy: what happens to private gradients; None for nothing.
-      seated: the state is that of those who take part alone; the others wait elsewhere.
+      brought: the host brings the state of those who take part; the others' is not on the devices.
     """
 
     roster: Roster
@@ -77,7 +77,7 @@ class StepParts:
     routes: Routes | None = None
     attackers: Attackers | None = None
     privacy: privacy_lib.Privacy | None = None
-    seated: bool = False
+    brought: bool = False
 
     @property
     def layout(self) -> Layout:

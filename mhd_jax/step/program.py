@@ -157,7 +157,7 @@ def _one_system(
     Where not everybody takes part, it is the step of those who do, whose rows are then put back.
     """
     everyone = state
-    if not parts.seated:
+    if not parts.brought:
         state = seat(parts.roster, state, inputs.seated)
     batch = parts.load(data, inputs, seed, state.step)
     keys, weight = network_keys(parts, inputs, seed, state.step), inputs.weights[0]
@@ -199,7 +199,7 @@ def _one_system(
         clients=clients, baseline=baseline, pool=pool, marginals=memory.marginals,
         cache=memory.cache,
     )  # fmt: skip
-    new = changed if parts.seated else leave(parts.roster, everyone, changed, inputs.seated)
+    new = changed if parts.brought else leave(parts.roster, everyone, changed, inputs.seated)
     trees = (new.clients, new.baseline, new.pool, new.marginals, new.cache)
     return trees, mean_over_data(parts, metrics)
 
