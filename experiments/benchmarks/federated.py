@@ -120,7 +120,9 @@ def pfl_rounds(stepper: Stepper) -> Rounds:
 
     logging.getLogger("pfl").setLevel(logging.ERROR)
     config, source = stepper.experiment.config, stepper.experiment.federations[0].source
-    client = networks.make("mlp", source.image_shape, config.model.width, 1, source.num_classes)
+    client: Any = networks.make(
+        "mlp", source.image_shape, config.model.width, 1, source.num_classes
+    )
     networks.load(client, ours.host_params(stepper.experiment)[0])
     client.loss = lambda x, y: torch.nn.functional.cross_entropy(client(x)[0][:, 0], y)
     client.metrics = lambda x, y, eval=False: {}
