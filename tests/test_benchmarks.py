@@ -75,7 +75,7 @@ def test_a_step_by_edges_stands_beside_the_same_step_by_pairs() -> None:
     assert record["results"]["form"] == "lists"
     assert record["results"]["measured"].keys() == {clients.EDGES, clients.PAIRS, clients.ARGMAX}
     (row,) = clients.BENCHMARK.table([record]).splitlines()[2:3]
-    assert row.startswith("| 16 | 4 | lists |")
+    assert row.startswith("| 16 | 16 | 4 | lists |")
 
 
 def test_what_snapshots_cost(monkeypatch: pytest.MonkeyPatch) -> None:
