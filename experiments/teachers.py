@@ -58,7 +58,7 @@ STUDY = Study(
     "teachers",
     "Teacher rules",
     cells,
-    draw=plots.ranks,
+    draw=plots.dots,
     all_heads=True,
     definitions=(
         "All peers teach in every step, and unless a row says otherwise a client's own lower head "
