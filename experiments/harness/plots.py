@@ -64,6 +64,7 @@ def dots(records: Sequence[Record]) -> Figure:
             for row, colour, mark, label in spreads:
                 _dot(axis, line, getattr(row, kind), colour, mark, label)
         axis.set_title(f"{kind} accuracy", loc="left", fontsize=9)
+        axis.locator_params(axis="x", nbins=4)  # long names leave little room for numbers
     name_lines(axes, names)
     legend(figure, axes[0])
     return figure
