@@ -156,11 +156,6 @@ class Estimate:
             f"sent a step, all clients {self.sent / 2**20:,.2f} MiB",
             *(f"{name:<24} {getattr(self, name) / GIB:8.3f} GiB a device" for name in parts),
             f"{'in all':<24} {self.total / GIB:8.3f} GiB a device",
-            *(
-                [f"{'waiting':<24} {self.waiting / GIB:8.3f} GiB of the host"]
-                if self.waiting
-                else []
-            ),
             f"{'fits' if self.fits else 'does not fit'} {self.memory / GIB:.1f} GiB a device",
         ]
         if self.waiting:
@@ -190,7 +185,7 @@ def estimate(config: ml_collections.ConfigDict, memory: int) -> Estimate:
     config_lib.update(changed, {"parallel.conv_lowering": "grouped"})
     experiment = experiment_lib.build(changed, data_sets(changed), memory)
     layout, parts = experiment.layout, experiment.parts
-    everybody, state = experiment.init_state(abstract=True), experiment.seated_shapes()
+    state = experiment.seated_shapes()
     counted = min(config.train.steps, experiment_lib.LONGEST_PERIOD)
     # What every reader keeps: the average of alignment, and what it was sent.
     rows, routes = layout.client_devices, parts.routes
@@ -207,7 +202,7 @@ def estimate(config: ml_collections.ConfigDict, memory: int) -> Estimate:
         ),
         state=everywhere
         + sum(map(tree_bytes, (state.clients, state.baseline, state.pool))) // rows,
-        waiting=tree_bytes(everybody) if experiment.memory else 0,
+        waiting=tree_bytes(experiment.init_state(abstract=True)) if experiment.memory else 0,
         gradients=_gradient_bytes(parts, state),
         data=_data_bytes(experiment),
         activations=_activations(experiment),

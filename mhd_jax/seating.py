@@ -89,7 +89,7 @@ class HostMemory:
           state: of all clients, in host memory; it stays there.
           seated: the client at every place, by seed.
         """
-        found = self._seat(state, self._put(seated))
+        found = self._seat(state, self.layout.put(seated))
         return jax.device_put(found, shardings(found, self.devices))
 
     def leave(self, state: State, changed: State, seated: Int[np.ndarray, "R N"]) -> State:
@@ -101,7 +101,7 @@ class HostMemory:
           seated: as in `seat`.
         """
         back = jax.device_put(changed, shardings(changed, self.roster.places))
-        return self._leave(state, back, self._put(seated))
+        return self._leave(state, back, self.layout.put(seated))
 
     def seated_shapes(self, state: State) -> State:
         """What `seat` returns, as shapes, types and shardings."""
@@ -138,9 +138,6 @@ class HostMemory:
                     for nth, first, size in zip(clients, layout.offsets, layout.groups, strict=True)
                 ]
             )
-
-    def _put(self, seated: Int[np.ndarray, "R N"]) -> Array:
-        return self.layout.put(seated)
 
     @functools.cached_property
     def _seat(self) -> Callable[[State, Array], State]:

@@ -78,17 +78,12 @@ def compare(settings: dict[str, Any], effort: Effort) -> dict[str, Any]:
     return _measured(runs, effort) | {"largest_difference": max(differences)}
 
 
-def beside_less(settings: dict[str, Any], less: dict[str, Any], effort: Effort) -> dict[str, Any]:
-    """A run and one of fewer clients, in turn."""
+def beside(
+    name: str, settings: dict[str, Any], changes: dict[str, Any], effort: Effort
+) -> dict[str, Any]:
+    """A run and, under this name, the same with some changes, in turn."""
     chosen = {**BASE, **settings}
-    return _measured({EDGES: ours.build(chosen), LESS: ours.build({**chosen, **less})}, effort)
-
-
-def beside_host(settings: dict[str, Any], effort: Effort) -> dict[str, Any]:
-    """A run whose clients wait on the devices and one whose clients wait on the host, in turn."""
-    chosen = {**BASE, **settings}
-    there = ours.build({**chosen, "clients.offload": "host"})
-    return _measured({EDGES: ours.build(chosen), HOST: there}, effort)
+    return _measured({EDGES: ours.build(chosen), name: ours.build({**chosen, **changes})}, effort)
 
 
 def _measured(runs: dict[str, Stepper], effort: Effort) -> dict[str, Any]:
@@ -132,11 +127,12 @@ def cases(quick: bool) -> list[Case]:
     size = {**(TINY if quick else {}), **FOUR, "clients.num": many}
     part = {"clients.active": 0.5 if quick else 0.05}
     everybody = {"clients.num": round(many * part["clients.active"]), "clients.active": 1.0}
+    on_host = {"clients.offload": "host"}
     return [
         *(Case(name, functools.partial(compare, changes)) for name, changes in graphs.items()),
-        Case("growth", functools.partial(beside_less, size, {"clients.num": few})),
-        Case("active", functools.partial(beside_less, {**size, **part}, everybody)),
-        Case("offload", functools.partial(beside_host, {**size, **part})),
+        Case("growth", functools.partial(beside, LESS, size, {"clients.num": few})),
+        Case("active", functools.partial(beside, LESS, {**size, **part}, everybody)),
+        Case("offload", functools.partial(beside, HOST, {**size, **part}, on_host)),
     ]
 
 
@@ -160,7 +156,7 @@ def table(records: Sequence[Record]) -> str:
 
 def _row(case: str, results: Any) -> tuple[str, ...]:
     measured, memory = results["measured"], results["memory"]
-    ms = {name: tables.short(timing.milliseconds(measured, name)) for name in measured}
+    ms = _milliseconds(measured)
     over = {name: timing.factor(timing.speedup(measured, EDGES, name)) for name in measured}
     return (
         f"{results['clients']:,}",
@@ -174,10 +170,14 @@ def _row(case: str, results: Any) -> tuple[str, ...]:
     )  # fmt: skip
 
 
+def _milliseconds(measured: Any) -> dict[str, str]:
+    return {name: tables.short(timing.milliseconds(measured, name)) for name in measured}
+
+
 def _grown(results: Any) -> str:
     measured, times = results["measured"], results["clients"] / results["less"]
     grown = timing.speedup(measured, LESS, EDGES)
-    ms = {name: tables.short(timing.milliseconds(measured, name)) for name in measured}
+    ms = _milliseconds(measured)
     return (
         f"From {results['less']:,} clients to {results['clients']:,} at {results['degree']} peers "
         f"a step goes from {ms[LESS]} to {ms[EDGES]} ms (planned by the host in "
@@ -188,7 +188,7 @@ def _grown(results: Any) -> str:
 
 def _part(results: Any) -> str:
     measured = results["measured"]
-    ms = {name: tables.short(timing.milliseconds(measured, name)) for name in measured}
+    ms = _milliseconds(measured)
     taken = timing.speedup(measured, LESS, EDGES)
     return (
         f"With {results['active']:,} of {results['clients']:,} taking part a step takes "
@@ -199,7 +199,7 @@ def _part(results: Any) -> str:
 
 def _waiting(results: Any) -> str:
     measured = results["measured"]
-    ms = {name: tables.short(timing.milliseconds(measured, name)) for name in measured}
+    ms = _milliseconds(measured)
     taken = timing.speedup(measured, EDGES, HOST)
     return (
         f"If all {results['clients']:,} wait in the memory of the host, a step of "
