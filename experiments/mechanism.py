@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.harness import plots
+from experiments.harness import plots, records
 from experiments.harness.candidates import CANDIDATES
 from experiments.harness.presets import ROOT
 from mhd_jax.config import default_config, update
@@ -88,7 +88,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         lines = (folder / "metrics.jsonl").read_text().splitlines()
         found[name] = curves([json.loads(line) for line in lines])
     options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "curves.json").write_text(json.dumps(found, indent=1))
+    record = {**records.provenance(), "settings": SETTINGS, "curves": found}
+    records.write(options.out / "curves.json", records.to_compact_json(record))
     plots.save(draw(found), options.out / "figure.png")
 
 

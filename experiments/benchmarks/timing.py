@@ -268,22 +268,14 @@ def run_case(benchmark: Benchmark, case: Case, effort: Effort) -> dict[str, Any]
 
 
 def provenance() -> dict[str, Any]:
-    """Where and with what something was measured."""
-    from mhd_jax import train
-
-    versions = train.versions()
+    """Where and with what something was measured, packages to compare with included."""
+    found = records_lib.provenance()
     for name in PACKAGES:
         try:
-            versions[name] = metadata.version(name)
+            found["versions"][name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return {
-        "revision": records_lib.revision(),
-        "versions": versions,
-        "device": train.device(),
-        "hardware": records_lib.hardware(),
-        "load": [round(load, 2) for load in os.getloadavg()],
-    }
+    return {**found, "load": [round(load, 2) for load in os.getloadavg()]}
 
 
 def main(benchmark: Benchmark, argv: Sequence[str] | None = None) -> None:

@@ -27,6 +27,8 @@ from typing import Any
 
 import numpy as np
 
+from experiments.harness import records
+
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = {
     "clients.num": 4, "model.width": 16, "heads.aux": 2, "data.batch_size": 8,
@@ -141,7 +143,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     SETTINGS["train.steps"] = options.steps
-    draw, records = random.Random(options.seed), []
+    draw, runs = random.Random(options.seed), []
     with tempfile.TemporaryDirectory() as folder:
         whole = Path(folder) / "whole"
         run_killed(whole, draw, options.devices[:1], kills=0)
@@ -150,17 +152,16 @@ def main() -> None:
             workdir = Path(folder) / str(index)
             record = run_killed(workdir, draw, options.devices, options.kills)
             record["difference"] = difference(last_state(workdir), expected)
-            records.append(record)
+            runs.append(record)
             print(json.dumps({"run": index, **record}), flush=True)
             if options.out:
-                options.out.parent.mkdir(parents=True, exist_ok=True)
-                done = {"devices": options.devices, "seed": options.seed,
-                        "steps": options.steps, "runs": records}  # fmt: skip
-                options.out.write_text(json.dumps(done, indent=1) + "\n")
+                done = {**records.provenance(), "devices": options.devices, "seed": options.seed,
+                        "steps": options.steps, "kills": options.kills, "runs": runs}  # fmt: skip
+                records.write(options.out, records.to_compact_json(done))
     tolerance = 0.0 if len(set(options.devices)) == 1 else 1e-6
-    good = sum(record["difference"] <= tolerance for record in records)
-    print(f"{good} of {len(records)} runs within {tolerance} of the uninterrupted run")
-    sys.exit(good < len(records))
+    good = sum(record["difference"] <= tolerance for record in runs)
+    print(f"{good} of {len(runs)} runs within {tolerance} of the uninterrupted run")
+    sys.exit(good < len(runs))
 
 
 if __name__ == "__main__":

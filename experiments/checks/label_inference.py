@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import special
 
-from experiments.harness import plots
+from experiments.harness import plots, records
 from experiments.harness.stepping import Stepper
 from mhd_jax.config import default_config, update
 from mhd_jax.data import augment
@@ -140,7 +139,6 @@ def main() -> None:
     parser.add_argument("--skews", type=float, nargs="+", default=[0.0, 100.0])
     options = parser.parse_args()
     results = {}
-    options.out.mkdir(parents=True, exist_ok=True)
     for skew in options.skews:
         found = results[f"{skew:g}"] = measure(skew, options.steps, options.seeds)
         print(f"s={skew:g}: distance {found['distance'][-1]:.3f}, uniform guess "
@@ -148,8 +146,9 @@ def main() -> None:
               f"global {found['distance_global_guess']:.3f}; top labels "
               f"{found['top_labels_found'][-1]:.2f}, by chance "
               f"{found['top_labels_by_chance']:.2f}", flush=True)  # fmt: skip
-        record = {"seeds": options.seeds, "steps": options.steps, "skew": results}
-        (options.out / "label_inference.json").write_text(json.dumps(record, indent=1) + "\n")
+        record = {**records.provenance(), "seeds": options.seeds, "steps": options.steps,
+                  "skew": results}  # fmt: skip
+        records.write(options.out / "label_inference.json", records.to_compact_json(record))
     draw(results, options.out / "label_inference.png")
 
 

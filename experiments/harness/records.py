@@ -133,6 +133,18 @@ def command(study: str, preset_name: str) -> str:
 # --- Where and with what --------------------------------------------------------------------------
 
 
+def provenance() -> dict[str, Any]:
+    """Commit, versions, device and hardware, for what is not read from the summary of a run."""
+    from mhd_jax import train
+
+    return {
+        "revision": revision(),
+        "versions": train.versions(),
+        "device": train.device(),
+        "hardware": hardware(),
+    }
+
+
 @functools.cache
 def revision() -> str:
     """The commit of the code, with `+` where files of it were changed since."""
