@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from experiments.harness import sweep
+from experiments.harness.candidates import PAPER
 from experiments.harness.presets import Preset
 from experiments.harness.study import Cell, Record, Study
 from experiments.harness.tables import grid, number
@@ -38,7 +39,7 @@ def cells(preset: Preset) -> list[Cell]:
         Cell("own_kind_emb0", f"{everybody}, predictions alone, each among its own kind",
              {**without, **own_kind}),
         Cell("together_at_once", f"{everybody}, no fade-in", {**mixed, "distill.fade_in": 0.0}),
-        Cell("together_mhd", f"{everybody}, MHD as published", {**mixed, "distill.alignment": 0.0}),
+        Cell("together_mhd", f"{everybody}, MHD as published", {**mixed, **PAPER}),
     ]  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from experiments.harness import plots, sweep
 from experiments.harness.presets import Preset
 from experiments.harness.study import Cell, Record, Study
 from experiments.harness.tables import grid, over_seeds
+from mhd_jax.methods import PEERS
 
 LEAST_GAIN = 0.35
 MOST_LOSS = 0.02
@@ -47,8 +48,9 @@ def cells(preset: Preset) -> list[Cell]:
         Cell("complete", "complete graph, most confident"),
         Cell("cycle", "directed cycle", {"graph.name": "cycle"}, per_class=True),
         Cell("islands", "two islands", {"graph.name": "islands", "graph.islands": 2}),
-        Cell("random", "complete graph, random teacher", {"distill.rule": "random"}),
-    ]
+        Cell("random", "complete graph, random teacher",
+             {"distill.rule": "random", "graph.peers_per_step": PEERS}),
+    ]  # fmt: skip
 
 
 def verdicts(records: Sequence[Record]) -> list[Verdict]:

@@ -20,7 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.harness import plots, sweep
-from experiments.harness.candidates import ALL_PEERS, PAPER
+from experiments.harness.candidates import ALL_PEERS, PAPER_ALL_PEERS
 from experiments.harness.presets import Preset
 from experiments.harness.study import Cell, Kind, Record, Study
 from experiments.harness.tables import grid, over_seeds
@@ -41,7 +41,7 @@ RULES: dict[str, Settings] = {
     "default": {},
     "all peers": ALL_PEERS,
     "no screening": {**ALL_PEERS, "distill.screening": 0.0},
-    "paper": PAPER,
+    "paper": PAPER_ALL_PEERS,
     "reputation, screened": {**ALL_PEERS, "distill.rule": "reputation"},
     **{
         name: {**ALL_PEERS, "distill.rule": name, "distill.screening": 0.0}

@@ -12,17 +12,19 @@ network is theirs too; that wants an accelerator.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from experiments.harness import sweep
+from experiments.harness.candidates import PAPER
 from experiments.harness.presets import Preset
 from experiments.harness.study import Cell, Study
 
-METHODS: dict[str, tuple[str, dict[str, Any]]] = {
+METHODS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "gossip_1": ("gossip, every step", {"method": "gossip", "average.every": 1}),
     "gossip_200": ("gossip, every 200 steps", {"method": "gossip", "average.every": 200}),
     "codistillation": ("codistillation", {"method": "codistillation"}),
-    "mhd": ("MHD", {"distill.alignment": 0.0}),
+    "mhd": ("MHD", PAPER),
     "aligned": ("aligned MHD (ours)", {}),
 }
 

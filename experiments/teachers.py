@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from experiments.harness import plots, sweep
-from experiments.harness.candidates import ALL_PEERS, PAPER
+from experiments.harness.candidates import ALL_PEERS, PAPER_ALL_PEERS
 from experiments.harness.presets import Preset
 from experiments.harness.study import Cell, Study
 
@@ -35,12 +35,15 @@ RULES: dict[str, tuple[str, Settings]] = {
 }  # fmt: skip
 """What a rule is called, and its settings."""
 
+GROUPS = (("", "aligned", ALL_PEERS), ("_paper", "not aligned", PAPER_ALL_PEERS))
+"""What is added to the name of a cell, the group it is in, and the settings of that."""
+
 
 def cells(preset: Preset) -> list[Cell]:
     del preset
     found = [
-        Cell(f"{name}{suffix}", label, {**changes, **aligned}, group=group)
-        for suffix, group, aligned in (("", "aligned", ALL_PEERS), ("_paper", "not aligned", PAPER))
+        Cell(f"{name}{suffix}", label, {**changes, **teachers}, group=group)
+        for suffix, group, teachers in GROUPS
         for name, (label, changes) in RULES.items()
     ]
     return [

@@ -141,7 +141,7 @@ def _add_exchange(config: ml_collections.ConfigDict) -> None:
     # matrix: file with the adjacency [a path: .npy, .csv, .txt, .json or .edges]
     config.graph.matrix = ""
     # peers that a client reads in a step, drawn at random; 0 = all, -1 is the method's own: 2 for
-    # mhd with two heads.aux or more and the most confident of aligned teachers, unless they are
+    # mhd with two heads.aux or more and the most confident teacher, unless teachers are
     # snapshots, exchange.cache keeps what they sent, or most clients have two peers at most,
     # or clients fewer than 64 private samples on average; otherwise all [0 or more, or -1]
     config.graph.peers_per_step = -1

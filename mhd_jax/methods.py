@@ -303,15 +303,15 @@ def _reading(
       config: of the run.
       alignment: the method's own.
       screening: the method's own where predictions are aligned; otherwise everybody is heard.
-      peers: the method's own where the most confident of aligned teachers is chosen. Rules that
-        weigh teachers against each other need all of them.
+      peers: the method's own where the most confident teacher is chosen. Rules that weigh
+        teachers against each other need all of them.
     """
     chosen = config.distill
     strength = alignment if chosen.alignment < 0 else chosen.alignment
     by_default = screening if strength else 0.0
     return {
         "alignment": strength,
-        "peers": peers if strength and chosen.rule == "most_confident" else 0,
+        "peers": peers if chosen.rule == "most_confident" else 0,
         "screening": by_default if chosen.screening < 0 else chosen.screening,
         "mixup": chosen.mixup,
         "alignment_momentum": chosen.alignment_momentum,

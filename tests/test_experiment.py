@@ -132,7 +132,7 @@ def test_a_public_data_set_that_is_not_there_is_named(tmp_path):
         ({"graph__name": "chain"}, 0),
         ({"graph__name": "star"}, 0),
         ({"graph__name": "none"}, 0),
-        ({"distill__alignment": 0.0}, 0),
+        ({"distill__alignment": 0.0}, 2),
         ({"heads__aux": 1}, 0),
         ({"data__public_fraction": 0.9}, 0),
         ({"method": "codistillation"}, 0),
@@ -143,6 +143,6 @@ def test_a_public_data_set_that_is_not_there_is_named(tmp_path):
         ({"graph__peers_per_step": 1}, 1),
     ],
 )
-def test_aligned_teachers_of_whom_nothing_is_kept_are_drawn(changes: dict, drawn: int) -> None:
+def test_teachers_of_whom_nothing_is_kept_are_drawn(changes: dict, drawn: int) -> None:
     experiment = small.build(**{"graph__peers_per_step": -1, **changes})
     assert experiment.schedule.topologies[0].peers_per_step == drawn

@@ -13,7 +13,7 @@ import numpy as np
 
 from configs import cifar10, digits
 from experiments.accelerator.pieces import Case, Context, Piece, Records
-from experiments.harness.candidates import METHODS
+from experiments.harness.candidates import METHODS, PAPER_ALL_PEERS
 from experiments.harness.stepping import Stepper
 from mhd_jax import train
 from mhd_jax.config import update
@@ -28,7 +28,7 @@ ROUND = 100  # steps are whole multiples of it
 
 # "mhd" is as published; what is beside it differs in the settings named.
 RUNS: dict[str, dict[str, Any]] = {
-    "mhd": {"method": "mhd", "distill.alignment": 0.0, "isolated_baseline": False},
+    "mhd": {"method": "mhd", **PAPER_ALL_PEERS, "isolated_baseline": False},
     "aligned": {"method": "mhd", "distill.alignment": 1.0, "isolated_baseline": False},
     "isolated": {"method": "isolated", "isolated_baseline": False},
     "codistillation": {"method": "codistillation", "isolated_baseline": False},

@@ -22,6 +22,7 @@ ENDLESS = 10**9  # steps of a run that is timed and never finished
 PUBLISHED: Mapping[str, Any] = {
     "optimizer.name": "sgd", "optimizer.learning_rate": 0.01, "distill.nu_aux": 3.0,
     "distill.split_nu_aux": False, "distill.fade_in": 0.0, "distill.alignment": 0.0,
+    "graph.peers_per_step": 0,
 }  # fmt: skip
 TINY = {"clients.num": 2, "model.width": 8, "heads.aux": 1, "train.steps_per_call": 2,
         "data.batch_size": 8, "data.public_batch_size": 8}  # fmt: skip

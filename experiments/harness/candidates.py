@@ -14,6 +14,9 @@ ALL_PEERS: Settings = {"graph.peers_per_step": 0}
 PAPER: Settings = {"distill.alignment": 0.0}
 """The paper's method under the other defaults."""
 
+PAPER_ALL_PEERS: Settings = {**PAPER, **ALL_PEERS}
+"""The same, hearing everybody in every step."""
+
 FORMER: Settings = {
     "optimizer.name": "sgd",
     "optimizer.learning_rate": 0.01,
@@ -21,7 +24,7 @@ FORMER: Settings = {
     "distill.nu_aux": 3.0,
     "distill.split_nu_aux": False,
     "distill.fade_in": 0.0,
-    "distill.alignment": 0.0,
+    **PAPER_ALL_PEERS,
 }
 """The defaults of version 0.1."""
 
@@ -36,6 +39,7 @@ METHODS = {
     "aligned-all": "aligned MHD, all peers in every step",
     "aligned-mixup": "aligned MHD, all peers, with mixup",
     "mhd": "MHD",
+    "mhd-all": "MHD, all peers in every step",
     "fedavg": "FedAvg",
     "fedmd": "FedMD",
     "codistillation": "codistillation",
@@ -50,6 +54,7 @@ METHODS = {
 CHANGES: dict[str, Settings] = {
     "aligned": {"method": "mhd"},  # the default
     "mhd": {"method": "mhd", **PAPER},
+    "mhd-all": {"method": "mhd", **PAPER_ALL_PEERS},
     "aligned-all": {"method": "mhd", **ALL_PEERS},
     "aligned-mixup": {"method": "mhd", **ALL_PEERS, "distill.mixup": 0.25},
     "codistillation-mixup": {"method": "codistillation", "distill.mixup": 0.25},
@@ -57,8 +62,8 @@ CHANGES: dict[str, Settings] = {
 """Settings of those that are not a method's name alone."""
 
 WHAT_IS_OURS = (
-    "MHD is the paper's method, the most confident teacher; aligned MHD, the default here, first "
-    "divides each teacher's predictions by their own mean over the public set, and hears two "
-    "random peers a step, of those who look at it."
+    "MHD is the paper's method, the most confident teacher, here of two random peers a step; "
+    "aligned MHD, the default, first divides each teacher's predictions by their own mean over the "
+    "public set, and hears those alone who look at it."
 )
 """Stands below tables that compare methods."""
