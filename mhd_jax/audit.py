@@ -305,7 +305,7 @@ def _message(
         if chosen.publishes_energy:
             yield PREDICTIONS, dtype, math.prod(lead) * heads
     if chosen.nu_emb:
-        width = parts.embedding_width or state_lib.embedding_width(model, experiment.image_shape)
+        width = parts.embedding_width or state_lib.embedding_width(model, experiment.sample)
         yield EMBEDDINGS, dtype, math.prod(lead) * width
 
 

@@ -58,7 +58,7 @@ def _add_data(config: ml_collections.ConfigDict) -> None:
     # TensorFlow data sets: the feature that names a sample's client; "" = none [a name]
     config.data.client_key = ""
     config.data.image_size = 0  # side in pixels that images are resized to; 0 = as stored
-    config.data.num_classes = 0  # the first so many classes only; 0 = all
+    config.data.num_classes = 0  # only so many classes, the first ones; 0 = all
     # share of the training set that becomes public, without labels [above 0, below 1]
     config.data.public_fraction = 0.1
     # data set that public images come from; "" = a fraction of the training set [as data.name]
@@ -105,8 +105,8 @@ def _add_clients(config: ml_collections.ConfigDict) -> None:
     # where clients that take no part in a step wait: on the devices, or in the memory of the host,
     # so that the devices hold those of one step alone
     config.clients.offload = "none"
-    # the first so many clients publish but never learn; what they know is in model.init_from [0 or
-    # more, below clients.num]
+    # so many clients, the first ones, publish but never learn; what they know is in
+    # model.init_from [0 or more, below clients.num]
     config.clients.frozen = 0
     config.model = ml_collections.ConfigDict()
     config.model.name = "mlp"  # the embedding network

@@ -539,20 +539,27 @@ class Ledger:
 
     def sent(self, step: int) -> float:
         """Bytes that all clients together have really sent in the first `step` steps."""
-        steps = np.arange(step)
-        total = self.once * len(self.predictions) if step else 0.0
-        if self.attendance is None:
-            total += float(self.predictions.sum()) * int(self.method.distils(steps).sum())
-        else:
-            whole = step // BLOCK
-            total += sum(map(self._published, range(whole)))
-            total += self._published_in(np.arange(whole * BLOCK, step))
-        if self.method.averaging is not None:
-            parameters = float(self.fedavg.sum()) * self.average_every
-            total += parameters * int(self.method.averaging.due(steps).sum())
-        return total
+        return self.published(step) + self._averaged(step)
 
-    def _published(self, block: int) -> float:
+    def published(self, step: int) -> float:
+        """Those of them that were not parameters."""
+        if not step:
+            return 0.0
+        once = self.once * len(self.predictions)
+        if self.attendance is None:
+            distilling = int(self.method.distils(np.arange(step)).sum())
+            return once + float(self.predictions.sum()) * distilling
+        whole = step // BLOCK
+        blocks = sum(map(self._published_block, range(whole)))
+        return once + blocks + self._published_in(np.arange(whole * BLOCK, step))
+
+    def _averaged(self, step: int) -> float:
+        if self.method.averaging is None:
+            return 0.0
+        due = int(self.method.averaging.due(np.arange(step)).sum())
+        return float(self.fedavg.sum()) * self.average_every * due
+
+    def _published_block(self, block: int) -> float:
         """Bytes published in `BLOCK` steps."""
         if block not in self._blocks:
             steps = np.arange(block * BLOCK, (block + 1) * BLOCK)

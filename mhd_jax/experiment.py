@@ -708,7 +708,8 @@ def _ledger(
     """What every client sends, in bytes."""
     chosen, predictions, parameters = parts.method.distillation, [], []
     for size, model in zip(parts.layout.groups, parts.models, strict=True):
-        parameters += [float(count_params(model, sample))] * size
+        variables = jax.tree.leaves(variable_shapes(model, sample))  # batch statistics travel along
+        parameters += [float(sum(leaf.size for leaf in variables))] * size
         sent = 0
         if chosen is not None:
             rows = config.data.public_batch_size // parts.visits.count

@@ -1,7 +1,7 @@
 # Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
 """Is distillation going well? What predictions on public images tell, and the warnings they raise.
 
-At every log point a fixed sample of the public set goes through all clients (`step.make_probe`),
+At every log point a fixed sample of the public set goes through all clients (`probe.make_probe`),
 beside training and without a trace in it. From what the heads say of it come five numbers: how
 spread out a head's predictions are, how often teachers agree, who teaches, who is not heard, and,
 where the public images happen to have labels, how often the chosen teacher is right. `Watch` turns
@@ -39,18 +39,24 @@ def top_class_share(log_probs: Float[Array, "K B H C"]) -> Float[Array, "K H"]:
     return named.mean(axis=1).max(axis=-1)
 
 
-def agreement(log_probs: Float[Array, "K B H C"]) -> Float[Array, " H"]:
+def agreement(
+    log_probs: Float[Array, "K B H C"], present: Bool[Array, " K"] | None = None
+) -> Float[Array, " H"]:
     """Chance that two different clients' heads of one rank name the same class of an image.
 
     1 for a single client. Source: pairwise agreement, as in the churn literature; from counts
     n_c of the clients that name class c it is sum_c n_c (n_c - 1) / (K (K - 1)).
+
+    Args:
+      log_probs: what they say.
+      present: whom to count; None for everybody.
     """
-    clients = log_probs.shape[0]
-    if clients == 1:
-        return jnp.ones(log_probs.shape[2])
-    count = jax.nn.one_hot(jnp.argmax(log_probs, axis=-1), log_probs.shape[-1]).sum(axis=0)
+    here = jnp.ones(len(log_probs), bool) if present is None else present
+    clients = here.sum()
+    named = jax.nn.one_hot(jnp.argmax(log_probs, axis=-1), log_probs.shape[-1])
+    count = jnp.einsum("k,kbhc->bhc", here.astype(named.dtype), named)
     pairs = (count * (count - 1)).sum(axis=-1)
-    return pairs.mean(axis=0) / (clients * (clients - 1))
+    return jnp.where(clients > 1, pairs.mean(axis=0) / jnp.maximum(clients * (clients - 1), 1), 1.0)
 
 
 def taught_shares(

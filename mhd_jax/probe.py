@@ -15,15 +15,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from mhd_jax import distill, health
+from mhd_jax.edges import NOBODY
 from mhd_jax.inputs import StepInputs
 from mhd_jax.parallel import CLIENTS, gather_clients, on_mesh
 from mhd_jax.schedule import exchange_specs
 from mhd_jax.seating import seat
 from mhd_jax.state import State, specs
-from mhd_jax.step.lessons import peers_of, screen
+from mhd_jax.step.lessons import peers_of, publishers, screen
 from mhd_jax.step.parts import StepParts, student_keys
 from mhd_jax.step.program import CPU_OPTIONS
 from mhd_jax.step.publishing import (
@@ -141,9 +142,9 @@ def _group_vitals(
     assert chosen is not None and published.scores is not None
     log_probs = jax.nn.log_softmax(student.scores)  # of log-probabilities: themselves
     peers = peers_of(parts, group, student, published, inputs)
-    candidates = screen(parts, peers)
+    candidates = screen(parts, peers, devices=1)  # each device has all of the samples
     rows, samples = log_probs.shape[:2]
-    keys = student_keys(parts, group, inputs, samples, seed, step)
+    keys = student_keys(parts, group, inputs, jnp.arange(samples), seed, step)
     choice = distill.choose(
         candidates, keys, rule=chosen.rule, confidence=chosen.confidence,
         on_logits=chosen.mixes_logits,
@@ -151,7 +152,7 @@ def _group_vitals(
     target = distill.targets(candidates, choice, lambda scores: scores)
     clients, ids = parts.places.num_clients, parts.roster.own(group)
     in_front = candidates.published.shape[0] - published.scores.shape[0]
-    agreement = health.agreement(published.scores)
+    agreement = health.agreement(published.scores, _present(parts, inputs, len(published.scores)))
     return Vitals(
         prediction_entropy=health.prediction_entropy(log_probs),
         top_class_share=health.top_class_share(log_probs),
@@ -160,6 +161,12 @@ def _group_vitals(
         ignored=health.ignored(peers, candidates, clients, ids, in_front),
         teacher_accuracy=jnp.where(labels[0] < 0, jnp.nan, health.teacher_accuracy(target, labels)),
     )
+
+
+def _present(parts: StepParts, inputs: StepInputs, count: int) -> Bool[Array, " N"]:
+    """Which of `count` published predictions are a client's: a place nobody takes has some too."""
+    ids = publishers(parts, inputs, count)
+    return jnp.ones(count, bool) if ids is None else ids != NOBODY
 
 
 def sample_of(indices: Int[np.ndarray, " P"]) -> Int[np.ndarray, " p"]:

@@ -271,6 +271,9 @@ class Summary(SeedResult):
         dtype=float,
     )  # fmt: skip
     bytes_sent: float = _field("float", "bytes", "Sent by all clients of one seed in the run.")
+    bytes_published: float = _field(
+        "float", "bytes", "Those of them that were not parameters.", default=0.0
+    )
     replicas: tuple[SeedResult, ...] = _field(
         "list of objects", "–", "One for each seed, the first included; only with several seeds.",
         dtype=SeedResult, default=(),

@@ -253,17 +253,17 @@ class Run:
 
     def _start(self) -> tuple[State, int]:
         """The newest checkpoint, or the initial state."""
-        layout = self.experiment.home
-        state = self.experiment.init_state()
-        restored = self.checkpoints.restore_latest(state_lib.abstract(state))
-        step = 0 if restored is None else restored[0]
+        experiment = self.experiment
+        restored = self.checkpoints.restore_latest(experiment.init_state(abstract=True))
         if self.leader:
-            self.directory.truncate_metrics(step if restored else -1)
-        if restored is not None:
-            logging.info("going on from step %d", step)
-        return (
-            (state, 0) if restored is None else (state_lib.refill(restored[1], state, layout), step)
-        )
+            self.directory.truncate_metrics(-1 if restored is None else restored[0])
+        if restored is None:
+            return experiment.init_state(), 0
+        step, state = restored
+        logging.info("going on from step %d", step)
+        if experiment.home.rows != experiment.home.groups:  # a checkpoint need not have these rows
+            state = state_lib.refill(state, experiment.init_state(), experiment.home)
+        return state, step
 
     def _seen_before(self) -> list[tuple[int, list[float]]]:
         """(step, accuracy of the last head of every seed) of evaluations before this start."""
@@ -423,6 +423,7 @@ def _stop_diverged(
     loss: np.ndarray, group: str, start: int, checkpoints: Checkpoints, names: Sequence[str]
 ) -> NoReturn:
     index, replica, client = np.argwhere(~np.isfinite(loss))[0].tolist()
+    checkpoints.discard_from(start + index)  # it holds the parameters that gave this loss
     kept, who = checkpoints.latest_step(), names[client] if names else client
     raise DivergedError(
         f"the loss of {group} {who} is {loss[index, replica, client]} at step {start + index}; "
@@ -517,6 +518,7 @@ def summarize(
         **seeds[0],
         bytes_per_step=experiment.ledger.record(),
         bytes_sent=experiment.ledger.sent(config.train.steps),
+        bytes_published=experiment.ledger.published(config.train.steps),
         replicas=tuple(SeedResult(**values) for values in seeds) if len(seeds) > 1 else (),
     )
 

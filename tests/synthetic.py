@@ -82,6 +82,7 @@ def _summary(
         "mesh": "4 x 1",
         "num_classes": classes,
         "bytes_sent": 64.0 * ((aux + 1) * classes + 64) * 4 * clients * 1500,
+        "bytes_published": 64.0 * ((aux + 1) * classes + 64) * 4 * clients * 1500,
         "num_params": [18_123] * clients,
         "steps": 1500,
         "steps_per_second": 341.2,

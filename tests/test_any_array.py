@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import mhd_jax
-from mhd_jax import api, estimate, federation
+from mhd_jax import api, audit, estimate, federation, rng
 from mhd_jax import experiment as experiment_lib
 from mhd_jax.data import augment, sources
 from mhd_jax.data.sources.arrays import as_samples
@@ -87,8 +87,15 @@ def test_ids_enter_a_network_as_they_are(pieces: None) -> None:
     ids = jnp.asarray(found.federations[0].source.test.images(np.arange(3)))
     assert prepare.test(ids).dtype == jnp.int32
     np.testing.assert_array_equal(prepare.test(ids), ids)
-    keys = augment.sample_keys(jax.random.key(0), jnp.arange(3))
+    keys = rng.each(jax.random.key(0), jnp.arange(3))
     np.testing.assert_array_equal(prepare.train(ids, keys, jnp.zeros((2, 0))), ids)
+
+
+def test_messages_about_ids_are_audited(pieces: None) -> None:
+    api.register("model.name", "bag", lambda settings: BagOfWords())
+    config = small.config(clients__num=2, model__name="bag", parallel__client_devices=2)
+    found = audit.audit(experiment_lib.build(config, (source("ids"), None)))
+    assert found.clean and found.findings
 
 
 def test_ids_train_and_are_predicted(run: mhd_jax.Run) -> None:

@@ -142,6 +142,11 @@ def test_a_run_is_restored_from_its_directory_alone(run: mhd_jax.Run, images: np
     np.testing.assert_array_equal(again.predict(images), run.predict(images))
 
 
+def test_a_home_directory_is_found(run: mhd_jax.Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(run.workdir.parent))
+    assert mhd_jax.Run.load(f"~/{run.workdir.name}").workdir == run.workdir
+
+
 def test_a_new_process_needs_the_object_again(run: mhd_jax.Run) -> None:
     registry = api.PIECES["head"]
     before = dict(registry._pieces)

@@ -155,6 +155,29 @@ def test_nan_reaches_nobody_else_and_is_reported_by_number(method: str) -> None:
     np.testing.assert_array_equal(reported[:, 0], np.tile([0, 0, 1, 0], (len(reported), 1)))
 
 
+def test_a_lie_about_vectors_leaves_predictions_as_they_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def about_embeddings(honest: jax.Array, view: attacks.View) -> jax.Array:
+        return -honest
+
+    pieces = {**ATTACKS._pieces, "vectors_only": Attack(vectors=about_embeddings)}
+    monkeypatch.setattr(ATTACKS, "_pieces", pieces)
+    common: dict[str, Any] = {
+        "distill__confidence": "energy", "distill__nu_emb": 0.0, "distill__rule": "most_confident",
+    }  # fmt: skip
+    with pytest.raises(ConfigError, match="with method mhd"):
+        small.build(**common, attack__name="vectors_only", attack__clients=(1,))
+    common["distill__nu_emb"] = 1e-9  # embeddings are published and hardly count
+    honest, _ = small.run(small.build(**common))
+    experiment = small.build(**common, attack__name="vectors_only", attack__clients=(1,))
+    lied, _ = small.run(experiment)
+    for theirs, ours in zip(
+        small.clients(experiment, honest), small.clients(experiment, lied), strict=True
+    ):
+        np.testing.assert_allclose(theirs, ours, atol=1e-5)
+
+
 def everything(honest: jax.Array, view: attacks.View) -> jax.Array:
     """The mean of all lies there are, so that one program holds every attack."""
     field = "predictions" if view.images is not None else "vectors"

@@ -281,6 +281,24 @@ def test_a_damaged_checkpoint_is_reported_and_the_one_before_is_used(
         assert_same_bits(again[1], make_state(3))
 
 
+def test_a_reader_of_a_run_under_way_changes_nothing(copy: Path) -> None:
+    truncate(copy / "3")
+    (copy / "4.orbax-checkpoint-tmp").mkdir()  # a save under way elsewhere
+    before = sorted(path.name for path in copy.iterdir())
+    with Checkpoints(copy, read_only=True) as checkpoints:
+        restored = checkpoints.restore_latest(abstract(make_state()))
+    assert restored is not None and restored[0] == 2
+    assert_same_bits(restored[1], make_state(2))
+    assert sorted(path.name for path in copy.iterdir()) == before
+
+
+def test_what_should_not_be_gone_on_from_is_deleted(copy: Path) -> None:
+    with Checkpoints(copy) as checkpoints:
+        checkpoints.discard_from(2)
+        assert checkpoints.latest_step() == 1
+    assert steps(copy) == ["1"]
+
+
 def test_goes_back_as_far_as_need_be(copy: Path) -> None:
     truncate(copy / "3")
     delete(copy / "2")

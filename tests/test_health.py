@@ -36,6 +36,14 @@ def test_the_largest_share_of_a_class_and_agreement_by_counting():
     np.testing.assert_allclose(health.agreement(jnp.asarray(log_probs())), agree, rtol=1e-5)
 
 
+def test_a_place_that_nobody_takes_agrees_with_nobody():
+    said = jnp.asarray(log_probs())
+    twice = jnp.concatenate([said, said[:1]])  # what stands in an empty place is a copy
+    found = health.agreement(twice, jnp.arange(K + 1) < K)
+    np.testing.assert_allclose(found, health.agreement(said), rtol=1e-6)
+    np.testing.assert_array_equal(health.agreement(said, jnp.arange(K) < 1), 1)
+
+
 def test_shares_of_the_lessons_add_up_to_one_for_whoever_learns():
     published = jnp.asarray(log_probs(), jnp.float32)
     allowed = np.array([[False, True, True, False], [True, False, False, False], [False] * 4])

@@ -92,6 +92,18 @@ def test_the_new_client_learns_what_the_others_know(joined: mhd_jax.Run) -> None
     assert np.isfinite(joined.summary.own_test_accuracy[-1]).all()
 
 
+def test_somebody_joins_clients_who_took_turns(run: mhd_jax.Run, tmp_path: Path) -> None:
+    few = {"clients__active": 0.7, "train__steps": 4, "train__log_every": 4,
+           "train__eval_every": 4, "train__checkpoint_every": 4}  # fmt: skip
+    train.train_and_evaluate(
+        small.config(**{**SETTINGS, **few}), tmp_path / "few", with_report=False
+    )
+    found = mhd_jax.join(
+        mhd_jax.Run.load(tmp_path / "few"), table(30, 30, (0,)), tmp_path / "joined", name="west"
+    )
+    assert tuple(found.summary.client_names) == (*NAMES, "west")
+
+
 def test_data_and_normalisation_are_the_runs(run: mhd_jax.Run, joined: mhd_jax.Run) -> None:
     np.testing.assert_array_equal(run.summary.normalization, joined.summary.normalization)
     histograms = (found.summary.label_histogram[: len(NAMES)] for found in (run, joined))

@@ -75,6 +75,15 @@ def test_every_way_of_teaching_can_be_looked_at(changes, plain):
             np.testing.assert_allclose(values[name], value, atol=1e-4, err_msg=name)
 
 
+def test_devices_that_share_a_batch_look_at_all_of_it():
+    """Screening tests how far more samples go together: counting them twice would change it."""
+    liar = {"attack__name": "random_class", "attack__clients": (2,), "distill__rule": "random"}
+    _, _, alone, _ = looked(**liar)
+    _, _, shared, _ = looked(**liar, parallel__client_devices=1, parallel__data_devices=2)
+    for name, value in alone.items():
+        np.testing.assert_allclose(shared[name], value, atol=1e-4, err_msg=name)
+
+
 def test_public_labels_reach_the_report_and_no_parameter(plain):
     """Other labels of the public set: another accuracy of teachers, the same bits of parameters."""
     experiment, initial, values, _ = plain

@@ -168,7 +168,15 @@ def test_a_signal_saves_and_the_same_command_goes_on(finished, tmp_path, monkeyp
     with pytest.raises(train.Interrupted, match="saved step 6|saved step 4"):
         train.train_and_evaluate(config_often, tmp_path, with_report=False)
     monkeypatch.setattr(train.Run, "_advance", advance)
+    asked, init = [], experiment_lib.Experiment.init_state
+
+    def only_shapes(self, abstract=False):
+        asked.append(abstract)
+        return init(self, abstract)
+
+    monkeypatch.setattr(experiment_lib.Experiment, "init_state", only_shapes)
     again = train.train_and_evaluate(config_often, tmp_path, with_report=False)
+    assert asked and all(asked)  # the state is in memory once
     np.testing.assert_allclose(again["shared_accuracy"], summary["shared_accuracy"], atol=0.01)
 
 
@@ -312,6 +320,11 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     with pytest.raises(DivergedError, match=r"the loss of client \d is (nan|inf) at step \d+"):
         train.train_and_evaluate(config, tmp_path)
     assert not (tmp_path / "summary.json").exists()
+    # Every checkpoint that is left can be gone on from.
+    experiment = experiment_lib.build(config)
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        found = checkpoints.restore_latest(experiment.init_state(abstract=True))
+    assert found is None or all(np.isfinite(x).all() for x in small.clients(experiment, found[1]))
 
 
 COMMAND = """

@@ -22,6 +22,7 @@ from jax import export as jax_export
 from jaxtyping import Array, Float, Shaped
 
 from mhd_jax.errors import ConfigError, WorkdirError
+from mhd_jax.files import absolute
 
 VERSION = 1
 """Of the folder's contents; a folder of another version is refused."""
@@ -85,17 +86,12 @@ def write(
     exported = jax_export.export(jax.jit(forward), platforms=PLATFORMS)(shapes, batch)
     folder.mkdir(parents=True, exist_ok=True)
     with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(_absolute(folder) / PARAMETERS, kept)
+        checkpointer.save(absolute(folder) / PARAMETERS, kept)
     (folder / FUNCTION).write_bytes(bytes(exported.serialize()))
     # Last: a folder with this file is complete.
     about = {"version": VERSION, **dataclasses.asdict(facts)}
     (folder / FACTS).write_text(json.dumps(about, indent=1))
     return folder
-
-
-def _absolute(folder: epath.Path) -> epath.Path:
-    """Orbax takes absolute paths only."""
-    return folder if "://" in str(folder) else folder.resolve()
 
 
 class ExportedClient:
@@ -167,6 +163,6 @@ def load_client(path: epath.PathLike) -> ExportedClient:
     place = functools.partial(jax.ShapeDtypeStruct, sharding=here)
     with ocp.StandardCheckpointer() as checkpointer:
         variables = checkpointer.restore(
-            _absolute(folder) / PARAMETERS, jax.tree.map(lambda x: place(x.shape, x.dtype), shapes)
+            absolute(folder) / PARAMETERS, jax.tree.map(lambda x: place(x.shape, x.dtype), shapes)
         )
     return ExportedClient(Facts(**about), variables, function)

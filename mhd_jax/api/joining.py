@@ -68,6 +68,7 @@ def join(
         "clients.models": (*trained, (made.model.name, 1)),
         "data.public_name": "", "data.num_classes": 0, "data.client_key": "",
         "graph.sequence": (), "graph.every": 0, "exchange.mode": "fresh",
+        "clients.active": 1.0, "clients.trace": "", "clients.offload": "none",
     })  # fmt: skip
     graph = np.zeros((num + 1, num + 1), bool)
     graph[num, _indices(run, peers)] = True

@@ -25,6 +25,7 @@ from mhd_jax.api.pieces import PIECES, use
 from mhd_jax.data.sources import is_ids
 from mhd_jax.errors import ConfigError, WorkdirError, suggest
 from mhd_jax.experiment import Experiment
+from mhd_jax.files import absolute
 from mhd_jax.reporting import charts
 from mhd_jax.reporting.graph_drawing import communication_graph
 from mhd_jax.reporting.terminal import final_table
@@ -67,7 +68,7 @@ class Run:
           WorkdirError: there is no run in this directory.
           ConfigError: its config has a setting that this version does not know.
         """
-        path = epath.Path(workdir) / "config.json"
+        path = absolute(workdir) / "config.json"
         if not path.exists():
             raise WorkdirError(f"{workdir}: has no config.json, so there is no run to load")
         config = config_lib.from_json(path.read_text())
@@ -340,8 +341,10 @@ def _list(shape: Sequence[int]) -> str:
 def _restore(experiment: Experiment, directory: Workdir) -> State:
     """The newest readable checkpoint."""
     strip = functools.partial(state_lib.strip, layout=experiment.home)
-    with Checkpoints(directory.checkpoints, strip=strip) as checkpoints:
-        found = checkpoints.restore_latest(experiment.init_state(abstract=True))
+    found = None
+    if directory.checkpoints.exists():
+        with Checkpoints(directory.checkpoints, strip=strip, read_only=True) as checkpoints:
+            found = checkpoints.restore_latest(experiment.init_state(abstract=True))
     if found is None:
         raise WorkdirError(f"{directory.path}: no checkpoint yet, so there are no trained clients")
     return found[1]

@@ -14,7 +14,7 @@ from typing import NoReturn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key, Shaped
+from jaxtyping import Array, Float, Key, Shaped
 
 from mhd_jax.errors import ConfigError
 from mhd_jax.registry import Registry
@@ -25,18 +25,6 @@ Augment = Callable[[Key[Array, ""], Shaped[Array, "..."]], Shaped[Array, "..."]]
 AUGMENTS: Registry[Augment] = Registry("data.augment")
 
 
-def sample_keys(key: Key[Array, ""], positions: Int[Array, " B"]) -> Key[Array, " B"]:
-    """One key per sample from the batch's key and each sample's position in the whole batch.
-
-    A device that holds rows 32 to 63 of a batch passes `jnp.arange(32, 64)`.
-
-    >>> keys = sample_keys(jax.random.key(0), jnp.arange(4))
-    >>> bool((keys[2:] == sample_keys(jax.random.key(0), jnp.arange(2, 4))).all())
-    True
-    """
-    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, positions)
-
-
 def augment(
     name: str, keys: Key[Array, " B"], images: Shaped[Array, "B H W C"]
 ) -> Shaped[Array, "B H W C"]:
@@ -44,14 +32,15 @@ def augment(
 
     Args:
       name: a name in `AUGMENTS`.
-      keys: one typed key per sample, see `sample_keys`.
+      keys: one typed key per sample, see `rng.each`.
       images: uint8, or float in 0..1.
 
     Raises:
       ConfigError: there is no such augmentation.
 
     >>> images = jnp.ones((2, 8, 8, 1))
-    >>> augment("flip", sample_keys(jax.random.key(0), jnp.arange(2)), images).shape
+    >>> from mhd_jax import rng
+    >>> augment("flip", rng.each(jax.random.key(0), jnp.arange(2)), images).shape
     (2, 8, 8, 1)
     """
     return jax.vmap(AUGMENTS.get(name))(keys, images)

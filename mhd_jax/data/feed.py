@@ -237,7 +237,7 @@ def _earlier(samples: Float[Array, "B ..."], distance: int) -> Float[Array, "B .
 
 def _keys(base: Array, client: Array | int, first: Array, size: int) -> Array:
     """One key per sample by its place in the whole batch, however devices share the batch."""
-    return augment.sample_keys(jax.random.fold_in(base, client), first + np.arange(size))
+    return rng.each(jax.random.fold_in(base, client), first + np.arange(size))
 
 
 class Resident:

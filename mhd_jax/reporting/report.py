@@ -276,14 +276,15 @@ def byte_rows(summary: Summary) -> list[dict[str, Any]]:
         "fedavg": ("FedAvg", f"all parameters every {average:,} steps"),
     }
     per_step = {key: summary.bytes_per_step[key] for key in what}
-    fedavg = per_step["fedavg"].sum()
+    run = {key: sent.sum() * summary.steps for key, sent in per_step.items()}
+    run["predictions"] = summary.bytes_published  # not all steps distil, nor all clients in them
     return [
         {
             "name": name,
             "when": when,
             "client": Spread.of(per_step[key][None]),
-            "run": per_step[key].sum() * summary.steps,
-            "ratio": per_step[key].sum() / fedavg if fedavg else None,
+            "run": run[key],
+            "ratio": run[key] / run["fedavg"] if run["fedavg"] else None,
         }
         for key, (name, when) in what.items()
     ]

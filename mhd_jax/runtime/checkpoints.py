@@ -61,6 +61,7 @@ class Checkpoints:
         *,
         keep: int = 3,
         strip: Callable[..., object] = lambda state: state,
+        read_only: bool = False,
     ) -> None:
         """Opens the directory, creating it, and clears what a crashed save left behind.
 
@@ -70,6 +71,7 @@ class Checkpoints:
             fall back to.
           strip: from a state to its shapes without rows that are only padding. A checkpoint is
             of the same state where these agree; rows beyond them are cut off, or zero.
+          read_only: change nothing, as the run may be under way elsewhere.
 
         Raises:
           ConfigError: `keep` is less than 1.
@@ -80,10 +82,12 @@ class Checkpoints:
         _quieten_orbax()
         self.directory = absolute(directory)
         self._strip = strip
+        self._read_only = read_only
         self._saving: int | None = None
         self._manifest: dict[str, Any] = {}
         with self._explained("could not open the checkpoints"):
-            self.directory.mkdir(parents=True, exist_ok=True)
+            if not read_only:
+                self.directory.mkdir(parents=True, exist_ok=True)
             self._manager = ocp.CheckpointManager(self.directory, options=self._options(keep))
 
     def save(self, step: int, state: object) -> None:
@@ -114,7 +118,8 @@ class Checkpoints:
         """Restores the newest checkpoint that can be read, going back as far as need be.
 
         Checkpoints newer than the one restored are moved aside, to `<step>.unreadable`, with a
-        warning that says why, so that the run can save those steps again.
+        warning that says why, so that the run can save those steps again; with `read_only` they
+        stay where they are.
 
         Args:
           abstract_state: the tree to restore, a `jax.ShapeDtypeStruct` with a sharding for every
@@ -132,7 +137,8 @@ class Checkpoints:
         for step in sorted(self._manager.all_steps(), reverse=True):
             problem, state = self._try_restore(step, abstract_state)
             if problem is None and state is not None:
-                self._set_aside(problems, restored=step)
+                if not self._read_only:
+                    self._set_aside(problems, restored=step)
                 return step, state
             problems[step] = problem or "it is empty"
         if problems:
@@ -142,6 +148,13 @@ class Checkpoints:
                 "changed; remove this directory to start over, or use another workdir"
             )
         return None
+
+    def discard_from(self, step: int) -> None:
+        """Deletes the checkpoints of `step` and later ones: a run should not go on from them."""
+        self.wait()
+        for later in [saved for saved in self._manager.all_steps() if saved >= step]:
+            with self._explained(f"could not delete step {later}"):
+                self._manager.delete(later)
 
     def latest_step(self) -> int | None:
         """The newest step saved or being saved, or None."""
@@ -168,7 +181,9 @@ class Checkpoints:
     def _options(self, keep: int) -> ocp.CheckpointManagerOptions:
         return ocp.CheckpointManagerOptions(
             preservation_policy=checkpoint_managers.LatestN(keep),
-            cleanup_tmp_directories=True,
+            cleanup_tmp_directories=not self._read_only,
+            read_only=self._read_only,
+            create=not self._read_only,
             lightweight_initialize=True,
             async_options=ocp.AsyncOptions(post_finalization_callback=self._write_manifest),
         )

@@ -14,6 +14,7 @@ from mhd_jax import distill
 from mhd_jax.edges import NOBODY, Edges
 from mhd_jax.inputs import StepInputs
 from mhd_jax.methods import Distillation
+from mhd_jax.parallel import DATA
 from mhd_jax.state import State
 from mhd_jax.step.parts import (
     Metrics,
@@ -126,9 +127,11 @@ def _distillation(
         if published.scores is None:
             heads.append(jnp.zeros((len(student.embeddings), 0)))
             continue
-        candidates = screen(parts, peers_of(parts, group, student, published, inputs))
+        peers = peers_of(parts, group, student, published, inputs)
+        candidates = screen(parts, peers, parts.layout.data_devices)
         taught = _taught(chosen, student)
-        samples = student.scores.shape[1]
+        count = student.scores.shape[1]
+        samples = jax.lax.axis_index(DATA) * count + jnp.arange(count)
         keys = student_keys(parts, group, inputs, samples, seed, state.step)
         heads.append(
             distill.head_losses(
@@ -186,24 +189,30 @@ def peers_of(
     return distill.candidates_along(
         scores, below, reads if chain and chosen.same_rank else None,
         student.scores.shape[2] - 1 if chain else 1, energy=energy, label_shares=shares,
-        ids=_publishers(parts, inputs, len(scores)), readable=readable, own=present,
+        ids=publishers(parts, inputs, len(scores)), readable=readable, own=present,
     )  # fmt: skip
 
 
-def screen(parts: StepParts, peers: distill.Candidates) -> distill.Candidates:
-    """The same, of whom students learn from those alone whom they hear."""
+def screen(parts: StepParts, peers: distill.Candidates, devices: int) -> distill.Candidates:
+    """The same, of whom students learn from those alone whom they hear.
+
+    Args:
+      parts: of the step.
+      peers: whom they may learn from.
+      devices: over which the samples are divided.
+    """
     chosen = parts.method.distillation
     assert chosen is not None
     if not chosen.screening:
         return peers
     hears = distill.heard(
         peers, chosen.screening, logits=chosen.mixes_logits,
-        across=functools.partial(mean_over_data, parts), devices=parts.layout.data_devices,
+        across=functools.partial(mean_over_data, parts), devices=devices,
     )  # fmt: skip
     return distill.screened(peers, hears)
 
 
-def _publishers(parts: StepParts, inputs: StepInputs, candidates: int) -> Int[Array, " N"] | None:
+def publishers(parts: StepParts, inputs: StepInputs, candidates: int) -> Int[Array, " N"] | None:
     """Where candidates would stand among all clients' if everybody took part; None if they do.
 
     Students in front keep their numbers, versions of a client stay together.

@@ -125,13 +125,25 @@ def network_keys(
 
 
 def student_keys(
-    parts: StepParts, group: int, inputs: StepInputs, num_samples: int, seed: Array, step: Array
+    parts: StepParts,
+    group: int,
+    inputs: StepInputs,
+    samples: Int[Array, " B"],
+    seed: Array,
+    step: Array,
 ) -> Array:
-    """Keys [k, B] for teacher rules that draw; the same however clients and batches are split."""
+    """Keys [k, B] for teacher rules that draw; the same however clients and batches are split.
+
+    Args:
+      parts: of the step.
+      group: of the students.
+      inputs: of the step.
+      samples: where the samples stand in the public batch.
+      seed: of the replica.
+      step: the step.
+    """
     base = rng.stream(seed, "teachers", step)
-    keys = _client_keys(parts, inputs, base)[group]
-    first = jax.lax.axis_index(DATA) * num_samples
-    return distill.sample_keys(keys, first + jnp.arange(num_samples))
+    return distill.sample_keys(_client_keys(parts, inputs, base)[group], samples)
 
 
 def mean_over_data(parts: StepParts, tree: PyTree) -> PyTree:

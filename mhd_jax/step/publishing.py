@@ -246,11 +246,11 @@ def _with_lies(
     """What liars say in the place of what they computed, as far as the encoding can carry it."""
     layout, key = parts.layout, rng.stream(seed, "attack", step)
     scores, energy = sent.scores, sent.energy
-    if scores is not None:
+    if scores is not None and liars.attack.predictions:
         told = liars.on_predictions(scores, layout.num_clients, public, key, step)
         carried = parts.encoding.decode(parts.encoding.encode(told), parts.num_classes)
         scores = liars.only_lies(carried, scores, layout.num_clients, step)
-    if energy is not None:
+    if energy is not None and liars.attack.predictions:
         boast = jnp.full_like(energy, ENERGY_OF_LIARS)
         energy = liars.only_lies(boast, energy, layout.num_clients, step)
     embeddings = []

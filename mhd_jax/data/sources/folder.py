@@ -11,6 +11,7 @@ from jaxtyping import Int, UInt8
 
 from mhd_jax import rng
 from mhd_jax.data.sources.interface import (
+    FEWEST,
     SOURCES,
     Shape,
     Silos,
@@ -149,9 +150,6 @@ def client_folders(root: epath.Path, split: str, shape: Shape) -> Source:
         silos=Silos(tuple(names), owners(train), make(own) if own else None, owners(own)),
         public=_pool(root / "public", target),
     )  # fmt: skip
-
-
-FEWEST = 2  # images of a client
 
 
 def _pool(directory: epath.Path, shape: Shape) -> Split | None:

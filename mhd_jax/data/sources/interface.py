@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import functools
 import io
 import math
 import os
@@ -29,6 +30,9 @@ Shape = tuple[int, ...]
 """Of one sample: height, width and channels of an image; (F,), (T,) or (T, F) of other arrays."""
 
 AS_STORED: Shape = (0, 0, 0)
+
+FEWEST = 2
+"""Samples of a client."""
 
 # Threads that decode images, and images that one decodes before it takes the next block. Decoding
 # leaves the interpreter's lock, reading headers does not: more threads would wait for each other.
@@ -156,7 +160,7 @@ class SubSplit(Split):
         self.image_shape, self.dtype = whole.image_shape, whole.dtype
         self._whole, self._indices = whole, np.asarray(indices)
 
-    @property
+    @functools.cached_property
     def labels(self) -> Int[np.ndarray, " N"]:
         """Labels of the samples that are left."""
         return self._whole.labels[self._indices]
@@ -177,7 +181,7 @@ class JoinedSplit(Split):
         self._parts = parts
         self._starts = np.cumsum([0, *map(len, parts)])
 
-    @property
+    @functools.cached_property
     def labels(self) -> Int[np.ndarray, " N"]:
         """Labels of all parts."""
         return np.concatenate([part.labels for part in self._parts])

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Int, Shaped
 
 from mhd_jax.data.sources.arrays import ArraySplit, Where, array_split, as_samples
 from mhd_jax.data.sources.interface import (
+    FEWEST,
     JoinedSplit,
     Silos,
     Source,
@@ -26,8 +27,6 @@ Pair = tuple[Shaped[np.ndarray, "N ..."], Int[np.ndarray, " N"]]
 
 Clients = Mapping[str, Pair] | Iterable[tuple[str, Pair]]
 """Samples and labels of every client, by name."""
-
-FEWEST = 2  # samples of a client
 
 
 def from_clients(
