@@ -7,10 +7,11 @@ import difflib
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import ml_collections
+import numpy as np
 
 from mhd_jax.errors import ConfigError, suggest
 
@@ -303,10 +304,19 @@ def update(config: ml_collections.ConfigDict, settings: Mapping[str, Any]) -> No
         node = config
         for part in path:
             node = node[part]
+        value = value.item() if isinstance(value, np.generic) else value
+        if value is None or isinstance(value, bool) is not isinstance(node[leaf], bool):
+            raise ConfigError(name, value, _like(node[leaf]))
         try:
             node[leaf] = value
         except TypeError as error:
-            raise ConfigError(name, value, f"a value like {node[leaf]!r}") from error
+            raise ConfigError(name, value, _like(node[leaf])) from error
+
+
+def _like(value: object) -> str:
+    """What a setting accepts, from the value that it has."""
+    kinds = {bool: "True or False", int: "a whole number", float: "a number", str: "a text"}
+    return f"{kinds.get(type(value), 'a value')} like {value!r}"
 
 
 def check_name(name: str, value: object, known: Iterable[str]) -> None:
@@ -367,21 +377,45 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 # --- Checks ---------------------------------------------------------------------------------------
 
-_AT_LEAST_ONE = (
-    "clients.num", "num_seeds", "train.steps", "train.log_every", "train.eval_every",
-    "train.checkpoint_every", "train.keep_checkpoints", "data.batch_size", "data.public_batch_size",
-    "exchange.every", "exchange.cache", "exchange.pool_size", "exchange.refresh_steps",
-    "average.every", "rounds.private_steps", "rounds.public_steps",
-)  # fmt: skip
-_NOT_NEGATIVE = (
-    "seed", "heads.aux", "model.width", "data.image_size", "data.num_classes", "data.workers",
-    "clients.frozen", "exchange.embedding_width", "attack.start",
-    "distill.nu_emb", "distill.nu_aux", "distill.nu_main",
-    "optimizer.warmup_steps", "optimizer.momentum",
-    "optimizer.weight_decay", "optimizer.clip_norm", "train.steps_per_call",
-    "parallel.client_devices", "parallel.data_devices", "privacy.noise_multiplier",
-    "privacy.clip_norm", "privacy.delta",
-)  # fmt: skip
+_Check = tuple[Callable[[Any], bool], str]
+"""What a value has to pass, and in words."""
+
+
+def _checks(check: _Check, *names: str) -> dict[str, _Check]:
+    return dict.fromkeys(names, check)
+
+
+_RANGES: dict[str, _Check] = {
+    **_checks(
+        ((lambda x: x >= 1), "at least 1"),
+        "clients.num", "num_seeds", "train.steps", "train.log_every", "train.eval_every",
+        "train.checkpoint_every", "train.keep_checkpoints", "data.batch_size",
+        "data.public_batch_size", "exchange.every", "exchange.cache", "exchange.pool_size",
+        "exchange.refresh_steps", "average.every", "rounds.private_steps", "rounds.public_steps",
+    ),
+    **_checks(
+        ((lambda x: x >= 0), "0 or more"),
+        "seed", "heads.aux", "model.width", "data.image_size", "data.num_classes", "data.workers",
+        "clients.frozen", "exchange.embedding_width", "attack.start", "distill.nu_emb",
+        "distill.nu_aux", "distill.nu_main", "optimizer.warmup_steps", "optimizer.weight_decay",
+        "optimizer.clip_norm", "train.steps_per_call", "parallel.client_devices",
+        "parallel.data_devices", "privacy.noise_multiplier", "privacy.clip_norm",
+    ),
+    **_checks(((lambda x: x > 0), "above 0"), "optimizer.learning_rate", "distill.temperature"),
+    **_checks(
+        ((lambda x: 0 <= x < 1), "in [0, 1)"),
+        "optimizer.momentum", "distill.alignment_momentum", "privacy.delta",
+    ),
+    **_checks(
+        ((lambda x: x >= 0 or x == -1), "0 or more, or -1 for the method's own"),
+        "distill.alignment", "distill.screening",
+    ),
+    "distill.fade_in": ((lambda x: 0 <= x <= 1), "a fraction of the run, 0 to 1"),
+    "distill.mixup": ((lambda x: 0 <= x <= 0.5), "0 to 0.5"),
+    "average.trim": ((lambda x: 0 <= x < 0.5), "0 or more, below 0.5"),
+    "data.public_fraction": ((lambda x: 0 < x < 1), "inside (0, 1)"),
+}  # fmt: skip
+
 _ONE_OF = {
     "clients.offload": ("none", "host"),
     "data.feed": ("auto", "resident", "streaming"),
@@ -390,6 +424,8 @@ _ONE_OF = {
     "optimizer.schedule": ("constant", "cosine", "linear"),
     "parallel.distributed": ("auto", "on", "off"),
 }
+
+_MAY_BE_INFINITE = ("partition.skew", "privacy.clip_norm")
 
 
 def validate(config: ml_collections.ConfigDict) -> None:
@@ -400,50 +436,36 @@ def validate(config: ml_collections.ConfigDict) -> None:
     """
     flat = flatten(config)
     for name, value in flat.items():
-        if isinstance(value, float) and math.isnan(value):
-            raise ConfigError(name, value, "a number")
-    for name in _AT_LEAST_ONE:
-        if flat[name] < 1:
-            raise ConfigError(name, flat[name], "at least 1")
-    for name in _NOT_NEGATIVE:
-        if flat[name] < 0:
-            raise ConfigError(name, flat[name], "0 or more")
-    for name, accepted in _ONE_OF.items():
-        if flat[name] not in accepted:
-            raise ConfigError(name, flat[name], suggest(str(flat[name]), accepted))
+        if isinstance(value, float) and not math.isfinite(value):
+            if name not in _MAY_BE_INFINITE:
+                raise ConfigError(name, value, "a finite number")
+            if math.isnan(value):
+                raise ConfigError(name, value, "a number")
+    for name, (holds, accepted) in _RANGES.items():
+        if not holds(flat[name]):
+            raise ConfigError(name, flat[name], accepted)
+    for name, known in _ONE_OF.items():
+        if flat[name] not in known:
+            raise ConfigError(name, flat[name], suggest(str(flat[name]), known))
     if flat["seed"] + flat["num_seeds"] > 2**32:
-        raise ConfigError("seed", flat["seed"], f"below 2**32 - {flat['num_seeds']}")
-    if flat["optimizer.learning_rate"] <= 0:
-        raise ConfigError("optimizer.learning_rate", flat["optimizer.learning_rate"], "above 0")
-    if flat["distill.temperature"] <= 0:
-        raise ConfigError("distill.temperature", flat["distill.temperature"], "above 0")
-    if not 0 <= flat["distill.fade_in"] <= 1:
-        raise ConfigError(
-            "distill.fade_in", flat["distill.fade_in"], "a fraction of the run, 0 to 1"
-        )
-    if not 0 <= flat["distill.alignment_momentum"] < 1:
-        raise ConfigError(
-            "distill.alignment_momentum", flat["distill.alignment_momentum"], "in [0, 1)"
-        )
-    if not 0 <= flat["average.trim"] < 0.5:
-        raise ConfigError("average.trim", flat["average.trim"], "0 or more, below 0.5")
-    for name in ("distill.alignment", "distill.screening"):
-        if flat[name] < 0 and flat[name] != -1:
-            raise ConfigError(name, flat[name], "0 or more, or -1 for the method's own")
-    if not 0 <= flat["distill.mixup"] <= 0.5:
-        raise ConfigError("distill.mixup", flat["distill.mixup"], "0 to 0.5")
-    if not flat["privacy.delta"] < 1:
-        raise ConfigError("privacy.delta", flat["privacy.delta"], "in [0, 1)")
-    if math.isinf(flat["privacy.noise_multiplier"]):
-        raise ConfigError("privacy.noise_multiplier", math.inf, "a finite number")
-    if not flat["optimizer.momentum"] < 1:
-        raise ConfigError("optimizer.momentum", flat["optimizer.momentum"], "in [0, 1)")
-    if not 0 < flat["data.public_fraction"] < 1:
-        raise ConfigError("data.public_fraction", flat["data.public_fraction"], "inside (0, 1)")
+        raise ConfigError("seed", flat["seed"], f"at most 2**32 - {flat['num_seeds']}")
+    _check_frequencies(flat["distill.class_frequencies"])
     for level in flat["bytes_to"]:
-        if isinstance(level, bool) or not isinstance(level, int | float) or not 0 < level <= 1:
+        if not _is_number(level) or not 0 < level <= 1:
             raise ConfigError("bytes_to", flat["bytes_to"], "shared accuracies above 0, at most 1")
     client_models(config)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _check_frequencies(frequencies: Sequence[Any]) -> None:
+    """Raises unless they are none, or numbers of which one at least is above 0."""
+    numbers = [value for value in frequencies if _is_number(value) and value >= 0]
+    if frequencies and (len(numbers) < len(frequencies) or not any(numbers)):
+        accepted = "finite numbers of 0 or more, not all of them 0"
+        raise ConfigError("distill.class_frequencies", tuple(frequencies), accepted)
 
 
 def client_models(config: ml_collections.ConfigDict) -> tuple[tuple[str, int], ...]:

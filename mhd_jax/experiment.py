@@ -6,7 +6,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -275,6 +275,7 @@ def build(
     who = roster.attendances
     readers = exchange.make_readers(config, method, topologies, seeds, horizon, who)
     attackers = _attackers(config, method)
+    weights = method.when(np.arange(min(config.train.steps, LONGEST_PERIOD)))
     sent_anew = method.distillation is not None and visits.count == 1 and attackers is None
     routes = _routes(topologies, readers, roster) if sent_anew else None
     parts = StepParts(
@@ -290,7 +291,8 @@ def build(
         steps_per_call=steps_per_call,
         convolutional=convolutional,
         embedding_width=_embedding_width(config, method, built, sample),
-        pauses=_pauses(config, method, convolutional),
+        pauses=method.distillation is not None and bool((weights[:, 1] == 0).any()),
+        rests=bool((weights[:, 0] == 0).any()),
         frozen=sum(offset < config.clients.frozen for offset in roster.layout.offsets),
         visits=visits,
         routes=routes,
@@ -369,12 +371,10 @@ def _check_alignment(
     chosen = method.distillation
     if chosen is None or not chosen.alignment or not chosen.nu_pred:
         return
-    frequencies = np.asarray(chosen.class_frequencies, float)
-    if frequencies.size and (frequencies.shape != (num_classes,) or frequencies.min() < 0):
-        raise ConfigError(
-            "distill.class_frequencies", chosen.class_frequencies,
-            f"one number of at least 0 for each of {num_classes} classes",
-        )  # fmt: skip
+    frequencies = chosen.class_frequencies
+    if frequencies and len(frequencies) != num_classes:
+        accepted = f"one number of at least 0 for each of {num_classes} classes"
+        raise ConfigError("distill.class_frequencies", frequencies, accepted)
     if config.exchange.encoding == "top_k":
         logging.warning(
             "distill.alignment = %g with exchange.encoding = top_k: the encoding has lost the "
@@ -662,36 +662,19 @@ def _wants_baseline(config: ml_collections.ConfigDict, method: methods.Method) -
 
 
 def _steps_per_call(config: ml_collections.ConfigDict, convolutional: bool, feed: Feed) -> int:
-    """Steps per dispatch: what was asked for, 1 where loops are slow or images streamed, or 50.
+    """Steps per dispatch: what was asked for, 1 where images are streamed, or 50.
 
-    1 as well where the host brings the clients of every step.
+    1 as well where the host brings the clients of every step, and for convolutions on a CPU: plain
+    ones (`flax.linen.Conv`) are up to a fifth slower in a loop there.
     """
     asked, train = config.train.steps_per_call, config.train
     if config.clients.offload == "host":
         return 1
     if not asked:
         streamed = not isinstance(feed, Resident)  # 50 steps of images would fill the memory
-        asked = 1 if _nesting_is_slow(convolutional) or streamed else STEPS_PER_CALL
+        slow = convolutional and jax.default_backend() == "cpu"
+        asked = 1 if slow or streamed else STEPS_PER_CALL
     return min(asked, train.steps, train.log_every, train.eval_every, train.checkpoint_every)
-
-
-def _nesting_is_slow(convolutional: bool) -> bool:
-    """Whether steps are slow inside a loop or branch: those with convolutions are, on CPU.
-
-    There the gradient of one inside a loop runs outside the fast library and is some 30 times
-    slower than the same one in straight-line code.
-    """
-    return convolutional and jax.default_backend() == "cpu"
-
-
-def _pauses(
-    config: ml_collections.ConfigDict, method: methods.Method, convolutional: bool
-) -> Literal["nothing", "all", "exchange"]:
-    """See `StepParts.pauses`."""
-    steps = np.arange(min(config.train.steps, LONGEST_PERIOD))
-    if method.distillation is None or method.distils(steps).all():
-        return "nothing"
-    return "exchange" if _nesting_is_slow(convolutional) else "all"
 
 
 def has_convolutions(model: models.MultiHeadClassifier, sample: Sample) -> bool:

@@ -8,7 +8,7 @@ A method is a value, `Method`, that the one training step reads; adding one adds
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import ml_collections
 import numpy as np
@@ -148,7 +148,6 @@ class EveryStep:
     """Private loss and distillation in every step; distillation fades in over `warmup_steps`."""
 
     warmup_steps: int = 0
-    rests: ClassVar[bool] = False  # neither weight is ever 0, so that the step need not look
 
     def __call__(self, steps: np.ndarray) -> Float[np.ndarray, "n 2"]:
         """Weights 1 and min(1, (step + 1) / (warmup_steps + 1))."""
@@ -179,7 +178,6 @@ class Rounds:
 
     private_steps: int
     public_steps: int
-    rests: ClassVar[bool] = True
 
     @property
     def length(self) -> int:

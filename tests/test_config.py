@@ -38,7 +38,14 @@ def test_defaults_are_valid_and_locked():
         ("data.batch_size", 0, "at least 1"),
         ("heads.aux", -1, "0 or more"),
         ("distill.nu_aux", -0.5, "0 or more"),
-        ("distill.nu_emb", math.nan, "a number"),
+        ("distill.nu_emb", math.nan, "a finite number"),
+        ("distill.alignment", math.inf, "a finite number"),
+        ("distill.screening", math.inf, "a finite number"),
+        ("optimizer.weight_decay", math.inf, "a finite number"),
+        ("partition.skew", math.nan, "a number"),
+        ("distill.class_frequencies", (math.nan, 1.0), "finite numbers of 0 or more"),
+        ("distill.class_frequencies", (0.0, 0.0), "not all of them 0"),
+        ("distill.class_frequencies", ("a", "b"), "finite numbers of 0 or more"),
         ("distill.temperature", 0.0, "above 0"),
         ("optimizer.learning_rate", 0.0, "above 0"),
         ("optimizer.name", "sdg", "did you mean 'sgd'"),
@@ -53,7 +60,7 @@ def test_defaults_are_valid_and_locked():
         ("exchange.refresh_steps", 0, "at least 1"),
         ("train.steps", 0, "at least 1"),
         ("seed", -1, "0 or more"),
-        ("seed", 2**32, "below"),
+        ("seed", 2**32, "at most 2**32 - 1"),
     ],
 )
 def test_bad_values_name_setting_value_and_what_is_accepted(setting, value, expected):
@@ -71,8 +78,23 @@ def test_mistyped_names_suggest_the_nearest():
 
 
 def test_a_value_of_another_type_is_refused():
-    with pytest.raises(ConfigError, match=r"graph\.name = 3: expected a value like 'complete'"):
-        config_lib.update(config_lib.default_config(), {"graph.name": 3})
+    for setting, value, expected in (
+        ("graph.name", 3, "a text like 'complete'"),
+        ("heads.aux", None, "a whole number like 4"),
+        ("clients.num", 4.5, "a whole number like 8"),
+        ("seed", True, "a whole number like 0"),
+        ("isolated_baseline", 1, "True or False like True"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            config_lib.update(config_lib.default_config(), {setting: value})
+        assert str(caught.value) == f"{setting} = {value!r}: expected {expected}"
+
+
+def test_numbers_of_numpy_are_numbers():
+    config = config_lib.default_config()
+    config_lib.update(config, {"clients.num": np.int64(4), "data.public_fraction": np.float32(0.5)})
+    assert (config.clients.num, config.data.public_fraction) == (4, 0.5)
+    assert type(config.clients.num) is int
 
 
 def test_cohorts_in_client_order():

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from mhd_jax import distill, edges, exchange, graph, methods
 from mhd_jax.errors import ConfigError
-from mhd_jax.step import lessons, program
+from mhd_jax.step import program
 from tests import reference, small
 
 # --- Encodings ------------------------------------------------------------------------------------
@@ -333,55 +333,40 @@ def test_the_last_head_travels_only_where_heads_of_one_rank_teach():
     assert methods.Distillation(wiring="main").published_heads(1) == 1
 
 
-def _with_pauses(experiment, pauses):
-    """The same run with another way to leave out what is not distilled."""
-    return dataclasses.replace(
-        experiment, parts=dataclasses.replace(experiment.parts, pauses=pauses)
-    )
-
-
 ROUNDS = {"method": "fedmd", "rounds__private_steps": 1, "rounds__public_steps": 2}
 
 
 @pytest.mark.parametrize(
-    ("changes", "pauses"),
+    "changes",
     [
-        ({"distill__confidence": "energy"}, "nothing"),
+        {"distill__confidence": "energy"},
         pytest.param(
             {"exchange__mode": "stale", "exchange__pool_size": 2},
-            "nothing",
             marks=pytest.mark.slow,  # the losses of stale reading are tested below
         ),
-        pytest.param(ROUNDS, "all", marks=pytest.mark.slow),  # as the next, with less paused
-        (ROUNDS, "exchange"),
+        ROUNDS,
     ],
-    ids=["mhd", "stale", "rounds", "rounds whose exchange alone pauses"],
+    ids=["mhd", "stale", "rounds"],
 )
-def test_training_is_the_same_to_the_bit_where_everything_is_published(
-    changes, pauses, monkeypatch
-):
+def test_training_is_the_same_to_the_bit_where_everything_is_published(changes, monkeypatch):
     """All heads in every step, against those that somebody reads in the steps that distil.
 
     Both programs have the same branches: two that are laid out otherwise round differently.
     """
-    made = small.build(isolated_baseline=False, exchange__refresh_steps=2, **changes)
-    assert made.parts.pauses == ("all" if changes is ROUNDS else "nothing")
-    experiment = _with_pauses(made, pauses)
+    experiment = small.build(isolated_baseline=False, exchange__refresh_steps=2, **changes)
+    assert experiment.parts.pauses == experiment.parts.rests == (changes is ROUNDS)
     expected = small.clients(experiment, small.run(experiment, calls=2)[0])
     monkeypatch.setattr(methods.Distillation, "published_heads", lambda self, heads: heads)
-    for module in (program, lessons):
-        monkeypatch.setattr(module, "distils", lambda inputs: inputs.weights[1] >= 0)
+    monkeypatch.setattr(program, "distils", lambda inputs: inputs.weights[1] >= 0)
     loud = small.build(isolated_baseline=False, exchange__refresh_steps=2, **changes)
-    loud = _with_pauses(loud, pauses)
     found = small.clients(loud, small.run(loud, calls=2)[0])
     for ours, theirs in zip(found, expected, strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_convolutions_stay_out_of_branches_and_the_same_bytes_move():
-    seldom = {"exchange__every": 2, "parallel__client_devices": 2}
-    assert small.build(model__name="cnn", **seldom).parts.pauses == "exchange"
-    experiment = _with_pauses(small.build(**seldom), "exchange")
+def test_the_same_bytes_move_where_only_some_steps_distil():
+    experiment = small.build(exchange__every=2, parallel__client_devices=2)
+    assert experiment.parts.pauses and not experiment.parts.rests
     assert _gathered_bytes(experiment) == experiment.ledger.predictions.sum()
 
 

@@ -182,12 +182,9 @@ def test_every_nth_step_distils_with_the_weight_it_has_anyway():
     np.testing.assert_array_equal(methods.build(config).when(np.arange(4, 10)), weights[4:])
 
 
-@pytest.mark.parametrize("pauses", ["all", "exchange"])
-def test_steps_between_learn_from_private_data_alone(pauses):
+def test_steps_between_learn_from_private_data_alone():
     """Their objective is the private loss, and no moving average of predictions moves."""
     experiment = small.build(exchange__every=2, train__log_every=1, isolated_baseline=False)
-    parts = dataclasses.replace(experiment.parts, pauses=pauses)
-    experiment = dataclasses.replace(experiment, parts=parts)
     for step, (before, metrics, after) in enumerate(small.walk(experiment, 4)):
         distils = step % 2 == 0
         moved = not np.array_equal(before.marginals, after.marginals)

@@ -20,7 +20,6 @@ from mhd_jax.step.parts import (
     Metrics,
     PyTree,
     StepParts,
-    distils,
     mean_over_data,
     own_messages,
     student_keys,
@@ -84,12 +83,18 @@ def distillation_gradients(
 
 def trunk_metrics(private: tuple[PyTree, ...], lessons: tuple[PyTree, ...]) -> Metrics:
     """What both gradients do to the trunk, the embedding network, of every client, [k] each."""
-    found = [
-        jax.vmap(distill.trunk_gradients)(ours["model"]["network"], theirs["model"]["network"])
-        for ours, theirs in zip(private, lessons, strict=True)
-    ]
+    found = [_trunk_gradients(*both) for both in zip(private, lessons, strict=True)]
     names = distill.TrunkGradients._fields
     return {name: tuple(getattr(norms, name) for norms in found) for name in names}
+
+
+def _trunk_gradients(private: PyTree, lessons: PyTree) -> distill.TrunkGradients:
+    """Of the clients of one group; zeros where the network has no parameters."""
+    trunks = [tree["model"].get("network", {}) for tree in (private, lessons)]
+    if jax.tree.leaves(trunks):
+        return jax.vmap(distill.trunk_gradients)(*trunks)
+    nothing = jnp.zeros(len(jax.tree.leaves(private)[0]))
+    return distill.TrunkGradients(*[nothing] * len(distill.TrunkGradients._fields))
 
 
 def _distillation(
@@ -111,7 +116,7 @@ def _distillation(
         )
         for model, tree, learners in zip(parts.models, params, state.clients, strict=True)
     )
-    published, memory = read_published(parts, state, own, pooled, public, seed, distils(inputs))
+    published, memory = read_published(parts, state, own, pooled, public, seed)
     embedding_losses, heads, unreadable = [], [], []
     for group, student in enumerate(own):
         unreadable.append(_unreadable(parts, group, published))

@@ -4,9 +4,8 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +27,6 @@ from mhd_jax.routes import Routes
 PyTree = Any
 Metrics = dict[str, tuple[Array, ...]]  # per group
 T = TypeVar("T")
-Pauses = Literal["nothing", "all", "exchange"]
 Load = Callable[[PyTree, StepInputs, Array, Array], Batch]
 
 
@@ -48,8 +46,8 @@ class StepParts:
       replicas: R.
       steps_per_call: most steps one call can do; 1 means no loop in the program at all.
       convolutional: whether a network has convolutions.
-      pauses: what a step in which distillation has no weight leaves out: "nothing", as there is
-        none in the run; "all" of distillation; or "exchange" alone, where code in a branch is slow.
+      pauses: some steps of the run have no distillation, and leave it out.
+      rests: some have no private training, and leave that out.
       embedding_width: numbers in which an embedding travels; 0 for all it has.
       frozen: groups, the first ones, whose clients publish but never learn.
       visits: how often what was sent of a public sample is read.
@@ -70,7 +68,8 @@ class StepParts:
     replicas: int
     steps_per_call: int
     convolutional: bool = False
-    pauses: Pauses = "nothing"
+    pauses: bool = False
+    rests: bool = False
     embedding_width: int = 0
     frozen: int = 0
     visits: Visits = Visits()
@@ -159,19 +158,16 @@ def distils(inputs: StepInputs) -> Bool[Array, ""]:
     return distils
 
 
-def where_due(
-    pauses: Pauses, due: Bool[Array, ""] | bool, compute: Callable[[], T], **kept: object
-) -> T:
+def where_due(pauses: bool, due: Bool[Array, ""], compute: Callable[[], T], **kept: object) -> T:
     """`compute()`; in steps where it is not due, zeros in its place.
 
     Args:
-      pauses: "nothing" if it is due in every step; "all" if nothing is computed where it is not;
-        "exchange" if it is computed all the same, as code in a branch is slow there.
+      pauses: whether there are such steps; if not, there is no branch either.
       due: whether this step needs it.
       compute: gradients and what comes with them.
       **kept: fields that are not zeros then.
     """
-    if pauses == "nothing":
+    if not pauses:
         return compute()
 
     def rest() -> T:
@@ -179,7 +175,4 @@ def where_due(
         made: T = zeros._replace(**kept) if kept else zeros
         return made
 
-    if pauses == "all":
-        return jax.lax.cond(due, compute, rest)
-    chosen: T = jax.tree.map(functools.partial(jnp.where, due), compute(), rest())
-    return chosen
+    return jax.lax.cond(due, compute, rest)

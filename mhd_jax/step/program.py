@@ -163,7 +163,7 @@ def _one_system(
     keys, weight = network_keys(parts, inputs, seed, state.step), inputs.weights[0]
     noise = functools.partial(noise_keys, parts, inputs, seed, state.step)
     private = where_due(
-        "all" if getattr(parts.method.when, "rests", True) else "nothing",
+        parts.rests,
         weight > 0,
         lambda: private_gradients(
             parts, parts.models, state.clients, batch, weight, keys, noise("privacy")

@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from mhd_jax import distill, rng
 from mhd_jax.attacks import Attackers
@@ -21,7 +21,7 @@ from mhd_jax.exchange import from_wire, projection, to_wire
 from mhd_jax.methods import Distillation
 from mhd_jax.parallel import gather_clients
 from mhd_jax.state import Learners, State
-from mhd_jax.step.parts import Pauses, PyTree, StepParts, mean_over_data, where_due
+from mhd_jax.step.parts import PyTree, StepParts, mean_over_data
 
 ENERGY_OF_LIARS = 4.0  # standard deviations: more than honest ones reach
 
@@ -115,7 +115,6 @@ def read_published(
     pooled: tuple[Predictions, ...],
     public: Array,
     seed: Array,
-    distils: Bool[Array, ""] | bool = True,
 ) -> tuple[Published, Memory]:
     """Publishes (the snapshots where there are any) and aligns; with it what is remembered.
 
@@ -128,8 +127,7 @@ def read_published(
     if cache:
         due = functools.partial(_due, parts.visits, state.step)
         shown, public = jax.tree.map(due, shown), due(public[None])[0]
-    alone: Pauses = "all" if parts.pauses == "exchange" else "nothing"
-    sent = where_due(alone, distils, lambda: publish(parts, chosen, shown))
+    sent = publish(parts, chosen, shown)
     if parts.attackers is not None:
         sent = _with_lies(parts, parts.attackers, sent, public, seed, state.step)
     if cache:
