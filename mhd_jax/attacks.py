@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from mhd_jax import rng
-from mhd_jax.errors import ConfigError, suggest
+from mhd_jax.errors import ConfigError, of_piece, suggest
 from mhd_jax.registry import Registry
 
 CERTAIN = 0.999
@@ -270,10 +270,12 @@ class Attackers:
     def _told(self, lie: Lie | None, honest: Array, view: View, step: Int[Array, ""]) -> Array:
         if lie is None or not view.liars.any():
             return honest
-        told = lie(honest, view)
+        called = getattr(lie, "__name__", "?")
+        with of_piece("attack.name", called, "a lie (honest, view)"):
+            told = jnp.asarray(lie(honest, view))
         if told.shape != honest.shape:
             accepted = f"a lie of the shape of what it stands for, {honest.shape}, not {told.shape}"
-            raise ConfigError("attack.name", getattr(lie, "__name__", "?"), accepted)
+            raise ConfigError("attack.name", called, accepted)
         lies = self._lies(view.clients, honest.ndim, step)
         return jnp.where(lies, told.astype(honest.dtype), honest)
 

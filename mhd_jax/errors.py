@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 
 class ConfigError(ValueError):
@@ -20,6 +21,25 @@ class ConfigError(ValueError):
         self.value = value
         self.accepted = accepted
         super().__init__(f"{setting} = {value!r}: expected {accepted}")
+
+
+@contextlib.contextmanager
+def of_piece(setting: str, value: object, accepted: str) -> Iterator[None]:
+    """Whatever goes wrong in the code of a piece becomes a `ConfigError` that names its setting.
+
+    >>> with of_piece("graph.name", "mine", "a graph"):
+    ...     None + 1
+    Traceback (most recent call last):
+    mhd_jax.errors.ConfigError: graph.name = 'mine': expected a graph (TypeError: unsupported
+    operand type(s) for +: 'NoneType' and 'int')
+    """
+    try:
+        yield
+    except (ConfigError, MemoryError):
+        raise
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+        raise ConfigError(setting, value, f"{accepted} ({reason})") from error
 
 
 class WorkdirError(RuntimeError):

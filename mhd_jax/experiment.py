@@ -40,7 +40,7 @@ from mhd_jax.data.feed import (
     Resident,
     device_memory,
 )
-from mhd_jax.errors import ConfigError
+from mhd_jax.errors import ConfigError, of_piece
 from mhd_jax.evaluator import Evaluator
 from mhd_jax.inputs import Sample, network_input
 from mhd_jax.models import bridge
@@ -635,17 +635,10 @@ def _check_networks(built: Sequence[models.MultiHeadClassifier], sample: Sample)
         with variables that a state does not keep.
     """
     for model in built:
-        try:
+        shape = network_input(sample).shape[1:]
+        accepted = f"a network for samples of shape {shape}"
+        with of_piece("model.name", bridge.label(model.network), accepted):
             kinds = set(variable_shapes(model, sample))
-        except (TypeError, ValueError, IndexError) as error:
-            if isinstance(error, ConfigError):
-                raise
-            shape = network_input(sample).shape[1:]
-            reason = str(error).partition("\n")[0]
-            raise ConfigError(
-                "model.name", bridge.label(model.network),
-                f"a network for samples of shape {shape} ({reason})",
-            ) from error  # fmt: skip
         other = kinds - set(VARIABLES)
         if other:
             raise ConfigError(

@@ -98,6 +98,22 @@ def test_messages_about_ids_are_audited(pieces: None) -> None:
     assert found.clean and found.findings
 
 
+class AsItIs(nn.Module):
+    """No network: embeddings that somebody else has computed."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        return x
+
+
+def test_a_network_may_have_no_parameters(pieces: None) -> None:
+    api.register("model.name", "as_it_is", AsItIs)
+    config = small.config(clients__num=2, model__name="as_it_is", isolated_baseline=False)
+    experiment = experiment_lib.build(config, (source("table"), None))
+    _, metrics = small.run(experiment)
+    assert np.isfinite(metrics["loss"]).all() and not metrics["distillation_gradient"].any()
+
+
 def test_ids_train_and_are_predicted(run: mhd_jax.Run) -> None:
     assert np.isfinite(run.records[-2]["loss"]).all()
     ids = samples("ids", 20)

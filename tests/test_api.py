@@ -19,6 +19,7 @@ import pytest
 import mhd_jax
 from mhd_jax import api, train
 from mhd_jax import experiment as experiment_lib
+from mhd_jax.data.sources import Source
 from mhd_jax.errors import ConfigError, WorkdirError
 from tests import small
 
@@ -101,6 +102,19 @@ def test_predictions_are_those_of_the_trained_clients(run: mhd_jax.Run) -> None:
     hits = probabilities.argmax(axis=-1) == source.test.labels[None, :, None]
     by_class = [hits[:, source.test.labels == label].mean(axis=1) for label in range(C)]
     np.testing.assert_allclose(np.mean(by_class, axis=0), run.summary["shared_accuracy"])
+
+
+@pytest.mark.parametrize(
+    ("samples", "said"),
+    [
+        (np.zeros((0, 8, 8, 1), np.uint8), "at least 1"),
+        (np.zeros((2, 8, 8, 1), np.int64), "uint8 or floating point"),
+        (np.full((2, 8, 8, 1), np.nan), "finite numbers"),
+    ],
+)
+def test_samples_that_cannot_be_predicted(run: mhd_jax.Run, samples: np.ndarray, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        run.predict(samples)
 
 
 def test_images_of_another_shape_are_refused(run: mhd_jax.Run) -> None:
@@ -212,6 +226,25 @@ def test_pieces_of_this_package_keep_their_names() -> None:
         mhd_jax.register("head.name", "mine", ScaledHead)
     mhd_jax.register("heads.name", "mine", ScaledHead)
     mhd_jax.register("heads.name", "mine", type("Newer", (ScaledHead,), {}))  # a cell run again
+
+
+@pytest.mark.usefixtures("pieces")
+def test_other_data_of_the_same_name_are_no_resumption(tmp_path: Path) -> None:
+    def source(shift: int) -> Source:
+        array = (np.arange(720, dtype=np.uint8).reshape(90, 8) + shift, np.arange(90) % 3)
+        return mhd_jax.from_arrays("mine", array, array)
+
+    settings = {"train.steps": 2, "isolated_baseline": False, "clients.num": 2}
+    run = mhd_jax.fit(settings, tmp_path / "run", source=source(0))
+    before = run.summary.shared_accuracy
+    np.testing.assert_array_equal(
+        mhd_jax.fit(settings, tmp_path / "run", source=source(0)).summary.shared_accuracy, before
+    )
+    for finished in (True, False):
+        with pytest.raises(WorkdirError, match="other data of the same name, mine"):
+            mhd_jax.fit(settings, tmp_path / "run", source=source(3))
+        if finished:
+            (tmp_path / "run" / "summary.json").unlink()
 
 
 @pytest.mark.usefixtures("pieces")

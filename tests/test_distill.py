@@ -767,3 +767,48 @@ def test_memory_of_all_pairs_would_be_noticed() -> None:
     )
     assert temporary_over_published("max_prob", False, predict=all_pairs_prediction_loss) > 2.0
     assert temporary_over_published("max_prob", False, embed=all_pairs_embedding_loss) > 2.0
+
+
+# --- Rules of one's own ---------------------------------------------------------------------------
+
+
+def nobody(given: distill.Candidates, certainty: jax.Array, keys: jax.Array) -> jax.Array:
+    return jnp.full((2, *certainty.shape), jnp.nan)
+
+
+def the_last_of_many(given: distill.Candidates, certainty: jax.Array, keys: jax.Array) -> jax.Array:
+    return jnp.full((2, *certainty.shape[1:]), 999)
+
+
+def everybody_in_full(
+    given: distill.Candidates, certainty: jax.Array, keys: jax.Array
+) -> jax.Array:
+    return jnp.ones((2, *certainty.shape))
+
+
+def forgets_to_return(given: distill.Candidates, certainty: jax.Array, keys: jax.Array) -> None:
+    return None
+
+
+def looks(given: distill.Candidates, certainty: jax.Array, keys: jax.Array) -> jax.Array:
+    return jnp.zeros((2, *certainty.shape[1:]), int) if certainty[0, 0, 0] > 0 else keys
+
+
+@pytest.mark.parametrize(
+    ("rule", "said"),
+    [
+        (nobody, "weights of the candidates that add up to 1, not nan"),
+        (the_last_of_many, "indices of candidates, 0 to 2, not 999"),
+        (everybody_in_full, "add up to 1, not 3"),
+        (forgets_to_return, "a rule .candidates, certainty .N, B, m., keys .k, B.. .*None"),
+        (looks, "a rule .* .TracerBoolConversionError"),
+    ],
+)
+def test_a_rule_of_ones_own_is_tried_on_numbers(
+    rule: Any, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(distill.RULES, "_pieces", {**distill.RULES._pieces, "mine": rule})
+    with pytest.raises(ConfigError, match=rf"^distill\.rule = 'mine': expected .*{said}"):
+        distill.check_pieces(
+            rule="mine", confidence="max_prob", loss="cross_entropy", num_classes=5
+        )

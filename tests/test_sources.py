@@ -495,7 +495,7 @@ def test_constant_images_are_refused_and_a_constant_channel_is_told(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     images = np.full((5, 2, 2, 2), 7, np.uint8)
-    with pytest.raises(ConfigError, match="data.name.*all their values are the same number"):
+    with pytest.raises(ConfigError, match="data.public_fraction = '5 public samples'.*that differ"):
         lib.measured_statistics(_split(images), np.arange(5))
     images[0, 0, 0, 0] = 9
     with caplog.at_level("WARNING", logger="absl"):
@@ -597,3 +597,26 @@ def test_prepared_datasets(
     small = lib.source(config(name=name, dir=str(tfds_dir), image_size=16)).train.images(indices)
     assert small.shape == (len(indices), 16, 16, 3)
     np.testing.assert_allclose(small.mean((1, 2, 3)), images.mean((1, 2, 3)), atol=3)
+
+
+def test_arrays_that_are_no_data_set_are_refused() -> None:
+    labels = np.arange(6) % 2
+    table = (np.ones((6, 3)), labels)
+    for name, train, said in (
+        (3, table, "what data.name calls"),
+        ("x", (np.ones((6, 0)), labels), "at least one sample"),
+        ("x", (np.ones((6, 3)), 0 * labels), "at least 2 classes"),
+        ("x", (np.full((6, 3), 1e300), labels), "6 of 6 rows have NaN, inf or more than float32"),
+    ):
+        test = (train[0], train[1]) if said.startswith("at least 2") else table
+        with pytest.raises(ConfigError, match=said):
+            lib.from_arrays(name, train, test)
+
+
+def test_a_data_set_is_known_again_by_its_contents() -> None:
+    def made(change: int = 0, relabel: int = 0) -> str:
+        table = np.arange(60.0).reshape(20, 3) + change
+        labels = (np.arange(20) + relabel) % 2
+        return lib.fingerprint(lib.from_arrays("x", (table, labels), (table, labels)))
+
+    assert made() == made() and len({made(), made(1), made(0, 1)}) == 3

@@ -16,7 +16,9 @@ from mhd_jax import config as config_lib
 from mhd_jax import train, weights
 from mhd_jax.api.pieces import Piece, use
 from mhd_jax.api.run import Run
+from mhd_jax.data import sources
 from mhd_jax.data.sources import Source
+from mhd_jax.runtime.workdir import Workdir
 from mhd_jax.weights import Given
 
 
@@ -89,6 +91,8 @@ def fit(
     temporary = workdir is None
     path = tempfile.mkdtemp(prefix="mhd_jax_") if workdir is None else workdir
     try:
+        if isinstance(source, Source) and (directory := Workdir(path)).finished():
+            directory.claim(made, sources.fingerprint(sources.source(made.data)))
         train.train_and_evaluate(made, path)
     except BaseException:
         if temporary:

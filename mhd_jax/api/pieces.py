@@ -16,7 +16,7 @@ from mhd_jax.attacks import ATTACKS
 from mhd_jax.data.partition import BY_KEY, PARTITIONS
 from mhd_jax.data.sources import SOURCES, Source
 from mhd_jax.distill import CONFIDENCES, RULES
-from mhd_jax.errors import ConfigError, suggest
+from mhd_jax.errors import ConfigError, of_piece, suggest
 from mhd_jax.evaluate import METRICS
 from mhd_jax.exchange import ENCODINGS
 from mhd_jax.graph import GRAPHS
@@ -109,7 +109,8 @@ def use(config: ml_collections.ConfigDict, pieces: Mapping[str, object]) -> None
 
 def _use_matrix(config: ml_collections.ConfigDict, matrix: object) -> None:
     """A matrix stands in the config itself, as rows of 0 and 1."""
-    array = np.asarray(matrix)
+    with of_piece("graph", matrix, "a matrix [K, K], or a function"):
+        array = np.asarray(matrix)
     rows = array.astype(int) if array.dtype == bool else array
     config.graph.name = "matrix"
     with config.graph.ignore_type():

@@ -286,10 +286,16 @@ class _Restored:
     def predict(self, images: np.ndarray, replica: int) -> np.ndarray:
         """See `Run.predict`."""
         shape = self.experiment.image_shape
-        if images.shape[1:] != shape:
-            raise ConfigError("images", f"an array of shape {images.shape}", f"[N, {_list(shape)}]")
+        if not len(images) or images.shape[1:] != shape:
+            accepted = f"[N, {_list(shape)}], N at least 1"
+            raise ConfigError("images", f"an array of shape {images.shape}", accepted)
+        given = f"an array of {images.dtype}"
         if self._ids and images.dtype.kind not in "iu":
-            raise ConfigError("images", f"an array of {images.dtype}", "ids, which are integers")
+            raise ConfigError("images", given, "ids, which are integers")
+        if not self._ids and not (images.dtype == np.uint8 or images.dtype.kind == "f"):
+            raise ConfigError("images", given, "uint8 or floating point")
+        if not np.isfinite(images).all():
+            raise ConfigError("images", given, "finite numbers, but some are NaN or inf")
         parts = []
         for size, forward, group in zip(
             self.experiment.layout.groups, self._predict, self.state.clients, strict=True
@@ -297,7 +303,7 @@ class _Restored:
             chosen = jax.tree.map(lambda x, size=size: x[replica, :size], group.snapshot)
             chunks = [
                 np.asarray(forward(chosen, jnp.asarray(images[start : start + CHUNK]), replica))
-                for start in range(0, max(len(images), 1), CHUNK)
+                for start in range(0, len(images), CHUNK)
             ]
             parts.append(np.concatenate(chunks, axis=1))
         return np.concatenate(parts)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mhd_jax.errors import ConfigError
+from mhd_jax.errors import ConfigError, of_piece
 from mhd_jax.registry import Registry
 
 
@@ -88,7 +88,9 @@ def batch_mean(values: Float[Array, "*K B H"]) -> Float[Array, "*K 1 H"]:
 
 def confidence_of(name: str, log_probs: Float[Array, "K B H C"]) -> Float[Array, "K B H"]:
     """The named confidence of every prediction; `ConfigError` for another shape."""
-    value = jnp.asarray(CONFIDENCES.get(name)(log_probs))
+    confidence = CONFIDENCES.get(name)
+    with of_piece("distill.confidence", name, "a function of log-probabilities [K, B, H, C]"):
+        value = jnp.asarray(confidence(log_probs))
     if value.shape != log_probs.shape[:-1]:
         accepted = f"confidences of shape [K, B, H] = {log_probs.shape[:-1]}, not {value.shape}"
         raise ConfigError("distill.confidence", name, accepted)

@@ -8,12 +8,13 @@ from typing import Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Key
 
 from mhd_jax.distill.candidates import Candidates, Teachers
 from mhd_jax.distill.confidence import ENERGY
-from mhd_jax.distill.rules import choose, sharpen, targets
+from mhd_jax.distill.rules import RULES, Target, choose, sharpen, targets
 from mhd_jax.errors import ConfigError
 from mhd_jax.registry import Registry
 
@@ -114,7 +115,7 @@ def head_losses(
 def check_pieces(
     *, rule: str, confidence: str, loss: str, num_classes: int, label_shares: bool = False
 ) -> None:
-    """Calls the named pieces on shapes alone (k = 2 students, K = 3, B = 5, m = 4).
+    """Calls the named pieces on shapes (k = 2 students, K = 3, B = 5, m = 4), own rules on numbers.
 
     Args:
       rule: a name in `RULES`.
@@ -125,7 +126,7 @@ def check_pieces(
 
     Raises:
       ConfigError: an unknown name, a rule that needs what clients do not publish, or a result of
-        another shape than the contract says.
+        another shape, or other values, than the contract says.
     """
     students, teachers, samples, ranks = 2, 3, 5, 4
     student = jax.ShapeDtypeStruct((students, samples, ranks, num_classes), jnp.float32)
@@ -145,6 +146,36 @@ def check_pieces(
     found = jax.eval_shape(losses, student, scores, allowed, keys).shape
     if found != (students, ranks):
         raise ConfigError("distill.loss", loss, "losses of shape [k, B, m]")
+    if not RULES.get(rule).__module__.startswith(__name__.partition(".")[0] + "."):
+        _check_values(rule, confidence, num_classes, label_shares)
+
+
+def _check_values(rule: str, confidence: str, num_classes: int, label_shares: bool) -> None:
+    """Calls a rule on numbers: 2 students, of whom the first may learn from two of 3 clients.
+
+    Raises:
+      ConfigError: an index of no candidate, or weights that are not shares.
+    """
+    keys = jax.random.split(jax.random.key(0), (2, 5))
+    scores = jax.nn.log_softmax(2 * jax.random.normal(jax.random.key(1), (3, 5, 4, num_classes)))
+    allowed = jnp.array([[False, True, True], [False, False, False]])
+    candidates = Candidates(
+        scores, allowed, 4, scores[..., 0] if confidence == ENERGY else None,
+        jnp.exp(scores[:, 0, 0]) if label_shares else None, own=scores[:2],
+    )  # fmt: skip
+    choice = choose(candidates, keys, rule=rule, confidence=confidence)
+    if isinstance(choice, Target):
+        return
+    found, accepted = np.asarray(choice), ""
+    if np.issubdtype(found.dtype, np.integer):
+        known = candidates.published.shape[0]
+        if not ((found[0] >= 0) & (found[0] < known)).all():
+            accepted = f"indices of candidates, 0 to {known - 1}, not {found[0].max()}"
+    elif not (np.isfinite(found[0]).all() and np.allclose(found[0].sum(axis=0), 1, atol=1e-3)):
+        total = found[0].sum(axis=0).ravel()[0]
+        accepted = f"weights of the candidates that add up to 1, not {total:g}"
+    if accepted:
+        raise ConfigError("distill.rule", rule, accepted)
 
 
 def _taught_mean(

@@ -14,7 +14,7 @@ from mhd_jax.distill.candidates import Candidates, most_confident, random_candid
 from mhd_jax.distill.confidence import ENERGY, confidence_of, neg_entropy
 from mhd_jax.distill.messages import blank
 from mhd_jax.edges import NOBODY, over_columns
-from mhd_jax.errors import ConfigError
+from mhd_jax.errors import ConfigError, of_piece
 from mhd_jax.registry import Registry
 
 
@@ -289,7 +289,10 @@ def _choice(
     name: str, candidates: Candidates, certainty: Float[Array, "N B m"], keys: Key[Array, "k B"]
 ) -> Choice:
     """What the named rule makes of the candidates; `ConfigError` for another shape or type."""
-    made = RULES.get(name)(candidates, certainty, keys)
+    rule = RULES.get(name)
+    with of_piece("distill.rule", name, "a rule (candidates, certainty [N, B, m], keys [k, B])"):
+        made = rule(candidates, certainty, keys)
+        made = made if isinstance(made, Target) else jnp.asarray(made)
     students, (num, *rest) = len(candidates.allowed), certainty.shape
     if isinstance(made, Target):
         shape = (students, *rest, candidates.published.shape[-1])
@@ -300,7 +303,7 @@ def _choice(
             )
             raise ConfigError("distill.rule", name, accepted)
         return made
-    choice = jnp.asarray(made)
+    choice: Array = made
     index, weights = (students, *rest), (students, num, *rest)
     is_index = jnp.issubdtype(choice.dtype, jnp.integer) and choice.shape == index
     is_weights = jnp.issubdtype(choice.dtype, jnp.floating) and choice.shape == weights

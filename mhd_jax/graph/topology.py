@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 
 from mhd_jax.config import default_config
 from mhd_jax.edges import NOBODY, to_lists, to_mask
-from mhd_jax.errors import ConfigError, suggest
+from mhd_jax.errors import ConfigError, of_piece, suggest
 from mhd_jax.graph.catalogue import FIXED, GRAPHS, Adjacency, check_adjacency, given
 from mhd_jax.graph.facts import listed
 from mhd_jax.rng import generator
@@ -229,13 +229,16 @@ def _source(
     @functools.lru_cache(maxsize=PERIODS_CACHED)
     def draw(step: int) -> Adjacency:
         if called:
-            matrix = piece(step)
+            with of_piece("graph.name", name, "a function of the step"):
+                matrix = piece(step)
             own = "a function" if name == "matrix" else name
             setting = "graph.matrix" if name == "matrix" else "graph.name"
             value = f"{own}, at step {step}"
             adjacency = check_adjacency(matrix, num_clients, setting=setting, value=value)
         else:
-            matrix = GRAPHS.get(name)(num_clients, generator(seed, "graph", step), **settings)
+            accepted = "a graph (num_clients, rng, **settings), which takes every graph setting"
+            with of_piece("graph.name", name, accepted):
+                matrix = GRAPHS.get(name)(num_clients, generator(seed, "graph", step), **settings)
             adjacency = check_adjacency(matrix, num_clients, setting="graph.name", value=name)
         adjacency.flags.writeable = False
         return adjacency

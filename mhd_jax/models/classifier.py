@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from mhd_jax.errors import ConfigError, suggest
+from mhd_jax.errors import ConfigError, of_piece, suggest
 from mhd_jax.models.bridge import label
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -103,7 +103,9 @@ class MultiHeadClassifier(nn.Module):
         Raises:
           ConfigError: the network or the head returns another shape than its contract says.
         """
-        embedding = self.network(x, train=train)
+        accepted = f"a network for samples of shape {x.shape[1:]}"
+        with of_piece("model.name", label(self.network), accepted):
+            embedding = jnp.asarray(self.network(x, train=train))
         if embedding.ndim != 2 or embedding.shape[0] != x.shape[0]:
             raise ConfigError(
                 "model.name",
@@ -111,8 +113,10 @@ class MultiHeadClassifier(nn.Module):
                 f"embeddings of shape [B, D] with B = {x.shape[0]}, not {embedding.shape}",
             )
         embedding = embedding.astype(jnp.float32)
-        logits = self.head(embedding, train=train)
         expected = (x.shape[0], self.num_heads, self.num_classes)
+        accepted = f"a head of embeddings {embedding.shape}, called with train as well"
+        with of_piece("heads.name", type(self.head).__name__, accepted):
+            logits = jnp.asarray(self.head(embedding, train=train))
         if logits.shape != expected:
             raise ConfigError(
                 "heads.name",

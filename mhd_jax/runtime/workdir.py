@@ -79,6 +79,7 @@ class Workdir:
         self.figures = self.path / "figures"
         self.report = self.path / "report.html"
         self._config = self.path / "config.json"
+        self._data = self.path / "data.sha256"
         self._metrics = self.path / "metrics.jsonl"
         self._summary = self.path / "summary.json"
         with self._explained("cannot be used as workdir"):
@@ -87,15 +88,31 @@ class Workdir:
             probe.write_text("")
             probe.unlink()
 
-    def claim(self, config: ml_collections.ConfigDict) -> None:
+    def claim(self, config: ml_collections.ConfigDict, data: str = "") -> None:
         """Makes this the directory of the run with `config`, or checks that it is.
 
         Settings in `FREE_SETTINGS` may differ; `config.json` keeps the first run's.
 
+        Args:
+          config: of the run.
+          data: by which its data are known again; "" where they have not been read.
+
         Raises:
           WorkdirError: the directory holds a run with other settings (each is named with both
-            values), or files of a run whose config cannot be read.
+            values) or other data, or files of a run whose config cannot be read.
         """
+        self._claim_settings(config)
+        if not data:
+            return
+        if not self._data.exists():
+            self._write(self._data, data + "\n")
+        elif self._data.read_text().strip() != data:
+            raise WorkdirError(
+                f"{self.path}: holds a run on other data of the same name, {config.data.name}. "
+                "Use another workdir, or these data"
+            )
+
+    def _claim_settings(self, config: ml_collections.ConfigDict) -> None:
         wanted = json.loads(to_json(config))
         if not self._config.exists():
             self._check_unclaimed()

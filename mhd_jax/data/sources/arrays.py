@@ -184,8 +184,12 @@ def from_arrays(
     >>> mine.num_classes, mine.image_shape
     (3, (8, 8, 1))
     """
+    if not isinstance(name, str):
+        raise ConfigError("name", name, "what data.name calls the data set")
     known, held_out = (array_split(("data.name", name), *pair) for pair in (train, test))
     classes = max(int(known.labels.max()), int(held_out.labels.max())) + 1
+    if max(classes, len(class_names)) < 2:
+        raise ConfigError("data.name", name, "at least 2 classes, not 1")
     names = tuple(class_names) or tuple(map(str, range(classes)))
     silos = None
     if len(clients):
@@ -236,7 +240,7 @@ def as_samples(where: Where, samples: np.ndarray) -> Shaped[np.ndarray, "N ..."]
         below 0 or beyond 32 bits.
     """
     samples = np.asarray(samples)
-    if samples.ndim < 2 or not len(samples):
+    if samples.ndim < 2 or not samples.size:
         accepted = "at least one sample, in an array of shape [N, F], [N, T], [N, T, F], [N, H, W]"
         raise ConfigError(*where, f"{accepted} or [N, H, W, C], not {samples.shape}")
     if samples.dtype == np.uint8:
@@ -248,15 +252,19 @@ def as_samples(where: Where, samples: np.ndarray) -> Shaped[np.ndarray, "N ..."]
         return samples.astype(np.int32)
     if samples.dtype.kind not in "fb":
         raise ConfigError(*where, f"samples that are numbers, not {samples.dtype}")
-    return _finite(where, samples.astype(np.float32))
+    _finite(where, samples)
+    with np.errstate(over="ignore"):
+        return _finite(where, samples.astype(np.float32), "NaN, inf or more than float32 holds")
 
 
-def _finite(where: Where, samples: Float[np.ndarray, "N ..."]) -> Float[np.ndarray, "N ..."]:
+def _finite(
+    where: Where, samples: Float[np.ndarray, "N ..."], found: str = "NaN or inf"
+) -> Float[np.ndarray, "N ..."]:
     """The samples, unless a number is not finite or those of images not in 0..1."""
     rows = np.flatnonzero(~np.isfinite(samples.reshape(len(samples), -1)).all(axis=1))
     if len(rows):
         listed = ", ".join(map(str, rows[:MOST_ROWS])) + ", ..." * (len(rows) > MOST_ROWS)
-        count = f"{len(rows)} of {len(samples)} rows have NaN or inf"
+        count = f"{len(rows)} of {len(samples)} rows have {found}"
         raise ConfigError(*where, f"finite numbers, but {count} (rows {listed})")
     if samples.ndim == 4 and not (samples.min() >= 0 and samples.max() <= 1):
         accepted = f"floating-point images in 0..1, not {samples.min():g}..{samples.max():g}"

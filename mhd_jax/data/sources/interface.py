@@ -10,6 +10,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import functools
+import hashlib
 import io
 import math
 import os
@@ -33,6 +34,9 @@ AS_STORED: Shape = (0, 0, 0)
 
 FEWEST = 2
 """Samples of a client."""
+
+COMPARED = 256
+"""Samples by which a data set is known again."""
 
 # Threads that decode images, and images that one decodes before it takes the next block. Decoding
 # leaves the interpreter's lock, reading headers does not: more threads would wait for each other.
@@ -151,6 +155,23 @@ class Source:
     def image_shape(self) -> Shape:
         """Shape of every sample."""
         return self.train.image_shape
+
+
+def fingerprint(source: Source) -> str:
+    """What tells one data set from another of the same name: 16 hexadecimal digits.
+
+    Of all labels, and of up to `COMPARED` samples of every split, evenly spread.
+    """
+    found = hashlib.sha256()
+    own = source.silos.test if source.silos else None
+    for split in (source.train, source.test, source.public, own):
+        if split is None:
+            continue
+        found.update(f"{len(split)} {split.image_shape} {split.dtype}".encode())
+        found.update(np.ascontiguousarray(split.labels, np.int32).tobytes())
+        few = np.arange(0, len(split), -(-len(split) // COMPARED))
+        found.update(np.ascontiguousarray(split.images(few)).tobytes())
+    return found.hexdigest()[:16]
 
 
 class SubSplit(Split):
@@ -338,8 +359,8 @@ def measured_statistics(
     mean, std = pixels.mean(axis=0), pixels.std(axis=0)
     std = np.where(np.ptp(pixels, axis=0) > 0, std, 0.0)  # not what is left of rounding
     if not std.any():
-        accepted = "public samples that differ: all their values are the same number"
-        raise ConfigError("data.name", f"a mean of {mean.round(3).tolist()}", accepted)
+        accepted = "public samples that differ, to normalise by; take more of them"
+        raise ConfigError("data.public_fraction", f"{len(images)} public samples", accepted)
     if not std.all():
         dead = np.flatnonzero(std == 0).tolist()
         logging.warning("channels %s of the public samples are constant: not scaled", dead)
