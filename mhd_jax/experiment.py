@@ -269,6 +269,7 @@ def build(
     baseline = _models(config, source.num_classes, 1) if _wants_baseline(config, method) else ()
     encoding = exchange.make_encoding(config, method, source.num_classes)
     _check_alignment(config, method, source.num_classes)
+    _warn_of_idle_settings(config, method)
     convolutional = any(has_convolutions(model, sample) for model in built)
     steps_per_call = _steps_per_call(config, convolutional, feed)
     horizon = config.train.steps + steps_per_call  # the last call is planned to its full length
@@ -381,10 +382,30 @@ def _check_alignment(
             "small probabilities that alignment compares; much of its effect is lost",
             chosen.alignment,
         )
-    if config.distill.fade_in == 1:
-        logging.warning(
-            "distill.fade_in = 1: distillation reaches its full weight at the last step only"
-        )
+
+
+def _warn_of_idle_settings(config: ml_collections.ConfigDict, method: methods.Method) -> None:
+    """Says which settings have no effect, or hardly any, in a run of this length."""
+    steps, distils = config.train.steps, method.distillation is not None
+    idle = {
+        "distill.fade_in": (
+            distils and config.distill.fade_in == 1,
+            "distillation reaches its full weight at the last step only",
+        ),
+        "graph.drop": (distils and config.graph.drop == 1, "no message ever arrives"),
+        "exchange.every": (
+            distils and steps > 1 and config.exchange.every >= steps,
+            f"of {steps:,} steps only the first distils",
+        ),
+        "attack.start": (
+            config.attack.name != attacks.NONE and config.attack.start >= steps,
+            f"in {steps:,} steps nobody lies",
+        ),
+    }
+    values = config_lib.flatten(config)
+    for name, (holds, what) in idle.items():
+        if holds:
+            logging.warning("%s = %s: %s", name, values[name], what)
 
 
 def _with_drawn_peers(

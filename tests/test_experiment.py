@@ -146,3 +146,21 @@ def test_a_public_data_set_that_is_not_there_is_named(tmp_path):
 def test_teachers_of_whom_nothing_is_kept_are_drawn(changes: dict, drawn: int) -> None:
     experiment = small.build(**{"graph__peers_per_step": -1, **changes})
     assert experiment.schedule.topologies[0].peers_per_step == drawn
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"distill__fade_in": 1.0}, "distill.fade_in = 1.0: distillation reaches"),
+        ({"graph__drop": 1.0}, "graph.drop = 1.0: no message ever arrives"),
+        ({"exchange__every": 6}, "exchange.every = 6: of 6 steps only the first distils"),
+        ({"attack__name": "noise", "attack__clients": (1,), "attack__start": 6}, "nobody lies"),
+    ],
+)
+def test_settings_without_effect_are_told(changes, said, caplog):
+    with caplog.at_level("WARNING", logger="absl"):
+        small.build(train__steps=6, **changes)
+    assert said in caplog.text
+    caplog.clear()
+    small.build(train__steps=6)
+    assert not caplog.records

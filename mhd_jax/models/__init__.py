@@ -20,7 +20,7 @@ from typing import Any
 import flax.linen as nn
 from flax import nnx
 
-from mhd_jax.errors import ConfigError, suggest
+from mhd_jax.errors import ConfigError, of_piece, suggest
 from mhd_jax.models import bridge, cnn, mlp, resnet, vit
 from mhd_jax.models.classifier import EmbeddingFactory, ModelSettings, MultiHeadClassifier
 from mhd_jax.models.heads import HEADS
@@ -120,10 +120,8 @@ def _made(setting: str, name: object, takes: str, make: Callable[[], Any]) -> nn
       ConfigError: it does not take the arguments, or makes something else.
     """
     wanted = f"what takes {takes} and makes a module of Flax"
-    try:
+    with of_piece(setting, name, wanted):
         module = make()
-    except TypeError as error:
-        raise ConfigError(setting, name, f"{wanted} ({error})") from error
     if not isinstance(module, nn.Module):
         raise ConfigError(setting, name, f"{wanted}, not {type(module).__name__}")
     return module
