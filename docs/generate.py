@@ -144,7 +144,7 @@ def choices() -> dict[str, list[str]]:
             if isinstance(piece, Registry):
                 names = found.setdefault(piece.setting, [])
                 names += [name for name in piece._pieces if name not in names]
-    for setting, names in config_lib._ONE_OF.items():
+    for setting, names in config_lib.ONE_OF.items():
         found[setting] = list(names)
     found["model.norm"] = list(classifier.NORMS)
     found["model.dtype"] = list(classifier.DTYPES)
@@ -162,10 +162,8 @@ def accepted(name: str, default: Any, stated: str, names: dict[str, list[str]]) 
         return "; ".join(part for part in (one_of, stated[:1].lower() + stated[1:]) if part)
     if isinstance(default, bool):
         return "`True`, `False`"
-    if name in config_lib._AT_LEAST_ONE:
-        return "at least 1"
-    if name in config_lib._NOT_NEGATIVE:
-        return "0 or more"
+    if name in config_lib.RANGES:
+        return config_lib.RANGES[name][1]
     return f"{type(default).__name__}"
 
 

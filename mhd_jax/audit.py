@@ -273,7 +273,7 @@ def _published(experiment: Experiment) -> Iterator[tuple[str, str, int]]:
     chosen = parts.method.distillation
     if chosen is None:
         return
-    versions = max(experiment.schedule.readers[0](0, 1).versions.shape[1], 1)
+    versions = max(experiment.readers[0](0, 1).versions.shape[1], 1)
     sent = config.data.public_batch_size // parts.visits.count
     samples = sent // parts.layout.data_devices * versions
     for rows, model in zip(parts.places.rows, parts.models, strict=True):
@@ -350,7 +350,7 @@ def _mean_sizes(experiment: Experiment) -> Iterator[int]:
     chosen = parts.method.distillation
     if chosen is None or not chosen.nu_pred:
         return
-    snapshots = experiment.schedule.readers[0](0, 1).versions.shape[1]
+    snapshots = experiment.readers[0](0, 1).versions.shape[1]
     versions = max(snapshots, 1)
     heads = chosen.published_heads(parts.models[0].num_heads)
     clients = parts.replicas * parts.places.num_clients

@@ -385,7 +385,7 @@ def _checks(check: _Check, *names: str) -> dict[str, _Check]:
     return dict.fromkeys(names, check)
 
 
-_RANGES: dict[str, _Check] = {
+RANGES: dict[str, _Check] = {
     **_checks(
         ((lambda x: x >= 1), "at least 1"),
         "clients.num", "num_seeds", "train.steps", "train.log_every", "train.eval_every",
@@ -415,8 +415,9 @@ _RANGES: dict[str, _Check] = {
     "average.trim": ((lambda x: 0 <= x < 0.5), "0 or more, below 0.5"),
     "data.public_fraction": ((lambda x: 0 < x < 1), "inside (0, 1)"),
 }  # fmt: skip
+"""What the values of settings have to pass."""
 
-_ONE_OF = {
+ONE_OF = {
     "clients.offload": ("none", "host"),
     "data.feed": ("auto", "resident", "streaming"),
     "exchange.mode": ("fresh", "stale"),
@@ -424,6 +425,7 @@ _ONE_OF = {
     "optimizer.schedule": ("constant", "cosine", "linear"),
     "parallel.distributed": ("auto", "on", "off"),
 }
+"""Settings that are one of a few words."""
 
 _MAY_BE_INFINITE = ("partition.skew", "privacy.clip_norm")
 
@@ -441,10 +443,10 @@ def validate(config: ml_collections.ConfigDict) -> None:
                 raise ConfigError(name, value, "a finite number")
             if math.isnan(value):
                 raise ConfigError(name, value, "a number")
-    for name, (holds, accepted) in _RANGES.items():
+    for name, (holds, accepted) in RANGES.items():
         if not holds(flat[name]):
             raise ConfigError(name, flat[name], accepted)
-    for name, known in _ONE_OF.items():
+    for name, known in ONE_OF.items():
         if flat[name] not in known:
             raise ConfigError(name, flat[name], suggest(str(flat[name]), known))
     if flat["seed"] + flat["num_seeds"] > 2**32:

@@ -69,7 +69,8 @@ class Experiment:
       config: the validated config.
       seeds: one per replica.
       federations: one per replica, data as handed to clients before any pooling.
-      schedule: what the host decides about every step.
+      topologies: one per replica.
+      readers: one per replica.
       parts: the fixed parts of the step.
       feed: where samples come from.
       ledger: bytes per client.
@@ -80,11 +81,18 @@ class Experiment:
     config: ml_collections.ConfigDict
     seeds: tuple[int, ...]
     federations: tuple[Federation, ...]
-    schedule: Schedule
+    topologies: Sequence[graph.Topology]
+    readers: Sequence[exchange.Reader]
     parts: StepParts
     feed: Feed
     ledger: exchange.Ledger
     memory: HostMemory | None = None
+
+    @functools.cached_property
+    def schedule(self) -> Schedule:
+        """What the host decides about every step."""
+        shares = _label_shares(self.config, self.federations)
+        return Schedule(self.parts, self.topologies, self.readers, self.feed, shares)
 
     @property
     def layout(self) -> Layout:
@@ -135,8 +143,8 @@ class Experiment:
             self.parts.baseline_models,
             self.parts.optimizer,
             self.sample,
-            pool_slots=self.schedule.readers[0].pool_slots,
-            marginals=_marginals(self.parts, self.schedule.readers[0].pool_slots),
+            pool_slots=self.readers[0].pool_slots,
+            marginals=_marginals(self.parts, self.readers[0].pool_slots),
             with_publishers=self.parts.routes is not None,
             cache=cache_shapes(
                 self.parts,
@@ -305,9 +313,8 @@ def build(
         config=config,
         seeds=seeds,
         federations=federations,
-        schedule=Schedule(
-            roster, method, topologies, readers, feed, _label_shares(config, federations), routes
-        ),
+        topologies=topologies,
+        readers=readers,
         parts=parts,
         feed=feed,
         ledger=_ledger(config, parts, readers[0], sample),

@@ -68,7 +68,7 @@ class Monitor:
         values["teacher_agreement"] = agreement
         if np.isnan(values["teacher_accuracy"]).all():
             del values["teacher_accuracy"]
-        reads = experiment.schedule.topologies[0].at(max(step - 1, 0))
+        reads = experiment.topologies[0].at(max(step - 1, 0))
         clients = np.arange(len(reads))
         if roster.attendances:
             taken = seated >= 0

@@ -19,10 +19,8 @@ from mhd_jax.edges import Edges
 from mhd_jax.exchange import Reader
 from mhd_jax.graph import Topology
 from mhd_jax.inputs import StepInputs
-from mhd_jax.methods import Method
 from mhd_jax.parallel import CLIENTS, Layout
-from mhd_jax.participation import Roster
-from mhd_jax.routes import Routes
+from mhd_jax.step.parts import StepParts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,49 +28,45 @@ class Schedule:
     """The inputs of every step of a run, R replicas.
 
     Attributes:
-      roster: who owns which client, and who takes part in a step.
-      method: what is averaged and when.
+      parts: of the step, which says who takes part, what is averaged when, and what goes where.
       topologies: one per replica.
       readers: one per replica.
       feed: gives the batch entries.
       label_shares: label distributions [R, K, C], where clients publish them.
-      routes: which messages go to which device; None where all go to all.
     """
 
-    roster: Roster
-    method: Method
+    parts: StepParts
     topologies: Sequence[Topology]
     readers: Sequence[Reader]
     feed: Feed
     label_shares: Float[np.ndarray, "R K C"] | None = None
-    routes: Routes | None = None
 
     @property
     def layout(self) -> Layout:
         """Who owns which client."""
-        return self.roster.layout
+        return self.parts.layout
 
     def host_inputs(self, start: int, stop: int) -> StepInputs:
         """The inputs of steps start..stop - 1 as host arrays."""
         private, public = self.feed.inputs(start, stop)
         made = self.host_exchange(start, stop)._replace(private=private, public=public)
-        if self.routes is None:
+        if self.parts.routes is None:
             return made
-        return made._replace(reads=tuple(map(self.routes.translate, made.reads)))
+        return made._replace(reads=tuple(map(self.parts.routes.translate, made.reads)))
 
     def host_exchange(self, start: int, stop: int) -> StepInputs:
         """The same less the batches: who reads whom, of all clients, weights, averages."""
         steps = np.arange(start, stop)
-        seated = self.roster.seated(start, stop, len(self.readers))
+        seated = self.parts.roster.seated(start, stop, len(self.readers))
         readings = [reader(start, stop) for reader in self.readers]
-        averaging = self.method.averaging
+        averaging = self.parts.method.averaging
         return StepInputs(
             private=(),
             public=(),
             reads=self._reads([reading.reads for reading in readings]),
             versions=np.stack([r.versions for r in readings], axis=1),
             write=readings[0].write,
-            weights=self.method.when(steps),
+            weights=self.parts.method.when(steps),
             average=averaging.due(steps) if averaging else np.zeros(len(steps), bool),
             mixing=self._mixing(steps),
             label_shares=self._shares(seated),
@@ -93,7 +87,7 @@ class Schedule:
     def _reads(self, per_seed: Sequence[Edges]) -> tuple[Edges, ...]:
         """Per group [n, R, K]; inert rows read nobody."""
         every = edges.stack(per_seed, axis=1)
-        places = self.roster.places
+        places = self.parts.places
         counts = places.split(every.count, axis=2)
         listed = every.form.kind != "pairs"  # shifted, so that padding with 0 means nobody
         ids = places.split(every.ids - edges.NOBODY if listed else every.ids, axis=2)
@@ -114,7 +108,7 @@ class Schedule:
 
     def _mixing(self, steps: np.ndarray) -> np.ndarray:
         """Averaging matrices [n, R, K, K] in padded rows; empty without averaging."""
-        averaging, layout = self.method.averaging, self.layout
+        averaging, layout = self.parts.method.averaging, self.layout
         if averaging is None:
             return np.zeros((len(steps), len(self.topologies), 0, 0), np.float32)
         num_clients = layout.num_clients

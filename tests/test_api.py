@@ -293,5 +293,5 @@ def test_objects_become_names(monkeypatch: pytest.MonkeyPatch) -> None:
     experiment = experiment_lib.build(run.config)
     assert experiment.image_shape == (4, 4, 1)
     assert experiment.parts.models[0].network.width == 7
-    reads = experiment.schedule.topologies[0].reads(0, 2)
+    reads = experiment.topologies[0].reads(0, 2)
     np.testing.assert_array_equal(reads, [RING.T, RING])

@@ -534,7 +534,7 @@ def test_an_installed_package_is_used_by_name_from_a_config(
     experiment = experiment_lib.build(config)
     assert type(experiment.parts.models[0].head).__name__ == "Halves"
     assert experiment.parts.method.distillation.rule == "first_allowed"
-    assert experiment.schedule.topologies[0].at(0).sum() == 4
+    assert experiment.topologies[0].at(0).sum() == 4
     assert experiment.federations[0].source.name == "stripes"
     sys.modules.pop("outside_pieces", None)
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from mhd_jax import distill, edges, graph
 from mhd_jax.edges import Edges, Extent, Form
-from mhd_jax.train import describe
+from mhd_jax.record import describe
 from tests import reference, small
 
 B, H, C, D = 3, 3, 4, 5
@@ -250,8 +250,8 @@ def test_graphs_that_change_compile_once():
         train__steps=steps, train__log_every=1, train__eval_every=steps, model__width=4,
         train__checkpoint_every=steps, isolated_baseline=False,
     )  # fmt: skip
-    assert experiment.schedule.readers[0].form.kind == "lists"
-    widths = {int(experiment.schedule.topologies[0].at(step).sum(1).max()) for step in range(steps)}
+    assert experiment.readers[0].form.kind == "lists"
+    widths = {int(experiment.topologies[0].at(step).sum(1).max()) for step in range(steps)}
     assert len(widths) > 1
     args = small.arguments(experiment)
     compiled = experiment.step.lower(*args).compile()  # as training does; takes no other shapes

@@ -162,7 +162,7 @@ def test_projected_embeddings_are_compared_as_they_travel():
     )[1]
     kept = np.stack([np.asarray(predict(client), np.float64) for client in range(4)])
     kept = kept @ exchange.projection(small.WIDTH, 3)
-    reads = experiment.schedule.topologies[0].at(0)
+    reads = experiment.topologies[0].at(0)
     expected = reference.embedding_loss(kept, kept, reads)
     np.testing.assert_allclose(metrics["embedding_loss"][0, 0], expected, rtol=1e-4)
 
@@ -182,7 +182,7 @@ def test_a_cache_is_what_a_plain_loop_keeps_in_a_dictionary():
     fed, (model,) = experiment.federations[0], experiment.parts.models
     one = lambda params, images: model.apply({"params": params}, images, train=False)  # noqa: E731
     predict = jax.jit(jax.vmap(one, in_axes=(0, None)))
-    reads = experiment.schedule.topologies[0].at(0)
+    reads = experiment.topologies[0].at(0)
     kept: dict[int, list] = {}  # predictions and embeddings of all clients, times read
     again = 0
     for step, (state, metrics, _) in enumerate(small.walk(experiment, 48)):
@@ -454,7 +454,7 @@ def test_stale_losses_equal_those_of_real_pools(pool, every, slots, devices):
         exchange__mode="stale", exchange__pool_size=pool, exchange__refresh_steps=every,
         graph__peers_per_step=slots, train__log_every=1, parallel__client_devices=devices,
     )  # fmt: skip
-    reader = experiment.schedule.readers[0]
+    reader = experiment.readers[0]
     apply = jax.jit(experiment.parts.models[0].apply, static_argnames="train")
     clients, pools = range(experiment.layout.num_clients), None
     for step, (state, metrics, after) in enumerate(small.walk(experiment, 4)):

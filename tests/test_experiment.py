@@ -145,7 +145,7 @@ def test_a_public_data_set_that_is_not_there_is_named(tmp_path):
 )
 def test_teachers_of_whom_nothing_is_kept_are_drawn(changes: dict, drawn: int) -> None:
     experiment = small.build(**{"graph__peers_per_step": -1, **changes})
-    assert experiment.schedule.topologies[0].peers_per_step == drawn
+    assert experiment.topologies[0].peers_per_step == drawn
 
 
 @pytest.mark.parametrize(

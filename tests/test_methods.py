@@ -66,7 +66,7 @@ def test_an_average_mixes_the_local_steps(method, graph):
     changes = {"graph__name": graph, "train__steps": 3, "train__eval_every": 3}
     mixed = small.build(method=method, average__every=3, **changes)
     local = small.build(method=method, average__every=100, **changes)
-    adjacency = local.schedule.topologies[0].at(0)
+    adjacency = local.topologies[0].at(0)
     matrix = (
         reference.uniform_matrix(4)
         if method == "fedavg"
@@ -142,7 +142,7 @@ def test_codistillation_aims_at_the_mean_of_the_peers():
     experiment = small.build(method="codistillation", graph__name="chain", train__log_every=1)
     state = experiment.init_state()
     log_probs = reference.log_softmax(_public_logits(experiment, state, 0))
-    adjacency = experiment.schedule.topologies[0].at(0)
+    adjacency = experiment.topologies[0].at(0)
     expected = reference.codistillation_loss(
         log_probs[:, :, None], log_probs[:, :, None], adjacency
     )

@@ -64,7 +64,7 @@ def only(files: dict[str, str]) -> dict[str, Any]:
 def skipping(whole: Experiment, state: State, step: int, here: np.ndarray) -> State:
     """One step of all clients in which nobody reads the absent, who are then as they were."""
     args = list(small.arguments(whole, _clocks(state, step), step))
-    form = whole.schedule.readers[0].form
+    form = whole.readers[0].form
     reads, versions = args[2].reads[0], args[2].versions.shape[-1] or 1
     mask = np.array(reads.mask())[0, 0] & here[:, None] & np.repeat(here, versions)
     made = edges.from_mask(mask, Form("pairs", form.candidates, form.candidates))
@@ -102,9 +102,8 @@ def test_a_step_equals_that_of_a_loop_which_skips_the_absent(files, changes):
     whole = build(files, graph__drop=1e-9, **changes)  # a graph in the form of pairs
     if changes:  # where slots are read, and lists of them would be shorter
         pairs = Form("pairs", CLIENTS, CLIENTS)
-        readers = [dataclasses.replace(r, form=pairs) for r in whole.schedule.readers]
-        schedule = dataclasses.replace(whole.schedule, readers=readers)
-        whole = dataclasses.replace(whole, schedule=schedule)
+        readers = [dataclasses.replace(r, form=pairs) for r in whole.readers]
+        whole = dataclasses.replace(whole, readers=readers)
     (who,) = some.parts.roster.attendances
     state = expected = None
     for step in range(4):
@@ -306,7 +305,7 @@ def test_the_ledger_counts_those_who_were_there(files):
 
 def test_peers_are_drawn_among_those_who_take_part():
     made = small.build(clients__num=8, clients__active=4, graph__peers_per_step=2)
-    (reader,), (who,) = made.schedule.readers, made.parts.roster.attendances
+    (reader,), (who,) = made.readers, made.parts.roster.attendances
     masks = reader(0, 20).reads.mask()
     assert (masks.sum(axis=2) == 2).all() and masks.shape == (20, 4, 4)
     assert len({tuple(who.clients(step)) for step in range(20)}) > 1

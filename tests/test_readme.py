@@ -108,7 +108,7 @@ def test_the_snippets_about_extending_run() -> None:
         partition__name="by_turns", exchange__encoding="float16", metrics=("best_class",),
     )  # fmt: skip
     experiment = experiment_lib.build(made)
-    assert experiment.schedule.topologies[0].at(0).sum() == 3
+    assert experiment.topologies[0].at(0).sum() == 3
     made.method = "only_embeddings"
     assert experiment_lib.build(made).parts.method.distillation.nu_pred == 0
 

@@ -15,6 +15,7 @@ from PIL import Image
 
 import mhd_jax
 from mhd_jax import experiment as experiment_lib
+from mhd_jax import record
 from mhd_jax.data import sources
 from mhd_jax.errors import ConfigError
 from mhd_jax.reporting import charts, report, terminal
@@ -97,9 +98,7 @@ def test_names_are_in_the_summary_the_terminal_the_report_and_the_figures(
 def test_the_header_names_clients_with_their_sizes(
     run: mhd_jax.Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from mhd_jax import train
-
-    print(train.describe(run._restored.experiment))
+    print(record.describe(run._restored.experiment))
     assert "north (20), south (24), university hospital (28)" in capsys.readouterr().out
 
 

@@ -100,7 +100,7 @@ def test_losses_of_a_step_equal_the_reference(changes):
 
     settings, heads = experiment.config.distill, experiment.config.heads.aux
     chosen = experiment.parts.method.distillation
-    adjacency = experiment.schedule.topologies[0].at(0)
+    adjacency = experiment.topologies[0].at(0)
     expected = reference.local_objective(
         reference.log_softmax(private_logits), np.stack(labels), reference.log_softmax(logits),
         embeddings, adjacency, nu_emb=settings.nu_emb,

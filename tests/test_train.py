@@ -239,7 +239,7 @@ def test_a_graph_that_changes_every_step_is_compiled_once(tmp_path, compilations
         graph__name="erdos_renyi", graph__every=1, graph__peers_per_step=2, graph__drop=0.1,
         train__steps=200, train__log_every=50, train__eval_every=200, train__checkpoint_every=200,
     )  # fmt: skip
-    topology = experiment_lib.build(config).schedule.topologies[0]
+    topology = experiment_lib.build(config).topologies[0]
     assert len({topology.at(step).tobytes() for step in range(200)}) > 40
     advance, after = train.Run._advance, []
 

@@ -94,7 +94,7 @@ def _measured(runs: dict[str, Stepper], effort: Effort) -> dict[str, Any]:
         "active": active_clients(config),
         "less": runs[LESS].experiment.config.clients.num if LESS in runs else None,
         "degree": config.clients.num - 1 if complete else config.graph.degree,
-        "form": runs[EDGES].experiment.schedule.readers[0].form.kind,
+        "form": runs[EDGES].experiment.readers[0].form.kind,
         "memory": {name: run.memory() for name, run in runs.items()},
         "host_seconds": host_seconds(runs[EDGES]),
         "measured": timing.alternate(
@@ -105,12 +105,11 @@ def _measured(runs: dict[str, Stepper], effort: Effort) -> dict[str, Any]:
 
 def over_pairs(experiment: Experiment) -> Experiment:
     """The same run with a mask over all pairs."""
-    candidates = experiment.schedule.readers[0].form.candidates
+    candidates = experiment.readers[0].form.candidates
     pairs = Form("pairs", candidates, candidates)
-    readers: list[Any] = list(experiment.schedule.readers)
+    readers: list[Any] = list(experiment.readers)
     readers = [dataclasses.replace(reader, form=pairs) for reader in readers]
-    schedule = dataclasses.replace(experiment.schedule, readers=readers)
-    return dataclasses.replace(experiment, schedule=schedule)
+    return dataclasses.replace(experiment, readers=readers)
 
 
 def host_seconds(run: Stepper) -> float:

@@ -26,6 +26,7 @@ from typing import Any
 from experiments.harness import records
 from experiments.harness.many import GRAPHS, size
 from experiments.harness.presets import preset
+from mhd_jax import record as record_lib
 from mhd_jax import train
 
 CLIENTS = 4096
@@ -61,7 +62,7 @@ def check(clients: int, steps: int, workdir: Path) -> dict[str, Any]:
             if path.is_file()
         },
         "revision": records.revision(),
-        "versions": train.versions(),
+        "versions": record_lib.versions(),
         "hardware": records.hardware(),
         "load": [round(load, 2) for load in os.getloadavg()],
     }

@@ -135,12 +135,12 @@ def command(study: str, preset_name: str) -> str:
 
 def provenance() -> dict[str, Any]:
     """Commit, versions, device and hardware, for what is not read from the summary of a run."""
-    from mhd_jax import train
+    from mhd_jax import record as about  # slow to import
 
     return {
         "revision": revision(),
-        "versions": train.versions(),
-        "device": train.device(),
+        "versions": about.versions(),
+        "device": about.device(),
         "hardware": hardware(),
     }
 
