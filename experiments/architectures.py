@@ -21,7 +21,7 @@ SETTINGS = {
     "together_emb0": "together, predictions alone",
     "own_kind_emb0": "among their own kind, predictions alone",
     "together_at_once": "together, no fade-in",
-    "together_mhd": "together, MHD as published",
+    "together_mhd": "together, no alignment",
 }
 OWN_KIND = "experiments/graphs/own_kind.txt"  # clients 0 to 4 and 5 to 7, complete each
 
@@ -39,7 +39,7 @@ def cells(preset: Preset) -> list[Cell]:
         Cell("own_kind_emb0", f"{everybody}, predictions alone, each among its own kind",
              {**without, **own_kind}),
         Cell("together_at_once", f"{everybody}, no fade-in", {**mixed, "distill.fade_in": 0.0}),
-        Cell("together_mhd", f"{everybody}, MHD as published", {**mixed, **PAPER}),
+        Cell("together_mhd", f"{everybody}, no alignment", {**mixed, **PAPER}),
     ]  # fmt: skip
 
 

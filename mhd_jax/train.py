@@ -20,7 +20,6 @@ from mhd_jax import config as config_lib
 from mhd_jax import experiment as experiment_lib
 from mhd_jax import record
 from mhd_jax import state as state_lib
-from mhd_jax.data import sources
 from mhd_jax.errors import DivergedError, WorkdirError
 from mhd_jax.evaluator import Evaluation
 from mhd_jax.experiment import Experiment
@@ -100,7 +99,7 @@ def _summary(config: ml_collections.ConfigDict, directory: Workdir) -> tuple[Sum
         return directory.read_summary(), directory.report.exists()
     experiment = experiment_lib.build(config)  # before the claim: what cannot work claims nothing
     _ = experiment.weights  # read and checked now, if there are any
-    directory.claim(config, sources.fingerprint(experiment.federations[0].source))
+    directory.claim(config, experiment.federations[0].fingerprint)
     strip = functools.partial(state_lib.strip, layout=experiment.home)
     with (
         Checkpoints(

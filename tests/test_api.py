@@ -240,6 +240,10 @@ def test_other_data_of_the_same_name_are_no_resumption(tmp_path: Path) -> None:
     np.testing.assert_array_equal(
         mhd_jax.fit(settings, tmp_path / "run", source=source(0)).summary.shared_accuracy, before
     )
+    clients = {"a": (np.eye(6), np.arange(6) % 2), "b": (np.eye(6), np.arange(6) % 2)}
+    silos = mhd_jax.from_clients(clients, public=np.eye(6), test=clients["a"], name="silos")
+    for _again in range(2):
+        mhd_jax.fit(settings, tmp_path / "silos", source=silos)
     for finished in (True, False):
         with pytest.raises(WorkdirError, match="other data of the same name, mine"):
             mhd_jax.fit(settings, tmp_path / "run", source=source(3))

@@ -7,14 +7,17 @@ import json
 import re
 from pathlib import Path
 
+import ml_collections
 import numpy as np
 import pytest
 
 from experiments.all import EVERY
 from experiments.benchmarks.all import BENCHMARKS
-from experiments.harness import render, tables
+from experiments.harness import render, runs, tables
+from experiments.harness.presets import PRESETS
 from experiments.harness.study import Record
-from mhd_jax.config import default_config, flatten
+from mhd_jax import methods
+from mhd_jax.config import default_config, flatten, from_json
 
 BY_NAME = {study.name: study for study in EVERY}
 # Other measurements have folders of their own beside those of the studies.
@@ -42,6 +45,29 @@ def test_says_where_it_comes_from(file: Path) -> None:
     assert {"python", "jax", "flax", "optax", "numpy"} <= record["versions"].keys()
     assert [record["preset"], record["study"], record["cell"]] == [*file.parts[-3:-1], file.stem]
     assert file.stat().st_size < 100_000 + 100 * record["config"]["clients"]["num"]
+
+
+def _counted(config: ml_collections.ConfigDict) -> dict[str, str]:
+    """The settings on which a run depends, where a default of today may stand for a value."""
+    method = methods.build(config)
+    draws = method.distillation is not None and method.distillation.peers
+    free = {"seed", "num_seeds", "isolated_baseline", *([] if draws else ["graph.peers_per_step"])}
+    found = {name: str(value) for name, value in flatten(config).items() if name not in free}
+    settings = {name: value for name, value in found.items() if not name.startswith("distill.")}
+    return {**settings, "method": repr(method)}
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=_name)
+def test_was_measured_with_the_settings_that_its_cell_has_today(folder: Path) -> None:
+    """Of settings younger than a record nothing is known: they count as today's defaults."""
+    preset = PRESETS[folder.parent.name]
+    for cell in BY_NAME[folder.name].cells(preset):
+        file = folder / f"{cell.name}.json"
+        if file.exists():
+            record = Record.from_json(json.loads(file.read_text()))
+            then, now = from_json(json.dumps(record.config)), runs.cell_configs(preset, cell)[0]
+            assert record.label == cell.label, file
+            assert _counted(then) == _counted(now), file
 
 
 @pytest.mark.parametrize("file", FILES, ids=_name)

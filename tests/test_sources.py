@@ -18,6 +18,7 @@ from etils import epath
 from ml_collections import ConfigDict
 from PIL import Image
 
+from mhd_jax.config import default_config
 from mhd_jax.data import sources as lib
 from mhd_jax.data.sources import interface, tfds
 from mhd_jax.errors import ConfigError
@@ -620,3 +621,10 @@ def test_a_data_set_is_known_again_by_its_contents() -> None:
         return lib.fingerprint(lib.from_arrays("x", (table, labels), (table, labels)))
 
     assert made() == made() and len({made(), made(1), made(0, 1)}) == 3
+
+
+def test_a_public_table_beside_images_is_named() -> None:
+    config = default_config().data
+    config.public_name = "breast_cancer"
+    with pytest.raises(ConfigError, match=r"data\.public_name = 'breast_cancer'.*\(8, 8, 1\)"):
+        lib.public_split(config, (8, 8, 1))

@@ -13,7 +13,7 @@ from etils import epath
 from numpy.typing import ArrayLike
 
 from mhd_jax import config as config_lib
-from mhd_jax import train, weights
+from mhd_jax import federation, train, weights
 from mhd_jax.api.pieces import Piece, use
 from mhd_jax.api.run import Run
 from mhd_jax.data import sources
@@ -92,7 +92,7 @@ def fit(
     path = tempfile.mkdtemp(prefix="mhd_jax_") if workdir is None else workdir
     try:
         if isinstance(source, Source) and (directory := Workdir(path)).finished():
-            directory.claim(made, sources.fingerprint(sources.source(made.data)))
+            directory.claim(made, sources.fingerprint(*federation.data_sets(made)))
         train.train_and_evaluate(made, path)
     except BaseException:
         if temporary:

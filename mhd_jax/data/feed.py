@@ -25,7 +25,7 @@ from mhd_jax import rng
 from mhd_jax.data import augment, batches
 from mhd_jax.data.batches import Visits
 from mhd_jax.data.partition import Partition
-from mhd_jax.data.sources import Source, Split
+from mhd_jax.data.sources import Source, Split, fingerprint
 from mhd_jax.errors import ConfigError
 from mhd_jax.inputs import Batch, StepInputs
 from mhd_jax.parallel import CLIENTS, DATA, Layout
@@ -60,6 +60,12 @@ class Federation:
     public_indices: Int[np.ndarray, " P"]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+
+    @property
+    def fingerprint(self) -> str:
+        """By which a run knows its data again."""
+        own = self.public is self.source.train
+        return fingerprint(self.source, None if own else self.public)
 
 
 class Feed(Protocol):

@@ -33,8 +33,10 @@ from mhd_jax.results import MANY, Line, Summary
 FREE_SETTINGS = (
     "bytes_to",
     "data.dir",
+    "data.public_dir",
     "clients.offload",
     "data.feed",
+    "data.workers",
     "metrics",
     "train.log_every",
     "train.eval_every",

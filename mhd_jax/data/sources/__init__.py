@@ -99,6 +99,9 @@ def public_split(config: ConfigDict, image_shape: Shape) -> Split:
         return _load(config.public_name, directory, "train", image_shape).train
     except ConfigError as error:
         setting = error.setting.replace("data.", "data.public_")
+        if setting.removeprefix("data.") not in config:  # its own shape is asked of it, say
+            accepted = f"samples of shape {image_shape}, as those of data.name are"
+            raise ConfigError("data.public_name", config.public_name, accepted) from error
         accepted = error.accepted.replace("data.", "data.public_")
         raise ConfigError(setting, error.value, accepted) from error
 
