@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
-from mhd_jax.errors import ConfigError
+from mhd_jax.errors import ConfigError, of_piece
 from mhd_jax.parallel import CLIENTS, DATA, InFlight, Layout, on_mesh
 from mhd_jax.registry import Registry
 from mhd_jax.seating import HostMemory
@@ -112,7 +112,9 @@ def measure(
     owned: Float[np.ndarray, "K C"],
 ) -> Float[np.ndarray, "K H"]:
     """The named metric; `ConfigError` for a result of another shape than [K, H]."""
-    value = np.asarray(METRICS.get(name)(correct, count, owned))
+    metric = METRICS.get(name)
+    with of_piece("metrics", name, "a metric (correct, count, owned)"):
+        value = np.asarray(metric(correct, count, owned))
     if value.shape != correct.shape[:2]:
         accepted = f"a metric of shape [K, H] = {correct.shape[:2]}, not {value.shape}"
         raise ConfigError("metrics", name, accepted)

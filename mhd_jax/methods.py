@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from mhd_jax import defences, distill
-from mhd_jax.errors import ConfigError, suggest
+from mhd_jax.errors import ConfigError, of_piece, suggest
 from mhd_jax.registry import Registry
 
 SCREENING = 3.0
@@ -244,7 +244,9 @@ def build(config: ml_collections.ConfigDict) -> Method:
     Raises:
       ConfigError: an unknown name, or `exchange.every` for a method with rounds of its own.
     """
-    made = METHODS.get(config.method)(config)
+    method = METHODS.get(config.method)
+    with of_piece("method", config.method, "a function from the config to a Method"):
+        made = method(config)
     if not isinstance(made, Method):
         accepted = f"a function from the config to a Method, not to {type(made).__name__}"
         raise ConfigError("method", config.method, accepted)

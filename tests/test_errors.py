@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mhd_jax.errors import ConfigError, DivergedError, WorkdirError, suggest
+from mhd_jax.errors import ConfigError, DivergedError, WorkdirError, of_piece, suggest
 
 NAMES = ["complete", "cycle", "chain", "islands"]
 
@@ -61,3 +61,14 @@ def test_suggest_lists_every_name_and_finds_an_exact_one(
     name = data.draw(st.sampled_from(names))
     hint = suggest(name, names)
     assert hint == f"one of {', '.join(names)}; did you mean {name!r}?"
+
+
+def test_what_a_piece_raises_names_its_setting() -> None:
+    with pytest.raises(
+        ConfigError, match=r"^heads\.name = 'mine': expected a head \(KeyError: 3\)"
+    ):
+        with of_piece("heads.name", "mine", "a head"):
+            {}[3]
+    with pytest.raises(ConfigError, match=r"^clients\.num = 0: expected more$"):
+        with of_piece("heads.name", "mine", "a head"):
+            raise ConfigError("clients.num", 0, "more")

@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float, Int
 from ml_collections import ConfigDict
 
 from mhd_jax import rng as random
-from mhd_jax.errors import ConfigError
+from mhd_jax.errors import ConfigError, of_piece
 from mhd_jax.registry import Registry
 
 # Redraws of a Dirichlet partition before the smallest clients are topped up instead.
@@ -162,7 +162,9 @@ def partition(
     if config.name == BY_KEY and owner is not None:
         owners = Owners(np.asarray(owner)[private])
     else:
-        owners = scheme(labels, num_classes, num_clients, config, generator)
+        accepted = "a partition (labels, num_classes, num_clients, config, rng)"
+        with of_piece("partition.name", config.name, accepted):
+            owners = scheme(labels, num_classes, num_clients, config, generator)
     _check_owners(owners, labels, num_classes, num_clients, config.name)
     sizes = np.bincount(owners.client, minlength=num_clients)
     _check_nobody_empty(sizes, config.name)

@@ -26,7 +26,7 @@ from mhd_jax.data.sources.interface import (
 )
 from mhd_jax.data.sources.silos import from_clients
 from mhd_jax.data.sources.tfds import TfdsSplit, tensorflow_dataset
-from mhd_jax.errors import ConfigError
+from mhd_jax.errors import ConfigError, of_piece
 
 __all__ = [
     "AS_STORED",
@@ -111,7 +111,9 @@ def _load(name: str, directory: str, split: str, shape: Shape, client_key: str =
         if client_key:
             accepted = f"'' for {name!r}: only TensorFlow Datasets have features by name"
             raise ConfigError("data.client_key", client_key, accepted)
-        found = SOURCES.get(name)(directory, split, shape)
+        load = SOURCES.get(name)
+        with of_piece("data.name", name, "a source (dir, split, shape)"):
+            found = load(directory, split, shape)
         check_source(found, name)
         return found
     if client_key:
