@@ -46,3 +46,16 @@ def test_columns_stand_side_by_side() -> None:
     assert lines[2] == f"| g | a | {old} | +0.000 ± 0.000 | {new} | +0.000 ± 0.000 |"
     assert lines[3] == "| g | b | 0.600 ± 0.000 | +0.200 ± 0.000 | +0.000 ± 0.000 |  |  |  |"
     assert lines[4].endswith("| diverged |  |  |")
+
+
+def test_columns_of_a_few_rows_have_a_table_of_their_own() -> None:
+    cells = [("a", "old", [0.3, 0.5]), ("a", "tried", [0.3, 0.75]), ("b", "old", [0.4, 0.6]),
+             ("c", "old", [0.4, 0.5])]  # fmt: skip
+    records = [
+        dataclasses.replace(record("x", shared), label=label, group="g", column=column)
+        for label, column, shared in cells
+    ]
+    lines = tables.markdown(STUDY, records).splitlines()
+    assert lines[0] == "| group | setting | old: β_sh last head | gain | β_priv gain |"
+    assert lines[6] == "| gain / β_priv gain | g, a |"
+    assert lines[8] == "| tried | +0.350 ± 0.000 / +0.000 ± 0.000 |"

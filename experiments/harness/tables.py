@@ -94,17 +94,30 @@ def markdown(study: Study, records: Sequence[Record]) -> str:
 
 
 def side_by_side(records: Sequence[Record]) -> str:
-    """A row for every group and label, with a few numbers of each of its columns."""
+    """A row for every group and label, with a few numbers of each of its columns.
+
+    Columns of less than half of the rows have a table of their own, turned round.
+    """
     columns = list(dict.fromkeys(record.column for record in records))
+    rows = list(dict.fromkeys((record.group, record.label) for record in records))
     found = {(record.group, record.label, record.column): record for record in records}
+    count = {column: sum((*row, column) in found for row in rows) for column in columns}
+    most = [column for column in columns if 2 * count[column] >= len(rows)]
     header = ["group", "setting"]
-    for column in columns:
+    for column in most:
         header += [f"{column}: β_sh last head", "gain", "β_priv gain"]
-    lines = []
-    for group, label in dict.fromkeys((record.group, record.label) for record in records):
-        row = (found.get((group, label, column)) for column in columns)
-        lines.append([group, label, *(part for record in row for part in _gains(record))])
-    return grid(header, lines)
+    lines = [
+        [*row, *(part for column in most for part in _gains(found.get((*row, column))))]
+        for row in rows
+    ]
+    rest = [column for column in columns if column not in most]
+    some = [row for row in rows if any((*row, column) in found for column in rest)]
+    turned = [
+        [column, *(" / ".join(filter(None, _gains(found.get((*row, column)))[1:])) for row in some)]
+        for column in rest
+    ]
+    under = ["gain / β_priv gain", *(f"{group}, {label}" for group, label in some)]
+    return "\n\n".join([grid(header, lines), *([grid(under, turned)] if turned else [])])
 
 
 def _gains(record: Record | None) -> tuple[str, str, str]:
