@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mhd_jax import rng
 from mhd_jax.data import augment as lib
 from mhd_jax.errors import ConfigError
 
@@ -23,7 +24,7 @@ def batch(size: int, shape: tuple[int, int, int] = (16, 16, 3)) -> np.ndarray:
 
 def apply(name: str, images: np.ndarray, first: int = 0, seed: int = 0) -> np.ndarray:
     positions = jnp.arange(first, first + len(images))
-    keys = lib.sample_keys(jax.random.key(seed), positions)
+    keys = rng.each(jax.random.key(seed), positions)
     return np.asarray(jax.jit(lib.augment, static_argnums=0)(name, keys, images))
 
 
@@ -46,7 +47,7 @@ def test_a_sample_comes_out_the_same_however_the_batch_is_split(name: str) -> No
 @pytest.mark.parametrize("name", NAMES)
 def test_it_works_under_a_map_over_clients(name: str) -> None:
     images = np.stack([batch(5), batch(5)])
-    keys = jax.vmap(lib.sample_keys, (0, None))(jax.random.split(jax.random.key(0)), jnp.arange(5))
+    keys = jax.vmap(rng.each, (0, None))(jax.random.split(jax.random.key(0)), jnp.arange(5))
     apply_all = functools.partial(lib.augment, name)
     mapped = jax.jit(jax.vmap(apply_all))(keys, images)
     single = [jax.jit(apply_all)(keys[i], images[i]) for i in range(2)]
@@ -97,9 +98,7 @@ def test_crops_are_shifts_of_the_padded_image_and_its_mirror(size: int) -> None:
 
 def test_unknown_augmentation_is_refused() -> None:
     with pytest.raises(ConfigError, match="data.augment = 'crop': .* did you mean 'crop_flip'"):
-        lib.augment(
-            "crop", lib.sample_keys(jax.random.key(0), jnp.arange(1)), jnp.asarray(batch(1))
-        )
+        lib.augment("crop", rng.each(jax.random.key(0), jnp.arange(1)), jnp.asarray(batch(1)))
 
 
 def test_normalize_takes_bytes_as_parts_of_255_and_floats_as_they_are() -> None:

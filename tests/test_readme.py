@@ -61,7 +61,7 @@ def quick_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     without_report = functools.partial(train.train_and_evaluate, with_report=False)
     monkeypatch.setattr(train, "train_and_evaluate", without_report)
 
-    def quick(settings: dict[str, Any], **pieces: Any) -> mhd_jax.Run:
+    def quick(settings: dict[str, Any], _workdir: str = "", **pieces: Any) -> mhd_jax.Run:
         made = small.config()
         kept = {name: value for name, value in settings.items() if name != "train.steps"}
         config.update(made, kept)

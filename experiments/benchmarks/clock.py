@@ -27,7 +27,7 @@ PARTS = (
     ("training", "train", "Run._advance"),
     ("training", "train", "Run._collect"),
     ("evaluation", "train", "Run._evaluate"),
-    ("evaluation", "train", "summarize"),
+    ("evaluation", "record", "summarize"),
     ("checkpoints", "train", "Run._save"),
     ("report", "reporting.report", "write_report"),
 )

@@ -16,7 +16,6 @@ from mhd_jax import config as config_lib
 from mhd_jax import federation, train, weights
 from mhd_jax.api.pieces import Piece, use
 from mhd_jax.api.run import Run
-from mhd_jax.data import sources
 from mhd_jax.data.sources import Source
 from mhd_jax.runtime.workdir import Workdir
 from mhd_jax.weights import Given
@@ -92,7 +91,8 @@ def fit(
     path = tempfile.mkdtemp(prefix="mhd_jax_") if workdir is None else workdir
     try:
         if isinstance(source, Source) and (directory := Workdir(path)).finished():
-            directory.claim(made, sources.fingerprint(*federation.data_sets(made)))
+            data = federation.federate(made, made.seed, *federation.data_sets(made))
+            directory.claim(made, data.fingerprint)
         train.train_and_evaluate(made, path)
     except BaseException:
         if temporary:

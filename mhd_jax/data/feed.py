@@ -64,8 +64,7 @@ class Federation:
     @property
     def fingerprint(self) -> str:
         """By which a run knows its data again."""
-        own = self.public is self.source.train
-        return fingerprint(self.source, None if own else self.public)
+        return fingerprint(self.source, self.public, self.public_indices)
 
 
 class Feed(Protocol):

@@ -157,25 +157,26 @@ class Source:
         return self.train.image_shape
 
 
-def fingerprint(source: Source, public: Split | None = None) -> str:
+def fingerprint(source: Source, public: Split, indices: Int[np.ndarray, " P"]) -> str:
     """What tells data from others of the same name: 16 hexadecimal digits.
 
-    Of all labels, and of up to `COMPARED` samples of every split, evenly spread.
+    Of all labels, and of up to `COMPARED` samples of the test set and of the public set, evenly
+    spread: those that every process may read.
 
     Args:
       source: the private data.
-      public: public samples that are not of its training split; their labels are not read.
+      public: the split that the public set is of; its labels are not read.
+      indices: the public set.
     """
     found = hashlib.sha256()
     own = source.silos.test if source.silos else None
-    for split in (source.train, source.test, own, public):
-        if split is None:
-            continue
-        found.update(f"{len(split)} {split.image_shape} {split.dtype}".encode())
-        if split is not public:
+    for split in (source.train, source.test, own):
+        if split is not None:
+            found.update(f"{len(split)} {split.image_shape} {split.dtype}".encode())
             found.update(np.ascontiguousarray(split.labels, np.int32).tobytes())
-        few = np.arange(0, len(split), -(-len(split) // COMPARED))
-        found.update(np.ascontiguousarray(split.images(few)).tobytes())
+    for split, among in ((source.test, np.arange(len(source.test))), (public, indices)):
+        few = split.images(among[:: max(1, -(-len(among) // COMPARED))])
+        found.update(np.ascontiguousarray(few).tobytes())
     return found.hexdigest()[:16]
 
 
