@@ -264,7 +264,7 @@ What a run leaves in its `--workdir`, and what every key means.
 | file | what it holds |
 | --- | --- |
 | `config.json` | all settings of the run; the same command resumes it, other settings are refused |
-| `data.sha256` | by which the run knows its data again: all labels, and up to 256 samples of the test set and of the public set; other data are refused |
+| `data.sha256` | by which the run knows its data again; other data are refused |
 | [`summary.json`](#summaryjson) | the result: accuracies of all clients and heads, data, graph |
 | [`metrics.jsonl`](#metricsjsonl) | losses and accuracies over steps, one JSON object a line |
 | `report.html` | tables and figures in one file that opens offline |
