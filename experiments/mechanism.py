@@ -87,7 +87,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         train.train_and_evaluate(config, folder, with_report=False)
         lines = (folder / "metrics.jsonl").read_text().splitlines()
         found[name] = curves([json.loads(line) for line in lines])
-    options.out.mkdir(parents=True, exist_ok=True)
     record = {**records.provenance(), "settings": SETTINGS, "curves": found}
     records.write(options.out / "curves.json", records.to_compact_json(record))
     plots.save(draw(found), options.out / "figure.png")

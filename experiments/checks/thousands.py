@@ -26,7 +26,6 @@ from typing import Any
 from experiments.harness import records
 from experiments.harness.many import GRAPHS, size
 from experiments.harness.presets import preset
-from mhd_jax import record as record_lib
 from mhd_jax import train
 
 CLIENTS = 4096
@@ -61,9 +60,7 @@ def check(clients: int, steps: int, workdir: Path) -> dict[str, Any]:
             for path in sorted(workdir.iterdir())
             if path.is_file()
         },
-        "revision": records.revision(),
-        "versions": record_lib.versions(),
-        "hardware": records.hardware(),
+        **records.provenance(),
         "load": [round(load, 2) for load in os.getloadavg()],
     }
 
