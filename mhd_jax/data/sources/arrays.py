@@ -252,17 +252,18 @@ def as_samples(where: Where, samples: np.ndarray) -> Shaped[np.ndarray, "N ..."]
         return samples.astype(np.int32)
     if samples.dtype.kind not in "fb":
         raise ConfigError(*where, f"samples that are numbers, not {samples.dtype}")
-    _finite(where, samples)
     with np.errstate(over="ignore"):
-        return _finite(where, samples.astype(np.float32), "NaN, inf or more than float32 holds")
+        return _finite(where, samples.astype(np.float32), samples)
 
 
 def _finite(
-    where: Where, samples: Float[np.ndarray, "N ..."], found: str = "NaN or inf"
+    where: Where, samples: Float[np.ndarray, "N ..."], given: Shaped[np.ndarray, "N ..."]
 ) -> Float[np.ndarray, "N ..."]:
-    """The samples, unless a number is not finite or those of images not in 0..1."""
+    """The samples, unless a number is not finite (as `given`, or here), or images not in 0..1."""
     rows = np.flatnonzero(~np.isfinite(samples.reshape(len(samples), -1)).all(axis=1))
     if len(rows):
+        beyond = np.isfinite(given[rows]).all()
+        found = "NaN, inf or more than float32 holds" if beyond else "NaN or inf"
         listed = ", ".join(map(str, rows[:MOST_ROWS])) + ", ..." * (len(rows) > MOST_ROWS)
         count = f"{len(rows)} of {len(samples)} rows have {found}"
         raise ConfigError(*where, f"finite numbers, but {count} (rows {listed})")
