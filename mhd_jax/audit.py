@@ -29,9 +29,9 @@ import numpy as np
 
 from mhd_jax import distill
 from mhd_jax import experiment as experiment_lib
-from mhd_jax import state as state_lib
 from mhd_jax.edges import UNROLLED
 from mhd_jax.experiment import Experiment
+from mhd_jax.models import shapes
 from mhd_jax.models.classifier import MultiHeadClassifier
 from mhd_jax.parallel import CLIENTS, DATA, Layout
 
@@ -283,7 +283,7 @@ def _published(experiment: Experiment) -> Iterator[tuple[str, str, int]]:
         for messages in arriving:
             lead = (parts.replicas, messages, samples)
             yield from _message(experiment, model, lead)
-            if parts.routes is not None and chosen.nu_pred and chosen.alignment:
+            if parts.routes is not None and chosen.aligns:
                 heads = chosen.published_heads(model.num_heads)
                 yield AVERAGES, "f32", math.prod(lead[:2]) * heads * parts.num_classes
 
@@ -305,7 +305,7 @@ def _message(
         if chosen.publishes_energy:
             yield PREDICTIONS, dtype, math.prod(lead) * heads
     if chosen.nu_emb:
-        width = parts.embedding_width or state_lib.embedding_width(model, experiment.sample)
+        width = parts.embedding_width or shapes.embedding_width(model, experiment.sample)
         yield EMBEDDINGS, dtype, math.prod(lead) * width
 
 
@@ -399,14 +399,14 @@ def _private_shapes(experiment: Experiment) -> Sequence[object]:
     config, source = experiment.config, experiment.federations[0].source
     stored = source.train.images(np.zeros(1, np.int64)).dtype
     longest = max(int(fed.partition.sizes.max()) for fed in experiment.federations)
-    shapes = []
+    found = []
     for rows in {*experiment.layout.rows, *experiment.parts.places.rows}:
         for count in (longest, config.data.batch_size // experiment.layout.data_devices):
             lead = (experiment.parts.replicas, rows, count)
-            shapes.append(jax.ShapeDtypeStruct(lead, np.int32))
+            found.append(jax.ShapeDtypeStruct(lead, np.int32))
             for dtype in (stored, np.float32):
-                shapes.append(jax.ShapeDtypeStruct((*lead, *source.image_shape), dtype))
-    return shapes
+                found.append(jax.ShapeDtypeStruct((*lead, *source.image_shape), dtype))
+    return found
 
 
 def _dtype(x: jax.Array | jax.ShapeDtypeStruct | np.dtype) -> str:

@@ -28,7 +28,7 @@ from mhd_jax.data.feed import Entries, Feed, Resident, resident_bytes
 from mhd_jax.errors import ConfigError
 from mhd_jax.experiment import Experiment
 from mhd_jax.inputs import Sample, network_input
-from mhd_jax.models import bridge
+from mhd_jax.models import shapes
 from mhd_jax.parallel import IN_FLIGHT
 from mhd_jax.state import State
 from mhd_jax.step import StepParts
@@ -186,7 +186,7 @@ def estimate(config: ml_collections.ConfigDict, memory: int) -> Estimate:
     experiment = experiment_lib.build(changed, data_sets(changed), memory)
     layout, parts = experiment.layout, experiment.parts
     state = experiment.seated_shapes()
-    counted = min(config.train.steps, experiment_lib.LONGEST_PERIOD)
+    counted = len(parts.method.steps_shown(config.train.steps))
     # What every reader keeps: the average of alignment, and what it was sent.
     rows, routes = layout.client_devices, parts.routes
     everywhere = tree_bytes(state.marginals) // (rows if routes else 1)
@@ -196,7 +196,7 @@ def estimate(config: ml_collections.ConfigDict, memory: int) -> Estimate:
         layout=experiment.mesh,
         feed=experiment.feed.why,
         parameters=tuple(
-            experiment_lib.count_params(model, experiment.sample)
+            shapes.count_params(model, experiment.sample)
             for size, model in zip(layout.groups, parts.models, strict=True)
             for _ in range(size)
         ),
@@ -270,8 +270,7 @@ def saved_bytes(model: nn.Module, sample: Sample, batch_size: int) -> int:
 def _kept_bytes(model: nn.Module, sample: Sample, batch_size: int) -> int:
     """Bytes of the backward pass's inputs, whatever they are."""
     batch = network_input(sample, batch_size)
-    init = lambda x: model.init(bridge.keys(jax.random.key(0)), x, train=False)  # noqa: E731
-    variables = jax.eval_shape(init, batch)
+    variables = shapes.variable_shapes(model, sample, batch_size)
     params, rest = variables["params"], {k: v for k, v in variables.items() if k != "params"}
 
     def residuals(params: Variables, rest: Variables, x: Array) -> object:
@@ -301,13 +300,13 @@ class _Shapes:
 def _flops(experiment: Experiment, state: State) -> float:
     """Floating-point operations of one step on one device, from the traced program."""
     feed = experiment.feed
-    shapes: Any = _Shapes(feed)
+    bare: Any = _Shapes(feed)
     # Without a loop, whose operations are counted once however often it runs.
     one_step = dataclasses.replace(experiment.parts, steps_per_call=1)
     lowered = dataclasses.replace(experiment, parts=one_step).step.lower(
         state,
         feed.data_shapes(),
-        dataclasses.replace(experiment.schedule, feed=shapes).host_inputs(0, 1),
+        dataclasses.replace(experiment.schedule, feed=bare).host_inputs(0, 1),
         jax.ShapeDtypeStruct((len(experiment.seeds),), np.uint32),
         jax.ShapeDtypeStruct((), np.int32),
     )

@@ -12,9 +12,9 @@ from typing import Any, Literal, Protocol
 
 import ml_collections
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
-from mhd_jax import defences, distill
+from mhd_jax import aggregation, distill
 from mhd_jax.errors import ConfigError, of_piece, suggest
 from mhd_jax.registry import Registry
 
@@ -29,6 +29,9 @@ Where there is more than one auxiliary head: higher ones put together what lower
 
 ENOUGH = 64
 """Private samples of a client, on average, from which on `PEERS` teach enough."""
+
+LONGEST_PERIOD = 100_000
+"""Steps in which any method has shown all that it does."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +89,11 @@ class Distillation:
         return self.loss != "cross_entropy"
 
     @property
+    def aligns(self) -> bool:
+        """Whether predictions are divided by their own mean."""
+        return bool(self.alignment and self.nu_pred)
+
+    @property
     def publishes_energy(self) -> bool:
         """Whether a standardised energy travels beside every prediction."""
         return self.confidence == distill.ENERGY
@@ -115,7 +123,7 @@ class Averaging:
       after: steps before the first one; 0 stands for `every`.
       reset_momentum: forget the optimiser's averages of gradients, which belong to other
         parameters now; otherwise they stay with their client.
-      rule: a name in `defences.AGGREGATORS`, what clients make of the parameters they read.
+      rule: a name in `aggregation.AGGREGATORS`, what clients make of the parameters they read.
       trim: the share of liars that this is ready for.
     """
 
@@ -128,7 +136,7 @@ class Averaging:
 
     def __post_init__(self) -> None:
         """Raises `ConfigError` for a rule that is not known."""
-        defences.AGGREGATORS.get(self.rule)
+        aggregation.AGGREGATORS.get(self.rule)
 
     def due(self, steps: np.ndarray) -> Bool[np.ndarray, " n"]:
         """Which of `steps` end with an average."""
@@ -220,6 +228,10 @@ class Method:
         if self.distillation is None:
             return np.zeros(len(steps), bool)
         return self.when(steps)[:, 1] > 0
+
+    def steps_shown(self, steps: int) -> Int[np.ndarray, " n"]:
+        """Steps of a run of so many in which it has shown all that it does."""
+        return np.arange(min(steps, LONGEST_PERIOD))
 
     def num_heads(self, aux: int) -> int:
         """Heads a client needs: only the head chain trains auxiliary heads."""

@@ -13,12 +13,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from mhd_jax import experiment as experiment_lib
 from mhd_jax import graph
 from mhd_jax import privacy as privacy_lib
 from mhd_jax.evaluator import Evaluation
 from mhd_jax.exchange import Fresh, Stale
 from mhd_jax.experiment import Experiment
+from mhd_jax.models import shapes
 from mhd_jax.reporting import terminal
 from mhd_jax.results import Accuracies, SeedResult, Summary
 
@@ -163,7 +163,7 @@ def device() -> str:
 
 def _num_params(experiment: Experiment) -> list[int]:
     return [
-        experiment_lib.count_params(model, experiment.sample)
+        shapes.count_params(model, experiment.sample)
         for size, model in zip(experiment.layout.groups, experiment.parts.models, strict=True)
         for _ in range(size)
     ]

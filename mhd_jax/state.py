@@ -20,7 +20,7 @@ from jax.sharding import PartitionSpec
 
 from mhd_jax import rng
 from mhd_jax.inputs import Sample, network_input
-from mhd_jax.models import bridge
+from mhd_jax.models import bridge, shapes
 from mhd_jax.parallel import CLIENTS, DATA, Layout
 from mhd_jax.trees import AnyTree, Variables
 from mhd_jax.weights import Flat
@@ -145,15 +145,6 @@ def init_learner(
     return Learners(params, variables.get("batch_stats", {}), optimizer.init(params))
 
 
-def embedding_width(model: nn.Module, sample: Sample) -> int:
-    """D of a model, from shapes alone."""
-    shapes = jax.eval_shape(
-        lambda x: model.init_with_output(bridge.keys(jax.random.key(0)), x, train=False)[0],
-        network_input(sample),
-    )
-    return shapes[1].shape[-1]
-
-
 def init_state(
     seeds: Sequence[int],
     layout: Layout,
@@ -186,7 +177,7 @@ def init_state(
       same_start: give every client of a group the parameters of its first client.
       abstract: return shapes, types and shardings only; nothing is compiled.
     """
-    widths = [embedding_width(model, sample) for model in models]
+    widths = [shapes.embedding_width(model, sample) for model in models]
 
     def learners(seed: jax.Array, group: int, model: nn.Module, others: list[int]) -> Learners:
         rows = jnp.arange(layout.rows[group]) * (0 if same_start else 1)
@@ -211,11 +202,11 @@ def init_state(
         return State(jnp.zeros((), jnp.int32), clients, baseline, pool, start, kept)
 
     seed_array = jnp.asarray(seeds, jnp.uint32)
-    shapes = jax.eval_shape(everything, seed_array)
-    spread = shardings(shapes, layout, with_publishers)
+    made = jax.eval_shape(everything, seed_array)
+    spread = shardings(made, layout, with_publishers)
     if abstract:
         return jax.tree.map(
-            lambda x, to: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=to), shapes, spread
+            lambda x, to: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=to), made, spread
         )
     # Runs once: on CPU, optimising the random number generators takes seconds and gains nothing.
     options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None

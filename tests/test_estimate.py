@@ -13,7 +13,7 @@ import pytest
 from mhd_jax import estimate
 from mhd_jax import experiment as experiment_lib
 from mhd_jax.errors import ConfigError
-from mhd_jax.state import embedding_width
+from mhd_jax.models.shapes import embedding_width
 from tests import small
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -15,11 +15,11 @@ PACKAGE = Path(mhd_jax.__file__).parent
 
 LAYERS = (
     ("errors", "files", "rng", "trees"),
-    ("config", "edges", "registry"),
-    ("attacks", "command", "config_bases", "graph", "inputs", "models", "parallel"),
+    ("config", "edges", "inputs", "registry"),
+    ("attacks", "command", "config_bases", "graph", "models", "parallel"),
     ("participation", "routes"),
     ("data", "distill", "results", "weights"),
-    ("defences",),
+    ("aggregation",),
     ("health", "methods", "state"),
     ("seating",),
     ("evaluate", "exchange", "privacy"),

@@ -16,7 +16,7 @@ from experiments.harness.presets import PRESETS
 from mhd_jax import estimate
 from mhd_jax import experiment as experiment_lib
 from mhd_jax.estimate import KNOWN
-from mhd_jax.models import MODELS, ModelSettings
+from mhd_jax.models import MODELS, ModelSettings, shapes
 from mhd_jax.models.vit import ViT
 
 NETWORKS = {"resnet18": "ResNet-18", "resnet50": "ResNet-50", "vit_b16": "ViT-B/16"}
@@ -65,7 +65,7 @@ def measure(effort: Effort) -> dict[str, Any]:
             found["steps"] = steps = int(samples / clients / config.data.batch_size)
             found["bytes"][network][form] = made.ledger.sent(steps) / clients
         (model,) = made.parts.models
-        found["parameters"][network] = experiment_lib.count_params(model, made.sample)
+        found["parameters"][network] = shapes.count_params(model, made.sample)
     return found
 
 

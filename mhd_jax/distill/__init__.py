@@ -6,8 +6,8 @@ H = m + 1 heads of which m are auxiliary, C classes, D embedding width, N candid
 
 A prediction has a `confidence`; `alignment` changes what is published before it is read;
 `candidates` says who may teach whom, and `screening` who of them looks at the images; `rules` make
-targets of them; `losses` compare a student with its targets, and `embeddings` with its peers'
-embeddings. `messages` drops what cannot be read.
+targets of them, `robust_rules` such that few liars cannot steer them; `losses` compare a student
+with its targets, and `embeddings` with its peers' embeddings. `messages` drops what cannot be read.
 
 Source: A. Zhmoginov et al., "Decentralized Learning with Multi-Headed Distillation", CVPR 2023,
 https://arxiv.org/abs/2211.15774.
@@ -54,6 +54,7 @@ from mhd_jax.distill.losses import (
     soft_cross_entropy,
 )
 from mhd_jax.distill.messages import NORMALISED, blank, readable
+from mhd_jax.distill.robust_rules import reputations
 from mhd_jax.distill.rules import (
     RULES,
     Choice,
@@ -83,6 +84,6 @@ __all__ = [
     "soft_cross_entropy", "NORMALISED", "blank", "readable", "Choice", "RULES", "Target",
     "TeacherRule", "choose", "class_thresholds_rule", "entropy_power_rule",
     "entropy_weighted_rule", "label_share_rule", "mean_log_prob_rule", "mean_rule",
-    "most_confident_rule", "random_rule", "sharpen", "targets",
+    "most_confident_rule", "random_rule", "reputations", "sharpen", "targets",
     "compared_width", "heard", "relation", "screened", "views",
 ]  # fmt: skip

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from mhd_jax import defences, rng
+from mhd_jax import aggregation, rng
 from mhd_jax.attacks import Attackers
 from mhd_jax.exchange import from_wire, to_wire
 from mhd_jax.inputs import StepInputs
@@ -42,7 +42,7 @@ def average(
         everyone = jax.tree.map(gathered, tree)
         if parts.attackers is not None:
             everyone = _with_false_parameters(parts.attackers, everyone, seed, step)
-        mixed, readable = defences.aggregate(
+        mixed, readable = aggregation.aggregate(
             tree, everyone, inputs.mixing, averaging.rule, averaging.trim
         )
         return mixed, 1.0 - readable[rows]

@@ -1,36 +1,30 @@
 # Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
-"""Teacher rules and averages of parameters that one or a few lying clients cannot steer at will.
+"""Teacher rules that one or a few lying clients cannot steer at will.
 
-What cannot be read at all is dropped before any rule sees it (`distill.readable`). Letters as in
-`distill`: k students, N candidates, B public samples, m taught heads, C classes.
+What cannot be read at all is dropped before any rule sees it (`messages.readable`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from mhd_jax.distill import RULES, Candidates, Target, blank, most_confident
+from mhd_jax.distill.candidates import Candidates, most_confident
+from mhd_jax.distill.rules import RULES, Target
 from mhd_jax.edges import NOBODY
 from mhd_jax.errors import ConfigError
-from mhd_jax.registry import Registry
-from mhd_jax.trees import AnyTree
 
 CAPACITY = 2.0
 """`capped`: how many times its fair share of the samples a candidate may teach."""
 
 TRIM = 0.25
-"""`trimmed_mean` of candidates: the share that is cut off at either end."""
+"""`trimmed_mean`: the share that is cut off at either end."""
 
 CHECKED = 0.25
 """`reputation`: the share of the public batch on which a client trusts its own judgement."""
-
-
-# --- Teacher rules --------------------------------------------------------------------------------
 
 
 def _surest(score: Float[Array, "k N B m"], candidates: Candidates) -> Int[Array, "k B m"]:
@@ -89,12 +83,12 @@ def _ordered_mean(
     return Target(scores, jnp.broadcast_to(taught, scores.shape[:-1]))
 
 
-def _middle(place: Int[Array, " N"], count: Array) -> Bool[Array, " N"]:
+def middle(place: Int[Array, " N"], count: Array) -> Bool[Array, " N"]:
     """The place in the middle of `count`, or both."""
     return (place >= (count - 1) // 2) & (place <= count // 2) & (place < count)
 
 
-def _inner(place: Int[Array, " N"], count: Array, trim: float) -> Bool[Array, " N"]:
+def inner(place: Int[Array, " N"], count: Array, trim: float) -> Bool[Array, " N"]:
     """All places but the first and last floor(trim * count)."""
     cut = jnp.floor(trim * count).astype(jnp.int32)
     return (place >= cut) & (place < count - cut)
@@ -109,7 +103,7 @@ def median_rule(
     Source: D. Yin et al., 2018, https://arxiv.org/abs/1803.01498, there of gradients.
     """
     del confidence, keys
-    return _ordered_mean(candidates, _middle)
+    return _ordered_mean(candidates, middle)
 
 
 @RULES.register("trimmed_mean")
@@ -121,7 +115,7 @@ def trimmed_mean_rule(
     Source: D. Yin et al., 2018, https://arxiv.org/abs/1803.01498, there of gradients.
     """
     del confidence, keys
-    return _ordered_mean(candidates, lambda place, count: _inner(place, count, TRIM))
+    return _ordered_mean(candidates, lambda place, count: inner(place, count, TRIM))
 
 
 def _own(candidates: Candidates, rule: str) -> Float[Array, "k B H C"]:
@@ -181,122 +175,3 @@ def reputation_rule(
     del keys
     known = jnp.tile(reputations(candidates), (1, candidates.blocks))
     return most_confident(_from_zero(confidence), candidates.allowed, trust=known)
-
-
-# --- Averages of parameters -----------------------------------------------------------------------
-
-
-class Aggregator(Protocol):
-    """What clients make of each other's parameters."""
-
-    def __call__(self, everyone: AnyTree, weights: Float[Array, "k K"], trim: float) -> AnyTree:
-        """Combines.
-
-        Args:
-          everyone: parameters of all clients, leaves [K, ...], all of them finite.
-          weights: of the plain average; 0 where client i does not read client j.
-          trim: the share of liars to be ready for.
-
-        Returns:
-          Parameters of the k readers, leaves [k, ...].
-        """
-        ...
-
-
-AGGREGATORS: Registry[Aggregator] = Registry("average.rule")
-
-
-@AGGREGATORS.register("mean")
-def mean(everyone: AnyTree, weights: Float[Array, "k K"], trim: float) -> AnyTree:
-    """theta_i <- sum_j M_ij theta_j."""
-    del trim
-    return jax.tree.map(lambda x: jnp.einsum("ij,j...->i...", weights, x), everyone)
-
-
-def aggregate(
-    own: AnyTree, everyone: AnyTree, weights: Float[Array, "k K"], rule: str, trim: float
-) -> tuple[AnyTree, Bool[Array, " K"]]:
-    """What each client makes of the parameters that can be read, by the named rule.
-
-    Parameters that are not all finite are read by nobody, and the weights of the others grow to
-    add up to 1 again. Who can read nobody keeps its own.
-
-    Args:
-      own: parameters of the k readers, leaves [k, ...].
-      everyone: what all clients have sent, leaves [K, ...].
-      weights: of the plain average.
-      rule: a name in `AGGREGATORS`.
-      trim: see `Aggregator`.
-
-    Returns:
-      New parameters, leaves [k, ...], and whose could be read.
-    """
-    leaves = jax.tree.leaves(everyone)
-    finite = jnp.stack([jnp.isfinite(x).reshape(len(x), -1).all(axis=1) for x in leaves])
-    readable = finite.all(axis=0)
-    left = jnp.where(readable, weights, 0.0)
-    left = left / jnp.maximum(left.sum(axis=1, keepdims=True), 1e-12)
-    left = jnp.where(readable.all(), weights, left)  # to the bit what it is without liars
-    read = jax.tree.map(lambda x: blank(x, readable, 0.0), everyone)
-    mixed = AGGREGATORS.get(rule)(read, left, trim)
-    hears = (left > 0).any(axis=1)
-
-    def keep(new: Array, old: Array) -> Array:
-        return jnp.where(hears.reshape(-1, *[1] * (old.ndim - 1)), new, old)
-
-    return jax.tree.map(keep, mixed, own), readable
-
-
-def _coordinates(
-    everyone: AnyTree, weights: Array, keep: Callable[[Array, Array], Array]
-) -> AnyTree:
-    """Coordinate by coordinate, the mean of those places in the order of clients that are kept."""
-
-    def leaf(x: Float[Array, "K ..."]) -> Float[Array, "k ..."]:
-        def one(read: Bool[Array, " K"]) -> Array:
-            column = (-1, *[1] * (x.ndim - 1))
-            ordered = jnp.sort(jnp.where(read.reshape(column), x, jnp.inf), axis=0)
-            kept = keep(jnp.arange(len(x)), read.sum())
-            return jnp.where(kept.reshape(column), ordered, 0.0).sum(axis=0) / kept.sum()
-
-        return jax.lax.map(one, weights > 0)
-
-    return jax.tree.map(leaf, everyone)
-
-
-@AGGREGATORS.register("median")
-def median(everyone: AnyTree, weights: Float[Array, "k K"], trim: float) -> AnyTree:
-    """The median of every parameter. Source: D. Yin et al., https://arxiv.org/abs/1803.01498."""
-    del trim
-    return _coordinates(everyone, weights, _middle)
-
-
-@AGGREGATORS.register("trimmed_mean")
-def trimmed_mean(everyone: AnyTree, weights: Float[Array, "k K"], trim: float) -> AnyTree:
-    """The mean of every parameter without the largest and smallest `trim` of its values.
-
-    Source: D. Yin et al., 2018, https://arxiv.org/abs/1803.01498.
-    """
-    return _coordinates(everyone, weights, lambda place, count: _inner(place, count, trim))
-
-
-@AGGREGATORS.register("krum")
-def krum(everyone: AnyTree, weights: Float[Array, "k K"], trim: float) -> AnyTree:
-    """The parameters of that client who is nearest to its n - f - 2 nearest, f = trim n of n read.
-
-    Source: P. Blanchard et al., 2017, https://arxiv.org/abs/1703.02757.
-    """
-    flat = [x.reshape(len(x), -1) for x in jax.tree.leaves(everyone)]
-    size = len(flat[0])
-    apart = sum(jnp.sum((x[:, None] - x[None]) ** 2, axis=-1) for x in flat)
-    apart = jnp.where(jnp.eye(size, dtype=bool), jnp.inf, apart)
-
-    def one(read: Bool[Array, " K"]) -> Int[Array, ""]:
-        near = jnp.sort(jnp.where(read[None], apart, jnp.inf), axis=1)
-        count = read.sum()
-        nearest = jnp.maximum(count - jnp.floor(trim * count).astype(jnp.int32) - 2, 1)
-        score = jnp.where(jnp.arange(size) < nearest, near, 0.0).sum(axis=1)
-        return jnp.argmin(jnp.where(read, score, jnp.inf))
-
-    chosen = jax.vmap(one)(weights > 0)
-    return jax.tree.map(lambda x: x[chosen], everyone)

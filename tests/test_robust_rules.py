@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mhd_jax import defences, distill
-from mhd_jax.distill import RULES, Candidates
+from mhd_jax import distill
+from mhd_jax.distill import RULES, Candidates, reputations
 
 K, N, B, M, C = 2, 6, 8, 2, 4
 ALLOWED = np.array([[False, True, True, True, True, True], [True, False, True, True, False, True]])
@@ -115,7 +115,7 @@ def reputation() -> np.ndarray:
 
 
 def test_reputation_by_counting() -> None:
-    found = jax.jit(defences.reputations)(candidates())
+    found = jax.jit(reputations)(candidates())
     np.testing.assert_allclose(found, reputation(), rtol=1e-4)
     score = reputation()[:, :, None, None] * np.exp(SCORES).max(axis=-1)
     same(choose("reputation", candidates()), surest(score))
@@ -129,7 +129,7 @@ def test_a_certain_liar_loses_its_name_and_a_modest_client_keeps_it() -> None:
     wrong = (OWN[0, :, 0].argmax(axis=-1) + 1) % C
     scores[4] = np.log(np.where(np.eye(C)[wrong] > 0, 0.97, 0.01))[:, None]
     scores[5] = np.log(1 / C)
-    found = defences.reputations(candidates(scores))[0]
+    found = reputations(candidates(scores))[0]
     assert found[5] > 0.99 and found[4] < 0.35 and found[4] == found.min()
 
 
@@ -167,43 +167,3 @@ def test_messages_that_are_not_finite_or_no_probabilities_are_found() -> None:
     np.testing.assert_array_equal(found, [True, False, False, False, True])
     as_logits = distill.readable(jnp.asarray(scores), logits=True)
     np.testing.assert_array_equal(as_logits, [True, False, False, True, True])
-
-
-# --- Averages of parameters -----------------------------------------------------------------------
-
-READS = np.array([[True] * 6, [True, True, False, True, True, True]])
-
-
-def everyone() -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(4)
-    return {"a": rng.normal(size=(6, 3)).astype(np.float32),
-            "b": rng.normal(size=(6, 2, 2)).astype(np.float32)}  # fmt: skip
-
-
-def flat(tree: dict[str, np.ndarray]) -> np.ndarray:
-    return np.concatenate([np.asarray(x).reshape(len(x), -1) for x in tree.values()], axis=1)
-
-
-def nearest(theirs: np.ndarray, liars: int) -> np.ndarray:
-    apart = ((theirs[:, None] - theirs[None]) ** 2).sum(axis=-1)
-    close = len(theirs) - liars - 2
-    scores = [np.sort(np.delete(row, i))[:close].sum() for i, row in enumerate(apart)]
-    return theirs[int(np.argmin(scores))]
-
-
-ORACLES = {
-    "mean": lambda theirs: theirs.mean(axis=0),
-    "median": lambda theirs: np.median(theirs, axis=0),
-    "trimmed_mean": lambda theirs: np.sort(theirs, axis=0)[1 : len(theirs) - 1].mean(axis=0),
-    "krum": lambda theirs: nearest(theirs, 1),
-}
-
-
-@pytest.mark.parametrize("rule", defences.AGGREGATORS.names())
-def test_averages_equal_numpy(rule: str) -> None:
-    weights = READS / READS.sum(axis=1, keepdims=True)
-    made = defences.AGGREGATORS.get(rule)(
-        jax.tree.map(jnp.asarray, everyone()), jnp.asarray(weights, jnp.float32), 0.25
-    )
-    expected = [ORACLES[rule](flat(everyone())[reads]) for reads in READS]
-    np.testing.assert_allclose(flat(made), np.stack(expected), rtol=1e-4, atol=1e-6)

@@ -1,0 +1,139 @@
+# Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
+"""The parts of a run, built and checked in order."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+import ml_collections
+
+from mhd_jax import config as config_lib
+from mhd_jax import exchange, federation, methods, state
+from mhd_jax import privacy as privacy_lib
+from mhd_jax.data.batches import Visits
+from mhd_jax.data.feed import Federation, Feed, Resident, device_memory
+from mhd_jax.experiment import checks, messages
+from mhd_jax.experiment.clients import Clients, make_clients
+from mhd_jax.experiment.experiment import Experiment
+from mhd_jax.models import shapes
+from mhd_jax.step import StepParts
+
+STEPS_PER_CALL = 50  # where nobody asks for another number and loops are not slow
+
+
+def build(
+    config: ml_collections.ConfigDict, data: federation.DataSets | None = None, memory: int = 0
+) -> Experiment:
+    """Builds a run and makes every check that can be made before compiling.
+
+    Args:
+      config: see `mhd_jax.config.default_config`.
+      data: what to learn from; None for the data sets that the config names.
+      memory: bytes of a device, for `data.feed = auto`; 0 asks the device.
+
+    Raises:
+      ConfigError: naming the setting, its value and what is accepted.
+    """
+    config_lib.validate(config)
+    method = methods.build(config)
+    seeds = tuple(config.seed + replica for replica in range(config.num_seeds))
+    source, other = data or federation.data_sets(config)
+    federations = tuple(federation.federate(config, seed, source, other) for seed in seeds)
+    checks.check(config, method, source.num_classes)
+    topologies = messages.make_topologies(config, method, federations)
+    planned = config.train.steps + max(config.train.steps_per_call, STEPS_PER_CALL)  # at most
+    clients = make_clients(config, method, source, seeds, planned)
+    visits = messages.make_visits(config, method, topologies, clients.layout)
+    trained = federation.trained_on(method, federations)
+    privacy = _privacy(config, clients, trained, own_public=other is None)
+    feed = federation.make_feed(
+        config, method, trained, clients.roster, visits, memory or device_memory(), privacy
+    )
+    parts = _parts(config, method, clients, visits, feed, privacy)
+    horizon = config.train.steps + parts.steps_per_call  # the last call is planned whole
+    who = clients.roster.attendances
+    readers = exchange.make_readers(config, method, topologies, seeds, horizon, who)
+    parts = dataclasses.replace(parts, routes=messages.make_routes(topologies, readers, parts))
+    return Experiment(
+        config=config,
+        seeds=seeds,
+        federations=federations,
+        topologies=topologies,
+        readers=readers,
+        parts=parts,
+        feed=feed,
+        ledger=messages.make_ledger(config, parts, readers[0], clients),
+    )
+
+
+def _parts(
+    config: ml_collections.ConfigDict,
+    method: methods.Method,
+    clients: Clients,
+    visits: Visits,
+    feed: Feed,
+    privacy: privacy_lib.Privacy | None,
+) -> StepParts:
+    """What the step is compiled from, messages going everywhere."""
+    private, distilling = method.when(method.steps_shown(config.train.steps)).T
+    offsets = clients.layout.offsets
+    return StepParts(
+        roster=clients.roster,
+        method=method,
+        models=clients.models,
+        baseline_models=clients.baseline_models,
+        optimizer=state.make_optimizer(config),
+        encoding=exchange.make_encoding(config, method, clients.num_classes),
+        load=feed.load,
+        num_classes=clients.num_classes,
+        replicas=config.num_seeds,
+        steps_per_call=_steps_per_call(config, clients.convolutional, feed),
+        convolutional=clients.convolutional,
+        embedding_width=messages.sent_width(config, method, clients),
+        pauses=method.distillation is not None and bool((distilling == 0).any()),
+        rests=bool((private == 0).any()),
+        frozen=sum(offset < config.clients.frozen for offset in offsets),
+        visits=visits,
+        attackers=messages.make_attackers(config, method),
+        privacy=privacy,
+        brought=config.clients.offload == "host",
+    )
+
+
+def _privacy(
+    config: ml_collections.ConfigDict,
+    clients: Clients,
+    federations: Sequence[Federation],
+    own_public: bool,
+) -> privacy_lib.Privacy | None:
+    """What happens to private gradients, checked."""
+    privacy, first = privacy_lib.build(config), federations[0].source
+    if privacy is None:
+        return None
+    networks = [(model, clients.sample) for model in clients.models]
+    privacy_lib.check(
+        config,
+        [fed.partition.sizes for fed in federations],
+        batch_statistics=any(shapes.has_statistics(*network) for network in networks),
+        draws=any(shapes.draws(*network) for network in networks),
+        own_public=own_public and federation.kept_silos(config, first) is not None,
+    )
+    return privacy
+
+
+def _steps_per_call(config: ml_collections.ConfigDict, convolutional: bool, feed: Feed) -> int:
+    """Steps per dispatch: what was asked for, 1 where images are streamed, or 50.
+
+    1 as well where the host brings the clients of every step, and for convolutions on a CPU: plain
+    ones (`flax.linen.Conv`) are up to a fifth slower in a loop there.
+    """
+    asked, train = config.train.steps_per_call, config.train
+    if config.clients.offload == "host":
+        return 1
+    if not asked:
+        streamed = not isinstance(feed, Resident)  # 50 steps of images would fill the memory
+        slow = convolutional and jax.default_backend() == "cpu"
+        asked = 1 if slow or streamed else STEPS_PER_CALL
+    return min(asked, train.steps, train.log_every, train.eval_every, train.checkpoint_every)

@@ -1,0 +1,107 @@
+# Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
+"""Checks that need the method and the number of classes, made before anything is built."""
+
+from __future__ import annotations
+
+import ml_collections
+import numpy as np
+from absl import logging
+
+from mhd_jax import attacks, distill, evaluate, methods
+from mhd_jax import config as config_lib
+from mhd_jax.errors import ConfigError
+
+
+def check(config: ml_collections.ConfigDict, method: methods.Method, num_classes: int) -> None:
+    """All of them.
+
+    Raises:
+      ConfigError: naming the setting, its value and what is accepted.
+    """
+    _check_pieces(config, method, num_classes)
+    _check_frozen(config, method)
+    _check_alignment(config, method, num_classes)
+    _warn_of_idle_settings(config, method)
+
+
+def _check_pieces(
+    config: ml_collections.ConfigDict, method: methods.Method, num_classes: int
+) -> None:
+    """Calls confidence, rule, loss and metrics once, on shapes or zeros."""
+    chosen = method.distillation
+    if chosen is not None:
+        distill.check_pieces(
+            rule=chosen.rule, confidence=chosen.confidence, loss=chosen.loss,
+            num_classes=num_classes, label_shares=config.distill.publish_label_shares,
+        )  # fmt: skip
+    for name in evaluate.chosen_metrics(config.metrics):
+        shape = (config.clients.num, method.num_heads(config.heads.aux), num_classes)
+        owned = np.zeros((shape[0], num_classes))
+        evaluate.measure(name, np.zeros(shape), np.ones(num_classes, int), owned)
+
+
+def _check_frozen(config: ml_collections.ConfigDict, method: methods.Method) -> None:
+    """Frozen clients teach; they know something, and nobody averages parameters with them.
+
+    Raises:
+      ConfigError: otherwise.
+    """
+    frozen = config.clients.frozen
+    if not frozen:
+        return
+    if frozen >= config.clients.num:
+        accepted = f"fewer than clients.num = {config.clients.num}: somebody has to learn"
+        raise ConfigError("clients.frozen", frozen, accepted)
+    if method.distillation is None or method.averaging is not None:
+        accepted = f"0: {config.method} does not learn from published predictions alone"
+        raise ConfigError("clients.frozen", frozen, accepted)
+    if not config.model.init_from:
+        accepted = "the weights of the clients that clients.frozen keeps as they are"
+        raise ConfigError("model.init_from", "", accepted)
+
+
+def _check_alignment(
+    config: ml_collections.ConfigDict, method: methods.Method, num_classes: int
+) -> None:
+    """Refuses what alignment cannot do and warns of what weakens it.
+
+    Raises:
+      ConfigError: frequencies that are not those of the classes.
+    """
+    chosen = method.distillation
+    if chosen is None or not chosen.aligns:
+        return
+    frequencies = chosen.class_frequencies
+    if frequencies and len(frequencies) != num_classes:
+        accepted = f"one number of at least 0 for each of {num_classes} classes"
+        raise ConfigError("distill.class_frequencies", frequencies, accepted)
+    if config.exchange.encoding == "top_k":
+        logging.warning(
+            "distill.alignment = %g with exchange.encoding = top_k: the encoding has lost the "
+            "small probabilities that alignment compares; much of its effect is lost",
+            chosen.alignment,
+        )
+
+
+def _warn_of_idle_settings(config: ml_collections.ConfigDict, method: methods.Method) -> None:
+    """Says which settings have no effect, or hardly any, in a run of this length."""
+    steps, distils = config.train.steps, method.distillation is not None
+    idle = {
+        "distill.fade_in": (
+            distils and config.distill.fade_in == 1,
+            "distillation reaches its full weight at the last step only",
+        ),
+        "graph.drop": (distils and config.graph.drop == 1, "no message ever arrives"),
+        "exchange.every": (
+            distils and steps > 1 and config.exchange.every >= steps,
+            f"of {steps:,} steps only the first distils",
+        ),
+        "attack.start": (
+            config.attack.name != attacks.NONE and config.attack.start >= steps,
+            f"in {steps:,} steps nobody lies",
+        ),
+    }
+    values = config_lib.flatten(config)
+    for name, (holds, what) in idle.items():
+        if holds:
+            logging.warning("%s = %s: %s", name, values[name], what)

@@ -1,0 +1,188 @@
+# Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
+"""Which networks clients have, on which devices they are, and who takes part in a step."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+
+import ml_collections
+from absl import logging
+
+from mhd_jax import attacks, federation, methods, models, parallel, participation
+from mhd_jax import config as config_lib
+from mhd_jax import privacy as privacy_lib
+from mhd_jax.data.sources import Source
+from mhd_jax.errors import ConfigError, of_piece
+from mhd_jax.inputs import Sample, network_input
+from mhd_jax.models import bridge, shapes
+from mhd_jax.models.classifier import MultiHeadClassifier
+from mhd_jax.parallel import Layout
+from mhd_jax.participation import Roster
+
+VARIABLES = ("params", "batch_stats")
+"""Kinds of variables that a client's state keeps."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Clients:
+    """The clients of a run.
+
+    Attributes:
+      models: one per group.
+      baseline_models: one per group, with a main head only; () without an isolated baseline.
+      roster: who owns which client, and who takes part in a step.
+      sample: one sample as the networks see it.
+      num_classes: C.
+    """
+
+    models: tuple[MultiHeadClassifier, ...]
+    baseline_models: tuple[MultiHeadClassifier, ...]
+    roster: Roster
+    sample: Sample
+    num_classes: int
+
+    @property
+    def layout(self) -> Layout:
+        """Who owns which client."""
+        return self.roster.layout
+
+    @functools.cached_property
+    def embedding_widths(self) -> tuple[int, ...]:
+        """D of every group."""
+        return tuple(shapes.embedding_width(model, self.sample) for model in self.models)
+
+    @functools.cached_property
+    def convolutional(self) -> bool:
+        """Whether a network has convolutions."""
+        return any(shapes.has_convolutions(model, self.sample) for model in self.models)
+
+
+def make_clients(
+    config: ml_collections.ConfigDict,
+    method: methods.Method,
+    source: Source,
+    seeds: Sequence[int],
+    horizon: int,
+) -> Clients:
+    """Networks, devices and attendance, as the settings ask for them.
+
+    Args:
+      config: see `mhd_jax.config.default_config`.
+      method: of the run.
+      source: of private samples.
+      seeds: of the run.
+      horizon: steps for which attendance will be asked.
+
+    Raises:
+      ConfigError: a network that does not take such samples, clients that do not fit the devices or
+        the method, or partial participation in what rests on everybody.
+    """
+    sample, num_classes = federation.sample_of(source), source.num_classes
+    built = _classifiers(config, num_classes, method.num_heads(config.heads.aux))
+    _check_networks(built, sample)
+    alone = _classifiers(config, num_classes, 1) if _wants_baseline(config, method) else ()
+    layout = _layout(config, method, built, sample)
+    roster = _roster(config, method, layout, seeds, horizon)
+    return Clients(built, alone, roster, sample, num_classes)
+
+
+def _classifiers(
+    config: ml_collections.ConfigDict, num_classes: int, num_heads: int
+) -> tuple[MultiHeadClassifier, ...]:
+    """One classifier per group."""
+    settings = config.model.to_dict()
+    return tuple(
+        models.build(
+            {**settings, "name": name},
+            num_classes,
+            num_heads,
+            head=config.heads.name,
+            conv_lowering=config.parallel.conv_lowering,
+        )  # fmt: skip
+        for name, _ in config_lib.client_models(config)
+    )
+
+
+def _check_networks(built: Sequence[MultiHeadClassifier], sample: Sample) -> None:
+    """Traces every network on one sample.
+
+    Raises:
+      ConfigError: a network that cannot take such samples, or with another output than [B, D], or
+        with variables that a state does not keep.
+    """
+    for model in built:
+        shape = network_input(sample).shape[1:]
+        accepted = f"a network for samples of shape {shape}"
+        with of_piece("model.name", bridge.label(model.network), accepted):
+            kinds = set(shapes.variable_shapes(model, sample))
+        other = kinds - set(VARIABLES)
+        if other:
+            raise ConfigError(
+                "model.name", bridge.label(model.network),
+                f"a network whose variables are of the kinds {', '.join(VARIABLES)}, not "
+                f"{', '.join(sorted(other))} too",
+            )  # fmt: skip
+
+
+def _wants_baseline(config: ml_collections.ConfigDict, method: methods.Method) -> bool:
+    """An isolated baseline makes sense beside clients that exchange something."""
+    exchanges = method.distillation is not None or method.averaging is not None
+    return config.isolated_baseline and exchanges and not method.pooled
+
+
+def _layout(
+    config: ml_collections.ConfigDict,
+    method: methods.Method,
+    built: Sequence[MultiHeadClassifier],
+    sample: Sample,
+) -> Layout:
+    sizes = [1] if method.pooled else [count for _, count in config_lib.client_models(config)]
+    if method.averaging is not None and len(sizes) > 1:
+        raise ConfigError(
+            "clients.models",
+            config.clients.models,
+            f"one architecture: {config.method} averages parameters",
+        )
+    data_devices = config.parallel.data_devices
+    if data_devices != 1 and any(shapes.has_statistics(model, sample) for model in built):
+        if data_devices:
+            logging.warning("batch statistics: every device normalises with its part of a batch")
+        data_devices = data_devices or 1
+    return parallel.make_layout(
+        sizes,
+        client_devices=config.parallel.client_devices,
+        data_devices=data_devices,
+        batch_sizes=(config.data.batch_size, config.data.public_batch_size),
+    )
+
+
+def _roster(
+    config: ml_collections.ConfigDict,
+    method: methods.Method,
+    layout: Layout,
+    seeds: Sequence[int],
+    horizon: int,
+) -> Roster:
+    """Who takes part in a step.
+
+    Raises:
+      ConfigError: not everybody does, and something in the run rests on everybody.
+    """
+    roster = participation.make_roster(config, layout, seeds, horizon)
+    why = ""
+    if method.averaging is not None:
+        why = f"{config.method} averages the parameters of all clients"
+    elif config.attack.name != attacks.NONE:
+        why = "attack.clients lie in every step"
+    elif config.clients.frozen:
+        why = "the clients of clients.frozen teach in every step"
+    elif config.exchange.cache > 1 and method.distillation is not None:
+        why = "with exchange.cache readers keep what everybody has sent"
+    elif privacy_lib.build(config) is not None:
+        why = "privacy is accounted for in clients that take part in every step"
+    if roster.attendances and why:
+        name = "trace" if config.clients.active == 1 else "active"
+        raise ConfigError(f"clients.{name}", config.clients[name], f"everybody: {why}")
+    return roster
