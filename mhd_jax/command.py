@@ -12,7 +12,7 @@ import ml_collections
 from absl import flags
 from ml_collections.config_flags import config_flags
 
-from mhd_jax.config import RENAMED, check_name, default_config, flatten
+from mhd_jax.config import RENAMED, check_name, default_config, flatten, like
 from mhd_jax.errors import ConfigError, suggest
 
 RENAMED_FLAGS = {
@@ -106,7 +106,16 @@ def parse_flags(argv: list[str]) -> list[str]:
         cause: BaseException | None = error
         while cause is not None and not isinstance(cause, ConfigError):
             cause = cause.__context__
-        end(cause or error, 1)
+        end(cause or _unreadable(error), 1)
+
+
+def _unreadable(error: BaseException) -> BaseException:
+    """What is accepted, where a setting's value on the command line cannot be read."""
+    found = re.match(r"flag --config\.([\w.]+)=(.*?): ", str(error), re.DOTALL)
+    known = flatten(default_config())
+    if found is None or found[1] not in known:
+        return error
+    return ConfigError(found[1], found[2], like(known[found[1]]))
 
 
 def _check_names(words: list[str]) -> None:

@@ -306,14 +306,14 @@ def update(config: ml_collections.ConfigDict, settings: Mapping[str, Any]) -> No
             node = node[part]
         value = value.item() if isinstance(value, np.generic) else value
         if value is None or isinstance(value, bool) is not isinstance(node[leaf], bool):
-            raise ConfigError(name, value, _like(node[leaf]))
+            raise ConfigError(name, value, like(node[leaf]))
         try:
             node[leaf] = value
         except TypeError as error:
-            raise ConfigError(name, value, _like(node[leaf])) from error
+            raise ConfigError(name, value, like(node[leaf])) from error
 
 
-def _like(value: object) -> str:
+def like(value: object) -> str:
     """What a setting accepts, from the value that it has."""
     kinds = {bool: "True or False", int: "a whole number", float: "a number", str: "a text"}
     return f"{kinds.get(type(value), 'a value')} like {value!r}"

@@ -26,6 +26,8 @@ def _run(*arguments: str) -> subprocess.CompletedProcess:
     [
         ("--config.distill.nu_aus=3", "distill.nu_aus = '3': expected a known setting; did you "),
         ("--config.replicas=3", "replicas = '3': expected its new name, num_seeds"),
+        ("--config.train.steps=many", "train.steps = 'many': expected a whole number like 1500"),
+        ("--config.isolated_baseline=so", "isolated_baseline = 'so': expected True or False"),
         ("--config=configs/digits.py:smok", "digits.py = 'smok': expected no variant or one of"),
         ("--config=digits:smok", "digits.py = 'smok': expected no variant or one of"),
         ("--config=digit", "--config = 'digit': expected a file, or one of cifar10, cifar100, "),
@@ -33,9 +35,11 @@ def _run(*arguments: str) -> subprocess.CompletedProcess:
     ],
 )
 @pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # how absl loads a config
-def test_a_mistyped_setting_ends_in_one_line(argument, message, capsys):
+def test_a_mistyped_setting_ends_in_one_line(argument, message, capsys, monkeypatch):
+    words = ["main", "--config=configs/digits.py", argument]
+    monkeypatch.setattr(sys, "argv", words)  # where a config's flag looks for its settings
     with pytest.raises(SystemExit, match="^1$"):
-        command.parse_flags(["main", "--config=configs/digits.py", argument])
+        command.parse_flags(words)
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"ConfigError: {message}")
 
