@@ -12,7 +12,7 @@ SMALL_IMAGES: dict[str, dict[str, Any]] = {
     "": {
         "data.augment": "crop_flip",  # photographs: shifted and mirrored they are still the same
         "model.name": "resnet18",
-        "train.steps": 20_000,  # some thirty passages through a client's images
+        "train.steps": 20_000,  # one or two hundred passages through a client's images
         "train.log_every": 100,
         "train.eval_every": 1_000,
         "train.checkpoint_every": 2_000,
@@ -27,7 +27,7 @@ SMALL_IMAGES: dict[str, dict[str, Any]] = {
         "data.image_size": 16,  # a quarter of the pixels and half of the batch: minutes, not hours
         "data.batch_size": 32,
         "data.public_batch_size": 32,
-        "data.augment": "none",  # a few passages only
+        "data.augment": "none",  # some thirty passages at most
         "model.name": "cnn",
         "model.width": 16,
         "train.steps": 3_000,
