@@ -246,7 +246,7 @@ What the defaults rest on is told in [Method: defaults](method.md#defaults).
 
 def outputs_page() -> str:
     """`outputs.md`."""
-    text = NOTICE.format(source="mhd_jax/results.py") + OUTPUTS_INTRODUCTION
+    text = NOTICE.format(source="mhd_jax/results/") + OUTPUTS_INTRODUCTION
     for file, keys in results.describe_fields().items():
         text += f"\n## {file}\n\n{ABOUT_FILES.get(file, '')}\n"
         text += "| key | shape | unit | meaning |\n" + 4 * "| --- " + "|\n"

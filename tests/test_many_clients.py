@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from mhd_jax import graph, results
+from mhd_jax import graph
 from mhd_jax.reporting import graph_drawing, report, terminal
-from mhd_jax.results import MANY, QUANTILES, Summary, condensed
+from mhd_jax.results import MANY, QUANTILES, Summary, condensed, fields
 from mhd_jax.runtime.workdir import to_json
 from tests.synthetic import synthetic_run
 
@@ -51,7 +51,7 @@ def test_a_graph_of_many_clients_is_kept_as_lists_of_peers(many):
     again = Summary.from_json(kept)
     np.testing.assert_array_equal(again.adjacency, summary.adjacency)
     np.testing.assert_array_equal(again.adjacency_union, summary.adjacency_union)
-    alone = results._matrix([[]] * 3)
+    alone = fields._matrix([[]] * 3)
     np.testing.assert_array_equal(alone, np.zeros((3, 3), bool))
 
 

@@ -162,7 +162,7 @@ PRESETS = {
             "cifar10_resnet20",
             "configs/cifar10.py:cpu",
             seeds=1,
-            changes={"model.name": "resnet20"},
+            changes={"model.name": "resnet20", "train.steps": 3000},
             clients=(4,),
             public_names=("tiny_imagenet32",),
             models=(("resnet8", 5), ("resnet20", 3)),

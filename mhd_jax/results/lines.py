@@ -1,0 +1,93 @@
+# Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
+"""`metrics.jsonl`: what a run writes down while it goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from mhd_jax.results.fields import MANY, FieldDoc
+
+Line = Mapping[str, Any]
+"""One object of `metrics.jsonl`; its keys are those of `LINE_FIELDS`."""
+
+History = Sequence[Line]
+
+QUANTILES = 101
+"""Numbers that stand for those of more than `MANY` clients in a line of `metrics.jsonl`."""
+
+
+LINE_FIELDS = (
+    FieldDoc("step", "int", "steps", "Steps done."),
+    FieldDoc("seconds", "float", "s", "Since the last start of the run."),
+    FieldDoc("steps_per_second", "float", "steps/s", "Since the last start."),
+    FieldDoc("loss", "[K]", "nats", "The whole objective; this and what follows up to "
+             "`bytes_sent` every `train.log_every` steps, means over the steps since in which the "
+             "client took part, null where there are none. Of more than 512 clients [K] stands "
+             "here and below for 101 quantiles over the clients, from the least to the greatest."),
+    FieldDoc("private_loss", "[K]", "nats", "Cross-entropy of the main head on private data."),
+    FieldDoc("embedding_loss", "[K]", "1", "Embedding distillation, before its weight."),
+    FieldDoc("head_losses", "[K, m]", "nats", "Prediction distillation of each head that is "
+             "taught, before its weight: the auxiliary heads, or the main head. This and "
+             "`embedding_loss` are means over the steps that distil, left out where none does."),
+    FieldDoc("control_loss", "[K]", "nats", "Loss of the isolated baseline."),
+    FieldDoc("private_gradient", "[K]", "nats", "Norm of the private loss's gradient on the "
+             "embedding network."),
+    FieldDoc("distillation_gradient", "[K]", "nats", "Norm of the distillation losses' gradient "
+             "on the embedding network."),
+    FieldDoc("gradient_cosine", "[K]", "1", "Of the angle between both gradients; below 0 they "
+             "pull against each other."),
+    FieldDoc("prediction_entropy", "[K, H]", "nats", "Of every head's mean prediction on public "
+             "images: 0 where it names one class only."),
+    FieldDoc("top_class_share", "[K, H]", "1", "Share of public images to which a head gives the "
+             "class that it names most."),
+    FieldDoc("teacher_agreement", "[h]", "1", "Chance that two clients' published heads of a rank "
+             "name the same class."),
+    FieldDoc("teaching_share", "[K]", "1", "Share of all lessons that a client gives."),
+    FieldDoc("ignored_by", "[K]", "1", "Share of a client's readers that do not hear it: what it "
+             "says of public images does not go together with what they say (screening)."),
+    FieldDoc("teacher_accuracy", "[K, m]", "1", "How often the chosen teacher is right, where "
+             "labels of public images are known; of a mixture, the label of its larger part."),
+    FieldDoc("unreadable", "[K]", "1", "Share of steps in which a client's message was dropped, as "
+             "it was not finite or no probabilities; left out where none was."),
+    FieldDoc("unreadable_parameters", "[K]", "1", "The same of its parameters."),
+    FieldDoc("bytes_sent", "float", "bytes", "Sent by all clients so far."),
+    FieldDoc("shared_accuracy", "[K, H]", "1", "As in `summary.json`; this and what follows every "
+             "`train.eval_every` steps."),
+    FieldDoc("private_accuracy", "[K, H]", "1", "As in `summary.json`."),
+    FieldDoc("last_head_accuracy", "[R]", "1", "Shared accuracy of the last head of every seed, "
+             "mean over clients that do not lie."),
+    FieldDoc("own_test_accuracy", "[K, H]", "1", "As in `summary.json`; only where clients have "
+             "test samples of their own."),
+    FieldDoc("control_shared_accuracy", "[K, 1]", "1", "Of the isolated baseline."),
+    FieldDoc("control_private_accuracy", "[K, 1]", "1", "Of the isolated baseline."),
+    FieldDoc("control_own_test_accuracy", "[K, 1]", "1", "Of the isolated baseline."),
+    FieldDoc("metrics/<name>", "[K, H]", "–", "The further metrics of the setting `metrics`."),
+)  # fmt: skip
+"""The keys of the lines of `metrics.jsonl`; of several seeds (R) the first's, unless said."""
+
+
+def condensed(values: Line) -> dict[str, Any]:
+    """A line of `metrics.jsonl`; quantiles in place of the numbers of many clients.
+
+    The least comes first, the greatest last, the others lie evenly between them, so that mean and
+    range over them are those over the clients; those who took no part are left out.
+    """
+    per_client = {doc.key for doc in LINE_FIELDS if doc.shape.startswith("[K")}
+    return {
+        name: _quantiles(np.asarray(value))
+        if (name in per_client or name.startswith("metrics/")) and len(value) > MANY
+        else value
+        for name, value in values.items()
+    }
+
+
+def _quantiles(values: Float[np.ndarray, "K ..."]) -> Float[np.ndarray, "q ..."]:
+    known = np.isfinite(values.reshape(len(values), -1)).all(axis=1)
+    if not known.any():
+        return np.full((QUANTILES, *values.shape[1:]), np.nan)
+    found: np.ndarray = np.quantile(values[known], np.linspace(0, 1, QUANTILES), axis=0)
+    return found
