@@ -126,6 +126,7 @@ def krum(everyone: AnyTree, weights: Float[Array, "k K"], trim: float) -> AnyTre
         count = read.sum()
         nearest = jnp.maximum(count - jnp.floor(trim * count).astype(jnp.int32) - 2, 1)
         score = jnp.where(jnp.arange(size) < nearest, near, 0.0).sum(axis=1)
+        score = jnp.where(count > 1, score, 0.0)  # whoever reads one client alone takes its
         return jnp.argmin(jnp.where(read, score, jnp.inf))
 
     chosen = jax.vmap(one)(weights > 0)

@@ -1,9 +1,10 @@
 # Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
 """What liars publish in place of what they compute.
 
-A liar trains like everybody else; only what others read of it is altered, after it has travelled
-and before anybody looks at it. So a lie needs no exchange of its own: it changes neither what
-leaves a client nor how many bytes that is.
+A liar trains like everybody else; only what it sends is altered, after it has travelled and before
+anybody reads it, the liar itself included: it averages its own lie, and may be its own teacher with
+it. So a lie needs no exchange of its own: it changes neither what leaves a client nor how many
+bytes that is.
 
 Letters: N publishers (clients, or snapshots of clients), B public samples, h published heads,
 C classes.
@@ -224,11 +225,13 @@ class Attackers:
       attack: what they do.
       clients: who they are.
       start: the first step in which they do it.
+      name: what the attack is called.
     """
 
     attack: Attack
     clients: tuple[int, ...]
     start: int = 0
+    name: str = "none"
 
     def on_predictions(
         self,
@@ -270,12 +273,11 @@ class Attackers:
     def _told(self, lie: Lie | None, honest: Array, view: View, step: Int[Array, ""]) -> Array:
         if lie is None or not view.liars.any():
             return honest
-        called = getattr(lie, "__name__", "?")
-        with of_piece("attack.name", called, "a lie (honest, view)"):
+        with of_piece("attack.name", self.name, "a lie (honest, view)"):
             told = jnp.asarray(lie(honest, view))
         if told.shape != honest.shape:
             accepted = f"a lie of the shape of what it stands for, {honest.shape}, not {told.shape}"
-            raise ConfigError("attack.name", called, accepted)
+            raise ConfigError("attack.name", self.name, accepted)
         lies = self._lies(view.clients, honest.ndim, step)
         return jnp.where(lies, told.astype(honest.dtype), honest)
 
@@ -313,7 +315,7 @@ def make(
         fitting = [other for other in ATTACKS if _alters(other) & set(sent)]
         accepted = "none: its clients send nothing" if not sent else suggest(name, fitting)
         raise ConfigError("attack.name", name, f"with method {config.method}, {accepted}")
-    return Attackers(attack, tuple(clients), config.attack.start)
+    return Attackers(attack, tuple(clients), config.attack.start, name)
 
 
 def _attack(name: str) -> Attack:

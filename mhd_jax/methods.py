@@ -223,6 +223,13 @@ class Method:
     same_start: bool = False
     pooled: bool = False
 
+    @property
+    def hears_everybody(self) -> bool:
+        """Whether everybody reads everybody, whatever the communication graph is."""
+        if self.averaging is None or self.distillation is not None:
+            return self.snapshot_rounds
+        return self.averaging.matrix == "uniform"
+
     def distils(self, steps: np.ndarray) -> Bool[np.ndarray, " n"]:
         """In which of `steps` distillation has weight; in no others is anything published."""
         if self.distillation is None:

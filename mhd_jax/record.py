@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Float
 
 from mhd_jax import graph
 from mhd_jax import privacy as privacy_lib
@@ -136,13 +137,20 @@ def _seed_values(experiment: Experiment, found: Evaluation, index: int) -> dict[
         "isolated_baseline": baseline,
         "metrics": {name: value[index] for name, value in found.metrics.items()},
         "liars": np.flatnonzero(~experiment.honest).tolist(),
-        "class_accuracy": found.correct[index] / np.maximum(experiment.evaluator.count, 1),
+        "class_accuracy": _by_class(found.correct[index], experiment.evaluator.count),
         "label_histogram": experiment.evaluator.histograms[index],
         "primary_labels": partition.primary,
         "epsilon": experiment.epsilons[index],
         "adjacency": topology.at(0),
         "adjacency_union": topology.ever(experiment.config.train.steps),
     }
+
+
+def _by_class(
+    correct: Float[np.ndarray, "K H C"], count: Float[np.ndarray, " C"]
+) -> Float[np.ndarray, "K H C"]:
+    """Accuracy on every class, NaN where there is nothing to test it on."""
+    return np.where(count > 0, correct / np.maximum(count, 1), np.nan)
 
 
 def versions() -> dict[str, str]:

@@ -50,6 +50,8 @@ def test_what_has_a_record_is_skipped(tmp_path: Path) -> None:
     record = json.loads((tmp_path / "fake" / "one.json").read_text())
     assert record["results"] == {"n": 1} and record["device"] == "1 x test (cpu)"
     assert not pieces.marker(tmp_path, "fake").exists()
+    pieces.run_cases(piece(calls), Context(tmp_path, False, 60.0), skip=[])
+    assert calls == ["one", "two"] * 2  # tiny sizes do not stand for others
 
 
 def test_a_case_that_raises_is_recorded_the_next_is_done_and_it_is_tried_again(
@@ -227,7 +229,7 @@ def test_collapsed_clients_are_said() -> None:
         "shared_accuracy": [0.1], "private_accuracy": [0.2], "least_and_most": [0.1, 0.1],
         "steps": 100, "steps_per_second": 9.0, "at_chance": 8, "clients": 8,
     }  # fmt: skip
-    ((_, text),) = training.rows({"mhd": {"results": results}})
+    ((_, text),) = training.rows({"mhd-all": {"results": results}})
     assert text.endswith("COLLAPSED: 8 of 8 clients at chance")
 
 
@@ -244,7 +246,7 @@ def test_steps_are_measured_once_and_then_read(
 
     monkeypatch.setattr(training, "Stepper", Fast)
     monkeypatch.setattr(training, "CALIBRATION", 0.05)
-    config = training.settings("mhd", quick=False)
+    config = training.settings("mhd-all", quick=False)
     steps = training._steps(config, tmp_path / "mhd", 100.0, quick=False)
     assert steps == config.train.steps == 20_000  # no more than the config has
     monkeypatch.setattr(training, "Stepper", None)  # calling it would fail

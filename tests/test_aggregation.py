@@ -46,3 +46,13 @@ def test_averages_equal_numpy(rule: str) -> None:
     )
     expected = [ORACLES[rule](flat(everyone())[reads]) for reads in READS]
     np.testing.assert_allclose(flat(made), np.stack(expected), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("rule", aggregation.AGGREGATORS.names())
+def test_who_reads_one_client_alone_takes_its_parameters(rule: str) -> None:
+    weights = np.zeros((2, 6), np.float32)
+    weights[0, 3] = weights[1, 5] = 1
+    made = aggregation.AGGREGATORS.get(rule)(
+        jax.tree.map(jnp.asarray, everyone()), jnp.asarray(weights), 0.25
+    )
+    np.testing.assert_allclose(flat(made), flat(everyone())[[3, 5]], rtol=1e-6)

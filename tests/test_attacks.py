@@ -213,6 +213,13 @@ def test_an_attack_that_is_off_is_not_in_the_program() -> None:
     assert lowered() == lowered(attack__clients=(1, 2), attack__start=3)
 
 
+def test_a_lie_that_raises_is_told_by_its_name() -> None:
+    liars = Attackers(Attack(predictions=lambda honest, view: 1 / 0), LIARS, name="mine")
+    with pytest.raises(ConfigError, match="attack.name = 'mine': .*ZeroDivisionError"):
+        liars.on_vectors(jnp.zeros(3), np.arange(3), jax.random.key(0), jnp.asarray(0))
+        liars.on_predictions(jnp.zeros((4, 2, 1, 3)), 4, jnp.zeros(2), jax.random.key(0), 0)
+
+
 # --- Bad input ------------------------------------------------------------------------------------
 
 

@@ -149,12 +149,25 @@ def test_teachers_of_whom_nothing_is_kept_are_drawn(changes: dict, drawn: int) -
 
 
 @pytest.mark.parametrize(
+    ("method", "everybody"),
+    [("fedmd", True), ("feddf", True), ("fedavg", True), ("gossip", False), ("mhd", False),
+     ("codistillation", False)],
+)  # fmt: skip
+def test_the_graph_of_a_run_is_the_one_that_its_method_uses(method, everybody, caplog):
+    experiment = small.build(method=method, graph__name="cycle", graph__drop=1.0)
+    reads = experiment.topologies[0].at(0)
+    assert reads.sum() == (12 if everybody else 4)
+    assert ("no message ever arrives" in caplog.text) == (method in ("mhd", "codistillation"))
+
+
+@pytest.mark.parametrize(
     ("changes", "said"),
     [
         ({"distill__fade_in": 1.0}, "distill.fade_in = 1.0: distillation reaches"),
         ({"graph__drop": 1.0}, "graph.drop = 1.0: no message ever arrives"),
         ({"exchange__every": 6}, "exchange.every = 6: of 6 steps only the first distils"),
         ({"attack__name": "noise", "attack__clients": (1,), "attack__start": 6}, "nobody lies"),
+        ({"method": "fedmd", "graph__name": "cycle"}, "with fedmd everybody reads everybody"),
     ],
 )
 def test_settings_without_effect_are_told(changes, said, caplog):

@@ -114,6 +114,9 @@ def test_what_is_sent_is_the_checkout_with_uncommitted_work_and_without_results(
 def test_the_newest_line_of_the_metrics_in_words() -> None:
     assert job.newest(f"{METRICS}\n") == "step 20 after 4 s, loss 1.5"
     assert job.newest("") == "no metrics yet"
+    some = '{"step": 7, "seconds": 1.0, "loss": [null, 2.0, null]}'
+    assert job.newest(some) == "step 7 after 1 s, loss 2"
+    assert job.newest('{"step": 7, "seconds": 1.0, "loss": [null]}').endswith("loss nan")
 
 
 # --- TPU -----------------------------------------------------------------------------------------
@@ -184,12 +187,12 @@ def test_a_slice_that_does_not_come_up_is_withdrawn(
 def test_a_preempted_slice_is_replaced_and_the_same_command_goes_on(
     programs: stand_in.StandIns, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    states = ["ACTIVE", "SUSPENDED", "ACTIVE"]
+    states = ["ACTIVE", "SUSPENDED", "SUSPENDED", "ACTIVE"]
     summary = r"cat gs://bucket/runs/digits/summary.json"
     programs.answer({**UP, r"queued-resources describe": states, summary: [GONE, GONE, "{}"]})
     tpu.main(["up", *TPU, f"--fetch_to={tmp_path}"])
     assert actions(programs) == [
-        "create", "describe", "scp", "ssh", "ssh", "describe",  # preempted
+        "create", "describe", "scp", "ssh", "ssh", "describe", "describe",  # preempted
         "delete", "create", "describe", "scp", "ssh", "ssh", "describe", "ssh",
         "rsync", "describe", "delete",
     ]  # fmt: skip
@@ -208,6 +211,15 @@ def test_a_preempted_worker_restarts_the_run(
     assert [action for action in actions(programs) if action in ("create", "delete")] == [
         "delete", "create",
     ]  # fmt: skip
+
+
+def test_a_slice_that_is_gone_is_replaced_and_not_deleted(programs: stand_in.StandIns) -> None:
+    gone = ("", "NOT_FOUND: no such request", 1)
+    states = ["ACTIVE", gone, gone, "ACTIVE"]
+    programs.answer({**UP, "queued-resources describe": states,
+                     "summary.json": [GONE, GONE, "{}"]})  # fmt: skip
+    tpu.main(["watch", *TPU])
+    assert "delete" not in actions(programs) and "create" in actions(programs)
 
 
 def test_preemption_while_installing_is_survived(
@@ -273,15 +285,21 @@ def test_a_slurm_job_goes_into_the_queue_and_is_watched(
 
 
 @pytest.mark.parametrize(
-    ("status", "restarts", "requeued"), [(143, 0, True), (75, 0, True), (143, 20, False),
-                                         (1, 0, False), (0, 0, False)],
+    ("status", "restarts", "state", "requeued"),
+    [(143, 0, "RUNNING", True), (75, 0, "RUNNING", True), (143, 20, "RUNNING", False),
+     (143, 0, "COMPLETING", False), (1, 0, "RUNNING", False), (0, 0, "RUNNING", False)],
 )  # fmt: skip
 def test_the_slurm_script_requeues_what_can_go_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int, restarts: int, requeued: bool
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    status: int,
+    restarts: int,
+    state: str,
+    requeued: bool,
 ) -> None:
     """The script itself, with stand-ins of what Slurm offers inside a job."""
-    programs = stand_in.install(tmp_path / "bin", ("srun", "scontrol"), monkeypatch)
-    programs.answer({"^srun": [("", "", status)]})
+    programs = stand_in.install(tmp_path / "bin", ("srun", "scontrol", "squeue"), monkeypatch)
+    programs.answer({"^srun": [("", "", status)], "^squeue": [state]})
     made = job.make("mhd", "configs/digits.py", [], "runs/x")
     file = tmp_path / "batch"
     file.write_text(slurm.script(made, slurm_options("submit")))
@@ -312,7 +330,7 @@ def test_two_slurm_jobs_of_one_name_are_refused(programs: stand_in.StandIns) -> 
     with pytest.raises(SystemExit, match="a job mhd is there already"):
         slurm.main(["submit", *CONFIG, BUCKET])
     slurm.main(["delete", *CONFIG, BUCKET])
-    assert programs.asked[-1] == "scancel --signal=TERM --me --name=mhd"
+    assert programs.asked[-1] == "scancel --me --name=mhd"
 
 
 # --- Kubernetes ----------------------------------------------------------------------------------

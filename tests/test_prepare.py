@@ -312,8 +312,9 @@ def test_what_is_there_without_checksums_is_adopted_or_left_alone(
     tmp_path: Path, stand_in: Path
 ) -> None:
     write_dataset(tmp_path)
-    with pytest.raises(SystemExit, match="without checksums.* --adopt"):
-        prepare.main(["blobs", f"--dir={tmp_path}"])
+    for flags in ([], [f"--from={tmp_path}"]):
+        with pytest.raises(SystemExit, match="without checksums.* --adopt"):
+            prepare.main(["blobs", f"--dir={tmp_path}", *flags])
     prepare.main(["blobs", f"--dir={tmp_path}", "--adopt"])
     prepare.main(["blobs", f"--dir={tmp_path}"])
     with pytest.raises(SystemExit, match="there is no cubes in it"):

@@ -208,3 +208,19 @@ def test_liars_are_kept_and_left_out_of_the_means() -> None:
     assert first.shared.max == honest[..., 0].max()
     assert first.shared_gain is not None
     assert "over 3 clients that do not lie" in terminal.final_table(told)
+    everybody, without = results.hop_table(summary), results.hop_table(told)
+    assert sum(without.pairs) < sum(everybody.pairs)
+    hops = results.label_hops(summary.primary_labels, summary.adjacency_union)[[0, 2, 3]]
+    expected = results.accuracy_by_hops(summary.class_accuracy[[0, 2, 3]], hops)
+    np.testing.assert_array_equal(without.accuracy, expected.accuracy)
+
+
+def test_a_class_without_test_samples_is_in_no_hop_table() -> None:
+    summary, _ = synthetic_run()
+    accuracy = summary.class_accuracy.copy()
+    accuracy[:, :, 3] = np.nan
+    found = results.hop_table(changed(summary, class_accuracy=accuracy))
+    assert np.isfinite(found.accuracy).all()
+    left = np.delete(summary.class_accuracy, 3, axis=2), np.delete(summary.primary_labels, 3, 1)
+    hops = results.label_hops(left[1], summary.adjacency_union)
+    assert found.pairs == results.accuracy_by_hops(left[0], hops).pairs

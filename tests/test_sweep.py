@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,15 @@ def test_a_killed_sweep_goes_on_and_nothing_runs_twice(runs: list[str], tmp_path
     names = {file.name for file in folder.iterdir()}
     assert names >= {"mhd.json", "cycle.json", "table.md", "table.csv", "figure.png"}
     assert "finished" in Sweep(TINY, tmp_path, [STUDY]).list_runs()
+
+
+def test_a_record_of_fewer_seeds_is_made_anew(runs: list[str], tmp_path: Path) -> None:
+    runs.extend(["", ""])
+    Sweep(TINY, tmp_path, [STUDY], "fed*").run()
+    more = dataclasses.replace(TINY, seeds=TINY.seeds + 1)
+    Sweep(more, tmp_path, [STUDY], "fed*").run()
+    record = json.loads((tmp_path / "tiny" / "example" / "fedavg.json").read_text())
+    assert record["results"]["seeds"] == list(range(TINY.seeds + 1))
 
 
 def test_only_the_cells_asked_for(runs: list[str], tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from experiments.harness.compiling import quick_environment
 
 NAMES = ("correctness", "speed", "lowerings", "memory", "training", "profile")
 PIECE_SECONDS = 530.0  # of a piece's process: under nine minutes, its start and end included
+START = "start"  # what is said to have failed where a piece ends before its first case
 GRACE_SECONDS = 25.0  # for the case under way to end, before its process is killed
 
 
@@ -46,6 +47,7 @@ def child(options: argparse.Namespace) -> None:
 def run_piece(name: str, options: argparse.Namespace, seconds: float) -> None:
     """Runs a piece in processes of its own: a new one after a case that took its process along."""
     end, skip = time.monotonic() + seconds, list[str]()
+    pieces.path(options.out, name, START).unlink(missing_ok=True)
     while (left := end - time.monotonic()) > 0:
         words = ["--piece", name, f"--out={options.out}", f"--seconds={left:.0f}",
                  f"--skip={','.join(skip)}", *(["--quick"] if options.quick else [])]  # fmt: skip
@@ -59,15 +61,17 @@ def run_piece(name: str, options: argparse.Namespace, seconds: float) -> None:
         except subprocess.TimeoutExpired:
             status, reason = 1, "its time was over"
         under_way = pieces.marker(options.out, name)
-        if status == 0 or not under_way.exists():
+        if status == 0:
             return
-        case = under_way.read_text()
-        under_way.unlink()
+        case = under_way.read_text() if under_way.exists() else START
+        under_way.unlink(missing_ok=True)
         skip.append(case)
         took = round(time.monotonic() - begin, 1)
         record = {"piece": name, "case": case, "failed": reason, "wall_seconds": took}
         pieces.write(options.out, name, case, record)
         print(f"{name}/{case}: {reason}", flush=True)
+        if case == START:
+            return
 
 
 def environment(name: str, options: argparse.Namespace) -> dict[str, str]:

@@ -47,11 +47,12 @@ def grow(name: str, context: Context) -> dict[str, Any]:
             sizes.append({"value": value, "predicted": predicted, "fits": False})
         last, value = time.monotonic() - begin, 2 * value
     return {"setting": setting, "sizes": sizes, "stopped": full or f"largest size {largest}",
-            "memory": _memory()}  # fmt: skip
+            "memory": _stat("bytes_limit")}  # fmt: skip
 
 
 def _one(changes: dict[str, Any], quick: bool) -> dict[str, Any]:
     """A step of one size: its bytes as estimated, compiled and, where a device counts, used."""
+    before = _stat("peak_bytes_in_use")
     stepper = speed.build(changes, quick)
     stepper.run(stepper.unit)
     begin = time.perf_counter()
@@ -62,13 +63,13 @@ def _one(changes: dict[str, Any], quick: bool) -> dict[str, Any]:
         - found.alias_size_in_bytes
     )  # fmt: skip
     seconds = (time.perf_counter() - begin) / stepper.unit
-    stats = jax.devices()[0].memory_stats() or {}
+    peak = _stat("peak_bytes_in_use")
     return {
         "fits": True,
         "predicted": _predicted(changes),
         "compiled": compiled,
-        # Of this and all smaller sizes, which were done before.
-        "peak": stats.get("peak_bytes_in_use"),
+        # Of all that this process has done: known where this size took more than what was before.
+        "peak": peak if peak != before else None,
         "milliseconds": 1e3 * seconds,
     }
 
@@ -78,9 +79,9 @@ def _predicted(changes: dict[str, Any]) -> int:
     return speed.estimate(changes).total
 
 
-def _memory() -> int | None:
-    """Bytes of a device, where it says."""
-    return (jax.devices()[0].memory_stats() or {}).get("bytes_limit")
+def _stat(name: str) -> int | None:
+    """Bytes that the first device says, if it does."""
+    return (jax.devices()[0].memory_stats() or {}).get(name)
 
 
 def cases(context: Context) -> list[Case]:

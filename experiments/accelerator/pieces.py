@@ -87,10 +87,13 @@ def read(out: Path, piece: str) -> dict[str, Record]:
     return {file.stem: json.loads(file.read_text()) for file in found}
 
 
-def done(out: Path, piece: str, case: str) -> bool:
-    """Whether a case has a record of success; what failed is tried again by the next command."""
-    file = path(out, piece, case)
-    return file.exists() and "failed" not in json.loads(file.read_text())
+def done(context: Context, piece: str, case: str) -> bool:
+    """Whether a case has a record of success, in this size; what failed is tried again."""
+    file = path(context.out, piece, case)
+    if not file.exists():
+        return False
+    record = json.loads(file.read_text())
+    return "failed" not in record and bool(record.get("quick")) == context.quick
 
 
 def write(out: Path, piece: str, case: str, record: Record) -> None:
@@ -115,7 +118,7 @@ def run_cases(piece: Piece, context: Context, skip: Sequence[str]) -> None:
     end = time.monotonic() + context.seconds
     for case in piece.cases(context):
         left = end - time.monotonic()
-        if case.name in skip or done(context.out, piece.name, case.name):
+        if case.name in skip or done(context, piece.name, case.name):
             continue
         if left <= 0:
             print(f"{piece.name}/{case.name}: no time left; the same command goes on", flush=True)

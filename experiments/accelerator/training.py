@@ -13,7 +13,7 @@ import numpy as np
 
 from configs import cifar10, digits
 from experiments.accelerator.pieces import Case, Context, Piece, Records
-from experiments.harness.candidates import METHODS, PAPER_ALL_PEERS
+from experiments.harness.candidates import CHANGES, METHODS
 from experiments.harness.stepping import Stepper
 from mhd_jax import train
 from mhd_jax.config import update
@@ -26,13 +26,9 @@ CHANCE = 1.05  # times 1 / C: an accuracy up to this is no better than guessing
 SHARE = 0.8  # of the time that is left, for steps
 ROUND = 100  # steps are whole multiples of it
 
-# "mhd" is as published; what is beside it differs in the settings named.
 RUNS: dict[str, dict[str, Any]] = {
-    "mhd": {"method": "mhd", **PAPER_ALL_PEERS, "isolated_baseline": False},
-    "aligned": {"method": "mhd", "distill.alignment": 1.0, "isolated_baseline": False},
-    "isolated": {"method": "isolated", "isolated_baseline": False},
-    "codistillation": {"method": "codistillation", "isolated_baseline": False},
-    "fedavg": {"method": "fedavg", "isolated_baseline": False},
+    name: {**(CHANGES.get(name) or {"method": name}), "isolated_baseline": False}
+    for name in ("mhd-all", "aligned", "isolated", "codistillation", "fedavg")
 }
 
 
@@ -93,7 +89,7 @@ def _steps(config: Any, workdir: Path, seconds: float, quick: bool) -> int:
 
 
 def cases(context: Context) -> list[Case]:
-    names = ("mhd",) if context.quick else tuple(RUNS)
+    names = ("mhd-all",) if context.quick else tuple(RUNS)
     if not context.quick and (why := _not_prepared()):
         print(f"training: left out: {why}", flush=True)
         return []

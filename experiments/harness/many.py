@@ -21,7 +21,10 @@ GRAPHS: dict[str, dict[str, Any]] = {
 
 @sources.SOURCES.register("many_digits")
 def many_digits(directory: str, split: str, shape: sources.Shape) -> sources.Source:
-    """scikit-learn's digits, moved by up to a pixel and with noise, as many as `split` asks for.
+    """scikit-learn's digits, moved by some pixels and with noise, as many as `split` asks for.
+
+    Most are moved by a pixel or none, at most by three; what leaves on one side comes in on the
+    other.
 
     Args:
       directory: not used; the images come with scikit-learn.

@@ -133,9 +133,14 @@ class Sweep:
             self.write_up(study)
 
     def _finished(self, task: Task) -> bool:
-        """Whether the cell has a record, of the settings that it has today."""
-        found = records.read([self.record_path(task.study, task.cell)])
-        return any(record.config == records.config_json(task.configs[0]) for record in found)
+        """Whether the cell has a record, of the settings and seeds that it has today."""
+        wanted = records.config_json(task.configs[0])
+        seeds = [each.seed + at for each in task.configs for at in range(each.num_seeds)]
+        for record in records.read([self.record_path(task.study, task.cell)]):
+            found = record.found  # of a run that diverged there are no results
+            if record.config == wanted and (found is None or list(found.seeds) == seeds):
+                return True
+        return False
 
     def _make_runs(self, tasks: Sequence[Task]) -> Generator[Ended, None, None]:
         """Makes what these cells need; says of each run when it has ended."""

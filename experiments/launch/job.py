@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 import re
 import warnings
 from collections.abc import Callable, Sequence
@@ -172,15 +173,16 @@ def newest(metrics: str) -> str:
     text = f"step {values['step']} after {values['seconds']:.0f} s"
     for name in ("loss", "shared_accuracy"):
         if name in values:
-            flat = _flat(values[name])
+            flat = _flat(values[name]) or [math.nan]
             text += f", {name.replace('_', ' ')} {sum(flat) / len(flat):.3g}"
     return text
 
 
 def _flat(value: object) -> list[float]:
+    """All numbers in nested lists; null stands for clients that took no part."""
     if isinstance(value, list):
         return [number for one in value for number in _flat(one)]
-    return [float(value)]  # type: ignore[arg-type]
+    return [] if value is None else [float(value)]  # type: ignore[arg-type]
 
 
 def fetch_bucket(shell: Shell, job: Job, options: argparse.Namespace) -> None:

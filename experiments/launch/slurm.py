@@ -49,8 +49,11 @@ def script(job: Job, options: argparse.Namespace) -> str:
         f"srun --kill-on-bad-exit=1 {shlex.join(job.command(options.python))}",
         "status=$?",
         f"# {SAVED}: saved after SIGTERM; {LOST}: a task was lost. Started again, both go on.",
+        "# A job that was cancelled is no longer running, and stays out of the queue.",
         f"if [ $status -eq {SAVED} ] || [ $status -eq {LOST} ]; then",
-        f'  if [ "${{SLURM_RESTART_COUNT:-0}}" -lt {options.restarts} ]; then',
+        '  state=$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T)',
+        f'  if [ "$state" = RUNNING ] && [ "${{SLURM_RESTART_COUNT:-0}}" -lt {options.restarts} ]',
+        "  then",
         '    scontrol requeue "$SLURM_JOB_ID"',
         "  fi",
         "fi",
@@ -115,9 +118,9 @@ def fetch(shell: Shell, job: Job, options: argparse.Namespace) -> None:
 
 
 def delete(shell: Shell, job: Job, options: argparse.Namespace) -> None:
-    """Takes the job out of the queue; it saves before it ends."""
+    """Takes the job out of the queue: it gets SIGTERM, and as long to save as the site allows."""
     del options
-    shell.run("scancel", "--signal=TERM", "--me", f"--name={job.name}")
+    shell.run("scancel", "--me", f"--name={job.name}")
 
 
 def up(shell: Shell, job: Job, options: argparse.Namespace) -> None:

@@ -79,7 +79,8 @@ def _await(shell: Shell, job: Job, options: argparse.Namespace) -> None:
         waited += options.poll_seconds
     if state == "ACTIVE":
         return
-    delete(shell, job, options)
+    if state:
+        delete(shell, job, options)
     raise LaunchError(
         f"no slice of type {options.type} in {options.zone} after {waited / 60:.0f} minutes: "
         f"{state or 'no such request'}; the request is withdrawn. "
@@ -190,7 +191,8 @@ def _survive(shell: Shell, job: Job, options: argparse.Namespace, running: bool)
             if restarted == options.restarts:
                 raise LaunchError(f"{error}; given up after {restarted} restarts") from None
             shell.show(f"{error}; starting again ({restarted + 1} of at most {options.restarts})")
-            delete(shell, job, options)
+            if slice_state(shell, job, options):
+                delete(shell, job, options)
             create(shell, job, options)
             running = False
 

@@ -60,9 +60,9 @@ def prepare(shell: Shell, options: argparse.Namespace) -> Path:
         files.check_sums(found)
         shell.show(f"{found} is prepared; its checksums are right")
         return found
-    if (old := files.version_folder(root, name)) and not options.source:
+    if old := files.version_folder(root, name):
         raise PrepareError(
-            f"{old} holds {name} in another form or without checksums. Use another --dir with "
+            f"{old} holds {name} in another form or without checksums. Use another --dir, with "
             f"--from={root} to convert it, or --adopt if it holds array_record files you trust"
         )
     work = root / ".prepare" / name.replace("/", "_")

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from mhd_jax import rng
-from mhd_jax.errors import ConfigError
+from mhd_jax.errors import ConfigError, of_piece
 from mhd_jax.methods import Method
 from mhd_jax.registry import Registry
 
@@ -160,7 +160,8 @@ def make_encoding(config: ml_collections.ConfigDict, method: Method, num_classes
         method that mixes raw logits (which cannot be rebuilt from them).
     """
     name = config.exchange.encoding
-    encoding = ENCODINGS.get(name)(config)
+    with of_piece("exchange.encoding", name, "a function from the config to an Encoding"):
+        encoding = ENCODINGS.get(name)(config)
     if isinstance(encoding, TopK) and not 1 <= encoding.k <= num_classes:
         raise ConfigError("exchange.top_k", encoding.k, f"between 1 and {num_classes} classes")
     if isinstance(encoding, TopK | Levels):
@@ -179,12 +180,10 @@ def _check_encoding(encoding: Encoding, name: str, num_classes: int) -> None:
     def there_and_back(scores: Array) -> Array:
         return encoding.decode(encoding.encode(scores), num_classes)
 
-    try:
+    accepted = "an Encoding with encode, decode and embedding_type"
+    with of_piece("exchange.encoding", name, accepted):
         found = jax.eval_shape(there_and_back, scores)
         jnp.dtype(encoding.embedding_type)
-    except (AttributeError, TypeError) as error:
-        accepted = f"an Encoding with encode, decode and embedding_type ({error})"
-        raise ConfigError("exchange.encoding", name, accepted) from error
     if found.shape != shape or found.dtype != jnp.float32:
         accepted = (
             f"float32 scores of shape [K, B, H, C] = {shape} after encode and decode, not "

@@ -10,7 +10,7 @@ import jax
 import ml_collections
 
 from mhd_jax import config as config_lib
-from mhd_jax import exchange, federation, methods, state
+from mhd_jax import exchange, federation, methods, seating, state
 from mhd_jax import privacy as privacy_lib
 from mhd_jax.data.batches import Visits
 from mhd_jax.data.feed import Federation, Feed, Resident, device_memory
@@ -65,6 +65,7 @@ def build(
         parts=parts,
         feed=feed,
         ledger=messages.make_ledger(config, parts, readers[0], clients),
+        memory=seating.host_memory(clients.roster) if parts.brought else None,
     )
 
 

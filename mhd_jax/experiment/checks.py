@@ -86,12 +86,17 @@ def _check_alignment(
 def _warn_of_idle_settings(config: ml_collections.ConfigDict, method: methods.Method) -> None:
     """Says which settings have no effect, or hardly any, in a run of this length."""
     steps, distils = config.train.steps, method.distillation is not None
+    follows = distils and not method.hears_everybody
     idle = {
         "distill.fade_in": (
-            distils and config.distill.fade_in == 1,
+            follows and config.distill.fade_in == 1,
             "distillation reaches its full weight at the last step only",
         ),
-        "graph.drop": (distils and config.graph.drop == 1, "no message ever arrives"),
+        "graph.drop": (follows and config.graph.drop == 1, "no message ever arrives"),
+        "graph.name": (
+            method.hears_everybody and config.graph.name != "complete",
+            f"with {config.method} everybody reads everybody",
+        ),
         "exchange.every": (
             distils and steps > 1 and config.exchange.every >= steps,
             f"of {steps:,} steps only the first distils",

@@ -183,6 +183,7 @@ def _roster(
     elif privacy_lib.build(config) is not None:
         why = "privacy is accounted for in clients that take part in every step"
     if roster.attendances and why:
-        name = "trace" if config.clients.active == 1 else "active"
+        everybody = participation.active_clients(config) == layout.num_clients
+        name = "trace" if everybody else "active"
         raise ConfigError(f"clients.{name}", config.clients[name], f"everybody: {why}")
     return roster

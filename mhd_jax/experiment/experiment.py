@@ -13,7 +13,7 @@ import ml_collections
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from mhd_jax import exchange, federation, graph, seating, state, weights
+from mhd_jax import exchange, federation, graph, state, weights
 from mhd_jax import privacy as privacy_lib
 from mhd_jax.data.feed import Federation, Feed, Resident
 from mhd_jax.evaluator import Evaluator
@@ -39,6 +39,8 @@ class Experiment:
       parts: the fixed parts of the step.
       feed: where samples come from.
       ledger: bytes per client.
+      memory: of the host, where clients that take no part wait in it; None where they wait on the
+        devices.
     """
 
     config: ml_collections.ConfigDict
@@ -49,11 +51,7 @@ class Experiment:
     parts: StepParts
     feed: Feed
     ledger: exchange.Ledger
-
-    @functools.cached_property
-    def memory(self) -> HostMemory | None:
-        """That of the host, where clients that take no part wait in it; None on the devices."""
-        return seating.host_memory(self.parts.roster) if self.parts.brought else None
+    memory: HostMemory | None = None
 
     @functools.cached_property
     def schedule(self) -> Schedule:

@@ -22,19 +22,21 @@ from mhd_jax.parallel import Layout
 from mhd_jax.routes import Routes
 from mhd_jax.step import StepParts
 
+EVERYBODY = {
+    "name": "complete", "sequence": (), "matrix": "", "peers_per_step": 0, "every": 0, "drop": 0.0,
+}  # fmt: skip
+"""The graph of methods in which everybody reads everybody."""
+
 
 def make_topologies(
     config: ml_collections.ConfigDict, method: methods.Method, federations: Sequence[Federation]
 ) -> list[graph.Topology]:
     """The graphs of all replicas, with as many peers a step as settings or method ask for."""
+    settings = {**config.graph, **(EVERYBODY if method.hears_everybody else {})}
+    made = [graph.make_topology(settings, config.clients.num, fed.seed) for fed in federations]
     return [
-        _with_drawn_peers(
-            config,
-            method,
-            graph.make_topology(config.graph, config.clients.num, fed.seed),
-            fed.partition.sizes,
-        )
-        for fed in federations
+        _with_drawn_peers(config, method, topology, fed.partition.sizes)
+        for topology, fed in zip(made, federations, strict=True)
     ]
 
 

@@ -50,11 +50,12 @@ def hop_table(result: SeedResult) -> HopTable:
 
     A client is 0 hops from its own primary labels, 1 hop from those of the clients it learns
     from, and so on. A label with several primary clients counts with the nearest; labels without
-    a primary client are left out.
+    a primary client or a test sample are left out, and so are clients that lie.
     """
-    return accuracy_by_hops(
-        result.class_accuracy, label_hops(result.primary_labels, result.adjacency_union)
-    )
+    hops = label_hops(result.primary_labels, result.adjacency_union)
+    accuracy = for_every_client(result.class_accuracy, len(hops))
+    honest = np.broadcast_to(result.honest, len(hops))
+    return accuracy_by_hops(accuracy[honest], hops[honest])
 
 
 def accuracy_by_hops(
@@ -62,13 +63,14 @@ def accuracy_by_hops(
 ) -> HopTable:
     """`hop_table` from accuracies and `label_hops`."""
     accuracy = for_every_client(class_accuracy, len(hops))
+    hops = np.where(np.isnan(accuracy).any(axis=1), NO_PRIMARY, hops)
     distances = sorted({int(d) for d in np.unique(hops)} - {NO_PRIMARY})
     distances.sort(key=lambda d: (d == -1, d))
     table = np.empty((accuracy.shape[1], len(distances)))
     pairs = []
     for column, distance in enumerate(distances):
         client, label = np.nonzero(hops == distance)
-        table[:, column] = np.nanmean(accuracy[client, :, label], axis=0)
+        table[:, column] = accuracy[client, :, label].mean(axis=0)
         pairs.append(len(client))
     return HopTable(head_names(accuracy.shape[1]), distances, table, pairs)
 

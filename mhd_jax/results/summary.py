@@ -54,7 +54,7 @@ class SeedResult(Accuracies):
         dtype=float, default_factory=dict,
     )  # fmt: skip
     class_accuracy: Float[np.ndarray, "K H C"] = field(
-        "[K, H, C]", "1", "Test accuracy by class; 0 for a class without a test sample.",
+        "[K, H, C]", "1", "Test accuracy by class; null for a class without a test sample.",
         dtype=float,
     )  # fmt: skip
     label_histogram: Int[np.ndarray, "K C"] = field(
