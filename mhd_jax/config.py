@@ -116,7 +116,7 @@ def _add_clients(config: ml_collections.ConfigDict) -> None:
     config.model.norm = "default"  # normalisation; default = the network's own
     # first layers of a residual network: 3x3 for small images, 7x7 and a pool for large ones
     config.model.stem = "default"
-    # residual networks: no ReLU on the embedding, which would make training diverge
+    # residual networks: leave out the ReLU on the embedding, with which training can diverge
     config.model.signed_embedding = True
     config.model.dtype = "float32"  # type of activations and arithmetic; parameters are float32
     # residual networks: less memory for more time; blocks are computed again in the backward pass
@@ -181,11 +181,11 @@ def _add_exchange(config: ml_collections.ConfigDict) -> None:
     config.distill.nu_main = 1.0
     # fraction of the run over which the weight of distillation rises to its full value [0 to 1]
     config.distill.fade_in = 0.3
-    # tau: teachers' predictions are divided by their own mean to this power; 0 is the paper,
-    # -1 the method's own: 1 for mhd, 0 for the others [0 or more, or -1]
+    # tau: teachers' predictions are divided by their own mean to this power; 0 is none, as in the
+    # paper, -1 the method's own: 1 for mhd, 0 for the others [0 or more, or -1]
     config.distill.alignment = -1.0
-    # of the moving average of that mean over steps; 0 takes each batch's own, as stale teachers
-    # always do [0 or more, below 1]
+    # momentum of the moving average of that mean over steps; 0 takes each batch's own, as stale
+    # teachers always do [0 or more, below 1]
     config.distill.alignment_momentum = 0.9
     # how far a peer's predictions must go together with one's own to be learned from, in standard
     # deviations beyond chance; 0 hears everybody, -1 is the method's own: 3 for mhd where
@@ -194,7 +194,9 @@ def _add_exchange(config: ml_collections.ConfigDict) -> None:
     # how much of another public sample is mixed into one at most, the same for all clients; 0 is
     # none [0 to 0.5; 0 for ids]
     config.distill.mixup = 0.0
-    config.distill.class_frequencies = ()  # of the public set where they are known; () = equal
+    # how often each class occurs in the public set, where that is known; () = all alike [a number
+    # of 0 or more for each class, not all 0]
+    config.distill.class_frequencies = ()
     # how sure a prediction is; the surest candidate teaches [or "energy", which is published too]
     config.distill.confidence = "max_prob"
     config.distill.include_self = True  # a client's own head of the rank below may be its teacher

@@ -79,7 +79,7 @@ run.plot_classes()
 # %% [markdown]
 # ## One image, one client
 #
-# Here is a digit that client 0 does not hold. Its main head has to guess; its last head has learned
+# Here is a digit that client 0 hardly holds. Its main head has to guess; its last head has learned
 # from clients that know it.
 
 # %%
@@ -91,7 +91,7 @@ unknown = next(i for i, label in enumerate(digits.target) if label not in client
 image = (digits.images[unknown] / 16).astype(np.float32)[None, ..., None]
 probabilities = client.predict(image)[0]  # [H, C]
 
-print(f"client 0 holds {client.labels}; the image is a {digits.target[unknown]}")
+print(f"client 0 mostly holds {client.labels}; the image is a {digits.target[unknown]}")
 for name, row in zip(run.head_names, probabilities, strict=True):
     print(f"{name:6} says {row.argmax()} with probability {row.max():.2f}")
 
