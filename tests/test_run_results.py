@@ -224,3 +224,6 @@ def test_a_class_without_test_samples_is_in_no_hop_table() -> None:
     left = np.delete(summary.class_accuracy, 3, axis=2), np.delete(summary.primary_labels, 3, 1)
     hops = results.label_hops(left[1], summary.adjacency_union)
     assert found.pairs == results.accuracy_by_hops(left[0], hops).pairs
+    told = changed(summary, class_accuracy=accuracy)
+    kept = json.loads(json.dumps(told.to_json(), allow_nan=False))
+    np.testing.assert_array_equal(Summary.from_json(kept).class_accuracy, accuracy)

@@ -110,7 +110,18 @@ def _plain(value: Any) -> Any:
         return {name: _plain(part) for name, part in value.items()}
     if isinstance(value, tuple | list):
         return [_plain(part) for part in value]
-    return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+    return as_lists(value) if isinstance(value, np.ndarray | np.generic) else value
+
+
+def as_lists(array: np.ndarray | np.generic) -> Any:
+    """The numbers of an array in nested lists, None for NaN: JSON has no other word for it.
+
+    >>> as_lists(np.array([0.5, np.nan]))
+    [0.5, None]
+    """
+    if np.issubdtype(array.dtype, np.floating) and (missing := np.isnan(array)).any():
+        return np.where(missing, None, array).tolist()
+    return array.tolist()
 
 
 def _typed(about: Mapping[str, Any], value: Any) -> Any:

@@ -28,6 +28,7 @@ from mhd_jax.config import RENAMED, flatten
 from mhd_jax.errors import WorkdirError
 from mhd_jax.files import absolute, is_remote
 from mhd_jax.results import MANY, Line, Summary
+from mhd_jax.results.fields import as_lists
 
 # What may differ when a run is resumed, because the trained clients do not depend on it.
 FREE_SETTINGS = (
@@ -308,11 +309,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, ml_collections.ConfigDict):
         return value.to_dict()
     if hasattr(value, "__array__"):
-        array = np.asarray(value)
-        if np.issubdtype(array.dtype, np.floating) and (missing := np.isnan(array)).any():
-            array = array.astype(object)
-            array[missing] = None
-        return array.tolist()
+        return as_lists(np.asarray(value))
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     raise TypeError(f"{type(value).__name__} has no JSON form: {value!r}")
