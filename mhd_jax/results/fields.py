@@ -120,7 +120,9 @@ def as_lists(array: np.ndarray | np.generic) -> Any:
     [0.5, None]
     """
     if np.issubdtype(array.dtype, np.floating) and (missing := np.isnan(array)).any():
-        return np.where(missing, None, array).tolist()
+        known = np.array(array, object)
+        known[missing] = None
+        return known.tolist()
     return array.tolist()
 
 
