@@ -317,7 +317,10 @@ def update(config: ml_collections.ConfigDict, settings: Mapping[str, Any]) -> No
 
 def like(value: object) -> str:
     """What a setting accepts, from the value that it has."""
-    kinds = {bool: "True or False", int: "a whole number", float: "a number", str: "a text"}
+    kinds = {
+        bool: "True or False", int: "a whole number", float: "a number", str: "a text",
+        tuple: "a tuple",
+    }  # fmt: skip
     return f"{kinds.get(type(value), 'a value')} like {value!r}"
 
 

@@ -7,6 +7,9 @@ import contextlib
 import difflib
 from collections.abc import Iterable, Iterator
 
+LONGEST = 300
+"""Characters of a value in a message."""
+
 
 class ConfigError(ValueError):
     """A setting that cannot work: names the setting, its value and what would be accepted.
@@ -20,7 +23,13 @@ class ConfigError(ValueError):
         self.setting = setting
         self.value = value
         self.accepted = accepted
-        super().__init__(f"{setting} = {value!r}: expected {accepted}")
+        super().__init__(f"{setting} = {_short(value)}: expected {accepted}")
+
+
+def _short(value: object) -> str:
+    """What a value looks like, on one line; of a long one the beginning."""
+    shown = " ".join(repr(value).split())
+    return shown if len(shown) <= LONGEST else f"{shown[: LONGEST - 4]} ..."
 
 
 @contextlib.contextmanager

@@ -158,10 +158,12 @@ class Watch:
     Attributes:
       patience: steps before anything is said: until then heads know too little to be judged.
       names: what clients are called; () for their numbers.
+      aligned: predictions are aligned already.
     """
 
     patience: int = 0
     names: Sequence[str] = ()
+    aligned: bool = False
     _told: set[str] = dataclasses.field(default_factory=set)
 
     def look(
@@ -246,7 +248,9 @@ class Watch:
         return (
             f"step {step}: auxiliary head {rank} of {named} gives one class to "
             f"{top_share[clients, rank].min():.0%} of public images or more: it has collapsed. "
-            "Try a longer distill.fade_in, a smaller distill.nu_aux, or distill.alignment = 1"
+            "Try a longer distill.fade_in"
+            + ("" if self.aligned else ", distill.alignment = 1")
+            + ", or a smaller distill.nu_aux"
         )
 
     def _dominant(
@@ -258,6 +262,7 @@ class Watch:
     ) -> str:
         if not reads.any() or not shares.any():
             return ""
+        shares = np.where(reads, shares, 0.0)  # one's own lessons are no news
         given = shares.sum(axis=0) / max(shares.sum(), 1e-9)
         fair = (reads / np.maximum(reads.sum(axis=1, keepdims=True), 1)).sum(axis=0)
         fair = fair / max(fair.sum(), 1e-9)
@@ -269,7 +274,9 @@ class Watch:
         return (
             f"step {step}: client {name} gives {given[teacher]:.0%} of all lessons (chosen at "
             f"random it would give {fair[teacher]:.0%}): it is surest of everything, or it lies. "
-            "Try distill.alignment = 1 or distill.rule = reputation"
+            "Try "
+            + ("" if self.aligned else "distill.alignment = 1 or ")
+            + "distill.rule = reputation"
         )
 
     def _ignored(

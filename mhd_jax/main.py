@@ -42,7 +42,7 @@ def main(argv: Sequence[str]) -> None:
             return
         train.train_and_evaluate(config, _WORKDIR.value or default_workdir(given))
     except (ConfigError, WorkdirError, DivergedError, train.Interrupted) as error:
-        command.end(error, 143 if isinstance(error, train.Interrupted) else 1)
+        command.end(error, error.status if isinstance(error, train.Interrupted) else 1)
 
 
 def default_workdir(config_file: str) -> str:

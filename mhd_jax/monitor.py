@@ -36,7 +36,9 @@ class Monitor:
         """What has been said so far."""
         config = self.experiment.config
         patience = round(max(PATIENCE, config.distill.fade_in) * config.train.steps)
-        return health.Watch(patience, self.experiment.client_names)
+        chosen = self.experiment.parts.method.distillation
+        aligned = chosen is not None and chosen.aligns
+        return health.Watch(patience, self.experiment.client_names, aligned)
 
     @property
     def works(self) -> bool:

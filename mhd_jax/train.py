@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NoReturn
@@ -45,7 +46,15 @@ LAST_HEAD = "last_head_accuracy"
 
 
 class Interrupted(RuntimeError):
-    """SIGTERM came; the state is saved and the same command goes on from there."""
+    """SIGTERM or SIGINT came; the state is saved and the same command goes on from there.
+
+    Attributes:
+      status: with which a command ends.
+    """
+
+    def __init__(self, said: str, status: int = 128 + signal.SIGTERM) -> None:
+        super().__init__(said)
+        self.status = status
 
 
 def train_and_evaluate(
@@ -65,7 +74,7 @@ def train_and_evaluate(
       ConfigError: a setting that cannot work, before any compilation.
       WorkdirError: a workdir that cannot be used, or that belongs to another run.
       DivergedError: a loss is no longer finite; the last good checkpoint is kept.
-      Interrupted: SIGTERM came; the state has been saved.
+      Interrupted: SIGTERM or SIGINT came; the state has been saved.
     """
     config_lib.validate(config)
     processes.join(config.parallel.distributed)
@@ -96,7 +105,10 @@ def _summary(config: ml_collections.ConfigDict, directory: Workdir) -> tuple[Sum
         directory.claim(config)
         if jax.process_index() == 0:
             print(f"{directory.path}: this run is finished; nothing to do")
-        return directory.read_summary(), directory.report.exists()
+        summary = directory.read_summary()
+        if left_out := sorted({*config.metrics} - {*summary.metrics}):
+            logging.warning("metrics: %s not measured, as the run is finished", ", ".join(left_out))
+        return summary, directory.report.exists()
     experiment = experiment_lib.build(config)  # before the claim: what cannot work claims nothing
     _ = experiment.weights  # read and checked now, if there are any
     directory.claim(config, experiment.federations[0].fingerprint)
@@ -212,13 +224,13 @@ class Run:
         step = self.first_step
         with (
             terminal.Progress(train.steps, step, self.leader) as self.progress,
-            processes.sigterm() as sigterm_due,
+            processes.stop_signals() as told_to_stop,
         ):
             if step == 0:
                 self._evaluate(0)
             while step < train.steps:
                 step = self._advance(stepper, step)
-                stop = sigterm_due(step)
+                stop = told_to_stop(step)
                 due = {
                     name: step % train[f"{name}_every"] == 0 or step == train.steps
                     for name in ("log", "eval", "checkpoint")
@@ -233,7 +245,8 @@ class Run:
                     self._save(step)
                 if stop and step < train.steps:
                     self.checkpoints.wait()
-                    raise Interrupted(f"SIGTERM: saved step {step}; the same command goes on")
+                    said = f"{signal.Signals(stop).name}: saved step {step}"
+                    raise Interrupted(f"{said}; the same command goes on", 128 + stop)
             if self._evaluation is None or self._evaluated != step:  # nothing was left to do
                 self._evaluation = self.experiment.evaluator.evaluate(self.state)
             summary = record.summarize(
@@ -254,7 +267,8 @@ class Run:
         if restored is None:
             return experiment.init_state(), 0
         step, state = restored
-        logging.info("going on from step %d", step)
+        if self.leader:
+            print(f"going on from step {step:,}", flush=True)
         if experiment.home.rows != experiment.home.groups:  # a checkpoint need not have these rows
             state = state_lib.refill(state, experiment.init_state(), experiment.home)
         return state, step

@@ -110,11 +110,20 @@ def test_predictions_are_those_of_the_trained_clients(run: mhd_jax.Run) -> None:
         (np.zeros((0, 8, 8, 1), np.uint8), "at least 1"),
         (np.zeros((2, 8, 8, 1), np.int64), "uint8 or floating point"),
         (np.full((2, 8, 8, 1), np.nan), "finite numbers"),
+        (np.full((2, 8, 8, 1), 200.0), "images in 0..1, not 200..200"),
     ],
 )
 def test_samples_that_cannot_be_predicted(run: mhd_jax.Run, samples: np.ndarray, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         run.predict(samples)
+
+
+def test_pixels_stand_for_images_in_floating_point(run: mhd_jax.Run) -> None:
+    pixels = np.random.default_rng(1).integers(0, 256, (3, 8, 8, 1)).astype(np.uint8)
+    scaled = run.predict(pixels.astype(np.float32) / 255)
+    np.testing.assert_allclose(run.predict(pixels), scaled, atol=1e-6)
+    with pytest.raises(ConfigError, match="replica = 1: expected 0 to 0"):
+        run.predict(pixels, replica=1)
 
 
 def test_images_of_another_shape_are_refused(run: mhd_jax.Run) -> None:

@@ -245,3 +245,20 @@ def test_what_does_not_fit_is_named(piece: Any, said: str) -> None:
     with pytest.raises(ConfigError, match=f"model.name = {said}"):
         api.pieces.use(config, {"model": piece})
         experiment_lib.build(config)
+
+
+class Untold(nn.Module):
+    """A Linen network that does not care whether it is trained."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return nn.relu(nn.Dense(8)(x))
+
+
+@pytest.mark.parametrize("piece", [Untold(), nn.Dense(8), nn.Sequential([nn.Dense(6), nn.relu])])
+def test_a_linen_network_need_not_take_train(piece: nn.Module) -> None:
+    model = models.build({"name": piece}, num_classes=3, num_heads=2)
+    x = jnp.ones((4, F))
+    variables = model.init(bridge.keys(jax.random.key(0)), x, train=False)
+    logits, _ = model.apply(variables, x, train=True)
+    assert logits.shape == (4, 2, 3)

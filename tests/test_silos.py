@@ -14,10 +14,10 @@ from absl import logging
 from PIL import Image
 
 import mhd_jax
+from mhd_jax import api, record
 from mhd_jax import experiment as experiment_lib
-from mhd_jax import record
 from mhd_jax.data import sources
-from mhd_jax.errors import ConfigError
+from mhd_jax.errors import ConfigError, WorkdirError
 from mhd_jax.reporting import charts, report, terminal
 from mhd_jax.reporting.graph_drawing import communication_graph
 from tests import small
@@ -52,6 +52,35 @@ def silos(**changes: Any) -> sources.Source:
 def run(pieces: None) -> mhd_jax.Run:
     """Three clients with names and test samples of their own."""
     return mhd_jax.fit(small.config(isolated_baseline=True), source=silos())
+
+
+def test_a_run_keeps_its_own_data_whatever_is_registered_later(
+    run: mhd_jax.Run, tmp_path: Path
+) -> None:
+    rows = table(8, seed=3)[0]
+    before = run.predict(rows)
+    scaled = {name: (table(20 + 4 * i, seed=i)[0] / 1000, table(20 + 4 * i, seed=i)[1])
+              for i, name in enumerate(NAMES)}  # fmt: skip
+    other = silos(clients=scaled, public=table(30, seed=7)[0] / 1000)
+    api.pieces.use(small.config(), {"source": other})  # what a later `fit` does
+    again = mhd_jax.Run(run.workdir, run.config, run._data[0])
+    np.testing.assert_array_equal(again.predict(rows), before)
+    np.testing.assert_allclose(run.predict(rows.astype(np.int64)), before, atol=0.3)
+    with pytest.raises(WorkdirError, match="other data of the same name, hospitals"):
+        mhd_jax.Run.load(run.workdir, source=other).predict(rows)
+    api.pieces.use(small.config(), {"source": silos()})
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"public": table(30, seed=7)}, "public = '2 arrays': expected samples alone"),
+        ({"test": table(21, seed=8)[0]}, "test = 'ndarray': expected a pair"),
+    ],
+)
+def test_parts_of_another_kind_are_refused(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        silos(**changes)
 
 
 # --- Clients from arrays --------------------------------------------------------------------------

@@ -91,7 +91,7 @@ def test_auto_decides_by_memory_and_says_so(monkeypatch):
 
 
 def test_auto_streams_what_does_not_fit(monkeypatch):
-    monkeypatch.setattr("mhd_jax.experiment.device_memory", lambda: 1000)
+    monkeypatch.setattr("mhd_jax.experiment.assemble.device_memory", lambda: 1000)
     experiment = small.build()
     assert isinstance(experiment.feed, Streaming) and experiment.parts.steps_per_call == 1
 

@@ -154,19 +154,21 @@ def test_the_same_seed_gives_the_same_bits(finished, tmp_path):
     _same(_final_state(tmp_path, config), _final_state(workdir, config))
 
 
-def test_a_signal_saves_and_the_same_command_goes_on(finished, tmp_path, monkeypatch):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_the_same_command_goes_on(finished, tmp_path, monkeypatch, number):
     workdir, config, summary = finished
     advance = train.Run._advance
 
     def interrupted(self, call, step):
         if step == 3:
-            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(number)
         return advance(self, call, step)
 
     config_often = small.config(train__checkpoint_every=6, train__steps_per_call=1)
     monkeypatch.setattr(train.Run, "_advance", interrupted)
-    with pytest.raises(train.Interrupted, match="saved step 6|saved step 4"):
+    with pytest.raises(train.Interrupted, match="saved step 6|saved step 4") as interrupted_by:
         train.train_and_evaluate(config_often, tmp_path, with_report=False)
+    assert interrupted_by.value.status == 128 + number
     monkeypatch.setattr(train.Run, "_advance", advance)
     asked, init = [], experiment_lib.Experiment.init_state
 

@@ -23,6 +23,7 @@ from jaxtyping import Array, Float, Shaped
 
 from mhd_jax.errors import ConfigError, WorkdirError
 from mhd_jax.files import absolute
+from mhd_jax.inputs import as_stored
 
 VERSION = 1
 """Of the folder's contents; a folder of another version is refused."""
@@ -121,7 +122,10 @@ class ExportedClient:
         Raises:
           ConfigError: samples of another shape, or of a type that does not fit.
         """
-        samples = self._checked(np.asarray(samples))
+        dtype = np.dtype(self.facts.dtype)
+        samples = as_stored("samples", np.asarray(samples), self.facts.shape, dtype)
+        if samples.dtype != dtype:
+            raise ConfigError("samples", f"an array of {samples.dtype}", f"pixels, {dtype}")
         found = []
         for start in range(0, len(samples), BATCH):
             part = samples[start : start + BATCH]
@@ -131,15 +135,6 @@ class ExportedClient:
             )
         shape = (0, len(self.facts.heads), len(self.facts.class_names))
         return np.concatenate([np.zeros(shape, np.float32), *found])
-
-    def _checked(self, samples: np.ndarray) -> np.ndarray:
-        shape, dtype = tuple(self.facts.shape), np.dtype(self.facts.dtype)
-        if samples.shape[1:] != shape or samples.ndim != len(shape) + 1:
-            accepted = f"[N, {', '.join(map(str, shape))}]"
-            raise ConfigError("samples", f"an array of shape {samples.shape}", accepted)
-        if not np.can_cast(samples.dtype, dtype, casting="same_kind"):
-            raise ConfigError("samples", f"an array of {samples.dtype}", f"numbers of type {dtype}")
-        return samples.astype(dtype)
 
 
 def load_client(path: epath.PathLike) -> ExportedClient:
@@ -157,6 +152,8 @@ def load_client(path: epath.PathLike) -> ExportedClient:
     about = json.loads((folder / FACTS).read_text())
     if about.pop("version", None) != VERSION:
         raise WorkdirError(f"{folder}: expected version {VERSION} of its contents")
+    if not (folder / FUNCTION).exists():
+        raise WorkdirError(f"{folder}: has no {FUNCTION}, so the exported client is not complete")
     function = jax_export.deserialize(bytearray((folder / FUNCTION).read_bytes()))
     (shapes, _), _ = jax.tree.unflatten(function.in_tree, function.in_avals)
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])

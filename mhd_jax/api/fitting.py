@@ -49,9 +49,9 @@ def fit(
       workdir: the directory of the run; None for a temporary one that lives as long as the `Run`.
       head: a Linen module class with the fields `num_classes` and `num_heads`;
         ``(embedding [B, D], train) -> logits [B, H, C]``.
-      model: an embedding network, ``(x [B, ...], train) -> embedding [B, D]``: a Linen module or
-        its class; an NNX module class that takes `rngs` (`functools.partial` gives the rest of its
-        arguments), whose `__call__` need not take `train`; or a function from `ModelSettings` to
+      model: an embedding network, ``(x [B, ...], train) -> embedding [B, D]``, where `train` may be
+        left out: a Linen module or its class; an NNX module class that takes `rngs`
+        (`functools.partial` gives the rest of its arguments); or a function from `ModelSettings` to
         one of these.
       confidence: ``log_probs [..., C] -> [...]``, larger is surer.
       rule: a `TeacherRule`, from candidates to an index or weights.
@@ -98,7 +98,7 @@ def fit(
         if temporary:
             shutil.rmtree(path, ignore_errors=True)
         raise
-    run = Run(path, made)
+    run = Run(path, made, source if isinstance(source, Source) else None)
     if temporary:
         weakref.finalize(run, shutil.rmtree, path, ignore_errors=True)
     return run

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -22,10 +22,11 @@ from mhd_jax import federation
 from mhd_jax import state as state_lib
 from mhd_jax.api import export
 from mhd_jax.api.pieces import PIECES, use
-from mhd_jax.data.sources import is_ids
+from mhd_jax.data.sources import Source
 from mhd_jax.errors import ConfigError, WorkdirError, suggest
 from mhd_jax.experiment import Experiment
 from mhd_jax.files import absolute
+from mhd_jax.inputs import as_stored
 from mhd_jax.reporting import charts
 from mhd_jax.reporting.graph_drawing import communication_graph
 from mhd_jax.reporting.terminal import final_table
@@ -50,10 +51,17 @@ class Run:
       config: its settings.
     """
 
-    def __init__(self, workdir: epath.PathLike, config: ml_collections.ConfigDict) -> None:
+    def __init__(
+        self,
+        workdir: epath.PathLike,
+        config: ml_collections.ConfigDict,
+        source: Source | None = None,
+    ) -> None:
         self._directory = Workdir(workdir)
         self.workdir = self._directory.path
         self.config = config
+        # Kept here: the name stands for whatever was registered under it last.
+        self._data = None if config.data.public_name or source is None else (source, source.public)
 
     @classmethod
     def load(cls, workdir: epath.PathLike, **pieces: object) -> Run:
@@ -76,7 +84,8 @@ class Run:
             if argument not in PIECES:
                 raise TypeError(f"unknown piece {argument!r}: {suggest(argument, PIECES)}")
             use(config, {argument: piece})
-        return cls(workdir, config)
+        source = pieces.get("source")
+        return cls(workdir, config, source if isinstance(source, Source) else None)
 
     def __repr__(self) -> str:
         done = self._directory.finished()
@@ -167,7 +176,7 @@ class Run:
 
     @functools.cached_property
     def _restored(self) -> _Restored:
-        return _Restored(self.config, self._directory)
+        return _Restored(self.config, self._directory, self._data)
 
     # Figures: each is a `matplotlib.figure.Figure`, shown by notebooks as it is.
 
@@ -264,11 +273,18 @@ class Client:
 class _Restored:
     """The trained clients of a run, on this machine's devices."""
 
-    def __init__(self, config: ml_collections.ConfigDict, directory: Workdir) -> None:
+    def __init__(
+        self,
+        config: ml_collections.ConfigDict,
+        directory: Workdir,
+        data: federation.DataSets | None,
+    ) -> None:
         local = config.copy_and_resolve_references()
         local.parallel.client_devices, local.parallel.data_devices = 0, 1
-        self.experiment = experiment_lib.build(local)
-        self._ids = is_ids(self.experiment.federations[0].source.train.dtype)
+        self.experiment = experiment_lib.build(local, data)
+        first = self.experiment.federations[0]
+        directory.check_data(first.source.name, first.fingerprint)
+        self._dtype = first.source.train.dtype
         self.state = _restore(self.experiment, directory)
         self._prepare = federation.preparation(config, self.experiment.federations).test
         self._predict = [self._forward(model) for model in self.experiment.parts.models]
@@ -285,17 +301,12 @@ class _Restored:
 
     def predict(self, images: np.ndarray, replica: int) -> np.ndarray:
         """See `Run.predict`."""
-        shape = self.experiment.image_shape
-        if not len(images) or images.shape[1:] != shape:
-            accepted = f"[N, {_list(shape)}], N at least 1"
-            raise ConfigError("images", f"an array of shape {images.shape}", accepted)
-        given = f"an array of {images.dtype}"
-        if self._ids and images.dtype.kind not in "iu":
-            raise ConfigError("images", given, "ids, which are integers")
-        if not self._ids and not (images.dtype == np.uint8 or images.dtype.kind == "f"):
-            raise ConfigError("images", given, "uint8 or floating point")
-        if not np.isfinite(images).all():
-            raise ConfigError("images", given, "finite numbers, but some are NaN or inf")
+        replicas = len(self.experiment.seeds)
+        if replica not in range(replicas):
+            raise ConfigError("replica", replica, f"0 to {replicas - 1}, one for each seed")
+        images = as_stored("images", images, self.experiment.image_shape, self._dtype)
+        if not len(images):
+            raise ConfigError("images", f"an array of shape {images.shape}", "at least 1 sample")
         parts = []
         for size, forward, group in zip(
             self.experiment.layout.groups, self._predict, self.state.clients, strict=True
@@ -338,10 +349,6 @@ class _Restored:
         snapshot = self.state.clients[group].snapshot
         variables = jax.tree.map(lambda x: np.asarray(x[replica, row]), snapshot)
         return self.experiment.parts.models[group], variables
-
-
-def _list(shape: Sequence[int]) -> str:
-    return ", ".join(map(str, shape))
 
 
 def _restore(experiment: Experiment, directory: Workdir) -> State:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import multiprocessing
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -256,6 +257,12 @@ class Streaming:
         steps = grain.MapDataset.source(self._reader).slice(slice(step, None))
         dataset = steps.to_iter_dataset(threads)
         if self._workers:
+            if multiprocessing.parent_process() is not None:
+                raise ConfigError(
+                    "data.workers", self._workers,
+                    'a script whose work is below `if __name__ == "__main__":`, as every worker '
+                    "imports it anew",
+                )  # fmt: skip
             if not flags.FLAGS.is_parsed():  # Grain reads flags of its own, from Python too
                 flags.FLAGS.mark_as_parsed()
             dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=self._workers))

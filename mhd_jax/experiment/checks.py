@@ -101,6 +101,10 @@ def _warn_of_idle_settings(config: ml_collections.ConfigDict, method: methods.Me
             distils and steps > 1 and config.exchange.every >= steps,
             f"of {steps:,} steps only the first distils",
         ),
+        "attack.clients": (
+            config.attack.name == attacks.NONE and bool(config.attack.clients),
+            "nobody lies while attack.name = none",
+        ),
         "attack.start": (
             config.attack.name != attacks.NONE and config.attack.start >= steps,
             f"in {steps:,} steps nobody lies",

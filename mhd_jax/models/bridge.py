@@ -55,6 +55,19 @@ def _forward(module: nnx.Module, x: Array, *, train: bool) -> Array:
     return module(x, **({"train": train} if "train" in takes else {}))
 
 
+def call(module: nn.Module, x: Array, *, train: bool) -> Array:
+    """What a Linen module makes of x; it is told `train` where its `__call__` takes it."""
+    return module(x, train=train) if _takes_train(module) else module(x)
+
+
+def _takes_train(piece: Callable[..., Any]) -> bool:
+    if isinstance(piece, nn.Sequential):  # hands what it gets to its first layer
+        return bool(piece.layers) and _takes_train(piece.layers[0])
+    called = type(piece).__call__ if isinstance(piece, nn.Module) else piece
+    takes = inspect.signature(called).parameters.values()
+    return any(one.name == "train" or one.kind is one.VAR_KEYWORD for one in takes)
+
+
 def is_nnx(piece: object) -> bool:
     """Whether it is an NNX module class, with or without arguments by `functools.partial`."""
     made = getattr(piece, "func", piece)

@@ -12,7 +12,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from mhd_jax.errors import ConfigError, of_piece, suggest
-from mhd_jax.models.bridge import label
+from mhd_jax.models.bridge import call, label
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 NORMS = ("default", "layer", "group", "batch", "none")
@@ -105,7 +105,7 @@ class MultiHeadClassifier(nn.Module):
         """
         accepted = f"a network for samples of shape {x.shape[1:]}"
         with of_piece("model.name", label(self.network), accepted):
-            embedding = jnp.asarray(self.network(x, train=train))
+            embedding = jnp.asarray(call(self.network, x, train=train))
         if embedding.ndim != 2 or embedding.shape[0] != x.shape[0]:
             raise ConfigError(
                 "model.name",
@@ -116,7 +116,7 @@ class MultiHeadClassifier(nn.Module):
         expected = (x.shape[0], self.num_heads, self.num_classes)
         accepted = f"a head of embeddings {embedding.shape}, called with train as well"
         with of_piece("heads.name", type(self.head).__name__, accepted):
-            logits = jnp.asarray(self.head(embedding, train=train))
+            logits = jnp.asarray(call(self.head, embedding, train=train))
         if logits.shape != expected:
             raise ConfigError(
                 "heads.name",

@@ -102,25 +102,37 @@ def anywhere(flag: bool) -> bool:
 
 
 @contextlib.contextmanager
-def sigterm() -> Iterator[Callable[[int], bool]]:
-    """A function `due(step)`, to be called after every dispatch: whether to save and stop now.
+def stop_signals() -> Iterator[Callable[[int], int]]:
+    """A function `told(step)`, to be called after every dispatch: a signal to save and stop, or 0.
 
-    With one process that is once SIGTERM has come (only the main thread can listen). With several
-    JAX has the signal, whichever process got it, and names a dispatch that none has passed yet.
+    With one process that is once SIGTERM or SIGINT (Ctrl-C) has come; only the main thread can
+    listen, and a second Ctrl-C stops at once. With several processes JAX has SIGTERM, whichever
+    process got it, and names a dispatch that none has passed yet.
     """
     if jax.process_count() > 1:
-        yield multihost_utils.reached_preemption_sync_point
+        reached = multihost_utils.reached_preemption_sync_point
+        yield lambda step: signal.SIGTERM if reached(step) else 0
         return
     came: list[int] = []
+    before: dict[int, Any] = {}
+
+    def take(number: int, frame: object) -> None:
+        del frame
+        came.append(number)
+        signal.signal(number, before[number])
+
     try:
-        before = signal.signal(signal.SIGTERM, lambda number, _: came.append(number))
+        for number in (signal.SIGTERM, signal.SIGINT):
+            before[number] = signal.getsignal(number)
+            signal.signal(number, take)
     except ValueError:  # not the main thread
-        yield lambda step: False
+        yield lambda step: 0
         return
     try:
-        yield lambda step: bool(came)
+        yield lambda step: came[0] if came else 0
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for listened, handler in before.items():
+            signal.signal(listened, handler)
 
 
 @contextlib.contextmanager

@@ -105,13 +105,16 @@ class Workdir:
             values) or other data, or files of a run whose config cannot be read.
         """
         self._claim_settings(config)
-        if not data:
-            return
-        if not self._data.exists():
+        if data and not self._data.exists():
             self._write(self._data, data + "\n")
-        elif self._data.read_text().strip() != data:
+        elif data:
+            self.check_data(config.data.name, data)
+
+    def check_data(self, name: str, data: str) -> None:
+        """Raises `WorkdirError` where the run here is on other data of that name."""
+        if self._data.exists() and self._data.read_text().strip() != data:
             raise WorkdirError(
-                f"{self.path}: holds a run on other data of the same name, {config.data.name}. "
+                f"{self.path}: holds a run on other data of the same name, {name}. "
                 "Use another workdir, or these data"
             )
 

@@ -196,6 +196,9 @@ def from_arrays(
         if len(clients) != len(known):
             accepted = f"a client for each of {len(known)} training samples, not {len(clients)}"
             raise ConfigError("data.name", name, accepted)
+        if missing := sum(client is None or client != client for client in clients):
+            accepted = f"a client for every training sample; {missing} of them have none"
+            raise ConfigError("data.name", name, accepted)
         keys, owner = np.unique([str(client) for client in clients], return_inverse=True)
         silos = Silos(tuple(map(str, keys)), owner)
     mean, std = statistics(name, known.image_shape[-1])

@@ -68,7 +68,11 @@ def from_clients(
     pairs = _named(clients)
     parts = {who: array_split(("clients", who), *_pair(("clients", who), pair))
              for who, pair in pairs}  # fmt: skip
+    if isinstance(public, tuple):
+        raise ConfigError("public", f"{len(public)} arrays", "samples alone: nobody has labels")
     pool = as_samples(("public", np.shape(public)), public)
+    if not isinstance(test, tuple | list) or len(test) != 2:
+        raise ConfigError("test", type(test).__name__, "a pair (samples, labels)")
     held_out = array_split(("test", np.shape(test[0])), *test)
     own = _own_tests(list(parts), client_test)
     _check_alike(parts, held_out, own, pool)
