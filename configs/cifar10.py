@@ -19,7 +19,7 @@ Measured, shared accuracy over 3 seeds of the last head and of the same clients 
 - `:mlp`, two minutes on two cores: 0.439 ± 0.003 and 0.235 ± 0.002, private accuracy 0.788 and
   0.779
   (``python -m experiments.main_comparison --preset=cifar10_cpu``).
-- `:cpu`: 0.407 ± 0.005 and 0.242 ± 0.004, private accuracy 0.819 and 0.812
+- `:cpu`: 0.445 ± 0.004 and 0.246 ± 0.003, private accuracy 0.816 and 0.805
   (``python -m experiments.main_comparison --preset=cifar10_cnn``).
 - the config as it is, after 4,000 of its steps, one seed: 0.434 and 0.264, private accuracy 0.857
   and 0.856 (``python -m experiments.accelerator --pieces=training``).

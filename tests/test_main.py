@@ -89,7 +89,7 @@ def test_the_workdir_is_named_by_the_config(config, workdir):
 def test_a_run_without_a_workdir_goes_where_its_config_says(tmp_path):
     shown = [sys.executable, "-c", _SHOW_WORKDIR, "--config=cifar10:cpu"]
     done = subprocess.run(shown, cwd=tmp_path, capture_output=True, text=True, timeout=300)
-    assert done.stdout.strip() == "runs/cifar10_cpu 3000", done.stderr
+    assert done.stdout.strip() == "runs/cifar10_cpu 6000", done.stderr
     shown[-1] = "--config.train.steps=7"  # without a config, digits
     done = subprocess.run(shown, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.stdout.strip() == "runs/digits 7", done.stderr
