@@ -71,6 +71,14 @@ def test_a_run_keeps_its_own_data_whatever_is_registered_later(
     api.pieces.use(small.config(), {"source": silos()})
 
 
+def test_settings_of_reading_mean_nothing_to_arrays(caplog: pytest.LogCaptureFixture) -> None:
+    config = small.config(data__image_size=16, data__split="train[:20]", data__public_fraction=0.2)
+    with caplog.at_level("WARNING", logger="absl"):
+        api.pieces.use(config, {"source": silos()})
+    for said in ("data.image_size = 16", "data.split = train[:20]", "data.public_fraction = 0.2"):
+        assert f"{said}: has no effect on samples given as hospitals" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

@@ -67,6 +67,8 @@ def join(
         "num_seeds": 1, "clients.num": num + 1, "clients.frozen": num,
         "clients.models": (*trained, (made.model.name, 1)),
         "data.public_name": "", "data.num_classes": 0, "data.client_key": "",
+        "data.split": "train", "data.image_size": 0,
+        "data.public_fraction": config_lib.default_config().data.public_fraction,
         "graph.sequence": (), "graph.every": 0, "exchange.mode": "fresh",
         "clients.active": 1.0, "clients.trace": "", "clients.offload": "none",
     })  # fmt: skip

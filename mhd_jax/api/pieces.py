@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import flax.linen as nn
 import ml_collections
 import numpy as np
+from absl import logging
 from flax import nnx
 
 from mhd_jax import config as config_lib
@@ -102,9 +103,23 @@ def use(config: ml_collections.ConfigDict, pieces: Mapping[str, object]) -> None
             config.metrics = tuple(_name_of(argument, setting, one) for one in several)
         else:
             config_lib.update(config, {setting: _name_of(argument, setting, piece)})
+        if isinstance(piece, Source):
+            _warn_of_idle_settings(config, piece)
         if isinstance(piece, Source) and piece.silos and pieces.get("partition") is None:
             clients = {"partition.name": BY_KEY, "clients.num": len(piece.silos.names)}
             config_lib.update(config, clients)
+
+
+def _warn_of_idle_settings(config: ml_collections.ConfigDict, source: Source) -> None:
+    """Names settings that say how data are read, and mean nothing to samples that are here."""
+    usual = config_lib.default_config().data
+    idle = ["image_size", "split", *(["public_fraction"] if source.public is not None else [])]
+    for name in idle:
+        if config.data[name] != usual[name]:
+            logging.warning(
+                "data.%s = %s: has no effect on samples given as %s",
+                name, config.data[name], source.name,
+            )  # fmt: skip
 
 
 def _use_matrix(config: ml_collections.ConfigDict, matrix: object) -> None:

@@ -108,11 +108,13 @@ class Run:
 
     @property
     def history(self) -> Any:
-        """Means over clients, one row per logged step.
+        """Means over all clients, liars included, one row per logged step.
 
         A pandas frame where pandas is installed, else a list of dicts. Columns are named like
-        the records, with a ``/head_h`` for what there is one of per head; what was not measured
-        at a step is missing (NaN in the frame).
+        the records, with a ``/head_h`` for what there is one of per head, counted from the first
+        that the record has: of `head_losses` and `teacher_accuracy` that is the first head that is
+        taught. What was not measured at a step is missing (NaN in the frame). Of more than 512
+        clients the records have quantiles, and these are means of them.
         """
         rows: dict[int, dict[str, Any]] = {}
         for line in self.records:
