@@ -71,6 +71,12 @@ def test_a_run_keeps_its_own_data_whatever_is_registered_later(
     api.pieces.use(small.config(), {"source": silos()})
 
 
+def test_a_run_of_some_classes_keeps_only_these() -> None:
+    run = mhd_jax.fit(small.config(data__num_classes=2), source=silos())
+    probabilities = run.predict(table(8, seed=3)[0])
+    assert probabilities.shape[-1] == run.summary.num_classes == 2
+
+
 def test_settings_of_reading_mean_nothing_to_arrays(caplog: pytest.LogCaptureFixture) -> None:
     config = small.config(data__image_size=16, data__split="train[:20]", data__public_fraction=0.2)
     with caplog.at_level("WARNING", logger="absl"):

@@ -21,9 +21,9 @@ from etils import epath
 from jax import export as jax_export
 from jaxtyping import Array, Float, Shaped
 
+from mhd_jax.data.sources.arrays import as_stored
 from mhd_jax.errors import ConfigError, WorkdirError
 from mhd_jax.files import absolute
-from mhd_jax.inputs import as_stored
 
 VERSION = 1
 """Of the folder's contents; a folder of another version is refused."""

@@ -22,11 +22,11 @@ from mhd_jax import federation
 from mhd_jax import state as state_lib
 from mhd_jax.api import export
 from mhd_jax.api.pieces import PIECES, use
-from mhd_jax.data.sources import Source
+from mhd_jax.data.sources import Source, first_classes
+from mhd_jax.data.sources.arrays import as_stored
 from mhd_jax.errors import ConfigError, WorkdirError, suggest
 from mhd_jax.experiment import Experiment
 from mhd_jax.files import absolute
-from mhd_jax.inputs import as_stored
 from mhd_jax.reporting import charts
 from mhd_jax.reporting.graph_drawing import communication_graph
 from mhd_jax.reporting.terminal import final_table
@@ -60,8 +60,11 @@ class Run:
         self._directory = Workdir(workdir)
         self.workdir = self._directory.path
         self.config = config
-        # Kept here: the name stands for whatever was registered under it last.
-        self._data = None if config.data.public_name or source is None else (source, source.public)
+        self._data = None
+        if source is not None and not config.data.public_name:
+            # Kept here: the name stands for whatever was registered under it last.
+            known = first_classes(source, config.data.num_classes)
+            self._data = known, known.public
 
     @classmethod
     def load(cls, workdir: epath.PathLike, **pieces: object) -> Run:
@@ -148,8 +151,9 @@ class Run:
           replica: which of several replicas predicts.
 
         Raises:
-          ConfigError: samples of another shape than the clients were trained on, or ids that are
-            no integers.
+          ConfigError: samples of another shape or kind than the clients were trained on, or no
+            such replica.
+          WorkdirError: the data by this name are not those of the run.
         """
         return self._restored.predict(np.asarray(images), replica)
 

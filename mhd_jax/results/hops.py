@@ -14,7 +14,7 @@ from mhd_jax.results.statistics import head_names
 from mhd_jax.results.summary import SeedResult
 
 NO_PRIMARY = -2
-"""In `label_hops`: a label that is nobody's primary label."""
+"""In place of hops: no table counts this pair, such as a label that is nobody's primary label."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,9 +53,9 @@ def hop_table(result: SeedResult) -> HopTable:
     a primary client or a test sample are left out, and so are clients that lie.
     """
     hops = label_hops(result.primary_labels, result.adjacency_union)
-    accuracy = for_every_client(result.class_accuracy, len(hops))
-    honest = np.broadcast_to(result.honest, len(hops))
-    return accuracy_by_hops(accuracy[honest], hops[honest])
+    return accuracy_by_hops(
+        result.class_accuracy, np.where(result.honest[:, None], hops, NO_PRIMARY)
+    )
 
 
 def accuracy_by_hops(

@@ -119,7 +119,8 @@ def stop_signals() -> Iterator[Callable[[int], int]]:
     def take(number: int, frame: object) -> None:
         del frame
         came.append(number)
-        signal.signal(number, before[number])
+        if number == signal.SIGINT:
+            signal.signal(number, before[number])
 
     try:
         for number in (signal.SIGTERM, signal.SIGINT):

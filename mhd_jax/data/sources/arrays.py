@@ -259,6 +259,42 @@ def as_samples(where: Where, samples: np.ndarray) -> Shaped[np.ndarray, "N ..."]
         return _finite(where, samples.astype(np.float32), samples)
 
 
+def as_stored(
+    setting: str, samples: np.ndarray, shape: Sequence[int], dtype: np.dtype
+) -> Shaped[np.ndarray, "N ..."]:
+    """Samples as a data set of such samples stores them: pixels in uint8, or numbers in `dtype`.
+
+    Images in floating point lie in 0..1 and may stand for pixels, and pixels for them.
+
+    Args:
+      setting: what messages call them.
+      samples: [N, ...].
+      shape: of one sample.
+      dtype: uint8 for pixels, another integer type for ids, floating point for other numbers.
+
+    Raises:
+      ConfigError: another shape or type, numbers that are not finite, images that are not in 0..1.
+    """
+    if samples.ndim != len(shape) + 1 or samples.shape[1:] != tuple(shape):
+        accepted = f"[N, {', '.join(map(str, shape))}]"
+        raise ConfigError(setting, f"an array of shape {samples.shape}", accepted)
+    given, kind, dtype = f"an array of {samples.dtype}", samples.dtype.kind, np.dtype(dtype)
+    images = len(shape) == 3
+    if dtype.kind in "iu" and dtype != np.uint8:
+        if kind not in "iu":
+            raise ConfigError(setting, given, "ids, which are integers")
+        return samples.astype(dtype)
+    if kind not in ("f" if images and samples.dtype != np.uint8 else "fiu"):
+        accepted = "uint8 or floating point" if images else f"numbers of type {dtype}"
+        raise ConfigError(setting, given, accepted)
+    if samples.dtype == np.uint8:
+        return samples if dtype == np.uint8 else samples.astype(dtype) / (255 if images else 1)
+    if not len(samples):
+        return samples.astype(dtype)
+    with np.errstate(over="ignore"):
+        return _finite((setting, given), samples.astype(np.float32), samples)
+
+
 def _finite(
     where: Where, samples: Float[np.ndarray, "N ..."], given: Shaped[np.ndarray, "N ..."]
 ) -> Float[np.ndarray, "N ..."]:
