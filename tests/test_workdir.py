@@ -28,8 +28,8 @@ def config(**changed: object) -> ml_collections.ConfigDict:
     made = ml_collections.ConfigDict(
         {
             "seed": 0,
-            "clients": {"models": (("mlp_small", 5), ("mlp_large", 3))},
-            "graph": {"name": "complete", "degree": 2},
+            "clients": {"models": (("mlp_small", 5), ("mlp_large", 3)), "trace": ""},
+            "graph": {"name": "complete", "degree": 2, "matrix": ""},
             "partition": {"skew": float("inf")},
             "train": {"steps": 100, "log_every": 10, "checkpoint_every": 50},
             "parallel": {"client_devices": 0, "conv_lowering": "auto"},
@@ -120,6 +120,24 @@ def test_free_settings_exist() -> None:
     known = flatten(default_config())
     for name in FREE_SETTINGS:
         assert any(setting.startswith(name.removesuffix("*")) for setting in known), name
+
+
+def test_a_file_that_has_changed_since_is_refused(tmp_path: Path) -> None:
+    edges, trace = tmp_path / "peers.edges", tmp_path / "trace.csv"
+    edges.write_text("0 1\n1 0\n")
+    trace.write_text("1,0\n0,1\n")
+    read = config(graph__matrix=str(edges), clients__trace=str(trace))
+    run = tmp_path / "run"
+    Workdir(run).claim(read)
+    Workdir(run).claim(read)
+    trace.write_text("1,1\n0,1\n")
+    with pytest.raises(WorkdirError, match=r"other contents of clients\.trace = '.*trace\.csv'"):
+        Workdir(run).claim(read)
+    trace.unlink()  # as of a run that is finished
+    Workdir(run).claim(read)
+    edges.write_text("0 1\n")
+    with pytest.raises(WorkdirError, match=r"other contents of graph\.matrix"):
+        Workdir(run).claim(read)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[1]", "\0\0"])
@@ -258,7 +276,7 @@ def test_the_summary_ends_a_run(tmp_path: Path) -> None:
     assert workdir.finished() and os.listdir(tmp_path) == ["summary.json"]
     read = workdir.read_summary()
     assert read.shared_accuracy.tolist() == [[float(np.float32(0.1))]]
-    assert read.config["graph"] == {"name": "complete", "degree": 2}
+    assert read.config["graph"] == {"name": "complete", "degree": 2, "matrix": ""}
 
 
 def test_a_summary_that_fails_leaves_the_old_one(

@@ -13,6 +13,7 @@ import datetime
 import errno
 import fcntl
 import fnmatch
+import hashlib
 import json
 import os
 import socket
@@ -46,6 +47,10 @@ FREE_SETTINGS = (
     "train.steps_per_call",
     "parallel.*",
 )
+
+# Files whose contents are as much part of a run as its settings. What clients start from is not:
+# a run that goes on does not read it.
+FILE_SETTINGS = ("graph.matrix", "clients.trace")
 
 _LOCK_UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 
@@ -83,6 +88,7 @@ class Workdir:
         self.report = self.path / "report.html"
         self._config = self.path / "config.json"
         self._data = self.path / "data.sha256"
+        self._files = self.path / "files.sha256"
         self._metrics = self.path / "metrics.jsonl"
         self._summary = self.path / "summary.json"
         with self._explained("cannot be used as workdir"):
@@ -102,9 +108,11 @@ class Workdir:
 
         Raises:
           WorkdirError: the directory holds a run with other settings (each is named with both
-            values) or other data, or files of a run whose config cannot be read.
+            values), other contents of the files they name or other data, or files of a run whose
+            config cannot be read.
         """
         self._claim_settings(config)
+        self._claim_files(config)
         if data and not self._data.exists():
             self._write(self._data, data + "\n")
         elif data:
@@ -140,6 +148,27 @@ class Workdir:
             )
         if free:
             logging.info("%s: going on with other settings: %s", self.path, "; ".join(free))
+
+    def _claim_files(self, config: ml_collections.ConfigDict) -> None:
+        settings = flatten(config)
+        here = {
+            name: (path, hashlib.sha256(absolute(path).read_bytes()).hexdigest())
+            for name in FILE_SETTINGS
+            # A file may be gone when the run is finished.
+            if isinstance(path := settings.get(name), str) and path and absolute(path).exists()
+        }
+        if not here:
+            return
+        if not self._files.exists():
+            lines = [f"{digest}  {path}\n" for path, digest in here.values()]
+            self._write(self._files, "".join(lines))
+        there = self._files.read_text()
+        for name, (path, digest) in here.items():
+            if digest not in there:
+                raise WorkdirError(
+                    f"{self.path}: holds a run with other contents of {name} = {path!r}. "
+                    "Use another workdir, or the file as it was"
+                )
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
