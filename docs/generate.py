@@ -265,7 +265,7 @@ What a run leaves in its `--workdir`, and what every key means.
 | --- | --- |
 | `config.json` | all settings of the run; the same command resumes it, other settings are refused |
 | `data.sha256` | by which the run knows its data again; other data are refused |
-| `files.sha256` | the same for the files of `graph.matrix` and `clients.trace`, where there are any |
+| `files.sha256` | the same for the files that `graph.matrix` and `clients.trace` name |
 | [`summary.json`](#summaryjson) | the result: accuracies of all clients and heads, data, graph |
 | [`metrics.jsonl`](#metricsjsonl) | losses and accuracies over steps, one JSON object a line |
 | `report.html` | tables and figures in one file that opens offline |

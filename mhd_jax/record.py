@@ -101,6 +101,7 @@ def summarize(
         device=device(),
         mesh=experiment.mesh,
         client_names=experiment.client_names,
+        class_names=experiment.class_names,
         num_params=_num_params(experiment),
         num_classes=experiment.federations[0].source.num_classes,
         steps=config.train.steps,

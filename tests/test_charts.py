@@ -150,6 +150,16 @@ def test_only_primary_labels_are_orange(draw: Any) -> None:
     assert not (empty & primary[:, order]).any()
 
 
+def test_classes_with_names_carry_them() -> None:
+    summary, _ = synthetic_run(num_clients=3, num_classes=3)
+    named = changed(summary, class_names=["cat", "dog", "a long name of a bird"])
+    bare, slanted = (charts.accuracy_per_class(each) for each in (summary, named))
+    for axis in slanted.axes[:2]:
+        written = [label.get_text() for label in axis.get_xticklabels()]
+        assert written == ["cat", "dog", "a long name o…"]
+    assert slanted.get_size_inches()[1] > bare.get_size_inches()[1]
+
+
 def test_many_classes_are_sorted_by_primary_client_and_not_numbered() -> None:
     summary, _ = synthetic_run(num_clients=4, num_classes=30)
     primary = np.array(summary["primary_labels"])

@@ -134,6 +134,9 @@ def test_names_are_in_the_summary_the_terminal_the_report_and_the_figures(
     assert [row["client"] for row in report.client_rows(summary)] == list(NAMES)
     axis = charts.label_distribution(summary).axes[0]
     assert [t.get_text() for t in axis.get_yticklabels()] == ["north", "south", "university ho…"]
+    assert tuple(summary.class_names) == ("a", "b", "c")
+    assert [t.get_text() for t in axis.get_xticklabels()] == ["a", "b", "c"]
+    assert {row["labels"] for row in report.client_rows(summary)} <= {"a", "b", "c", "none"}
     written = {text.get_text() for text in communication_graph(summary).axes[0].texts}
     assert {"north", "south", "university ho…"} <= written
 

@@ -93,6 +93,12 @@ class Experiment:
         return silos.names if silos else ()
 
     @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes' names, () where they have none but their numbers."""
+        names = self.federations[0].source.class_names
+        return () if names == tuple(map(str, range(len(names)))) else names
+
+    @property
     def honest(self) -> Bool[np.ndarray, " K"]:
         """Which clients do not lie; all are measured, even where one pooled model trains."""
         liars, clients = self.parts.attackers, len(self.federations[0].partition.sizes)

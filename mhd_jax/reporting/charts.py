@@ -203,12 +203,12 @@ def accuracy_per_class(summary: Summary) -> Figure:
     names = head_names(accuracy.shape[1])
     titles = {0: "main head", len(names) - 1: f"last head ({names[-1]})"}
     titles = titles if len(names) > 1 else {0: "main head"}
-    figure, axes = _class_panels(primary.shape, len(titles))
+    figure, axes = _class_panels(summary, len(titles))
     norm = Normalize(0, 1)
     for axis, (head, title) in zip(axes, titles.items(), strict=True):
         axis.set_title(title)
         heat(axis, accuracy[:, head, order], norm, accuracy_text, own=primary[:, order])
-    _class_labels(axes, primary.shape[1], summary.client_names)
+    _class_labels(axes, summary)
     colour_bars(figure, axes, norm, "accuracy", own=True)
     return figure
 
@@ -221,7 +221,8 @@ def label_distribution(summary: Summary) -> Figure:
     """
     counts, primary = summary.label_histogram, summary.primary_labels
     clients, classes = counts.shape
-    figure = Picture(figsize=(WIDTH, _heat_height(clients)), layout="constrained")
+    height = _heat_height(clients) + _names_height(summary)
+    figure = Picture(figsize=(WIDTH, height), layout="constrained")
     axis, bars = figure.subplots(1, 2, sharey=True, width_ratios=[7, 1])
     for each in (axis, bars):
         restyle(each)
@@ -230,7 +231,7 @@ def label_distribution(summary: Summary) -> Figure:
     norm = LogNorm(1, max(10, counts.max()))
     axis.set_title("private samples per class (log colours)")
     heat(axis, shown, norm, lambda count: f"{count:.0f}", own=primary[:, order])
-    _class_labels([axis], classes, summary.client_names)
+    _class_labels([axis], summary)
     titles(bars, "total", "samples")
     if clients <= MANY:
         bars.barh(range(clients), counts.sum(axis=1), height=0.7, color=MUTED)
@@ -342,20 +343,27 @@ def _heat_height(clients: int) -> float:
     return 0.75 + float(np.clip(0.21 * clients, 0.7, 2.8))
 
 
-def _class_panels(shape: tuple[int, int], panels: int) -> tuple[Figure, np.ndarray]:
+def _names_height(summary: Summary) -> float:
+    """Inches for names of classes, which are written at a slant."""
+    longest = max(map(len, summary.class_names), default=0)
+    return 0.06 * min(longest, LONGEST_NAME) if summary.num_classes <= MOST_CLASSES else 0.0
+
+
+def _class_panels(summary: Summary, panels: int) -> tuple[Figure, np.ndarray]:
     """Panels of clients and classes, beside each other while the classes are few."""
-    clients, classes = shape
+    clients, classes = summary.primary_labels.shape
     rows, columns = (1, panels) if classes <= SIDE_BY_SIDE else (panels, 1)
-    figure = Picture(figsize=(WIDTH, rows * _heat_height(clients)), layout="constrained")
+    height = rows * _heat_height(clients) + _names_height(summary)
+    figure = Picture(figsize=(WIDTH, height), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False, sharey=True, sharex=True).ravel()
     for axis in axes:
         restyle(axis)
     return figure, axes
 
 
-def _class_labels(axes: Sequence[Axes] | np.ndarray, classes: int, clients: Sequence[str]) -> None:
-    """Names the axes; clients with names carry them in place of their numbers."""
-    few = classes <= MOST_CLASSES
+def _class_labels(axes: Sequence[Axes] | np.ndarray, summary: Summary) -> None:
+    """Names the axes; clients and classes with names carry them in place of their numbers."""
+    clients, few = summary.client_names, summary.num_classes <= MOST_CLASSES
     for axis in axes:
         place = axis.get_subplotspec()
         if place is None:
@@ -366,5 +374,11 @@ def _class_labels(axes: Sequence[Axes] | np.ndarray, classes: int, clients: Sequ
                 rows = thin(len(clients), MOST_CLIENTS)
                 axis.set_yticks(rows, [shorten(clients[row], LONGEST_NAME) for row in rows])
         if place.is_last_row():
-            axis.set_xlabel("class" if few else f"{classes:,} classes, sorted by primary client")
+            sorted_ = f"{summary.num_classes:,} classes, sorted by primary client"
+            axis.set_xlabel("class" if few else sorted_)
+            if few and summary.class_names:
+                names = [shorten(name, LONGEST_NAME) for name in summary.class_names]
+                axis.set_xticks(
+                    range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor"
+                )
         axis.tick_params(labelbottom=few and place.is_last_row())

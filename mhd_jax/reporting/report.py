@@ -188,7 +188,7 @@ def client_rows(summary: Summary) -> list[dict[str, Any]]:
             {
                 "client": summary.names[client],
                 "samples": int(samples[client]),
-                "labels": _listed(np.flatnonzero(summary.primary_labels[client])),
+                "labels": _listed(np.compress(summary.primary_labels[client], summary.labels)),
                 "peers": int(peers[client]),
                 "params": int(params[client]),
                 "shared_main": shared[client, 0],
@@ -246,7 +246,7 @@ def _of_main(found: Accuracies | None, client: int) -> float | None:
 def _listed(labels: np.ndarray) -> str:
     if len(labels) > MOST_LABELS:
         return f"{len(labels):,} labels"
-    return ", ".join(map(str, labels)) or "none"
+    return ", ".join(labels) or "none"
 
 
 def replica_rows(summary: Summary) -> list[dict[str, Any]]:

@@ -30,7 +30,7 @@ from mhd_jax.results.statistics import (
     head_names,
     head_rows,
 )
-from mhd_jax.results.summary import VERSION, Accuracies, SeedResult, Summary, client_labels
+from mhd_jax.results.summary import VERSION, Accuracies, SeedResult, Summary
 
 __all__ = [
     "ISOLATED",
@@ -50,7 +50,6 @@ __all__ = [
     "Summary",
     "accuracy_by_hops",
     "accuracy_rows",
-    "client_labels",
     "condensed",
     "describe_fields",
     "epsilon_range",

@@ -121,6 +121,9 @@ class Summary(SeedResult):
         "[K] or []", "–", "Of clients that the data set comes with; empty where they are numbered.",
         default=(),
     )  # fmt: skip
+    class_names: Sequence[str] = field(
+        "[C] or []", "–", "Of classes that have names; empty where they are numbered.", default=()
+    )
     num_params: Sequence[int] = field("[K]", "parameters", "Trainable parameters of a client.")
     num_classes: int = field("int", "1", "C.")
     steps: int = field("int", "steps", "Training steps.")
@@ -147,7 +150,12 @@ class Summary(SeedResult):
     @property
     def names(self) -> list[str]:
         """What the clients are called: their names, or their numbers."""
-        return client_labels(self.client_names, len(self.label_histogram))
+        return _names(self.client_names, len(self.label_histogram))
+
+    @property
+    def labels(self) -> list[str]:
+        """What the classes are called: their names, or their numbers."""
+        return _names(self.class_names, self.num_classes)
 
     @property
     def seeds(self) -> tuple[SeedResult, ...]:
@@ -174,10 +182,10 @@ class Summary(SeedResult):
         return super().from_json(values)
 
 
-def client_labels(names: Sequence[str], num_clients: int) -> list[str]:
-    """What clients are called: their names, or their numbers where they have none.
+def _names(names: Sequence[str], count: int) -> list[str]:
+    """What clients or classes are called: their names, or their numbers where they have none.
 
-    >>> client_labels((), 2), client_labels(("north", "south"), 2)
+    >>> _names((), 2), _names(("north", "south"), 2)
     (['0', '1'], ['north', 'south'])
     """
-    return list(names) or [str(index) for index in range(num_clients)]
+    return list(names) or [str(index) for index in range(count)]
