@@ -213,11 +213,15 @@ def test_an_attack_that_is_off_is_not_in_the_program() -> None:
     assert lowered() == lowered(attack__clients=(1, 2), attack__start=3)
 
 
-def test_a_lie_that_raises_is_told_by_its_name() -> None:
-    liars = Attackers(Attack(predictions=lambda honest, view: 1 / 0), LIARS, name="mine")
+@pytest.mark.parametrize("about", ["predictions", "vectors"])
+def test_a_lie_that_raises_is_told_by_its_name(about: str) -> None:
+    liars = Attackers(Attack(**{about: lambda honest, view: 1 / 0}), LIARS, name="mine")
+    key = jax.random.key(0)
     with pytest.raises(ConfigError, match="attack.name = 'mine': .*ZeroDivisionError"):
-        liars.on_vectors(jnp.zeros(3), np.arange(3), jax.random.key(0), jnp.asarray(0))
-        liars.on_predictions(jnp.zeros((4, 2, 1, 3)), 4, jnp.zeros(2), jax.random.key(0), 0)
+        if about == "vectors":
+            liars.on_vectors(jnp.zeros((3, 2)), np.arange(3), key, jnp.asarray(0))
+        else:
+            liars.on_predictions(jnp.zeros((4, 2, 1, 3)), 4, jnp.zeros(2), key, 0)
 
 
 # --- Bad input ------------------------------------------------------------------------------------
