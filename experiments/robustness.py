@@ -75,6 +75,9 @@ ROWS: tuple[tuple[str, str, Settings], ...] = (
 )
 """Data, what is tried on it, and the settings of that."""
 
+MORE_SEEDS = {("Tiny ImageNet", "mlp, s = 100, directed cycle"): 10}
+"""Of rows where three seeds leave private accuracy within a standard error of the limit, −0.01."""
+
 DECISIVE = (
     ("digits", "mlp, s = 100"),
     ("digits", "mlp, s = 100, 64 clients"),
@@ -107,7 +110,8 @@ def _cell(data: str, label: str, changes: Settings, name: str, candidate: Settin
     slug = "-".join(f"{data} {label} {name}".lower().replace("=", "").replace(",", "").split())
     keep = "".join(letter for letter in slug if letter.isalnum() or letter in "-.")
     settings = {"train.steps": 1000, **DATA[data], **changes, **candidate}
-    return Cell(keep, label, settings, group=data, column=name)
+    seeds = MORE_SEEDS.get((data, label), 0)
+    return Cell(keep, label, settings, group=data, column=name, seeds=seeds)
 
 
 def draw(records: Sequence[Record]) -> Figure:
