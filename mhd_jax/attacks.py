@@ -23,7 +23,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from mhd_jax import rng
 from mhd_jax.errors import ConfigError, of_piece, suggest
-from mhd_jax.registry import Registry
+from mhd_jax.registry import Registry, whole_batch
 
 CERTAIN = 0.999
 """The probability that a liar who is certain gives to the class it names."""
@@ -69,10 +69,12 @@ class Attack:
     Attributes:
       predictions: the lie about predictions; None publishes honest ones.
       vectors: the lie about embeddings, and about parameters where those travel; None likewise.
+      whole_batch: see `mhd_jax.registry.whole_batch`.
     """
 
     predictions: Lie | None = None
     vectors: Lie | None = None
+    whole_batch: bool = False
 
 
 ATTACKS: Registry[Attack | Lie] = Registry("attack.name")
@@ -140,6 +142,7 @@ def coordinated(honest: Float[Array, "N B h C"], view: View) -> Float[Array, "N 
 
 
 @ATTACKS.register("rare_class")
+@whole_batch
 def rare_class(honest: Float[Array, "N B h C"], view: View) -> Float[Array, "N B h C"]:
     """Honest but on one image in 16, there certain of the class that it names least.
 
@@ -153,6 +156,7 @@ def rare_class(honest: Float[Array, "N B h C"], view: View) -> Float[Array, "N B
 
 
 @ATTACKS.register("swapped")
+@whole_batch
 def swapped(honest: Float[Array, "N B h C"], view: View) -> Float[Array, "N B h C"]:
     """Honest, but with the two classes that it names most in a batch swapped."""
     del view
@@ -207,7 +211,7 @@ def _noise_logits(honest: Float[Array, "N B h C"], view: View) -> Float[Array, "
 ATTACKS.register("sign_flipped")(
     Attack(lambda honest, view: jax.nn.log_softmax(-honest), lambda honest, view: -honest)
 )
-ATTACKS.register("noise")(Attack(_noise_logits, _noise))
+ATTACKS.register("noise")(Attack(_noise_logits, _noise, whole_batch=True))
 ATTACKS.register("copy")(Attack(_from_source, _from_source))
 for _name, _value in (("nan", np.nan), ("inf", np.inf)):
     _fill = lambda honest, view, value=_value: jnp.full_like(honest, value)  # noqa: E731

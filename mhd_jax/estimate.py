@@ -95,6 +95,7 @@ def data_sets(config: ml_collections.ConfigDict) -> federation.DataSets | None:
         mean=(0.5,) * shape[2],
         std=(0.25,) * shape[2],
     )
+    source = sources.first_classes(source, config.data.num_classes)
     if not config.data.public_name:
         return source, None
     return source, Unread(KNOWN[config.data.public_name][2], 1, shape)

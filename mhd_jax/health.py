@@ -93,6 +93,15 @@ def taught_shares(
     return shares.add(given) * scale
 
 
+def of_all_lessons(shares: Float[np.ndarray, "k K"]) -> Float[np.ndarray, " K"]:
+    """Which share of all lessons each client gives; students without any do not count.
+
+    >>> of_all_lessons(np.array([[0.0, 1.0], [0.0, 0.0]]))
+    array([0., 1.])
+    """
+    return shares.sum(axis=0) / max(shares.sum(), 1e-9)
+
+
 def _clients_of(
     index: Int[Array, "k n"],
     candidates: distill.Candidates,
@@ -201,12 +210,21 @@ class Watch:
         step: int,
         private: Float[np.ndarray, " K"],
         baseline: Float[np.ndarray, " K"],
+        honest: Bool[np.ndarray, " K"] | None = None,
     ) -> list[str]:
-        """What the main heads' private accuracies against the isolated baseline's say."""
-        behind = float(np.mean(baseline - private))
+        """What the main heads' private accuracies against the isolated baseline's say.
+
+        Args:
+          step: steps done.
+          private: of the main heads.
+          baseline: of the same clients in isolation.
+          honest: whom to judge; None for everybody.
+        """
+        missing = np.where(True if honest is None else honest, baseline - private, np.nan)
+        behind = float(np.nanmean(missing))
         if step < self.patience or behind <= BEHIND or not self._first("behind"):
             return []
-        worst = int(np.argmax(baseline - private))
+        worst = int(np.nanargmax(missing))
         return [
             f"step {step}: main heads lie {behind:.2f} behind the isolated baseline in private "
             f"accuracy (client {self._name(worst)} most, {private[worst]:.2f} against "
@@ -263,7 +281,7 @@ class Watch:
         if not reads.any() or not shares.any():
             return ""
         shares = np.where(reads, shares, 0.0)  # one's own lessons are no news
-        given = shares.sum(axis=0) / max(shares.sum(), 1e-9)
+        given = of_all_lessons(shares)
         fair = (reads / np.maximum(reads.sum(axis=1, keepdims=True), 1)).sum(axis=0)
         fair = fair / max(fair.sum(), 1e-9)
         teacher = int(given.argmax())

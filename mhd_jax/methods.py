@@ -224,6 +224,11 @@ class Method:
     pooled: bool = False
 
     @property
+    def exchanges(self) -> bool:
+        """Whether anything passes between clients."""
+        return self.distillation is not None or self.averaging is not None
+
+    @property
     def hears_everybody(self) -> bool:
         """Whether everybody reads everybody, whatever the communication graph is."""
         if self.averaging is None or self.distillation is not None:

@@ -64,8 +64,8 @@ class Monitor:
         ignored_by = np.nansum(ignored, axis=0) / np.maximum(known.sum(axis=0), 1)
         seated = roster.seated(max(step - 1, 0), max(step, 1), 1)[0, 0]
         agreement = found.pop("teacher_agreement")[0]
-        by_client = {**found, "teaching_share": shares.mean(axis=0),
-                     "ignored_by": ignored_by}  # fmt: skip
+        given = health.of_all_lessons(shares)
+        by_client = {**found, "teaching_share": given, "ignored_by": ignored_by}
         values = {name: roster.spread(value, seated) for name, value in by_client.items()}
         values["teacher_agreement"] = agreement
         if np.isnan(values["teacher_accuracy"]).all():
@@ -92,7 +92,9 @@ class Monitor:
         baseline: Float[np.ndarray, "K 1"],
     ) -> list[str]:
         """Lines for people where main heads fall behind the isolated baseline."""
-        return self.watch.compare(step, private[:, 0], baseline[:, 0]) if self.works else []
+        if not self.works:
+            return []
+        return self.watch.compare(step, private[:, 0], baseline[:, 0], self.experiment.honest)
 
     @functools.cached_property
     def _probe(self) -> Callable[..., Any]:

@@ -200,6 +200,11 @@ def _check_claim(config: ml_collections.ConfigDict, smallest: int, own_public: b
         accepted += " own samples, which no noise covers (privacy.public_from_clients = True if "
         accepted += "that is known)"
         raise ConfigError("data.public_name", config.data.public_name, accepted)
+    if config.model.init_from:
+        logging.warning(
+            "privacy.delta = %g: what the weights in model.init_from have learned is not covered; "
+            "the claim holds if they have not seen the clients' private samples", delta,
+        )  # fmt: skip
     if delta >= 1 / smallest:
         logging.warning(
             "privacy.delta = %g is not below 1/%d, one over the samples of the smallest client: "
@@ -218,6 +223,8 @@ def epsilons(
 ) -> Float[np.ndarray, " K"] | None:
     """Epsilon of every client at `privacy.delta` after the whole run; None without a claim.
 
+    NaN for frozen clients: they learn nothing here, and nothing is known of where they learned.
+
     Args:
       config: of the run.
       method: says in which steps private samples are read.
@@ -227,9 +234,10 @@ def epsilons(
     if not chosen.delta:
         return None
     steps, batch = private_steps(method, config.train.steps), config.data.batch_size
-    return np.array(
-        [epsilon(chosen.noise_multiplier, batch / n, steps, chosen.delta) for n in sizes.tolist()]
-    )
+    found = [
+        epsilon(chosen.noise_multiplier, batch / n, steps, chosen.delta) for n in sizes.tolist()
+    ]
+    return np.where(np.arange(len(found)) < config.clients.frozen, np.nan, found)
 
 
 @functools.cache

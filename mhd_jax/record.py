@@ -19,7 +19,6 @@ from mhd_jax import privacy as privacy_lib
 from mhd_jax.evaluator import Evaluation
 from mhd_jax.exchange import Fresh, Stale
 from mhd_jax.experiment import Experiment
-from mhd_jax.models import shapes
 from mhd_jax.reporting import terminal
 from mhd_jax.results import Accuracies, SeedResult, Summary
 
@@ -30,7 +29,8 @@ def describe(experiment: Experiment) -> str:
     """The lines printed before the first step."""
     first, config = experiment.federations[0], experiment.config
     topology = experiment.topologies[0]
-    graph.warn_unreachable(topology.ever(config.train.steps, most=TURNS_LOOKED_AT))
+    if experiment.parts.method.exchanges:
+        graph.warn_unreachable(topology.ever(config.train.steps, most=TURNS_LOOKED_AT))
     reader = experiment.readers[0]
     pool_slots = reader.pool_slots if isinstance(reader, Stale) else 0
     asked = max(config.graph.peers_per_step, 0)
@@ -91,8 +91,8 @@ def summarize(
     config, ledger = experiment.config, experiment.ledger
     seeds = [
         _seed_values(experiment, evaluation, index)
-        | {"bytes_to": ledger.until(config.bytes_to, [(at, of[index]) for at, of in accuracies])}
-        for index in range(config.num_seeds)
+        | {"bytes_to": each.until(config.bytes_to, [(at, of[index]) for at, of in accuracies])}
+        for index, each in enumerate(experiment.ledgers)
     ]
     return Summary(
         method=config.method,
@@ -108,9 +108,9 @@ def summarize(
         steps_per_second=speed["steps_per_second"],
         compile_seconds=speed["compile_seconds"],
         **seeds[0],
-        bytes_per_step=experiment.ledger.record(),
-        bytes_sent=experiment.ledger.sent(config.train.steps),
-        bytes_published=experiment.ledger.published(config.train.steps),
+        bytes_per_step=ledger.record(),
+        bytes_sent=ledger.sent(config.train.steps),
+        bytes_published=ledger.published(config.train.steps),
         replicas=tuple(SeedResult(**values) for values in seeds) if len(seeds) > 1 else (),
     )
 
@@ -171,8 +171,10 @@ def device() -> str:
 
 
 def _num_params(experiment: Experiment) -> list[int]:
+    """Of every client, what brings embeddings of other widths to its own included."""
+    learners = experiment.init_state(abstract=True).clients
     return [
-        shapes.count_params(model, experiment.sample)
-        for size, model in zip(experiment.layout.groups, experiment.parts.models, strict=True)
+        sum(int(np.prod(leaf.shape[2:])) for leaf in jax.tree.leaves(group.params))
+        for size, group in zip(experiment.layout.groups, learners, strict=True)
         for _ in range(size)
     ]

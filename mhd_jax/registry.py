@@ -61,3 +61,18 @@ class Registry(Generic[T]):
 
     def _entry_points(self) -> metadata.EntryPoints:
         return metadata.entry_points(group=self._group)
+
+
+def whole_batch(piece: T) -> T:
+    """Marks a function that compares the samples of a batch with each other.
+
+    Devices that share a client's batches would each compare their own part, so none are shared
+    where such a piece is used, unless `parallel.data_devices` asks for it.
+    """
+    piece.whole_batch = True  # type: ignore[attr-defined]
+    return piece
+
+
+def takes_whole_batch(piece: object) -> bool:
+    """Whether `piece` is so marked."""
+    return bool(getattr(piece, "whole_batch", False))

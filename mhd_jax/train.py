@@ -37,10 +37,10 @@ from mhd_jax.runtime.workdir import Workdir
 from mhd_jax.state import State
 from mhd_jax.step import Metrics, warm_up
 
-LESSONS = (
-    "embedding_loss", "head_losses", "distillation_gradient", "gradient_cosine", "unreadable",
-)  # fmt: skip
+LESSONS = ("embedding_loss", "head_losses", "distillation_gradient", "unreadable")
 """Metrics that steps without distillation do not have."""
+PRIVATE = ("private_loss", "private_gradient")
+"""Metrics that steps without private training do not have."""
 UNREADABLE = ("unreadable", "unreadable_parameters")
 LAST_HEAD = "last_head_accuracy"
 
@@ -110,7 +110,8 @@ def _summary(config: ml_collections.ConfigDict, directory: Workdir) -> tuple[Sum
             logging.warning("metrics: %s not measured, as the run is finished", ", ".join(left_out))
         return summary, directory.report.exists()
     experiment = experiment_lib.build(config)  # before the claim: what cannot work claims nothing
-    _ = experiment.weights  # read and checked now, if there are any
+    if not directory.begun():
+        _ = experiment.weights  # read and checked now, if there are any
     directory.claim(config, experiment.federations[0].fingerprint)
     strip = functools.partial(state_lib.strip, layout=experiment.home)
     with (
@@ -270,7 +271,7 @@ class Run:
         if self.leader:
             print(f"going on from step {step:,}", flush=True)
         if experiment.home.rows != experiment.home.groups:  # a checkpoint need not have these rows
-            state = state_lib.refill(state, experiment.init_state(), experiment.home)
+            state = state_lib.refill(state, experiment.random_state(), experiment.home)
         return state, step
 
     def _seen_before(self) -> list[tuple[int, list[float]]]:
@@ -359,8 +360,7 @@ class Run:
         shown["β_priv main"] = found.private[:, honest, 0].mean()
         self.progress.update(step, {name: float(value) for name, value in shown.items()})
         if found.baseline is not None:
-            private, alone = found.private[0][honest], found.baseline[1][0][honest]
-            self._say(self.monitor.compare(step, private, alone))
+            self._say(self.monitor.compare(step, found.private[0], found.baseline[1][0]))
 
     def _say(self, lines: Sequence[str]) -> None:
         for line in lines:
@@ -387,13 +387,14 @@ def _means(
 ) -> dict[str, np.ndarray]:
     """Means of the first seed's metrics of the steps before `step`, each over those it exists in.
 
-    Steps without distillation have no metrics of it, and those without private training no
-    private loss. A client counts in the steps in which it takes part; NaN if there are none.
+    Steps without distillation have no metrics of it, nor those without private training of that. A
+    client counts in the steps in which it takes part; NaN if there are none.
     """
     steps = {name: np.concatenate([part[name] for part in collected]) for name in collected[0]}
     distils = steps.pop("distils")
     trains = when(np.arange(step - len(distils), step))[:, 0] > 0
-    counted = {**dict.fromkeys(LESSONS, distils), "private_loss": trains}
+    counted = dict.fromkeys(LESSONS, distils) | dict.fromkeys(PRIVATE, trains)
+    counted["gradient_cosine"] = distils & trains
     here = steps.pop("here")[:, 0]
     means = {}
     for name, x in steps.items():

@@ -27,6 +27,7 @@ import pytest
 
 from mhd_jax import api, distill, evaluate, exchange, graph, methods, models
 from mhd_jax import experiment as experiment_lib
+from mhd_jax.attacks import ATTACKS, Attack, View
 from mhd_jax.config import default_config, update
 from mhd_jax.data import sources
 from mhd_jax.data.feed import Resident
@@ -35,6 +36,7 @@ from mhd_jax.data.streaming import Streaming
 from mhd_jax.distill import CONFIDENCES, LOGIT_LOSSES, RULES, Candidates
 from mhd_jax.errors import ConfigError
 from mhd_jax.models import HEADS, MODELS
+from mhd_jax.registry import takes_whole_batch
 from mhd_jax.rng import generator
 from tests import small
 
@@ -128,6 +130,40 @@ def test_teacher_rule(name: str) -> None:
     else:
         np.testing.assert_allclose(choice[0].sum(axis=0), 1, rtol=1e-6)
         assert (choice[0, 0] == 0).all() and (choice[1] == 0).all()
+
+
+@pytest.mark.parametrize("name", own(RULES))
+def test_a_rule_says_so_if_it_compares_the_samples_of_a_batch(name: str) -> None:
+    allowed, shares = jnp.ones((K, N), bool), jnp.full((N, C), 1 / C)
+    scores, drawn = log_probs(0, N, 32, M, C), jax.random.split(jax.random.key(0), (K, 32))
+
+    def choose(part: slice) -> jax.Array:
+        scored = scores[:, part]
+        candidates = Candidates(scored, allowed, M, label_shares=shares, own=scored[:K])
+        choice = RULES.get(name)(candidates, distill.max_prob(scored), drawn[:, part])
+        found = choice.scores if isinstance(choice, distill.Target) else choice
+        return found if found.shape[1] == part.stop - part.start else found.swapaxes(1, 2)
+
+    halves = jnp.concatenate([choose(slice(0, 16)), choose(slice(16, 32))], axis=1)
+    alike = np.allclose(halves, choose(slice(0, 32)), atol=1e-6)
+    assert takes_whole_batch(RULES.get(name)) == (not alike)
+
+
+@pytest.mark.parametrize("name", own(ATTACKS))
+def test_a_lie_says_so_if_it_compares_the_samples_of_a_batch(name: str) -> None:
+    honest, images = log_probs(0, N, 64, M, C), jax.random.normal(jax.random.key(1), (64, 4))
+    attack = ATTACKS.get(name)
+    lie = attack.predictions if isinstance(attack, Attack) else attack
+    if lie is None:
+        return
+
+    def tell(part: slice) -> jax.Array:
+        liars = np.arange(N) == 0
+        return lie(honest[:, part], View(np.arange(N), liars, jax.random.key(2), images[part]))
+
+    halves = jnp.concatenate([tell(slice(0, 32)), tell(slice(32, 64))], axis=1)
+    alike = np.allclose(halves, tell(slice(0, 64)), atol=1e-6, equal_nan=True)
+    assert takes_whole_batch(attack) == (not alike)
 
 
 @pytest.mark.parametrize("rule", own(RULES))

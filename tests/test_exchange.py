@@ -292,6 +292,25 @@ def test_the_ledger_counts_the_parameters_that_the_compiled_program_averages():
     assert small.build(**fedavg).ledger.sent(3) == 4 * parameters
 
 
+def test_only_what_somebody_may_read_is_counted(tmp_path):
+    assert small.build(graph__name="none").ledger.sent(6) == 0
+    shares = {"distill__publish_label_shares": True}
+    assert small.build(method="isolated", **shares).ledger.sent(6) == 0
+    assert small.build(**shares).ledger.sent(1) == small.build().ledger.sent(1) + 4 * 4.0 * 10
+    (tmp_path / "all-read-0.edges").write_text("1 0\n2 0\n3 0\n")
+    ledger = small.build(
+        graph__name="matrix", graph__matrix=str(tmp_path / "all-read-0.edges")
+    ).ledger
+    assert np.flatnonzero(ledger.predictions).tolist() == [0]
+
+
+def test_each_seed_has_its_own_bytes():
+    unlike = {"clients__models": (("mlp_small", 2), ("mlp_large", 2)), "model__width": 0}
+    made = small.build(**unlike, clients__active=2, num_seeds=2)
+    alone = [small.build(**unlike, clients__active=2, seed=seed).ledger for seed in (0, 1)]
+    assert [each.sent(50) for each in made.ledgers] == [each.sent(50) for each in alone]
+
+
 def test_both_accountings_and_fedavg():
     experiment = small.build(exchange__refresh_steps=10, average__every=5)
     record = experiment.ledger.record()

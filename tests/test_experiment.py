@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import jax
 import numpy as np
 import pytest
 from absl import logging
 from PIL import Image
 
+from mhd_jax import record
 from mhd_jax.errors import ConfigError
 from tests import small
 
@@ -160,6 +162,20 @@ def test_the_graph_of_a_run_is_the_one_that_its_method_uses(method, everybody, c
     assert ("no message ever arrives" in caplog.text) == (method in ("mhd", "codistillation"))
 
 
+@pytest.mark.parametrize("method", ["isolated", "supervised"])
+def test_where_nothing_is_exchanged_nobody_reads_anybody(method, caplog):
+    assert not small.build(method=method).topologies[0].at(0).any()
+
+
+def test_what_brings_embeddings_to_one_width_counts_as_parameters():
+    unlike = {"clients__models": (("mlp_small", 2), ("mlp_large", 2)), "model__width": 0}
+    experiment = small.build(**unlike)
+    state = experiment.init_state()
+    trained = [sum(x.nbytes // 4 for x in jax.tree.leaves(g.params)) for g in state.clients]
+    found = record._num_params(experiment)
+    assert [2 * found[0], 2 * found[2]] == trained and found[0] == found[1]
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -168,6 +184,14 @@ def test_the_graph_of_a_run_is_the_one_that_its_method_uses(method, everybody, c
         ({"exchange__every": 6}, "exchange.every = 6: of 6 steps only the first distils"),
         ({"attack__name": "noise", "attack__clients": (1,), "attack__start": 6}, "nobody lies"),
         ({"method": "fedmd", "graph__name": "cycle"}, "with fedmd everybody reads everybody"),
+        ({"method": "fedmd", "graph__drop": 0.5}, "graph.drop = 0.5: with fedmd everybody reads"),
+        ({"method": "gossip", "graph__drop": 0.5}, "gossip averages with all neighbours"),
+        ({"method": "gossip", "graph__peers_per_step": 1}, "graph.peers_per_step = 1: gossip"),
+        (
+            {"method": "codistillation", "distill__temperature": 0.5},
+            "distill.temperature = 0.5: with codistillation it is 1.0",
+        ),
+        ({"method": "codistillation", "distill__rule": "random"}, "with codistillation it is mean"),
     ],
 )
 def test_settings_without_effect_are_told(changes, said, caplog):

@@ -139,6 +139,10 @@ def test_main_heads_behind_their_baseline_are_told_with_the_worst_client():
     (line,) = watch.compare(7, private, baseline)
     assert "0.10 behind" in line and "client 1 most, 0.70 against 0.90" in line
     assert watch.compare(8, private, baseline) == []
+    honest = np.array([False, True, True, True])
+    private[0] = 0.0
+    (line,) = health.Watch().compare(7, private, baseline, honest)
+    assert "0.13 behind" in line and "client 1 most, 0.70 against 0.90" in line
 
 
 def test_whose_messages_are_dropped_is_told_once_by_number():

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -180,6 +181,16 @@ def test_clients_of_a_run_go_on_from_their_own_weights(run: mhd_jax.Run) -> None
         alone[0, 1, :, 0], run.clients[1].params["params"]["head"]["kernel"][:, 0]
     )
     assert same(state.clients[0].opt_state, plain.clients[0].opt_state)
+
+
+def test_a_run_that_goes_on_does_not_read_them(run: mhd_jax.Run, tmp_path: Path) -> None:
+    given = shutil.copytree(run.workdir, tmp_path / "given")
+    config = small.config(**SETTINGS, model__init_from=str(given))
+    whole = train.train_and_evaluate(config, tmp_path / "run", with_report=False)
+    shutil.rmtree(given)
+    (tmp_path / "run" / "summary.json").unlink()
+    again = train.train_and_evaluate(config, tmp_path / "run", with_report=False)
+    np.testing.assert_array_equal(again.shared_accuracy, whole.shared_accuracy)
 
 
 @pytest.mark.parametrize("form", ["exported", "bare parameters", "trunk", "network alone"])

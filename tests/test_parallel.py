@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec as P
 
 from mhd_jax import parallel
 from mhd_jax.errors import ConfigError
+from tests import small
 
 
 @pytest.mark.parametrize(
@@ -139,3 +140,20 @@ def test_a_process_owns_the_clients_of_its_devices(monkeypatch):
     layout = parallel.make_layout([5, 2], client_devices=2)
     monkeypatch.setattr(jax, "process_index", lambda: 1)  # no device here belongs to process 1
     assert layout.local_clients() == []
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"distill__rule": "capped"},
+        {"attack__name": "noise", "attack__clients": (1,)},
+        {"model__name": "mlp", "model__norm": "batch"},
+    ],
+)
+def test_what_needs_whole_batches_is_not_spread_over_devices(settings, caplog):
+    few = {"clients__num": 2, "partition__name": "iid", "parallel__client_devices": 0}
+    assert small.build(**few).layout.data_devices == 2
+    assert small.build(**few, **settings).layout.data_devices == 1
+    asked = small.build(**few, **settings, parallel__data_devices=2)
+    assert asked.layout.data_devices == 2
+    assert "parallel.data_devices = 2" in caplog.text and "results depend" in caplog.text

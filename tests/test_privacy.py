@@ -368,6 +368,20 @@ def test_delta_above_one_over_n_is_warned_of(caplog):
     assert "privacy.delta = 0.1 is not below 1/" in caplog.text
 
 
+def test_weights_to_start_from_are_said_not_to_be_covered(caplog):
+    accountant()
+    config, method = small.config(**CLAIM, clients__frozen=1), methods.build(small.config())
+    config.model.init_from = "weights"
+    with caplog.at_level(logging.WARNING):
+        privacy_lib.check(
+            config, [np.array([300])], batch_statistics=False, draws=False, own_public=False
+        )
+    assert "the weights in model.init_from" in caplog.text
+    found = privacy_lib.epsilons(config, method, np.array([300, 300]))
+    assert found is not None and np.isnan(found).tolist() == [True, False]
+    assert "epsilon" in privacy_lib.describe(privacy_lib.build(config), 1e-3, found)
+
+
 def test_without_the_extra_a_claim_says_what_to_install(monkeypatch):
     monkeypatch.setattr(privacy_lib.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"privacy.delta.*pip install \"mhd-jax\[privacy\]\""):

@@ -96,6 +96,9 @@ def test_median_and_trimmed_mean_by_sorting(rule: str) -> None:
 def test_agreement_by_hand() -> None:
     overlap = np.sqrt(np.exp(OWN)[:, None] * np.exp(SCORES)[None]).sum(axis=-1)
     same(choose("agreement", candidates()), surest(np.exp(SCORES).max(axis=-1) * overlap))
+    entropy = (np.exp(SCORES) * SCORES).sum(axis=-1)  # below 0, so that it is moved up first
+    lowest = np.where(ALLOWED[:, :, None, None], entropy, 0.0).min(axis=1, keepdims=True)
+    same(choose("agreement", candidates(), "neg_entropy"), surest((entropy - lowest) * overlap))
 
 
 def reputation() -> np.ndarray:
@@ -120,7 +123,8 @@ def test_reputation_by_counting() -> None:
     score = reputation()[:, :, None, None] * np.exp(SCORES).max(axis=-1)
     same(choose("reputation", candidates()), surest(score))
     entropy = (np.exp(SCORES) * SCORES).sum(axis=-1)  # below 0, so that it is moved up first
-    score = reputation()[:, :, None, None] * (entropy - entropy.min(axis=0))
+    lowest = np.where(ALLOWED[:, :, None, None], entropy, 0.0).min(axis=1, keepdims=True)
+    score = reputation()[:, :, None, None] * (entropy - lowest)
     same(choose("reputation", candidates(), "neg_entropy"), surest(score))
 
 

@@ -624,6 +624,18 @@ def test_a_data_set_is_known_again_by_its_contents() -> None:
     assert made() == made() and len({made(), made(1), made(0, 1)}) == 3
 
 
+def test_clients_that_a_data_set_comes_with_are_known_again() -> None:
+    def made(owner: int, *names: str) -> str:
+        table = np.arange(60.0).reshape(20, 3)
+        whose = np.array(names)[(np.arange(20) // 2 + owner) % 2]
+        pair = (table, np.arange(20) % 2)
+        found = lib.from_arrays("x", pair, pair, clients=whose)
+        return lib.fingerprint(found, found.train, np.arange(0, 20, 5))
+
+    found = [made(0, "a", "b"), made(1, "a", "b"), made(0, "a", "c")]
+    assert len(set(found)) == 3 and found[0] == made(0, "a", "b")
+
+
 def test_a_public_table_beside_images_is_named() -> None:
     config = default_config().data
     config.public_name = "breast_cancer"

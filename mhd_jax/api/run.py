@@ -16,9 +16,9 @@ from etils import epath
 from jaxtyping import Array, Float, Int
 from matplotlib.figure import Figure
 
+from mhd_jax import attacks, federation
 from mhd_jax import config as config_lib
 from mhd_jax import experiment as experiment_lib
-from mhd_jax import federation
 from mhd_jax import state as state_lib
 from mhd_jax.api import export
 from mhd_jax.api.pieces import PIECES, use
@@ -30,7 +30,7 @@ from mhd_jax.files import absolute
 from mhd_jax.reporting import charts
 from mhd_jax.reporting.graph_drawing import communication_graph
 from mhd_jax.reporting.terminal import final_table
-from mhd_jax.results import Line, Summary, head_names
+from mhd_jax.results import History, Line, Summary, head_names, of_honest
 from mhd_jax.runtime import tensorboard
 from mhd_jax.runtime.checkpoints import Checkpoints
 from mhd_jax.runtime.workdir import Workdir
@@ -110,8 +110,15 @@ class Run:
         return self._directory.read_metrics()
 
     @property
+    def _told(self) -> History:
+        """The same without clients that lie."""
+        attack = self.config.attack
+        liars = () if attack.name == attacks.NONE else attack.clients
+        return of_honest(self.records, liars, self.config.clients.num)
+
+    @property
     def history(self) -> Any:
-        """Means over all clients, liars included, one row per logged step.
+        """Means over all clients that do not lie, one row per logged step.
 
         A pandas frame where pandas is installed, else a list of dicts. Columns are named like
         the records, with a ``/head_h`` for what there is one of per head, counted from the first
@@ -120,7 +127,7 @@ class Run:
         clients the records have quantiles, and these are means of them.
         """
         rows: dict[int, dict[str, Any]] = {}
-        for line in self.records:
+        for line in self._told:
             values = {name: value for name, value in line.items() if name != "step"}
             row = rows.setdefault(line["step"], {"step": line["step"]})
             row.update(tensorboard.scalars(values))
@@ -188,15 +195,15 @@ class Run:
 
     def plot_accuracy(self) -> Figure:
         """Shared and private accuracy of every head over steps, and the isolated baseline's."""
-        return charts.accuracy_over_steps(self.records)
+        return charts.accuracy_over_steps(self._told)
 
     def plot_losses(self) -> Figure:
         """The parts of the loss over steps."""
-        return charts.losses(self.records)
+        return charts.losses(self._told)
 
     def plot_bytes(self) -> Figure:
         """Shared accuracy of the last head over the bytes sent."""
-        return charts.accuracy_over_bytes(self.records)
+        return charts.accuracy_over_bytes(self._told)
 
     def plot_classes(self) -> Figure:
         """Accuracy of every client on every class, main and last head."""

@@ -174,7 +174,6 @@ def most_confident(
     confidence: Float[Array, "N B m"],
     allowed: Bool[Array, "k N"],
     unread: Int[Array, "k u"] | None = None,
-    trust: Float[Array, "k N"] | None = None,
 ) -> Int[Array, "k B m"]:
     """Index of the most confident allowed candidate per sample; -1 where none is allowed.
 
@@ -186,32 +185,26 @@ def most_confident(
       allowed: who may learn from whom.
       unread: all the candidates that a student with any may not learn from, if these are few, but
         for those of confidence -inf; then one of the best u + 1 is the answer for everybody.
-      trust: factors by student, of confidences of at least 0; None for 1.
     """
     confidence = jax.lax.stop_gradient(confidence)
     confidence = jnp.where(jnp.isnan(confidence), -jnp.inf, confidence)
-    if unread is not None and trust is None:
+    if unread is not None:
         return _best_but(confidence, allowed.any(axis=1), unread)
     if jax.default_backend() == "cpu" or len(confidence) <= UNROLLED:
-        return _running_maximum(confidence, allowed, trust)
-    scores = confidence[None] if trust is None else trust[:, :, None, None] * confidence[None]
-    masked = jnp.where(allowed[:, :, None, None], scores, -jnp.inf)
+        return _running_maximum(confidence, allowed)
+    masked = jnp.where(allowed[:, :, None, None], confidence, -jnp.inf)
     best = jnp.argmax(masked, axis=1).astype(jnp.int32)
     return jnp.where(masked.max(axis=1) > -jnp.inf, best, NOBODY)
 
 
 def _running_maximum(
-    confidence: Float[Array, "N B m"],
-    allowed: Bool[Array, "k N"],
-    trust: Float[Array, "k N"] | None = None,
+    confidence: Float[Array, "N B m"], allowed: Bool[Array, "k N"]
 ) -> Int[Array, "k B m"]:
     """`most_confident`, one candidate after another: on CPU this vectorises, an argmax does not."""
 
     def body(candidate: Any, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         best, index = carry
         value = confidence[candidate][None]
-        if trust is not None:
-            value = value * trust[:, candidate][:, None, None]
         better = allowed[:, candidate][:, None, None] & (value > best)
         return jnp.where(better, value, best), jnp.where(better, candidate, index)
 

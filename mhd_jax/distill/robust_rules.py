@@ -12,10 +12,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from mhd_jax.distill.candidates import Candidates, most_confident
+from mhd_jax.distill.candidates import Candidates
 from mhd_jax.distill.rules import RULES, Target
 from mhd_jax.edges import NOBODY
 from mhd_jax.errors import ConfigError
+from mhd_jax.registry import whole_batch
 
 CAPACITY = 2.0
 """`capped`: how many times its fair share of the samples a candidate may teach."""
@@ -34,13 +35,21 @@ def _surest(score: Float[Array, "k N B m"], candidates: Candidates) -> Int[Array
     return jnp.where(masked.max(axis=1) > -jnp.inf, best, NOBODY)
 
 
-def _from_zero(confidence: Float[Array, "N B m"]) -> Float[Array, "N B m"]:
-    """Confidences that can be multiplied: moved up by the lowest of a sample if that is below 0."""
-    finite = jnp.where(jnp.isfinite(confidence), confidence, 0.0)
-    return confidence - jnp.minimum(finite.min(axis=0), 0.0)
+def _from_zero(
+    confidence: Float[Array, "N B m"], allowed: Bool[Array, "k N"]
+) -> Float[Array, "k N B m"]:
+    """Confidences that can be multiplied, moved up if the lowest of a sample is below 0.
+
+    The lowest among those that a student may learn from: whom else its program knows of depends
+    on the form in which the graph is written.
+    """
+    counted = allowed[:, :, None, None] & jnp.isfinite(confidence)
+    lowest = jnp.where(counted, confidence, 0.0).min(axis=1, keepdims=True)
+    return confidence - jnp.minimum(lowest, 0.0)
 
 
 @RULES.register("capped")
+@whole_batch
 def capped_rule(
     candidates: Candidates, confidence: Float[Array, "N B m"], keys: Key[Array, "k B"]
 ) -> Int[Array, "k B m"]:
@@ -138,7 +147,7 @@ def agreement_rule(
     own = jnp.exp(0.5 * _own(candidates, "agreement")[:, :, : candidates.ranks])
     theirs = jnp.exp(0.5 * candidates.by_rank(candidates.published))
     overlap = jnp.einsum("kbmc,nbmc->knbm", own, theirs)
-    return _surest(_from_zero(confidence)[None] * overlap, candidates)
+    return _surest(_from_zero(confidence, candidates.allowed) * overlap, candidates)
 
 
 def reputations(candidates: Candidates) -> Float[Array, "k K"]:
@@ -168,10 +177,12 @@ def reputations(candidates: Candidates) -> Float[Array, "k K"]:
 
 
 @RULES.register("reputation")
+@whole_batch
 def reputation_rule(
     candidates: Candidates, confidence: Float[Array, "N B m"], keys: Key[Array, "k B"]
 ) -> Int[Array, "k B m"]:
     """The candidate of largest confidence times reputation, which each student forms for itself."""
     del keys
     known = jnp.tile(reputations(candidates), (1, candidates.blocks))
-    return most_confident(_from_zero(confidence), candidates.allowed, trust=known)
+    score = _from_zero(confidence, candidates.allowed) * known[:, :, None, None]
+    return _surest(score, candidates)

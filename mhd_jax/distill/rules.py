@@ -15,7 +15,7 @@ from mhd_jax.distill.confidence import ENERGY, confidence_of, neg_entropy
 from mhd_jax.distill.messages import blank
 from mhd_jax.edges import NOBODY, over_columns
 from mhd_jax.errors import ConfigError, of_piece
-from mhd_jax.registry import Registry
+from mhd_jax.registry import Registry, whole_batch
 
 
 class Target(NamedTuple):
@@ -115,6 +115,7 @@ def entropy_power_rule(
 
 
 @RULES.register("class_thresholds")
+@whole_batch
 def class_thresholds_rule(
     candidates: Candidates, confidence: Float[Array, "N B m"], keys: Key[Array, "k B"]
 ) -> Int[Array, "k B m"]:

@@ -64,7 +64,7 @@ def build(
         readers=readers,
         parts=parts,
         feed=feed,
-        ledger=messages.make_ledger(config, parts, readers[0], clients),
+        ledgers=messages.make_ledgers(config, parts, readers[0], clients, topologies),
         memory=seating.host_memory(clients.roster) if parts.brought else None,
     )
 

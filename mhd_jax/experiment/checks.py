@@ -92,11 +92,6 @@ def _warn_of_idle_settings(config: ml_collections.ConfigDict, method: methods.Me
             follows and config.distill.fade_in == 1,
             "distillation reaches its full weight at the last step only",
         ),
-        "graph.drop": (follows and config.graph.drop == 1, "no message ever arrives"),
-        "graph.name": (
-            method.hears_everybody and config.graph.name != "complete",
-            f"with {config.method} everybody reads everybody",
-        ),
         "exchange.every": (
             distils and steps > 1 and config.exchange.every >= steps,
             f"of {steps:,} steps only the first distils",
@@ -109,8 +104,46 @@ def _warn_of_idle_settings(config: ml_collections.ConfigDict, method: methods.Me
             config.attack.name != attacks.NONE and config.attack.start >= steps,
             f"in {steps:,} steps nobody lies",
         ),
+        "train.steps_per_call": (
+            config.train.steps_per_call > 1 and config.clients.offload == "host",
+            "1 with clients.offload = host, which brings the clients of each step",
+        ),
+        **_idle_of_graph(config, method, follows),
+        **_idle_of_teachers(config, method),
     }
     values = config_lib.flatten(config)
     for name, (holds, what) in idle.items():
         if holds:
             logging.warning("%s = %s: %s", name, values[name], what)
+
+
+def _idle_of_graph(
+    config: ml_collections.ConfigDict, method: methods.Method, follows: bool
+) -> dict[str, tuple[bool, str]]:
+    """Settings of the graph, whether they are idle, and why."""
+    chosen, everybody = config.graph, f"with {config.method} everybody reads everybody"
+    why = everybody if method.hears_everybody else f"{config.method} averages with all neighbours"
+    deaf = method.exchanges and not follows
+    lost = "no message ever arrives" if follows else why
+    return {
+        "graph.name": (method.hears_everybody and chosen.name != "complete", everybody),
+        "graph.drop": (follows and chosen.drop == 1 or deaf and chosen.drop > 0, lost),
+        "graph.peers_per_step": (deaf and chosen.peers_per_step > 0, why),
+    }
+
+
+def _idle_of_teachers(
+    config: ml_collections.ConfigDict, method: methods.Method
+) -> dict[str, tuple[bool, str]]:
+    """Settings of teachers that the method sets itself, whether they are idle, and why."""
+    chosen, usual = method.distillation, config_lib.default_config().distill
+    if chosen is None:
+        return {}
+    given = config.distill
+    return {
+        f"distill.{name}": (
+            given[name] not in (usual[name], getattr(chosen, name)),
+            f"with {config.method} it is {getattr(chosen, name)}",
+        )
+        for name in ("rule", "confidence", "temperature", "include_self", "same_rank")
+    }

@@ -7,10 +7,11 @@ import dataclasses
 import functools
 from collections.abc import Sequence
 
+import jax
 import ml_collections
 from absl import logging
 
-from mhd_jax import attacks, federation, methods, models, parallel, participation
+from mhd_jax import attacks, distill, federation, methods, models, parallel, participation
 from mhd_jax import config as config_lib
 from mhd_jax import privacy as privacy_lib
 from mhd_jax.data.sources import Source
@@ -20,6 +21,7 @@ from mhd_jax.models import bridge, shapes
 from mhd_jax.models.classifier import MultiHeadClassifier
 from mhd_jax.parallel import Layout
 from mhd_jax.participation import Roster
+from mhd_jax.registry import takes_whole_batch
 
 VARIABLES = ("params", "batch_stats")
 """Kinds of variables that a client's state keeps."""
@@ -128,8 +130,7 @@ def _check_networks(built: Sequence[MultiHeadClassifier], sample: Sample) -> Non
 
 def _wants_baseline(config: ml_collections.ConfigDict, method: methods.Method) -> bool:
     """An isolated baseline makes sense beside clients that exchange something."""
-    exchanges = method.distillation is not None or method.averaging is not None
-    return config.isolated_baseline and exchanges and not method.pooled
+    return config.isolated_baseline and method.exchanges and not method.pooled
 
 
 def _layout(
@@ -146,16 +147,40 @@ def _layout(
             f"one architecture: {config.method} averages parameters",
         )
     data_devices = config.parallel.data_devices
-    if data_devices != 1 and any(shapes.has_statistics(model, sample) for model in built):
-        if data_devices:
-            logging.warning("batch statistics: every device normalises with its part of a batch")
-        data_devices = data_devices or 1
+    if data_devices != 1 and jax.device_count() > 1:
+        needing = _need_whole_batches(config, method, built, sample)
+        if needing and data_devices:
+            logging.warning(
+                "parallel.data_devices = %d: results depend on it, as each device takes its part "
+                "of a batch for all of it in %s", data_devices, " and ".join(needing),
+            )  # fmt: skip
+        data_devices = data_devices or int(bool(needing))
     return parallel.make_layout(
         sizes,
         client_devices=config.parallel.client_devices,
         data_devices=data_devices,
         batch_sizes=(config.data.batch_size, config.data.public_batch_size),
     )
+
+
+def _need_whole_batches(
+    config: ml_collections.ConfigDict,
+    method: methods.Method,
+    built: Sequence[MultiHeadClassifier],
+    sample: Sample,
+) -> list[str]:
+    """What compares the samples of a batch, or draws for all of them at once."""
+    needing = []
+    if any(shapes.has_statistics(model, sample) for model in built):
+        needing.append("batch statistics")
+    if any(shapes.draws(model, sample) for model in built):
+        needing.append("dropout")
+    chosen = method.distillation
+    if chosen is not None and takes_whole_batch(distill.RULES.get(chosen.rule)):
+        needing.append(f"distill.rule = {chosen.rule!r}")
+    if takes_whole_batch(attacks.ATTACKS.get(config.attack.name)):
+        needing.append(f"attack.name = {config.attack.name!r}")
+    return needing
 
 
 def _roster(

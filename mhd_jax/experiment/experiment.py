@@ -38,7 +38,7 @@ class Experiment:
       readers: one per replica.
       parts: the fixed parts of the step.
       feed: where samples come from.
-      ledger: bytes per client.
+      ledgers: bytes per client, one for each seed.
       memory: of the host, where clients that take no part wait in it; None where they wait on the
         devices.
     """
@@ -50,7 +50,7 @@ class Experiment:
     readers: Sequence[exchange.Reader]
     parts: StepParts
     feed: Feed
-    ledger: exchange.Ledger
+    ledgers: tuple[exchange.Ledger, ...]
     memory: HostMemory | None = None
 
     @functools.cached_property
@@ -99,6 +99,11 @@ class Experiment:
         return () if names == tuple(map(str, range(len(names)))) else names
 
     @property
+    def ledger(self) -> exchange.Ledger:
+        """Bytes per client for the first seed."""
+        return self.ledgers[0]
+
+    @property
     def honest(self) -> Bool[np.ndarray, " K"]:
         """Which clients do not lie; all are measured, even where one pooled model trains."""
         liars, clients = self.parts.attackers, len(self.federations[0].partition.sizes)
@@ -106,8 +111,13 @@ class Experiment:
 
     def init_state(self, abstract: bool = False) -> State:
         """The initial state, sharded, at `home`; with `abstract` its shapes and shardings only."""
+        made = self.random_state(abstract)
         given = () if abstract else self.weights
-        made = state.init_state(
+        return state.start_from(made, self.home, *given) if given else made
+
+    def random_state(self, abstract: bool = False) -> State:
+        """The same without the weights that clients are given."""
+        return state.init_state(
             self.seeds,
             self.home,
             self.parts.models,
@@ -125,7 +135,6 @@ class Experiment:
             same_start=self.parts.method.same_start,
             abstract=abstract,
         )
-        return state.start_from(made, self.home, *given) if given else made
 
     def seat(self, everyone: State, step: int) -> State:
         """What a step takes, on the devices: with `memory` the state of those who take part."""

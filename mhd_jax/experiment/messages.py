@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 
 from mhd_jax import attacks, exchange, graph, methods
 from mhd_jax.data.batches import Visits
@@ -26,13 +26,16 @@ EVERYBODY = {
     "name": "complete", "sequence": (), "matrix": "", "peers_per_step": 0, "every": 0, "drop": 0.0,
 }  # fmt: skip
 """The graph of methods in which everybody reads everybody."""
+NOBODY = {**EVERYBODY, "name": "none"}
+"""The graph of methods in which nothing passes between clients."""
 
 
 def make_topologies(
     config: ml_collections.ConfigDict, method: methods.Method, federations: Sequence[Federation]
 ) -> list[graph.Topology]:
     """The graphs of all replicas, with as many peers a step as settings or method ask for."""
-    settings = {**config.graph, **(EVERYBODY if method.hears_everybody else {})}
+    fixed = EVERYBODY if method.hears_everybody else {} if method.exchanges else NOBODY
+    settings = {**config.graph, **fixed}
     made = [graph.make_topology(settings, config.clients.num, fed.seed) for fed in federations]
     return [
         _with_drawn_peers(config, method, topology, fed.partition.sizes)
@@ -140,13 +143,14 @@ def make_attackers(
     return attacks.make(config, predictions=predictions, vectors=vectors)
 
 
-def make_ledger(
+def make_ledgers(
     config: ml_collections.ConfigDict,
     parts: StepParts,
     reader: exchange.Reader,
     clients: Clients,
-) -> exchange.Ledger:
-    """What every client sends, in bytes."""
+    topologies: Sequence[graph.Topology],
+) -> tuple[exchange.Ledger, ...]:
+    """What every client sends, in bytes; one for each seed, as peers and attendance differ."""
     predictions, parameters = [], []
     widths = clients.embedding_widths
     for size, model, width in zip(parts.layout.groups, parts.models, widths, strict=True):
@@ -155,15 +159,30 @@ def make_ledger(
         heads = model.num_heads
         predictions += [_message_bytes(config, parts, reader, heads, width)] * size
     travels = parts.encoding.embedding_type if parts.method.averaging else jnp.float32
-    return exchange.Ledger(
+    shares = config.distill.publish_label_shares and parts.method.distillation is not None
+    ledger = exchange.Ledger(
         predictions=np.asarray(predictions),
         snapshots=4.0 * np.asarray(parameters) / config.exchange.refresh_steps,
         fedavg=jnp.dtype(travels).itemsize * np.asarray(parameters) / config.average.every,
         method=parts.method,
         average_every=config.average.every,
-        once=4.0 * parts.num_classes if config.distill.publish_label_shares else 0.0,
-        attendance=next(iter(parts.roster.attendances), None),
+        once=4.0 * parts.num_classes if shares else 0.0,
     )
+    attendances = parts.roster.attendances or (None,) * len(topologies)
+    return tuple(
+        dataclasses.replace(
+            ledger,
+            # A pooled model is one client, and publishes nothing.
+            predictions=ledger.predictions * _read(topology)[: len(predictions)],
+            attendance=attendance,
+        )
+        for topology, attendance in zip(topologies, attendances, strict=True)
+    )
+
+
+def _read(topology: graph.Topology) -> Bool[np.ndarray, " K"]:
+    """Whom somebody may learn from; in a graph that changes, everybody."""
+    return np.asarray(topology.at(0).any(axis=0) | topology.changes)
 
 
 def _message_bytes(

@@ -29,6 +29,7 @@ from mhd_jax.results import (
     Summary,
     head_rows,
     hop_table,
+    of_honest,
 )
 
 ON_SUMMARY = (
@@ -86,8 +87,9 @@ def save_all(summary: Summary, history: History, directory: epath.PathLike) -> l
     paths = []
     for draw in ON_SUMMARY:
         paths.append(_save(draw(summary), folder, draw))
+    told = of_honest(history, summary.liars, len(summary.label_histogram))
     for trace in ON_HISTORY:
-        paths.append(_save(trace(history), folder, trace))
+        paths.append(_save(trace(told), folder, trace))
     return paths
 
 

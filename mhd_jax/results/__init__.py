@@ -20,7 +20,7 @@ from mhd_jax.results.hops import (
     hop_table,
     label_hops,
 )
-from mhd_jax.results.lines import LINE_FIELDS, QUANTILES, History, Line, condensed
+from mhd_jax.results.lines import LINE_FIELDS, QUANTILES, History, Line, condensed, of_honest
 from mhd_jax.results.statistics import (
     ISOLATED,
     HeadRow,
@@ -59,4 +59,5 @@ __all__ = [
     "hop_name",
     "hop_table",
     "label_hops",
+    "of_honest",
 ]

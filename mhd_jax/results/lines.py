@@ -25,9 +25,10 @@ LINE_FIELDS = (
     FieldDoc("seconds", "float", "s", "Since the last start of the run."),
     FieldDoc("steps_per_second", "float", "steps/s", "Since the last start."),
     FieldDoc("loss", "[K]", "nats", "The whole objective; this and what follows up to "
-             "`bytes_sent` every `train.log_every` steps, means over the steps since in which the "
-             "client took part, null where there are none. Of more than 512 clients [K] stands "
-             "here and below for 101 quantiles over the clients, from the least to the greatest."),
+             "`bytes_sent` every `train.log_every` steps, means over the steps since (the last "
+             "line, or the last start) in which the client took part, null where there are none. "
+             "Of more than 512 clients [K] stands here and below for 101 quantiles over the "
+             "clients, from the least to the greatest."),
     FieldDoc("private_loss", "[K]", "nats", "Cross-entropy of the main head on private data."),
     FieldDoc("embedding_loss", "[K]", "1", "Embedding distillation, before its weight."),
     FieldDoc("head_losses", "[K, m]", "nats", "Prediction distillation of each head that is "
@@ -76,13 +77,43 @@ def condensed(values: Line) -> dict[str, Any]:
     The least comes first, the greatest last, the others lie evenly between them, so that mean and
     range over them are those over the clients; those who took no part are left out.
     """
-    per_client = {doc.key for doc in LINE_FIELDS if doc.shape.startswith("[K")}
     return {
-        name: _quantiles(np.asarray(value))
-        if (name in per_client or name.startswith("metrics/")) and len(value) > MANY
-        else value
+        name: _quantiles(np.asarray(value)) if _by_client(name) and len(value) > MANY else value
         for name, value in values.items()
     }
+
+
+def of_honest(history: History, liars: Sequence[int], num_clients: int) -> History:
+    """The lines without the rows of clients that lie.
+
+    What is said of all teachers stays whole. So do lines of more than `MANY` clients, whose
+    quantiles do not say whose they are.
+
+    >>> of_honest([{"step": 1, "loss": [0.1, 9.0]}], [1], 2)
+    [{'step': 1, 'loss': [0.1]}]
+    """
+    if not liars or num_clients > MANY:
+        return history
+    told = [client for client in range(num_clients) if client not in liars]
+    return [
+        {
+            name: [value[client] for client in told] if _of_learner(name) else value
+            for name, value in line.items()
+        }
+        for line in history
+    ]
+
+
+def _of_learner(name: str) -> bool:
+    return _by_client(name) and name not in ("teaching_share", "ignored_by")
+
+
+def _by_client(name: str) -> bool:
+    """Whether a key has a row for every client."""
+    return name.startswith("metrics/") or name in _PER_CLIENT
+
+
+_PER_CLIENT = {doc.key for doc in LINE_FIELDS if doc.shape.startswith("[K")}
 
 
 def _quantiles(values: Float[np.ndarray, "K ..."]) -> Float[np.ndarray, "q ..."]:

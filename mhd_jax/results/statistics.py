@@ -117,10 +117,10 @@ def accuracy_rows(
 
 
 def epsilon_range(found: Float[np.ndarray, " K"]) -> str:
-    """Smallest and largest epsilon.
+    """Smallest and largest epsilon, NaN left out.
 
-    >>> epsilon_range(np.array([2.0, 2.0]))
+    >>> epsilon_range(np.array([2.0, np.nan]))
     '2.00'
     """
-    low, high = f"{found.min():.2f}", f"{found.max():.2f}"
+    low, high = f"{np.nanmin(found):.2f}", f"{np.nanmax(found):.2f}"
     return low if low == high else f"{low} to {high}"

@@ -87,7 +87,7 @@ class SeedResult(Accuracies):
     epsilon: Float[np.ndarray, " K"] | None = field(
         "[K] or null", "1",
         "Of the differential privacy of one private sample of each client, at `privacy.delta`, "
-        "after all steps; null without a claim.",
+        "after all steps; null without a claim, and for clients that are frozen.",
         dtype=float, default=None,
     )  # fmt: skip
 

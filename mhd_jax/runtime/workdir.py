@@ -263,6 +263,11 @@ class Workdir:
             return False
         return True
 
+    def begun(self) -> bool:
+        """Whether there is a checkpoint to go on from."""
+        folder = self.checkpoints
+        return folder.exists() and any(path.name.isdigit() for path in folder.iterdir())
+
     def _refuse_renamed(self, settings: Mapping[str, Any]) -> None:
         """A run of an earlier version is refused rather than taken for one with other settings."""
         for old in sorted(settings.keys() & RENAMED.keys()):

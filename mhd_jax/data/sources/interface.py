@@ -160,17 +160,20 @@ class Source:
 def fingerprint(source: Source, public: Split, indices: Int[np.ndarray, " P"]) -> str:
     """What tells data from others of the same name: 16 hexadecimal digits.
 
-    Of all labels, and of up to `COMPARED` samples of the test set and of the public set, evenly
-    spread: those that every process may read.
+    Of all labels, of whose samples they are, and of up to `COMPARED` samples of the test set and of
+    the public set, evenly spread: those that every process may read.
 
     Args:
       source: the private data.
       public: the split that the public set is of; its labels are not read.
       indices: the public set.
     """
-    found = hashlib.sha256()
-    own = source.silos.test if source.silos else None
-    for split in (source.train, source.test, own):
+    found, silos = hashlib.sha256(), source.silos
+    if silos is not None:
+        found.update(repr(silos.names).encode())
+        for owner in (silos.owner, silos.test_owner):
+            found.update(np.ascontiguousarray(owner, np.int64).tobytes())
+    for split in (source.train, source.test, silos.test if silos else None):
         if split is not None:
             found.update(f"{len(split)} {split.image_shape} {split.dtype}".encode())
             found.update(np.ascontiguousarray(split.labels, np.int32).tobytes())
