@@ -104,7 +104,6 @@ STUDY = Study(
         "FedAvg has no use for public data.",
         "One client with labels learns alone, from as many images as are public in the other rows "
         "and from the labels that nobody has there.",
-        "photos: 416 patches of two photographs, resized to 8x8 and grey.",
     ),
     extra=against,
 )
