@@ -71,6 +71,15 @@ def test_a_run_keeps_its_own_data_whatever_is_registered_later(
     api.pieces.use(small.config(), {"source": silos()})
 
 
+def test_a_run_that_divided_the_clients_anew_is_read_back_as_it_was(tmp_path: Path) -> None:
+    settings = {"partition__name": "iid", "clients__num": 5}
+    (tmp_path / "config.json").write_text(small.config(**settings).to_json())
+    for given in ({"source": silos()}, {"source": silos(), "partition": None}):
+        found = mhd_jax.Run.load(tmp_path, **given).config
+        assert (found.partition.name, found.clients.num) == ("iid", 5)
+        assert found.data.name == "hospitals"
+
+
 def test_a_run_of_some_classes_keeps_only_these() -> None:
     run = mhd_jax.fit(small.config(data__num_classes=2), source=silos())
     probabilities = run.predict(table(8, seed=3)[0])

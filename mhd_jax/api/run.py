@@ -83,10 +83,12 @@ class Run:
         if not path.exists():
             raise WorkdirError(f"{workdir}: has no config.json, so there is no run to load")
         config = config_lib.from_json(path.read_text())
-        for argument, piece in pieces.items():
+        for argument in pieces:
             if argument not in PIECES:
                 raise TypeError(f"unknown piece {argument!r}: {suggest(argument, PIECES)}")
-            use(config, {argument: piece})
+        # Without a partition, clients that a source comes with would take the place of the run's.
+        partition = pieces.get("partition") or config.partition.name
+        use(config, {**pieces, "partition": partition})
         source = pieces.get("source")
         return cls(workdir, config, source if isinstance(source, Source) else None)
 
