@@ -17,6 +17,7 @@ import pytest
 import mhd_jax
 from mhd_jax import api, train, weights
 from mhd_jax import experiment as experiment_lib
+from mhd_jax.api import joining
 from mhd_jax.errors import ConfigError, WorkdirError
 from tests import small
 
@@ -103,6 +104,19 @@ def test_somebody_joins_clients_who_took_turns(run: mhd_jax.Run, tmp_path: Path)
         mhd_jax.Run.load(tmp_path / "few"), table(30, 30, (0,)), tmp_path / "joined", name="west"
     )
     assert tuple(found.summary.client_names) == (*NAMES, "west")
+
+
+def test_clients_who_divided_the_samples_anew_get_nobodys_tests(tmp_path: Path) -> None:
+    few = {"partition__name": "iid", "clients__num": 2, "isolated_baseline": False,
+           "train__steps": 4, "train__log_every": 4, "train__eval_every": 4,
+           "train__checkpoint_every": 4}  # fmt: skip
+    train.train_and_evaluate(
+        small.config(**{**SETTINGS, **few}), tmp_path / "iid", with_report=False
+    )
+    run = mhd_jax.Run.load(tmp_path / "iid")
+    silos = joining._source(run, "west", table(30, 30), table(7, 31)).silos
+    assert silos is not None and silos.names == ("0", "1", "west")
+    assert np.bincount(silos.test_owner).tolist() == [0, 0, 7]
 
 
 def test_data_and_normalisation_are_the_runs(run: mhd_jax.Run, joined: mhd_jax.Run) -> None:

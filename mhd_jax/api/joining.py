@@ -10,7 +10,7 @@ import numpy as np
 from etils import epath
 
 from mhd_jax import config as config_lib
-from mhd_jax import methods
+from mhd_jax import federation, methods
 from mhd_jax.api.fitting import fit
 from mhd_jax.api.pieces import Piece, use
 from mhd_jax.api.run import Run
@@ -92,12 +92,14 @@ def _indices(run: Run, peers: Sequence[int | str] | None) -> list[int]:
 
 def _source(run: Run, name: str, samples: Pair, test: Pair | None) -> Source:
     """The run's data, divided as it was, and the new client's."""
-    federation = run._restored.experiment.federations[0]
+    divided = run._restored.experiment.federations[0]
     known = dataclasses.replace(
-        federation.source,
-        public=SubSplit(federation.public, federation.public_indices),
-        mean=federation.mean,
-        std=federation.std,
+        divided.source,
+        # Tests of the clients that the data set comes with are not those of others.
+        silos=federation.kept_silos(run.config, divided.source),
+        public=SubSplit(divided.public, divided.public_indices),
+        mean=divided.mean,
+        std=divided.std,
     )
-    owned = federation.partition.indices
+    owned = divided.partition.indices
     return with_client(known, owned, run.summary.names, name, samples, test)
