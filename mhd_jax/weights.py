@@ -9,6 +9,7 @@ whole classifier ("network", with or without "head"), or of the embedding networ
 from __future__ import annotations
 
 import json
+import os
 import re
 import zlib
 from collections.abc import Mapping, Sequence
@@ -45,8 +46,10 @@ def named(given: Given | Sequence[Given]) -> str:
 
     The name is of their contents, so that a run is gone on with from no other weights.
     """
-    if isinstance(given, str | epath.Path) or hasattr(given, "__fspath__"):
-        return str(given)
+    # A path's text: its bytes in an array are those of a pointer, which no other process has.
+    given = jax.tree.map(_as_text, given)
+    if isinstance(given, str):
+        return given
     digest = 0
     for path, leaf in jax.tree.leaves_with_path(given):
         array = np.asarray(leaf)
@@ -55,6 +58,10 @@ def named(given: Given | Sequence[Given]) -> str:
     name = f"tree_{digest:08x}"
     WEIGHTS.register(name)(given)
     return name
+
+
+def _as_text(leaf: Any) -> Any:
+    return os.fspath(leaf) if isinstance(leaf, os.PathLike) else leaf
 
 
 def read(name: str, num_clients: int) -> tuple[Variables | None, ...]:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from etils import epath
 
 import mhd_jax
 from mhd_jax import api, train, weights
@@ -245,7 +246,9 @@ def test_the_name_is_of_the_contents() -> None:
     tree = {"params": {"network": {"kernel": jnp.ones((2, 3))}}}
     assert weights.named(tree) == weights.named(jax.tree.map(np.asarray, tree))
     assert weights.named(tree) != weights.named(jax.tree.map(lambda x: 2 * x, tree))
-    assert weights.named("runs/first") == "runs/first"
+    assert weights.named("runs/first") == weights.named(Path("runs/first")) == "runs/first"
+    for path in (Path("runs/first"), epath.Path("gs://runs/first")):
+        assert weights.named([path, None]) == weights.named([str(path), None])
 
 
 @pytest.mark.parametrize(
