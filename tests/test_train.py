@@ -22,6 +22,7 @@ import pytest
 from mhd_jax import experiment as experiment_lib
 from mhd_jax import state as state_lib
 from mhd_jax import train
+from mhd_jax.api import Run
 from mhd_jax.errors import DivergedError, WorkdirError
 from mhd_jax.evaluator import Evaluator
 from mhd_jax.parallel import IN_FLIGHT
@@ -79,6 +80,13 @@ def test_one_pooled_model_is_measured_for_every_client(tmp_path):
     summary = train.train_and_evaluate(config, tmp_path, with_report=False)
     assert summary.shared_accuracy.shape == (config.clients.num, 1)
     assert np.ptp(summary.shared_accuracy) == 0 < np.ptp(summary.private_accuracy)
+    run, images = Run.load(tmp_path), np.random.default_rng(0).random((5, 8, 8, 1), np.float32)
+    everybody = run.predict(images)
+    assert everybody.shape == (config.clients.num, 5, 1, 10)
+    for client in run.clients:
+        np.testing.assert_array_equal(client.predict(images), everybody[0])
+        logits, _ = client.model.apply(client.params, images, train=False)
+        np.testing.assert_allclose(jax.nn.softmax(logits), everybody[0], atol=1e-5)
 
 
 def test_the_same_command_again_does_nothing(finished, capsys):

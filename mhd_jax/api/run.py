@@ -332,7 +332,9 @@ class _Restored:
                 for start in range(0, len(images), CHUNK)
             ]
             parts.append(np.concatenate(chunks, axis=1))
-        return np.concatenate(parts)
+        # One pooled model stands for every client.
+        clients = len(self.experiment.federations[0].partition.sizes)
+        return np.concatenate(parts * (clients // self.experiment.layout.num_clients))
 
     def export(
         self, index: int, replica: int, path: epath.PathLike, summary: Summary
@@ -357,8 +359,9 @@ class _Restored:
         return export.write(path, facts, variables, forward)
 
     def client(self, index: int, replica: int) -> tuple[nn.Module, Variables]:
-        """Model and variables of one client."""
+        """Model and variables of one client; one pooled model stands for every client."""
         layout = self.experiment.layout
+        index = min(index, layout.num_clients - 1)
         group = int(np.searchsorted(layout.offsets, index, side="right")) - 1
         row = index - layout.offsets[group]
         snapshot = self.state.clients[group].snapshot
