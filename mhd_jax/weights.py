@@ -198,4 +198,10 @@ def main_head(flat: Flat, shapes: Variables) -> Flat:
     Where the two differ in the length of an axis, the main head comes first along it.
     """
     here = traverse_util.flatten_dict(dict(shapes), sep="/")
-    return {path: leaf[tuple(slice(n) for n in here[path].shape)] for path, leaf in flat.items()}
+    # A path that is not here is of a module that auxiliary heads have to themselves: the main head
+    # comes first, so what it has, alone or shared, is called the same with and without them.
+    return {
+        path: leaf[tuple(slice(n) for n in here[path].shape)]
+        for path, leaf in flat.items()
+        if path in here
+    }

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -240,6 +241,29 @@ def test_one_each_and_none_for_one(run: mhd_jax.Run) -> None:
         drawn = plain.clients[0].params["model"]["head"]["kernel"][0, client]
         expected = drawn if tree is None else tree["params"]["head"]["kernel"]
         np.testing.assert_array_equal(kernel[client], expected)
+
+
+class Apart(nn.Module):
+    """Heads with a module each."""
+
+    num_classes: int
+    num_heads: int
+
+    @nn.compact
+    def __call__(self, embedding: jax.Array, train: bool) -> jax.Array:
+        heads = [nn.Dense(self.num_classes, name=f"h{i}") for i in range(self.num_heads)]
+        return jnp.stack([head(embedding) for head in heads], axis=1)
+
+
+def test_heads_with_a_module_each_give_the_baseline_the_first() -> None:
+    api.register("heads.name", "apart", Apart)
+    head = {f"h{i}": {"kernel": np.full((8, C), i), "bias": np.full(C, i)} for i in range(3)}
+    state, _ = start({"params": {"head": head}}, heads__name="apart")
+    for learners, heads in ((state.clients[0], 3), (state.baseline[0], 1)):
+        found = learners.params["model"]["head"]
+        assert sorted(found) == [f"h{i}" for i in range(heads)]
+        for i in range(heads):
+            assert (found[f"h{i}"]["kernel"] == i).all() and (found[f"h{i}"]["bias"] == i).all()
 
 
 def test_the_name_is_of_the_contents() -> None:
