@@ -148,6 +148,25 @@ def test_a_finished_one_is_found_again(run: mhd_jax.Run, joined: mhd_jax.Run) ->
         (table(9, 1), {"peers": [3]}, "peers = 3: expected indices below 3"),
         (table(9, 1), {"config": {"heads.aux": 1}}, r"kernel is \(8, 3, 3\) there and \(8, 2, 3\)"),
         (table(9, 1), {"config": {"method": "fedavg"}}, "clients.frozen = 3: expected 0: fedavg"),
+        (table(9, 1), {"config": {"train.steps": 9, "num_seeds": 2}}, "num_seeds = 2: expected 1,"),
+        (table(9, 1), {"config": {"exchange.mode": "stale"}}, "mode = 'stale': expected 'fresh',"),
+        (table(9, 1), {"config": {"graph.every": 3}}, "graph.every = 3: expected 0, as whenever"),
+        (table(9, 1), {"config": {"clients.num": 3}}, "clients.num = 3: expected 4, as whenever"),
+        (
+            table(9, 1),
+            {"config": {"model.init_from": "runs/1"}},
+            "init_from = 'runs/1': expected ''",
+        ),
+        (
+            table(9, 1),
+            {"config": {"graph.name": "cycle"}},
+            "'cycle': expected the argument 'peers'",
+        ),
+        (
+            table(9, 1),
+            {"config": {"model.name": "cnn"}, "model": "mlp_small"},
+            "model.name = 'cnn': expected the argument 'model'",
+        ),
     ],
 )
 def test_what_cannot_join_is_named(

@@ -45,7 +45,8 @@ def join(
       peers: clients it learns from, by index or name; None for all.
       model: its network, see `fit`; None for `model.name`.
       test: test samples and labels of its own.
-      config: settings that differ from the run's, by dotted name, such as "train.steps".
+      config: settings that differ from the run's, by dotted name, such as "train.steps"; not those
+        that are the same whenever a client joins, such as "num_seeds" (1).
 
     Returns:
       The finished run with all clients, and the new client alone in its isolated baseline.
@@ -61,8 +62,9 @@ def join(
         raise ConfigError("method", made.method, "one that distils, as a client joins by learning")
     trained = config_lib.client_models(made)
     config_lib.update(made, config or {})
+    asked = {setting: config_lib.flatten(made)[setting] for setting in config or {}}
     use(made, {"model": model})
-    num = made.clients.num
+    num = run.config.clients.num
     config_lib.update(made, {
         "num_seeds": 1, "clients.num": num + 1, "clients.frozen": num,
         "clients.models": (*trained, (made.model.name, 1)),
@@ -71,11 +73,33 @@ def join(
         "data.public_fraction": config_lib.default_config().data.public_fraction,
         "graph.sequence": (), "graph.every": 0, "exchange.mode": "fresh",
         "clients.active": 1.0, "clients.trace": "", "clients.offload": "none",
+        "model.init_from": "",
     })  # fmt: skip
     graph = np.zeros((num + 1, num + 1), bool)
     graph[num, _indices(run, peers)] = True
     source = _source(run, name, samples, test)
-    return fit(made, workdir, source=source, graph=graph, init_from=(str(run.workdir), None))
+    use(made, {"source": source, "graph": graph})
+    _check_asked(asked, config_lib.flatten(made))
+    return fit(made, workdir, source=source, init_from=(str(run.workdir), None))
+
+
+def _check_asked(asked: Mapping[str, object], fixed: Mapping[str, object]) -> None:
+    """Raises `ConfigError` where a setting that was asked for is another one in the new run."""
+    for setting, value in asked.items():
+        if fixed[setting] == value:
+            continue
+        if setting in ARGUMENTS:
+            raise ConfigError(
+                setting, value, f"the argument {ARGUMENTS[setting]!r} of join instead"
+            )
+        raise ConfigError(setting, value, f"{fixed[setting]!r}, as whenever a client joins a run")
+
+
+ARGUMENTS = {
+    "graph.name": "peers", "graph.matrix": "peers", "data.name": "samples",
+    "model.name": "model", "clients.models": "model",
+}  # fmt: skip
+"""Settings that `join` makes from an argument of its own."""
 
 
 def _indices(run: Run, peers: Sequence[int | str] | None) -> list[int]:
