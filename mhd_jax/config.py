@@ -6,9 +6,10 @@ from __future__ import annotations
 import difflib
 import json
 import math
+import numbers
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import ml_collections
 import numpy as np
@@ -382,6 +383,12 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 # --- Checks ---------------------------------------------------------------------------------------
 
+
+def is_whole(value: object) -> TypeGuard[int]:
+    """Whether a value is a whole number of any type, which True and False are not."""
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
 _Check = tuple[Callable[[Any], bool], str]
 """What a value has to pass, and in words."""
 
@@ -469,8 +476,8 @@ def _is_number(value: Any) -> bool:
 
 def _check_frequencies(frequencies: Sequence[Any]) -> None:
     """Raises unless they are none, or numbers of which one at least is above 0."""
-    numbers = [value for value in frequencies if _is_number(value) and value >= 0]
-    if frequencies and (len(numbers) < len(frequencies) or not any(numbers)):
+    fitting = [value for value in frequencies if _is_number(value) and value >= 0]
+    if frequencies and (len(fitting) < len(frequencies) or not any(fitting)):
         accepted = "finite numbers of 0 or more, not all of them 0"
         raise ConfigError("distill.class_frequencies", tuple(frequencies), accepted)
 

@@ -105,6 +105,13 @@ def test_what_does_not_fit_is_refused(run: mhd_jax.Run, folder: Path, tmp_path: 
         run.export("esat", tmp_path / "new")
     with pytest.raises(ConfigError, match="client = 3: expected an index below 3"):
         run.export(3, tmp_path / "new")
+    for client in (None, 1.5, True, -1):
+        with pytest.raises(ConfigError, match=f"client = {client}: expected an index below 3"):
+            run.export(client, tmp_path / "new")  # type: ignore[arg-type]
+    for replica in (7, -1, 0.0, False, None):
+        with pytest.raises(ConfigError, match=f"replica = {replica}: expected 0 to 0"):
+            run.export(0, tmp_path / "new", replica=replica)  # type: ignore[arg-type]
+    assert not (tmp_path / "new").exists()
     with pytest.raises(WorkdirError, match="is not empty"):
         run.export(0, folder)
     with pytest.raises(WorkdirError, match="there is no exported client"):

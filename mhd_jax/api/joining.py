@@ -13,11 +13,11 @@ from mhd_jax import config as config_lib
 from mhd_jax import federation, methods
 from mhd_jax.api.fitting import fit
 from mhd_jax.api.pieces import Piece, use
-from mhd_jax.api.run import Run
+from mhd_jax.api.run import Run, index_of
 from mhd_jax.data.sources import Source
 from mhd_jax.data.sources.interface import SubSplit
 from mhd_jax.data.sources.silos import Pair, with_client
-from mhd_jax.errors import ConfigError, WorkdirError, suggest
+from mhd_jax.errors import ConfigError, WorkdirError
 
 
 def join(
@@ -103,15 +103,17 @@ ARGUMENTS = {
 
 
 def _indices(run: Run, peers: Sequence[int | str] | None) -> list[int]:
-    """Clients by index; all where none are named."""
+    """Clients by index; all where none are named.
+
+    Raises:
+      ConfigError: no sequence, or a client that there is not.
+    """
     names = run.summary.names
     if peers is None:
         return list(range(len(names)))
-    for peer in peers:
-        if not (peer in names if isinstance(peer, str) else 0 <= peer < len(names)):
-            accepted = f"indices below {len(names)}, or {suggest(str(peer), names)}"
-            raise ConfigError("peers", peer, accepted)
-    return [names.index(peer) if isinstance(peer, str) else int(peer) for peer in peers]
+    if isinstance(peers, str) or not np.iterable(peers):
+        raise ConfigError("peers", peers, "a sequence of clients, by index or name; None for all")
+    return [index_of("peers", peer, names) for peer in peers]
 
 
 def _source(run: Run, name: str, samples: Pair, test: Pair | None) -> Source:

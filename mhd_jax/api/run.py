@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -178,15 +178,10 @@ class Run:
           The folder.
 
         Raises:
-          ConfigError: there is no such client.
+          ConfigError: there is no such client, or no such replica.
           WorkdirError: something is in the folder already, or the run has no checkpoint.
         """
-        names = self.summary.names
-        known = client in names if isinstance(client, str) else 0 <= client < len(names)
-        if not known:
-            raise ConfigError("client", client, f"an index below {len(names)}, or " +
-                              suggest(str(client), names))  # fmt: skip
-        index = names.index(client) if isinstance(client, str) else client
+        index = index_of("client", client, self.summary.names)
         return self._restored.export(index, replica, path, self.summary)
 
     @functools.cached_property
@@ -222,6 +217,25 @@ class Run:
     def plot_hops(self) -> Figure:
         """Accuracy by how many hops away the nearest holder of a label is."""
         return charts.hop_picture(self.summary)
+
+
+def index_of(setting: str, client: object, names: Sequence[str]) -> int:
+    """The place of a client that is given by its index or its name.
+
+    Args:
+      setting: what the message of an error calls it.
+      client: an index or a name.
+      names: of all clients.
+
+    Raises:
+      ConfigError: there is no such client.
+    """
+    if isinstance(client, str) and client in names:
+        return names.index(client)
+    if config_lib.is_whole(client) and 0 <= client < len(names):
+        return int(client)
+    accepted = f"an index below {len(names)}, or {suggest(str(client), names)}"
+    raise ConfigError(setting, client, accepted)
 
 
 class Client:
@@ -316,9 +330,7 @@ class _Restored:
 
     def predict(self, images: np.ndarray, replica: int) -> np.ndarray:
         """See `Run.predict`."""
-        replicas = len(self.experiment.seeds)
-        if replica not in range(replicas):
-            raise ConfigError("replica", replica, f"0 to {replicas - 1}, one for each seed")
+        self._check_replica(replica)
         images = as_stored("images", images, self.experiment.image_shape, self._dtype)
         if not len(images):
             raise ConfigError("images", f"an array of shape {images.shape}", "at least 1 sample")
@@ -340,6 +352,7 @@ class _Restored:
         self, index: int, replica: int, path: epath.PathLike, summary: Summary
     ) -> epath.Path:
         """See `Run.export`."""
+        self._check_replica(replica)
         model, variables = self.client(index, replica)
         source = self.experiment.federations[0].source
 
@@ -357,6 +370,12 @@ class _Restored:
             versions=summary.versions,
         )
         return export.write(path, facts, variables, forward)
+
+    def _check_replica(self, replica: object) -> None:
+        """Raises `ConfigError` where there is no such replica."""
+        replicas = len(self.experiment.seeds)
+        if not (config_lib.is_whole(replica) and 0 <= replica < replicas):
+            raise ConfigError("replica", replica, f"0 to {replicas - 1}, one for each seed")
 
     def client(self, index: int, replica: int) -> tuple[nn.Module, Variables]:
         """Model and variables of one client; one pooled model stands for every client."""

@@ -21,6 +21,7 @@ from jaxtyping import Bool, Float, Int
 from ml_collections import ConfigDict
 
 from mhd_jax import rng as random
+from mhd_jax.config import is_whole
 from mhd_jax.errors import ConfigError, of_piece
 from mhd_jax.registry import Registry
 
@@ -477,14 +478,10 @@ def _is_number(value: object) -> bool:
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
-def _is_whole(value: object) -> bool:
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
-
-
 def _whole(config: ConfigDict, name: str, low: int, high: int, why: str) -> int:
     """The whole number `partition.<name>`, which must lie in low..high for the reason given."""
     value = config[name]
-    if not (_is_whole(value) and low <= value <= high):
+    if not (is_whole(value) and low <= value <= high):
         raise ConfigError(f"partition.{name}", value, f"a whole number from {low} to {high}, {why}")
     return int(value)
 
@@ -509,7 +506,7 @@ def _min_size(config: ConfigDict, num_samples: int, num_clients: int) -> int:
 
 
 def _check_counts(labels: Int[np.ndarray, " N"], num_classes: int, num_clients: int) -> None:
-    if not (_is_whole(num_clients) and num_clients >= 1):
+    if not (is_whole(num_clients) and num_clients >= 1):
         raise ConfigError("clients.num", num_clients, "a whole number >= 1")
     if num_clients > len(labels):
         raise ConfigError(

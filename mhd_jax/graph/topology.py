@@ -19,7 +19,7 @@ from absl import logging
 from jaxtyping import Bool, Int
 from ml_collections import ConfigDict
 
-from mhd_jax.config import default_config
+from mhd_jax.config import default_config, is_whole
 from mhd_jax.edges import NOBODY, to_lists, to_mask
 from mhd_jax.errors import ConfigError, of_piece, suggest
 from mhd_jax.graph.catalogue import FIXED, GRAPHS, Adjacency, check_adjacency, given
@@ -265,8 +265,7 @@ def _check_ranges(settings: Mapping[str, Any]) -> None:
 
 
 def _whole(setting: str, value: object, low: int) -> None:
-    is_whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    if not (is_whole and value >= low):  # type: ignore[operator]
+    if not (is_whole(value) and value >= low):
         raise ConfigError(setting, value, f"a whole number >= {low}")
 
 
