@@ -144,6 +144,7 @@ def test_a_finished_one_is_found_again(run: mhd_jax.Run, joined: mhd_jax.Run) ->
         ),
         ((np.zeros((4, F)), np.full(4, 3)), {}, "labels from 0 to 2, .* but row 0 has 3"),
         ((np.full((4, F), np.nan), np.zeros(4, int)), {}, "4 of 4 rows have NaN or inf"),
+        (table(9, 1), {"test": (np.zeros((4, F)),)}, "client_test = 'new': expected a pair"),
         (table(9, 1), {"peers": ["suoth"]}, "peers = 'suoth': .* did you mean 'south'"),
         (table(9, 1), {"peers": [3]}, "peers = 3: expected an index below 3"),
         (table(9, 1), {"peers": [0, None]}, "peers = None: expected an index below 3"),

@@ -358,6 +358,23 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         with_client(table(8, 1)[0]),  # type: ignore[arg-type]
         "clients = 'south': expected a pair (samples, labels)",
     ),
+    "a pair and more": (
+        with_client((*table(8, 1), 1)),  # type: ignore[arg-type]
+        "clients = 'south': expected a pair (samples, labels), not 3 in number",
+    ),
+    "one number for samples": (
+        with_client((5, 3)),
+        "clients = 'south': expected at least one sample, in an array of shape [N, F], [N, T], "
+        "[N, T, F], [N, H, W] or [N, H, W, C], not ()",
+    ),
+    "test samples of a client without labels": (
+        {"client_test": dict.fromkeys(NAMES, (table(6, 0)[0],))},
+        "client_test = 'north': expected a pair (samples, labels), not 1 in number",
+    ),
+    "a test set without labels": (
+        {"test": (table(21, 8)[0],)},
+        "test = 'tuple': expected a pair (samples, labels), not 1 in number",
+    ),
     "an empty public pool": (
         {"public": np.zeros((0, F))},
         "public = (0, 5): expected at least one sample, in an array of shape [N, F], [N, T], "

@@ -612,6 +612,14 @@ def test_arrays_that_are_no_data_set_are_refused() -> None:
         test = (train[0], train[1]) if said.startswith("at least 2") else table
         with pytest.raises(ConfigError, match=said):
             lib.from_arrays(name, train, test)
+    for given, said in (
+        (((*table, 1), table), "train = 'tuple': expected a pair .*, not 3 in number"),
+        ((table, (table[0],)), "test = 'tuple': expected a pair .*, not 1 in number"),
+        ((table, table[0]), r"test = 'ndarray': expected a pair \(samples, labels\)$"),
+        ((None, table), "train = 'NoneType': expected a pair"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            lib.from_arrays("x", *given)  # type: ignore[arg-type]
 
 
 def test_a_data_set_is_known_again_by_its_contents() -> None:

@@ -177,7 +177,7 @@ def from_arrays(
         clients come in the order of their sorted names.
 
     Raises:
-      ConfigError: arrays whose shapes or types do not fit together.
+      ConfigError: no pair, or arrays whose shapes or types do not fit together.
 
     >>> images, labels = np.zeros((6, 8, 8), np.uint8), np.array([0, 1, 2, 0, 1, 2])
     >>> mine = from_arrays("mine", (images, labels), (images[:3], labels[:3]))
@@ -186,7 +186,10 @@ def from_arrays(
     """
     if not isinstance(name, str):
         raise ConfigError("name", name, "what data.name calls the data set")
-    known, held_out = (array_split(("data.name", name), *pair) for pair in (train, test))
+    known, held_out = (
+        array_split(("data.name", name), *as_pair((which, type(pair).__name__), pair))
+        for which, pair in (("train", train), ("test", test))
+    )
     classes = max(int(known.labels.max()), int(held_out.labels.max())) + 1
     if max(classes, len(class_names)) < 2:
         raise ConfigError("data.name", name, "at least 2 classes, not 1")
@@ -209,6 +212,19 @@ def from_arrays(
 
 Where = tuple[str, object]
 """A setting and its value, for the message of an error."""
+
+
+def as_pair(where: Where, pair: object) -> tuple[np.ndarray, np.ndarray]:
+    """Samples and their labels, neither of them checked.
+
+    Raises:
+      ConfigError: of the setting and value `where`: something else than these two.
+    """
+    if not isinstance(pair, tuple | list):
+        raise ConfigError(*where, "a pair (samples, labels)")
+    if len(pair) != 2:
+        raise ConfigError(*where, f"a pair (samples, labels), not {len(pair)} in number")
+    return pair[0], pair[1]
 
 
 def array_split(where: Where, samples: np.ndarray, labels: np.ndarray) -> ArraySplit:

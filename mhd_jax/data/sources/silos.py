@@ -10,7 +10,7 @@ import numpy as np
 from absl import logging
 from jaxtyping import Bool, Int, Shaped
 
-from mhd_jax.data.sources.arrays import ArraySplit, Where, array_split, as_samples
+from mhd_jax.data.sources.arrays import ArraySplit, Where, array_split, as_pair, as_samples
 from mhd_jax.data.sources.interface import (
     FEWEST,
     JoinedSplit,
@@ -71,9 +71,8 @@ def from_clients(
     if isinstance(public, tuple):
         raise ConfigError("public", f"{len(public)} arrays", "samples alone: nobody has labels")
     pool = as_samples(("public", np.shape(public)), public)
-    if not isinstance(test, tuple | list) or len(test) != 2:
-        raise ConfigError("test", type(test).__name__, "a pair (samples, labels)")
-    held_out = array_split(("test", np.shape(test[0])), *test)
+    samples, labels = as_pair(("test", type(test).__name__), test)
+    held_out = array_split(("test", np.shape(samples)), samples, labels)
     own = _own_tests(list(parts), client_test)
     _check_alike(parts, held_out, own, pool)
     names = _class_names(class_names, [*parts.values(), held_out, *own])
@@ -113,7 +112,7 @@ def with_client(
     where = ("clients", new)
     part = array_split(where, *_pair(where, pair))
     others = SubSplit(known.train, np.concatenate(owned))
-    own = [] if test is None else [array_split(("client_test", new), *test)]
+    own = [] if test is None else [_own_test(new, test)]
     for split in (part, *own):
         _check_alike({"of the run": others, new: split}, known.test, [], None)
         _check_labels({new: split}, known.test, [], known.class_names, complete=False)
@@ -150,11 +149,10 @@ def _pair(where: tuple[str, object], pair: Pair) -> Pair:
     Raises:
       ConfigError: something else than these two, or too few samples.
     """
-    if not isinstance(pair, tuple | list) or len(pair) != 2:
-        raise ConfigError(*where, "a pair (samples, labels)")
-    if len(pair[0]) < FEWEST:
-        raise ConfigError(*where, f"at least {FEWEST} samples, not {len(pair[0])}")
-    return pair[0], pair[1]
+    samples, labels = as_pair(where, pair)
+    if np.ndim(samples) and len(samples) < FEWEST:
+        raise ConfigError(*where, f"at least {FEWEST} samples, not {len(samples)}")
+    return samples, labels
 
 
 def _own_tests(names: list[str], tests: Mapping[str, Pair] | None) -> list[ArraySplit]:
@@ -165,7 +163,13 @@ def _own_tests(names: list[str], tests: Mapping[str, Pair] | None) -> list[Array
     if wrong:
         accepted = "test samples of every client and of nobody else: " + ", ".join(names)
         raise ConfigError("client_test", min(wrong), accepted)
-    return [array_split(("client_test", who), *tests[who]) for who in names]
+    return [_own_test(who, tests[who]) for who in names]
+
+
+def _own_test(who: str, pair: Pair) -> ArraySplit:
+    """Test samples of one client, checked."""
+    where = ("client_test", who)
+    return array_split(where, *as_pair(where, pair))
 
 
 def _check_alike(
