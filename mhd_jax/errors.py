@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import os
 from collections.abc import Iterable, Iterator
 
 LONGEST = 300
@@ -47,12 +48,33 @@ def of_piece(setting: str, value: object, accepted: str) -> Iterator[None]:
     except (ConfigError, MemoryError):
         raise
     except Exception as error:
-        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
-        raise ConfigError(setting, value, f"{accepted} ({reason})") from error
+        raise ConfigError(setting, value, f"{accepted} ({_reason(error)})") from error
 
 
 class WorkdirError(RuntimeError):
     """A working directory that this run cannot use; what was in it is left as it was."""
+
+
+@contextlib.contextmanager
+def of_file(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Whatever goes wrong with the contents of a file becomes a `WorkdirError` that names it.
+
+    >>> with of_file("run/config.json"):
+    ...     int("")
+    Traceback (most recent call last):
+    mhd_jax.errors.WorkdirError: run/config.json: cannot be read (ValueError: invalid literal for
+    int() with base 10: '')
+    """
+    try:
+        yield
+    except (ConfigError, MemoryError):
+        raise
+    except Exception as error:
+        raise WorkdirError(f"{os.fspath(path)}: cannot be read ({_reason(error)})") from error
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".partition("\n")[0]
 
 
 class DivergedError(RuntimeError):

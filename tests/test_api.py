@@ -195,6 +195,14 @@ def test_a_directory_without_a_run_is_refused(tmp_path: Path) -> None:
         mhd_jax.Run.load(tmp_path)
 
 
+def test_a_config_that_is_cut_off_is_no_run(run: mhd_jax.Run, tmp_path: Path) -> None:
+    whole = (run.workdir / "config.json").read_text()
+    for broken in (whole[: len(whole) // 2], "", "[1]"):
+        (tmp_path / "config.json").write_text(broken)
+        with pytest.raises(WorkdirError, match=r"config\.json: cannot be read \("):
+            mhd_jax.Run.load(tmp_path)
+
+
 def test_an_unknown_piece_is_refused(run: mhd_jax.Run) -> None:
     with pytest.raises(TypeError, match="did you mean 'head'"):
         mhd_jax.Run.load(run.workdir, heads=ScaledHead)

@@ -119,3 +119,8 @@ def test_what_does_not_fit_is_refused(run: mhd_jax.Run, folder: Path, tmp_path: 
     (tmp_path / "client.json").write_text('{"version": 2}')
     with pytest.raises(WorkdirError, match="expected version 1"):
         mhd_jax.load_client(tmp_path)
+    whole = (folder / "client.json").read_text()
+    for broken in (whole[: len(whole) // 2], "", "[1]", '{"version": 1}'):
+        (tmp_path / "client.json").write_text(broken)
+        with pytest.raises(WorkdirError, match=r"client\.json: cannot be read \("):
+            mhd_jax.load_client(tmp_path)

@@ -22,7 +22,7 @@ from jax import export as jax_export
 from jaxtyping import Array, Float, Shaped
 
 from mhd_jax.data.sources.arrays import as_stored
-from mhd_jax.errors import ConfigError, WorkdirError
+from mhd_jax.errors import ConfigError, WorkdirError, of_file
 from mhd_jax.files import absolute
 
 VERSION = 1
@@ -144,14 +144,19 @@ def load_client(path: epath.PathLike) -> ExportedClient:
       path: the folder; a local path or a URL.
 
     Raises:
-      WorkdirError: no exported client is there, or one of another version.
+      WorkdirError: no exported client is there, or one that cannot be read or is of another
+        version.
     """
     folder = epath.Path(path).expanduser()
     if not (folder / FACTS).exists():
         raise WorkdirError(f"{folder}: has no {FACTS}, so there is no exported client")
-    about = json.loads((folder / FACTS).read_text())
-    if about.pop("version", None) != VERSION:
+    with of_file(folder / FACTS):
+        about = json.loads((folder / FACTS).read_text())
+        version = about.pop("version", None)
+    if version != VERSION:
         raise WorkdirError(f"{folder}: expected version {VERSION} of its contents")
+    with of_file(folder / FACTS):
+        facts = Facts(**about)
     if not (folder / FUNCTION).exists():
         raise WorkdirError(f"{folder}: has no {FUNCTION}, so the exported client is not complete")
     function = jax_export.deserialize(bytearray((folder / FUNCTION).read_bytes()))
@@ -162,4 +167,4 @@ def load_client(path: epath.PathLike) -> ExportedClient:
         variables = checkpointer.restore(
             absolute(folder) / PARAMETERS, jax.tree.map(lambda x: place(x.shape, x.dtype), shapes)
         )
-    return ExportedClient(Facts(**about), variables, function)
+    return ExportedClient(facts, variables, function)

@@ -24,7 +24,7 @@ from mhd_jax.api import export
 from mhd_jax.api.pieces import PIECES, use
 from mhd_jax.data.sources import Source, first_classes
 from mhd_jax.data.sources.arrays import as_stored
-from mhd_jax.errors import ConfigError, WorkdirError, suggest
+from mhd_jax.errors import ConfigError, WorkdirError, of_file, suggest
 from mhd_jax.experiment import Experiment
 from mhd_jax.files import absolute
 from mhd_jax.reporting import charts
@@ -76,13 +76,14 @@ class Run:
             names; names of installed pieces are found without.
 
         Raises:
-          WorkdirError: there is no run in this directory.
+          WorkdirError: there is no run in this directory, or its config cannot be read.
           ConfigError: its config has a setting that this version does not know.
         """
         path = absolute(workdir) / "config.json"
         if not path.exists():
             raise WorkdirError(f"{workdir}: has no config.json, so there is no run to load")
-        config = config_lib.from_json(path.read_text())
+        with of_file(path):
+            config = config_lib.from_json(path.read_text())
         for argument in pieces:
             if argument not in PIECES:
                 raise TypeError(f"unknown piece {argument!r}: {suggest(argument, PIECES)}")
