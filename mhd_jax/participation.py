@@ -228,7 +228,8 @@ def _trace(config: ml_collections.ConfigDict) -> Bool[np.ndarray, "n K"] | None:
         accepted = f"a row for each step, each with a column for each of {clients} clients"
         raise ConfigError("clients.trace", path, f"{accepted}, not shape {found.shape}")
     for step, client in np.argwhere((found != 0) & (found != 1)):
-        accepted = f"entries 0 or 1, not {found[step, client]} in row {step}, column {client}"
+        entry = found[step].tolist()[client]  # as Python shows it, without a type of NumPy
+        accepted = f"entries 0 or 1, not {entry!r} in row {step}, column {client}"
         raise ConfigError("clients.trace", path, accepted)
     if empty := np.flatnonzero(~found.any(axis=1)).tolist():
         raise ConfigError("clients.trace", path, f"somebody in every row, not nobody in {empty[0]}")

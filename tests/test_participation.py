@@ -227,6 +227,12 @@ def test_a_trace_that_cannot_be_is_refused(tmp_path, rows, message):
         roster(clients__trace=str(tmp_path / "none.csv"))
 
 
+def test_texts_in_a_trace_are_told_from_numbers(tmp_path):
+    (tmp_path / "trace.json").write_text(json.dumps([["1"] * 6]))
+    with pytest.raises(ConfigError, match="entries 0 or 1, not '1' in row 0, column 0"):
+        roster(clients__trace=str(tmp_path / "trace.json"))
+
+
 def test_averages_and_liars_need_everybody():
     with pytest.raises(ConfigError, match=r"clients\.active = 0\.5: .*fedavg averages"):
         small.build(method="fedavg", clients__active=0.5)
