@@ -60,9 +60,8 @@ def federate(
       ConfigError: the data set comes with another number of clients, or a client gets no sample.
     """
     labels, silos = source.train.labels, kept_silos(config, source)
-    if silos and len(silos.names) != config.clients.num:
-        accepted = f"{len(silos.names)}, the number of clients that {source.name} comes with"
-        raise ConfigError("clients.num", config.clients.num, accepted)
+    if silos:
+        _check_silos(config, source.name, silos)
     if other is None:
         private, public = split_public(len(labels), config.data.public_fraction, seed)
         split, indices = source.train, public
@@ -83,6 +82,19 @@ def federate(
     if not mean:
         mean, std = sources.measured_statistics(split, indices)
     return Federation(seed, source, parts, split, indices, mean, std)
+
+
+def _check_silos(config: ml_collections.ConfigDict, name: str, silos: sources.Silos) -> None:
+    """Raises `ConfigError` for another number of clients, or one whom the classes leave empty."""
+    if len(silos.names) != config.clients.num:
+        accepted = f"{len(silos.names)}, the number of clients that {name} comes with"
+        raise ConfigError("clients.num", config.clients.num, accepted)
+    count = config.data.num_classes
+    empty = np.flatnonzero(np.bincount(silos.owner, minlength=len(silos.names)) == 0)
+    if count and len(empty):
+        missing = f"no sample of {silos.names[empty[0]]!r} is of the first {count}"
+        accepted = f"classes of which every client has samples, but {missing}"
+        raise ConfigError("data.num_classes", count, accepted)
 
 
 def kept_silos(config: ml_collections.ConfigDict, source: sources.Source) -> sources.Silos | None:

@@ -217,6 +217,19 @@ def test_the_first_classes_alone_keep_their_clients() -> None:
     assert set(source.silos.test.labels) == {0, 1}
 
 
+def test_a_client_without_samples_of_the_first_classes_is_named() -> None:
+    samples, labels = table(8, seed=1)
+    clients = {"north": table(20, seed=0), "south": (samples, np.full_like(labels, 2))}
+    source = sources.first_classes(silos(clients=clients, client_test=None), 2)
+    config = small.config(clients__num=2, partition__name="by_key", data__num_classes=2)
+    with pytest.raises(ConfigError) as error:
+        experiment_lib.build(config, (source, source.public))
+    assert str(error.value) == (
+        "data.num_classes = 2: expected classes of which every client has samples, but no sample "
+        "of 'south' is of the first 2"
+    )
+
+
 # --- Clients from folders -------------------------------------------------------------------------
 
 
