@@ -19,6 +19,7 @@ from jax.sharding import PartitionSpec as P
 import mhd_jax
 from mhd_jax import api, models, parallel, train
 from mhd_jax import experiment as experiment_lib
+from mhd_jax.api.pieces import use
 from mhd_jax.data import sources
 from mhd_jax.errors import ConfigError
 from mhd_jax.models import ModelSettings, bridge
@@ -262,3 +263,20 @@ def test_a_linen_network_need_not_take_train(piece: nn.Module) -> None:
     variables = model.init(bridge.keys(jax.random.key(0)), x, train=False)
     logits, _ = model.apply(variables, x, train=True)
     assert logits.shape == (4, 2, 3)
+
+
+class Series(nn.Module):
+    """Convolves along one axis: its kernels have three axes, as those of attention do."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return nn.Conv(4, (3,))(x.reshape(len(x), 8, -1)).mean(axis=1)
+
+
+@pytest.mark.parametrize(
+    ("model", "convolves"), [("mlp", False), ("cnn", True), ("vit", False), (Series, True)]
+)
+def test_convolutions_are_found_along_any_number_of_axes(model: Any, convolves: bool) -> None:
+    config = small.config(model__width=8)
+    use(config, {"model": model})
+    assert experiment_lib.build(config).parts.convolutional == convolves

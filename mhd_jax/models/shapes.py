@@ -7,6 +7,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.extend
 from jax.interpreters import partial_eval
 
 from mhd_jax.inputs import Sample, network_input
@@ -40,8 +41,19 @@ def embedding_width(model: nn.Module, sample: Sample) -> int:
 
 
 def has_convolutions(model: nn.Module, sample: Sample) -> bool:
-    """Whether any parameter is a convolution kernel (two spatial axes and more)."""
-    return any(leaf.ndim >= 4 for leaf in jax.tree.leaves(param_shapes(model, sample)))
+    """Whether the network convolves, along one axis or several."""
+    variables, x = variable_shapes(model, sample), network_input(sample)
+    forward = lambda variables, x: model.apply(variables, x, train=False)  # noqa: E731
+    return _convolves(jax.make_jaxpr(forward)(variables, x).jaxpr)
+
+
+def _convolves(traced: jax.extend.core.Jaxpr) -> bool:
+    """Whether a program, or one that it calls, has a convolution."""
+    return any(
+        equation.primitive is jax.lax.conv_general_dilated_p
+        or any(map(_convolves, jax.extend.core.jaxprs_in_params(equation.params)))
+        for equation in traced.eqns
+    )
 
 
 def has_statistics(model: nn.Module, sample: Sample) -> bool:
