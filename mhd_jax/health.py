@@ -153,11 +153,12 @@ def teacher_accuracy(target: distill.Target, labels: Int[Array, " B"]) -> Float[
 
 # --- When to say something ------------------------------------------------------------------------
 
-COLLAPSED = 0.95  # of the images in one class
+COLLAPSED = 0.95  # of the images in one class; more where most samples are of one class
 DOMINANT = 0.5  # of all lessons from one client, and ...
 UNEVEN = 3.0  # ... so many times its share if every reader chose at random
 IGNORED = 0.5  # of the readers of a client that do not hear it
 BEHIND = 0.05  # of private accuracy that the main head lacks, mean over clients
+BELOW = 0.01  # of shared accuracy that the last head lacks at the end, mean over clients
 
 
 @dataclasses.dataclass
@@ -168,11 +169,13 @@ class Watch:
       patience: steps before anything is said: until then heads know too little to be judged.
       names: what clients are called; () for their numbers.
       aligned: predictions are aligned already.
+      largest: share of the class that most samples are of.
     """
 
     patience: int = 0
     names: Sequence[str] = ()
     aligned: bool = False
+    largest: float = 0.0
     _told: set[str] = dataclasses.field(default_factory=set)
 
     def look(
@@ -229,8 +232,32 @@ class Watch:
             f"step {step}: main heads lie {behind:.2f} behind the isolated baseline in private "
             f"accuracy (client {self._name(worst)} most, {private[worst]:.2f} against "
             f"{baseline[worst]:.2f}): "
-            "distillation crowds out the private task. Try a smaller distill.nu_aux or a longer "
-            "distill.fade_in"
+            "distillation crowds out the private task. Try a smaller distill.nu_emb or "
+            "distill.nu_aux, or a longer distill.fade_in"
+        ]
+
+    def at_end(
+        self,
+        step: int,
+        shared: Float[np.ndarray, " K"],
+        baseline: Float[np.ndarray, " K"],
+        honest: Bool[np.ndarray, " K"],
+    ) -> list[str]:
+        """What the last heads' shared accuracies against the isolated baseline's say.
+
+        Args:
+          step: the last one.
+          shared: of the last heads.
+          baseline: of the same clients in isolation.
+          honest: whom to judge.
+        """
+        below = float(np.mean((baseline - shared)[honest]))
+        if below <= BELOW or not self._first("below"):
+            return []
+        return [
+            f"step {step}: last heads end {below:.2f} below the isolated baseline in shared "
+            "accuracy: peers taught less than the clients' own labels do. What helps most are more "
+            "public samples (data.public_fraction), and such that look like the clients'"
         ]
 
     def unreadable(self, step: int, shares: Float[np.ndarray, " K"]) -> list[str]:
@@ -257,7 +284,8 @@ class Watch:
         who: Int[np.ndarray, " K"],
     ) -> str:
         readers = np.any(reads, axis=1, keepdims=True)
-        collapsed = np.asarray(top_share[:, 1:] >= COLLAPSED) & readers
+        limit = max(COLLAPSED, 1 - (1 - self.largest) / 4)
+        collapsed = np.asarray(top_share[:, 1:] >= limit) & readers
         if not collapsed.any() or not self._first("collapsed"):
             return ""
         rank = int(collapsed.sum(axis=0).argmax()) + 1
@@ -303,6 +331,12 @@ class Watch:
         clients = who[np.flatnonzero(ignored_by > IGNORED)]
         if not len(clients) or not self._first("ignored"):
             return ""
+        if 2 * len(clients) > len(who):
+            return (
+                f"step {step}: most clients do not hear each other: what they say of public images "
+                "does not go together. Their data are very unlike, or hardly of more than one "
+                "class (distill.screening = 0 hears everybody)"
+            )
         named = _clients([self._name(int(client)) for client in clients])
         return (
             f"step {step}: most of its readers do not hear {named}: what is said there of public "

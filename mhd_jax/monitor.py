@@ -10,9 +10,9 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float
 
 from mhd_jax import health
+from mhd_jax.evaluator import Evaluation
 from mhd_jax.experiment import Experiment
 from mhd_jax.federation import preparation
 from mhd_jax.probe import Vitals, make_probe, sample_of
@@ -38,7 +38,9 @@ class Monitor:
         patience = round(max(PATIENCE, config.distill.fade_in) * config.train.steps)
         chosen = self.experiment.parts.method.distillation
         aligned = chosen is not None and chosen.aligns
-        return health.Watch(patience, self.experiment.client_names, aligned)
+        count = self.experiment.evaluator.histograms[0].sum(axis=0)
+        largest = float(count.max() / max(count.sum(), 1))
+        return health.Watch(patience, self.experiment.client_names, aligned, largest)
 
     @property
     def works(self) -> bool:
@@ -85,16 +87,18 @@ class Monitor:
         )
         return values, lines
 
-    def compare(
-        self,
-        step: int,
-        private: Float[np.ndarray, "K H"],
-        baseline: Float[np.ndarray, "K 1"],
-    ) -> list[str]:
-        """Lines for people where main heads fall behind the isolated baseline."""
-        if not self.works:
+    def compare(self, step: int, found: Evaluation) -> list[str]:
+        """Lines for people where heads fall behind the isolated baseline."""
+        if not self.works or found.baseline is None:
             return []
-        return self.watch.compare(step, private[:, 0], baseline[:, 0], self.experiment.honest)
+        honest = self.experiment.honest
+        (shared, private), (alone, kept) = (
+            (pair[0][0], pair[1][0]) for pair in ((found.shared, found.private), found.baseline)
+        )
+        lines = self.watch.compare(step, private[:, 0], kept[:, 0], honest)
+        if step == self.experiment.config.train.steps and shared.shape[1] > 1:
+            lines += self.watch.at_end(step, shared[:, -1], alone[:, 0], honest)
+        return lines
 
     @functools.cached_property
     def _probe(self) -> Callable[..., Any]:

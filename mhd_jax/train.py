@@ -359,8 +359,7 @@ class Run:
             shown[f"β_sh aux {len(heads) - 1}"] = heads[-1]
         shown["β_priv main"] = found.private[:, honest, 0].mean()
         self.progress.update(step, {name: float(value) for name, value in shown.items()})
-        if found.baseline is not None:
-            self._say(self.monitor.compare(step, found.private[0], found.baseline[1][0]))
+        self._say(self.monitor.compare(step, found))
 
     def _say(self, lines: Sequence[str]) -> None:
         for line in lines:

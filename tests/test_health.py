@@ -133,6 +133,25 @@ def test_clients_that_nobody_hears_are_told_once_by_number():
     assert look(watch, ignored_by=[0.3, 0.75, 0.0, 1.0]) == []
 
 
+def test_naming_one_class_is_no_collapse_where_nearly_all_samples_are_of_it():
+    assert look(health.Watch(largest=0.9), top=0.97) == []
+    assert look(health.Watch(largest=0.9), top=0.98) != []
+    assert look(health.Watch(largest=0.5), top=0.96) != []
+
+
+def test_clients_that_do_not_hear_each_other_at_all_are_no_liars():
+    (line,) = look(health.Watch(), ignored_by=[0.6, 0.75, 0.9, 1.0])
+    assert "most clients do not hear each other" in line and "It is a lie" not in line
+
+
+def test_last_heads_below_their_baseline_are_told():
+    watch, honest = health.Watch(), np.array([True, True, True, False])
+    shared, baseline = np.array([0.4, 0.5, 0.45, 0.0]), np.full(K, 0.455)
+    assert watch.at_end(9, shared, baseline, honest) == []
+    (line,) = watch.at_end(9, shared, baseline + 0.055, honest)
+    assert "0.06 below" in line and "data.public_fraction" in line
+
+
 def test_main_heads_behind_their_baseline_are_told_with_the_worst_client():
     watch = health.Watch()
     private, baseline = np.array([0.9, 0.7, 0.8, 0.8]), np.full(K, 0.9)
