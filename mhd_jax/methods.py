@@ -235,6 +235,13 @@ class Method:
             return self.snapshot_rounds
         return self.averaging.matrix == "uniform"
 
+    @property
+    def own_graph(self) -> str:
+        """The graph of a method that does not follow the settings' one: its name; otherwise ""."""
+        if not self.exchanges:
+            return "none"
+        return "complete" if self.hears_everybody else ""
+
     def distils(self, steps: np.ndarray) -> Bool[np.ndarray, " n"]:
         """In which of `steps` distillation has weight; in no others is anything published."""
         if self.distillation is None:

@@ -136,8 +136,9 @@ class Layout:
     def describe(self) -> str:
         """One line for people: mesh, clients, inert rows and idle devices."""
         idle = sum(self.rows) - self.num_clients
+        many = "" if self.num_clients == 1 else "s"
         text = (
-            f"{self.num_clients} clients on {self.client_devices} x {self.data_devices} "
+            f"{self.num_clients} client{many} on {self.client_devices} x {self.data_devices} "
             f"(clients x data) {self.mesh.devices.flat[0].platform} devices"
         )
         text += f", {idle} inert rows" if idle else ""

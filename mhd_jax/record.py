@@ -43,7 +43,11 @@ def describe(experiment: Experiment) -> str:
         primary_labels=first.partition.primary,
         partition_hash=first.partition.hash(),
         client_names=experiment.client_names,
-        graph={**graph.describe(topology.at(0)), "changes": topology.changes},
+        graph={
+            **graph.describe(topology.at(0)),
+            "name": experiment.parts.method.own_graph,
+            "changes": topology.changes,
+        },
         num_params=_num_params(experiment),
         num_heads=experiment.parts.models[0].num_heads,
         device=f"{device()}; {experiment.mesh}",

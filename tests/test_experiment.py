@@ -164,7 +164,9 @@ def test_the_graph_of_a_run_is_the_one_that_its_method_uses(method, everybody, c
 
 @pytest.mark.parametrize("method", ["isolated", "supervised"])
 def test_where_nothing_is_exchanged_nobody_reads_anybody(method, caplog):
-    assert not small.build(method=method).topologies[0].at(0).any()
+    experiment = small.build(method=method)
+    assert not experiment.topologies[0].at(0).any()
+    assert "graph      none: no edges" in record.describe(experiment)
 
 
 def test_what_brings_embeddings_to_one_width_counts_as_parameters():

@@ -22,20 +22,16 @@ from mhd_jax.parallel import Layout
 from mhd_jax.routes import Routes
 from mhd_jax.step import StepParts
 
-EVERYBODY = {
-    "name": "complete", "sequence": (), "matrix": "", "peers_per_step": 0, "every": 0, "drop": 0.0,
-}  # fmt: skip
-"""The graph of methods in which everybody reads everybody."""
-NOBODY = {**EVERYBODY, "name": "none"}
-"""The graph of methods in which nothing passes between clients."""
+ALWAYS = {"sequence": (), "matrix": "", "peers_per_step": 0, "every": 0, "drop": 0.0}
+"""Settings of the graph for methods that have one of their own."""
 
 
 def make_topologies(
     config: ml_collections.ConfigDict, method: methods.Method, federations: Sequence[Federation]
 ) -> list[graph.Topology]:
     """The graphs of all replicas, with as many peers a step as settings or method ask for."""
-    fixed = EVERYBODY if method.hears_everybody else {} if method.exchanges else NOBODY
-    settings = {**config.graph, **fixed}
+    own = {**ALWAYS, "name": method.own_graph} if method.own_graph else {}
+    settings = {**config.graph, **own}
     made = [graph.make_topology(settings, config.clients.num, fed.seed) for fed in federations]
     return [
         _with_drawn_peers(config, method, topology, fed.partition.sizes)

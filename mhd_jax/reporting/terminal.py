@@ -145,8 +145,8 @@ def describe_run(
       primary_labels: Which labels each client holds as primary.
       partition_hash: Of the assignment of samples to clients.
       client_names: Of clients that the data set comes with.
-      graph: Statistics of the communication graph, from `mhd_jax.graph.describe`, of the first
-        one where it "changes".
+      graph: Statistics of the communication graph, from `mhd_jax.graph.describe`, and its "name"
+        where it is not that of the settings; of the first one where it "changes".
       num_params: Parameters of every client.
       num_heads: Heads of every client.
       device: The accelerator, in words.
@@ -163,7 +163,7 @@ def describe_run(
         + (f" and {_range(owned)} primary labels" if owned.any() else "")
         + f" a client (hash {partition_hash[:12]})",
         **({"clients": _with_sizes(client_names, private_samples)} if client_names else {}),
-        "graph": f"{_graph_name(config)}: {_describe_graph(graph)}",
+        "graph": f"{graph.get('name') or _graph_name(config)}: {_describe_graph(graph)}",
         "model": f"{_architectures(config)}: {_range(num_params)} parameters a client, "
         + _describe_heads(num_heads),
         "device": device,
