@@ -248,6 +248,7 @@ def _add_training(config: ml_collections.ConfigDict) -> None:
     config.parallel = ml_collections.ConfigDict()
     config.parallel.client_devices = 0  # devices that clients are spread over; 0 = chosen
     # devices that share a client's batches; 0 = chosen, more than 1 where devices outnumber clients
+    # and nothing needs a batch as a whole
     config.parallel.data_devices = 0
     # how the convolutions of stacked clients are compiled; auto = by platform
     config.parallel.conv_lowering = "auto"

@@ -196,11 +196,7 @@ def estimate(config: ml_collections.ConfigDict, memory: int) -> Estimate:
     return Estimate(
         layout=experiment.mesh,
         feed=experiment.feed.why,
-        parameters=tuple(
-            shapes.count_params(model, experiment.sample)
-            for size, model in zip(layout.groups, parts.models, strict=True)
-            for _ in range(size)
-        ),
+        parameters=tuple(experiment.num_params),
         state=everywhere
         + sum(map(tree_bytes, (state.clients, state.baseline, state.pool))) // rows,
         waiting=tree_bytes(experiment.init_state(abstract=True)) if experiment.memory else 0,

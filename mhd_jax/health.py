@@ -213,7 +213,7 @@ class Watch:
         step: int,
         private: Float[np.ndarray, " K"],
         baseline: Float[np.ndarray, " K"],
-        honest: Bool[np.ndarray, " K"] | None = None,
+        judged: Bool[np.ndarray, " K"] | None = None,
     ) -> list[str]:
         """What the main heads' private accuracies against the isolated baseline's say.
 
@@ -221,9 +221,9 @@ class Watch:
           step: steps done.
           private: of the main heads.
           baseline: of the same clients in isolation.
-          honest: whom to judge; None for everybody.
+          judged: whom to judge; None for everybody.
         """
-        missing = np.where(True if honest is None else honest, baseline - private, np.nan)
+        missing = np.where(True if judged is None else judged, baseline - private, np.nan)
         behind = float(np.nanmean(missing))
         if step < self.patience or behind <= BEHIND or not self._first("behind"):
             return []
@@ -241,7 +241,7 @@ class Watch:
         step: int,
         shared: Float[np.ndarray, " K"],
         baseline: Float[np.ndarray, " K"],
-        honest: Bool[np.ndarray, " K"],
+        judged: Bool[np.ndarray, " K"],
     ) -> list[str]:
         """What the last heads' shared accuracies against the isolated baseline's say.
 
@@ -249,9 +249,9 @@ class Watch:
           step: the last one.
           shared: of the last heads.
           baseline: of the same clients in isolation.
-          honest: whom to judge.
+          judged: whom to judge.
         """
-        below = float(np.mean((baseline - shared)[honest]))
+        below = float(np.mean((baseline - shared)[judged]))
         if below <= BELOW or not self._first("below"):
             return []
         return [

@@ -91,13 +91,15 @@ class Monitor:
         """Lines for people where heads fall behind the isolated baseline."""
         if not self.works or found.baseline is None:
             return []
-        honest = self.experiment.honest
+        # Frozen clients learn nothing: there is nothing to compare.
+        frozen = np.arange(len(self.experiment.honest)) < self.experiment.config.clients.frozen
+        learning = self.experiment.honest & ~frozen
         (shared, private), (alone, kept) = (
             (pair[0][0], pair[1][0]) for pair in ((found.shared, found.private), found.baseline)
         )
-        lines = self.watch.compare(step, private[:, 0], kept[:, 0], honest)
+        lines = self.watch.compare(step, private[:, 0], kept[:, 0], learning)
         if step == self.experiment.config.train.steps and shared.shape[1] > 1:
-            lines += self.watch.at_end(step, shared[:, -1], alone[:, 0], honest)
+            lines += self.watch.at_end(step, shared[:, -1], alone[:, 0], learning)
         return lines
 
     @functools.cached_property

@@ -203,7 +203,8 @@ def _check_claim(config: ml_collections.ConfigDict, smallest: int, own_public: b
     if config.model.init_from:
         logging.warning(
             "privacy.delta = %g: what the weights in model.init_from have learned is not covered; "
-            "the claim holds if they have not seen the clients' private samples", delta,
+            "the claim holds if they have not seen the private samples of clients that learn here",
+            delta,
         )  # fmt: skip
     if delta >= 1 / smallest:
         logging.warning(

@@ -48,7 +48,7 @@ def describe(experiment: Experiment) -> str:
             "name": experiment.parts.method.own_graph,
             "changes": topology.changes,
         },
-        num_params=_num_params(experiment),
+        num_params=experiment.num_params,
         num_heads=experiment.parts.models[0].num_heads,
         device=f"{device()}; {experiment.mesh}",
         feed=experiment.feed.why,
@@ -106,7 +106,7 @@ def summarize(
         mesh=experiment.mesh,
         client_names=experiment.client_names,
         class_names=experiment.class_names,
-        num_params=_num_params(experiment),
+        num_params=experiment.num_params,
         num_classes=experiment.federations[0].source.num_classes,
         steps=config.train.steps,
         steps_per_second=speed["steps_per_second"],
@@ -172,13 +172,3 @@ def device() -> str:
     """Number, kind and platform of the devices."""
     devices = jax.devices()
     return f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})"
-
-
-def _num_params(experiment: Experiment) -> list[int]:
-    """Of every client, what brings embeddings of other widths to its own included."""
-    learners = experiment.init_state(abstract=True).clients
-    return [
-        sum(int(np.prod(leaf.shape[2:])) for leaf in jax.tree.leaves(group.params))
-        for size, group in zip(experiment.layout.groups, learners, strict=True)
-        for _ in range(size)
-    ]

@@ -29,7 +29,7 @@ from mhd_jax.methods import When
 from mhd_jax.monitor import Monitor
 from mhd_jax.parallel import InFlight
 from mhd_jax.reporting import terminal
-from mhd_jax.results import Line, Summary, condensed
+from mhd_jax.results import Line, Summary, condensed, of_honest
 from mhd_jax.runtime import processes
 from mhd_jax.runtime.checkpoints import Checkpoints
 from mhd_jax.runtime.tensorboard import TensorBoard
@@ -373,7 +373,9 @@ class Run:
             seconds = round(time.monotonic() - self._started, 3)
             line = condensed(values)
             self.directory.append_metrics({"step": step, "seconds": seconds, **line})
-            self._tensorboard.write(step, values)
+            honest = self.experiment.honest
+            (told,) = of_honest([values], np.flatnonzero(~honest).tolist(), len(honest))
+            self._tensorboard.write(step, told)
 
     def _speed(self, stepper: Stepper) -> dict[str, float]:
         done = self.config.train.steps - self.first_step

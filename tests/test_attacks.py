@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mhd_jax import attacks, audit
+import mhd_jax
+from mhd_jax import attacks, audit, train
 from mhd_jax.attacks import ATTACKS, CERTAIN, Attack, Attackers
 from mhd_jax.config import update
 from mhd_jax.errors import ConfigError
@@ -222,6 +223,18 @@ def test_a_lie_that_raises_is_told_by_its_name(about: str) -> None:
             liars.on_vectors(jnp.zeros((3, 2)), np.arange(3), key, jnp.asarray(0))
         else:
             liars.on_predictions(jnp.zeros((4, 2, 1, 3)), 4, jnp.zeros(2), key, 0)
+
+
+def test_what_is_read_back_leaves_out_liars(tmp_path):
+    config = small.config(attack__name="noise", attack__clients=(1,), train__log_every=6)
+    train.train_and_evaluate(config, tmp_path)
+    run = mhd_jax.Run.load(tmp_path)
+    last = [line for line in run.records if "loss" in line][-1]
+    told = [last["loss"][client] for client in (0, 2, 3)]
+    history = run.history
+    found = history[-1]["loss"] if isinstance(history, list) else history["loss"].iloc[-1]
+    assert found == pytest.approx(np.mean(told))
+    assert len(last["teaching_share"]) == 4 and (tmp_path / "report.html").exists()
 
 
 # --- Bad input ------------------------------------------------------------------------------------

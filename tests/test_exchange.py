@@ -293,15 +293,17 @@ def test_the_ledger_counts_the_parameters_that_the_compiled_program_averages():
 
 
 def test_only_what_somebody_may_read_is_counted(tmp_path):
-    assert small.build(graph__name="none").ledger.sent(6) == 0
     shares = {"distill__publish_label_shares": True}
+    assert small.build(graph__name="none", **shares).ledger.sent(6) == 0
+    assert small.build(method="gossip", graph__name="none", average__every=1).ledger.sent(6) == 0
     assert small.build(method="isolated", **shares).ledger.sent(6) == 0
     assert small.build(**shares).ledger.sent(1) == small.build().ledger.sent(1) + 4 * 4.0 * 10
     (tmp_path / "all-read-0.edges").write_text("1 0\n2 0\n3 0\n")
     ledger = small.build(
         graph__name="matrix", graph__matrix=str(tmp_path / "all-read-0.edges")
     ).ledger
-    assert np.flatnonzero(ledger.predictions).tolist() == [0]
+    for sent in ledger.record().values():
+        assert np.flatnonzero(sent).tolist() == [0]
 
 
 def test_each_seed_has_its_own_bytes():

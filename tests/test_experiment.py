@@ -174,7 +174,7 @@ def test_what_brings_embeddings_to_one_width_counts_as_parameters():
     experiment = small.build(**unlike)
     state = experiment.init_state()
     trained = [sum(x.nbytes // 4 for x in jax.tree.leaves(g.params)) for g in state.clients]
-    found = record._num_params(experiment)
+    found = experiment.num_params
     assert [2 * found[0], 2 * found[2]] == trained and found[0] == found[1]
 
 
@@ -194,6 +194,10 @@ def test_what_brings_embeddings_to_one_width_counts_as_parameters():
             "distill.temperature = 0.5: with codistillation it is 1.0",
         ),
         ({"method": "codistillation", "distill__rule": "random"}, "with codistillation it is mean"),
+        (
+            {"clients__offload": "host", "clients__active": 2, "train__steps_per_call": 3},
+            "train.steps_per_call = 3: 1 with clients.offload",
+        ),
     ],
 )
 def test_settings_without_effect_are_told(changes, said, caplog):

@@ -14,6 +14,7 @@ from mhd_jax import experiment as experiment_lib
 from mhd_jax import train
 from mhd_jax.config import default_config, update
 from mhd_jax.data import sources
+from mhd_jax.evaluator import Evaluation
 from mhd_jax.monitor import Monitor
 from tests import reference, small
 
@@ -108,6 +109,26 @@ def test_public_images_of_another_data_set_have_no_labels_to_look_at():
 
 def test_isolated_clients_have_nothing_to_look_at():
     assert looked(method="isolated")[2:] == ({}, [])
+
+
+def test_heads_are_compared_with_the_baseline_of_those_who_learn_and_do_not_lie():
+    """Last heads at the last step alone; frozen clients and liars do not count."""
+    experiment = small.build(
+        attack__name="noise", attack__clients=(1,), train__steps=6, isolated_baseline=True
+    )
+    high, low = np.full((1, 4, 3), 0.9), np.full((1, 4, 3), 0.9)
+    low[:, 2:, -1], low[:, 1] = 0.1, 0.0
+    alone = (np.full((1, 4, 1), 0.5), np.full((1, 4, 1), 0.9))
+    correct = np.zeros((1, 4, 3, 10))
+    found = Evaluation(correct, low, high, alone, {}, None, None)
+    assert Monitor(experiment).compare(5, found) == []
+    (line,) = Monitor(experiment).compare(6, found)
+    assert "last heads end 0.13 below" in line  # of clients 0, 2 and 3
+    experiment.config.clients.frozen = 1
+    (line,) = Monitor(experiment).compare(6, found)
+    assert "last heads end 0.40 below" in line
+    behind = Evaluation(correct, high, 0 * high, alone, {}, None, None)
+    assert "(client 1 most" not in Monitor(experiment).compare(5, behind)[0]
 
 
 @pytest.mark.parametrize(("settings", "collapses"), [(FORMER, True), ({}, False)])

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,8 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jax.sharding import PartitionSpec as P
 
-from mhd_jax import parallel
+from mhd_jax import api, distill, parallel
+from mhd_jax import experiment as experiment_lib
 from mhd_jax.errors import ConfigError
+from mhd_jax.registry import whole_batch
 from tests import small
 
 
@@ -157,3 +160,23 @@ def test_what_needs_whole_batches_is_not_spread_over_devices(settings, caplog):
     asked = small.build(**few, **settings, parallel__data_devices=2)
     assert asked.layout.data_devices == 2
     assert "parallel.data_devices = 2" in caplog.text and "results depend" in caplog.text
+
+
+class Dropped(nn.Module):
+    """A network that draws for a whole batch at once."""
+
+    @nn.compact
+    def __call__(self, x, train):
+        return nn.Dropout(0.5, deterministic=not train)(nn.Dense(8)(x.reshape(len(x), -1)))
+
+
+@whole_batch
+def my_rule(candidates, confidence, keys):
+    return distill.RULES.get("most_confident")(candidates, confidence, keys)
+
+
+@pytest.mark.parametrize("piece", [{"model": Dropped}, {"rule": my_rule}])
+def test_pieces_of_ones_own_are_not_spread_over_devices_either(piece):
+    config = small.config(clients__num=2, partition__name="iid", parallel__client_devices=0)
+    api.pieces.use(config, piece)
+    assert experiment_lib.build(config).layout.data_devices == 1

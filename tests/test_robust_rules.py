@@ -164,6 +164,14 @@ def test_no_rule_reads_a_message_that_cannot_be_read(rule: str, form: str) -> No
     np.testing.assert_allclose(found.scores[taught], expected.scores[taught], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("rule", ["capped", "agreement", "reputation"])
+def test_a_candidate_of_no_known_confidence_does_not_teach(rule: str) -> None:
+    made = candidates()
+    sure = jnp.exp(made.by_rank(made.published)).max(axis=-1).at[0].set(jnp.nan)
+    chosen = np.asarray(distill.RULES.get(rule)(made, sure, KEYS))
+    assert (chosen != 0).all() and (chosen >= 0).any()
+
+
 def test_messages_that_are_not_finite_or_no_probabilities_are_found() -> None:
     scores = np.stack([SCORES[0]] * 5)
     scores[1, 2, 0, 1], scores[2, 0, 1, 0], scores[3] = np.nan, np.inf, scores[3] + 1

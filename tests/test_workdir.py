@@ -126,18 +126,22 @@ def test_a_file_that_has_changed_since_is_refused(tmp_path: Path) -> None:
     edges, trace = tmp_path / "peers.edges", tmp_path / "trace.csv"
     edges.write_text("0 1\n1 0\n")
     trace.write_text("1,0\n0,1\n")
-    read = config(graph__matrix=str(edges), clients__trace=str(trace))
+    read = config(graph__name="matrix", graph__matrix=str(edges), clients__trace=str(trace))
     run = tmp_path / "run"
     Workdir(run).claim(read)
     Workdir(run).claim(read)
     trace.write_text("1,1\n0,1\n")
-    with pytest.raises(WorkdirError, match=r"other contents of clients\.trace = '.*trace\.csv'"):
+    with pytest.raises(WorkdirError, match=r"other contents of .*trace\.csv\. Use"):
         Workdir(run).claim(read)
     trace.unlink()  # as of a run that is finished
     Workdir(run).claim(read)
     edges.write_text("0 1\n")
-    with pytest.raises(WorkdirError, match=r"other contents of graph\.matrix"):
+    with pytest.raises(WorkdirError, match=r"other contents of .*peers\.edges"):
         Workdir(run).claim(read)
+    unread = config(graph__matrix=str(edges))  # the graph is complete
+    Workdir(tmp_path / "other").claim(unread)
+    edges.write_text("1 0\n")
+    Workdir(tmp_path / "other").claim(unread)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[1]", "\0\0"])

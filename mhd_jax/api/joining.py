@@ -45,8 +45,8 @@ def join(
       peers: clients it learns from, by index or name; None for all.
       model: its network, see `fit`; None for `model.name`.
       test: test samples and labels of its own.
-      config: settings that differ from the run's, by dotted name, such as "train.steps"; not those
-        that are the same whenever a client joins, such as "num_seeds" (1).
+      config: settings that differ from the run's, by dotted name, such as "train.steps". Those that
+        joining fixes, such as "num_seeds" = 1, are refused.
 
     Returns:
       The finished run with all clients, and the new client alone in its isolated baseline.

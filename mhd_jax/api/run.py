@@ -123,6 +123,7 @@ class Run:
     def history(self) -> Any:
         """Means over all clients that do not lie, one row per logged step.
 
+        What is said of teachers is the mean over all of them, and beyond 512 clients everything.
         A pandas frame where pandas is installed, else a list of dicts. Columns are named like
         the records, with a ``/head_h`` for what there is one of per head, counted from the first
         that the record has: of `head_losses` and `teacher_accuracy` that is the first head that is

@@ -30,7 +30,8 @@ CHECKED = 0.25
 
 def _surest(score: Float[Array, "k N B m"], candidates: Candidates) -> Int[Array, "k B m"]:
     """The allowed candidate with the largest score, which may differ by student."""
-    masked = jnp.where(candidates.allowed[:, :, None, None], score, -jnp.inf)
+    allowed = candidates.allowed[:, :, None, None] & ~jnp.isnan(score)
+    masked = jnp.where(allowed, score, -jnp.inf)
     best = jnp.argmax(masked, axis=1).astype(jnp.int32)
     return jnp.where(masked.max(axis=1) > -jnp.inf, best, NOBODY)
 

@@ -51,8 +51,10 @@ class Ledger:
         where the method averages in the type that it sends.
       method: supplies when distillation and averaging happen.
       average_every: steps between two averages.
-      once: published a single time, at the start: label distributions, where a rule needs them.
+      once: published a single time, at the start: label distributions, where the method uses them.
       attendance: who takes part in which step; None for everybody in every step.
+
+    A client whom nobody may learn from sends nothing.
     """
 
     predictions: Float[np.ndarray, " K"]
@@ -60,7 +62,7 @@ class Ledger:
     fedavg: Float[np.ndarray, " K"]
     method: Method
     average_every: int
-    once: float = 0.0
+    once: Float[np.ndarray, " K"]
     attendance: Attendance | None = None
 
     def sent(self, step: int) -> float:
@@ -71,7 +73,7 @@ class Ledger:
         """Those of them that were not parameters."""
         if not step:
             return 0.0
-        once = self.once * len(self.predictions)
+        once = float(self.once.sum())
         if self.attendance is None:
             distilling = int(self.method.distils(np.arange(step)).sum())
             return once + float(self.predictions.sum()) * distilling

@@ -151,8 +151,9 @@ def _layout(
         needing = _need_whole_batches(config, method, built, sample)
         if needing and data_devices:
             logging.warning(
-                "parallel.data_devices = %d: results depend on it, as each device takes its part "
-                "of a batch for all of it in %s", data_devices, " and ".join(needing),
+                "parallel.data_devices = %d: results depend on the number of devices, because of "
+                "%s: each device sees only its part of a batch", data_devices,
+                " and ".join(needing),
             )  # fmt: skip
         data_devices = data_devices or int(bool(needing))
     return parallel.make_layout(
@@ -169,7 +170,7 @@ def _need_whole_batches(
     built: Sequence[MultiHeadClassifier],
     sample: Sample,
 ) -> list[str]:
-    """What compares the samples of a batch, or draws for all of them at once."""
+    """What compares the samples of a batch or draws for all of them at once, in words."""
     needing = []
     if any(shapes.has_statistics(model, sample) for model in built):
         needing.append("batch statistics")

@@ -104,6 +104,16 @@ class Experiment:
         return self.ledgers[0]
 
     @property
+    def num_params(self) -> list[int]:
+        """Trained parameters of every client, with what brings embeddings to a common width."""
+        learners = self.init_state(abstract=True).clients
+        return [
+            sum(int(np.prod(leaf.shape[2:])) for leaf in jax.tree.leaves(group.params))
+            for size, group in zip(self.layout.groups, learners, strict=True)
+            for _ in range(size)
+        ]
+
+    @property
     def honest(self) -> Bool[np.ndarray, " K"]:
         """Which clients do not lie; all are measured, even where one pooled model trains."""
         liars, clients = self.parts.attackers, len(self.federations[0].partition.sizes)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 
 from mhd_jax import attacks, exchange, graph, methods
 from mhd_jax.data.batches import Visits
@@ -22,15 +22,15 @@ from mhd_jax.parallel import Layout
 from mhd_jax.routes import Routes
 from mhd_jax.step import StepParts
 
-ALWAYS = {"sequence": (), "matrix": "", "peers_per_step": 0, "every": 0, "drop": 0.0}
-"""Settings of the graph for methods that have one of their own."""
+UNUSED = {"sequence": (), "matrix": "", "peers_per_step": 0, "every": 0, "drop": 0.0}
+"""Settings of the graph that methods with one of their own do not use."""
 
 
 def make_topologies(
     config: ml_collections.ConfigDict, method: methods.Method, federations: Sequence[Federation]
 ) -> list[graph.Topology]:
     """The graphs of all replicas, with as many peers a step as settings or method ask for."""
-    own = {**ALWAYS, "name": method.own_graph} if method.own_graph else {}
+    own = {**UNUSED, "name": method.own_graph} if method.own_graph else {}
     settings = {**config.graph, **own}
     made = [graph.make_topology(settings, config.clients.num, fed.seed) for fed in federations]
     return [
@@ -162,23 +162,31 @@ def make_ledgers(
         fedavg=jnp.dtype(travels).itemsize * np.asarray(parameters) / config.average.every,
         method=parts.method,
         average_every=config.average.every,
-        once=4.0 * parts.num_classes if shares else 0.0,
+        once=np.full(len(predictions), 4.0 * parts.num_classes if shares else 0.0),
     )
     attendances = parts.roster.attendances or (None,) * len(topologies)
     return tuple(
-        dataclasses.replace(
-            ledger,
-            # A pooled model is one client, and publishes nothing.
-            predictions=ledger.predictions * _read(topology)[: len(predictions)],
-            attendance=attendance,
-        )
+        dataclasses.replace(_of_read(ledger, topology), attendance=attendance)
         for topology, attendance in zip(topologies, attendances, strict=True)
     )
 
 
-def _read(topology: graph.Topology) -> Bool[np.ndarray, " K"]:
-    """Whom somebody may learn from; in a graph that changes, everybody."""
-    return np.asarray(topology.at(0).any(axis=0) | topology.changes)
+def _of_read(ledger: exchange.Ledger, topology: graph.Topology) -> exchange.Ledger:
+    """Only what somebody may read; in a graph that changes, everything."""
+    # Neighbours average both ways, whoever reads whom.
+    reads = topology.at(0)
+    both = reads | reads.T if ledger.method.distillation is None else reads
+    read = np.asarray(both.any(axis=0))
+    if topology.changes:
+        return ledger
+    read = read[: len(ledger.predictions)]  # a pooled model is one client
+    return dataclasses.replace(
+        ledger,
+        predictions=ledger.predictions * read,
+        snapshots=ledger.snapshots * read,
+        fedavg=ledger.fedavg * read,
+        once=ledger.once * read,
+    )
 
 
 def _message_bytes(

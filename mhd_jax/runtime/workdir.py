@@ -48,10 +48,6 @@ FREE_SETTINGS = (
     "parallel.*",
 )
 
-# Files whose contents are as much part of a run as its settings. What clients start from is not:
-# a run that goes on does not read it.
-FILE_SETTINGS = ("graph.matrix", "clients.trace")
-
 _LOCK_UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 
@@ -150,24 +146,20 @@ class Workdir:
             logging.info("%s: going on with other settings: %s", self.path, "; ".join(free))
 
     def _claim_files(self, config: ml_collections.ConfigDict) -> None:
-        settings = flatten(config)
         here = {
-            name: (path, hashlib.sha256(absolute(path).read_bytes()).hexdigest())
-            for name in FILE_SETTINGS
-            # A file may be gone when the run is finished.
-            if isinstance(path := settings.get(name), str) and path and absolute(path).exists()
+            str(path): hashlib.sha256(absolute(path).read_bytes()).hexdigest()
+            for path in _files_read(config)
+            if absolute(path).exists()  # it may be gone when the run is finished
         }
-        if not here:
-            return
-        if not self._files.exists():
-            lines = [f"{digest}  {path}\n" for path, digest in here.values()]
-            self._write(self._files, "".join(lines))
-        there = self._files.read_text()
-        for name, (path, digest) in here.items():
-            if digest not in there:
+        if here and not self._files.exists() and not self._summary.exists():
+            self._write(self._files, "".join(f"{sha}  {path}\n" for path, sha in here.items()))
+        lines = self._files.read_text().splitlines() if self._files.exists() else ()
+        there = dict(reversed(line.split("  ", 1)) for line in lines)
+        for path, digest in here.items():
+            if there.get(path, digest) != digest:
                 raise WorkdirError(
-                    f"{self.path}: holds a run with other contents of {name} = {path!r}. "
-                    "Use another workdir, or the file as it was"
+                    f"{self.path}: holds a run with other contents of {path}. Use another workdir, "
+                    "or the file as it was"
                 )
 
     @contextlib.contextmanager
@@ -365,6 +357,18 @@ def _parse(text: str) -> list[tuple[str, dict[str, Any] | None]]:
     if broken and broken != [len(parsed)]:
         logging.warning("metrics.jsonl: left out unreadable lines %s", broken)
     return parsed
+
+
+def _files_read(config: ml_collections.ConfigDict) -> list[str]:
+    """Files whose contents are as much part of a run as its settings.
+
+    What clients start from is not: a run that goes on does not read it.
+    """
+    settings = flatten(config)
+    graphs = (settings.get("graph.name"), *settings.get("graph.sequence", ()))
+    read = [settings.get("clients.trace")]
+    read += [settings.get("graph.matrix")] if "matrix" in graphs else []
+    return [path for path in read if isinstance(path, str) and path]
 
 
 def _shown(settings: Mapping[str, Any], name: str) -> str:
