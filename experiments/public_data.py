@@ -1,5 +1,5 @@
 # Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
-"""How much public data, what they are worth with labels and without, and from where.
+"""How much public data, what it is worth with labels and without, and from where.
 
 python -m experiments.public_data --preset=digits --workdir=runs/digits
 """

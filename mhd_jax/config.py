@@ -318,12 +318,19 @@ def update(config: ml_collections.ConfigDict, settings: Mapping[str, Any]) -> No
 
 
 def like(value: object) -> str:
-    """What a setting accepts, from the value that it has."""
+    """What a setting accepts, from the value that it has.
+
+    >>> like(3), like(""), like(())
+    ('a whole number like 3', 'a text', "a tuple like ('a',) or (1, 2)")
+    """
     kinds = {
         bool: "True or False", int: "a whole number", float: "a number", str: "a text",
         tuple: "a tuple",
     }  # fmt: skip
-    return f"{kinds.get(type(value), 'a value')} like {value!r}"
+    if value == "":
+        return kinds[str]
+    example = "('a',) or (1, 2)" if value == () else repr(value)
+    return f"{kinds.get(type(value), 'a value')} like {example}"
 
 
 def check_name(name: str, value: object, known: Iterable[str]) -> None:
