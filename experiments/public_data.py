@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.harness import plots, sweep
@@ -65,12 +64,7 @@ def against(records: Sequence[Record]) -> str:
 
 
 def _difference(ours: Record, theirs: Record | None) -> str:
-    return over_seeds(_last(ours) - _last(theirs)) if theirs else ""
-
-
-def _last(record: Record) -> np.ndarray:
-    """Shared accuracy of the last head by seed, mean over clients."""
-    return record.accuracy("shared")[..., -1].mean(axis=1)
+    return over_seeds(ours.last_head - theirs.last_head) if theirs else ""
 
 
 def draw(records: Sequence[Record]) -> Figure:
@@ -81,7 +75,7 @@ def draw(records: Sequence[Record]) -> Figure:
     ):
         some = [record for record in records if record.group == group and record.found]
         sizes = [float(record.label.partition("%")[0]) for record in some]
-        ends = [_last(record) for record in some]
+        ends = [record.last_head for record in some]
         spread = [end.std(ddof=1) if len(end) > 1 else 0.0 for end in ends]
         axis.errorbar(
             sizes, [end.mean() for end in ends], spread, color=colour, marker=mark,

@@ -59,7 +59,7 @@ def more_heads(records: Sequence[Record]) -> str:
     lines = []
     for name in GRAPHS:
         last = {
-            record.config["heads"]["aux"]: record.accuracy("shared")[..., -1].mean(axis=1)
+            record.config["heads"]["aux"]: record.last_head
             for record in records
             if record.group == name
         }

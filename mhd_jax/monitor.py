@@ -94,6 +94,8 @@ class Monitor:
         # Frozen clients learn nothing: there is nothing to compare.
         frozen = np.arange(len(self.experiment.honest)) < self.experiment.config.clients.frozen
         learning = self.experiment.honest & ~frozen
+        if not learning.any():
+            return []
         (shared, private), (alone, kept) = (
             (pair[0][0], pair[1][0]) for pair in ((found.shared, found.private), found.baseline)
         )

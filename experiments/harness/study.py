@@ -227,6 +227,11 @@ class Record:
         """By seed, client that does not lie, and head."""
         return np.compress(self.honest, getattr(self.results, f"{kind}_accuracy"), axis=1)
 
+    @property
+    def last_head(self) -> Float[np.ndarray, " R"]:
+        """Shared accuracy of the last head by seed, mean over clients that do not lie."""
+        return self.accuracy("shared")[..., -1].mean(axis=1)
+
     def isolated(self, kind: Kind) -> Float[np.ndarray, "R K"]:
         """Accuracy of the isolated baseline of the same clients, by seed and client."""
         found = getattr(self.results, f"isolated_{kind}_accuracy")[..., 0]

@@ -103,7 +103,7 @@ class Experiment:
         """Bytes per client for the first seed."""
         return self.ledgers[0]
 
-    @property
+    @functools.cached_property
     def num_params(self) -> list[int]:
         """Trained parameters of every client, with what brings embeddings to a common width."""
         learners = self.init_state(abstract=True).clients

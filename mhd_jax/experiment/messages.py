@@ -173,13 +173,12 @@ def make_ledgers(
 
 def _of_read(ledger: exchange.Ledger, topology: graph.Topology) -> exchange.Ledger:
     """Only what somebody may read; in a graph that changes, everything."""
-    # Neighbours average both ways, whoever reads whom.
-    reads = topology.at(0)
-    both = reads | reads.T if ledger.method.distillation is None else reads
-    read = np.asarray(both.any(axis=0))
     if topology.changes:
         return ledger
-    read = read[: len(ledger.predictions)]  # a pooled model is one client
+    reads = topology.at(0)
+    if ledger.method.distillation is None:  # neighbours average both ways, whoever reads whom
+        reads = reads | reads.T
+    read = np.asarray(reads.any(axis=0))[: len(ledger.predictions)]  # a pooled model is one client
     return dataclasses.replace(
         ledger,
         predictions=ledger.predictions * read,

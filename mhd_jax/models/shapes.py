@@ -21,14 +21,9 @@ def variable_shapes(model: nn.Module, sample: Sample, rows: int = 1) -> Variable
     return jax.eval_shape(init, network_input(sample, rows))
 
 
-def param_shapes(model: nn.Module, sample: Sample) -> Variables:
-    """The tree of one client's parameters as shapes."""
-    return variable_shapes(model, sample)["params"]
-
-
 def count_params(model: nn.Module, sample: Sample) -> int:
     """Trainable parameters of one client."""
-    return sum(leaf.size for leaf in jax.tree.leaves(param_shapes(model, sample)))
+    return sum(leaf.size for leaf in jax.tree.leaves(variable_shapes(model, sample)["params"]))
 
 
 def embedding_width(model: nn.Module, sample: Sample) -> int:
