@@ -124,3 +124,15 @@ def test_what_does_not_fit_is_refused(run: mhd_jax.Run, folder: Path, tmp_path: 
         (tmp_path / "client.json").write_text(broken)
         with pytest.raises(WorkdirError, match=r"client\.json: cannot be read \("):
             mhd_jax.load_client(tmp_path)
+
+
+def test_a_copy_that_was_cut_off_is_told_by_its_file(folder: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    whole = (copy / "predict.jax").read_bytes()
+    (copy / "predict.jax").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(WorkdirError, match=r"predict\.jax: cannot be read \("):
+        mhd_jax.load_client(copy)
+    (copy / "predict.jax").write_bytes(whole)
+    shutil.rmtree(copy / "parameters")
+    with pytest.raises(WorkdirError, match="parameters: cannot be read"):
+        mhd_jax.load_client(copy)

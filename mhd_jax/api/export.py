@@ -159,11 +159,12 @@ def load_client(path: epath.PathLike) -> ExportedClient:
         facts = Facts(**about)
     if not (folder / FUNCTION).exists():
         raise WorkdirError(f"{folder}: has no {FUNCTION}, so the exported client is not complete")
-    function = jax_export.deserialize(bytearray((folder / FUNCTION).read_bytes()))
-    (shapes, _), _ = jax.tree.unflatten(function.in_tree, function.in_avals)
+    with of_file(folder / FUNCTION):
+        function = jax_export.deserialize(bytearray((folder / FUNCTION).read_bytes()))
+        (shapes, _), _ = jax.tree.unflatten(function.in_tree, function.in_avals)
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     place = functools.partial(jax.ShapeDtypeStruct, sharding=here)
-    with ocp.StandardCheckpointer() as checkpointer:
+    with of_file(folder / PARAMETERS), ocp.StandardCheckpointer() as checkpointer:
         variables = checkpointer.restore(
             absolute(folder) / PARAMETERS, jax.tree.map(lambda x: place(x.shape, x.dtype), shapes)
         )

@@ -528,5 +528,6 @@ def _check_nobody_empty(sizes: Int[np.ndarray, " K"], name: str) -> None:
             "partition.name",
             name,
             f"samples for each of the {len(sizes)} clients, but client {empty[0]} gets none;"
-            " use fewer clients (clients.num), more labels per client or a milder skew",
+            " use fewer clients (clients.num), more labels per client, a milder skew or"
+            " a smaller data.public_fraction",
         )

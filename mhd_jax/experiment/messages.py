@@ -48,15 +48,15 @@ def _with_drawn_peers(
     """With as many peers a step as the method draws, where the config leaves it to the method.
 
     Readers that keep what they have read, and pools of snapshots, stay with all of their peers. So
-    does everybody where most clients have few peers: whoever has many there, as the centre of a
-    star, is the only one through whom the others hear of each other. And where clients have few
-    private samples on average, as two of them know too little.
+    does everybody where most clients have few peers, in any of the graphs that take turns: whoever
+    has many there, as the centre of a star, is the only one through whom the others hear of each
+    other. And where clients have few private samples on average, as two of them know too little.
     """
     own = method.distillation.peers if method.distillation else 0
     left_to_it = config.graph.peers_per_step < 0 and config.exchange.mode == "fresh"
     if not (own and left_to_it) or config.exchange.cache > 1:
         return topology
-    if np.mean(sizes) < methods.ENOUGH or np.median(topology.at(0).sum(axis=1)) <= own:
+    if np.mean(sizes) < methods.ENOUGH or topology.usual_degree() <= own:
         return topology  # the samples first: the graph of thousands of clients is large
     return dataclasses.replace(topology, peers_per_step=own)
 

@@ -125,6 +125,11 @@ class Topology:
             least, most = (min(degree, self.peers_per_step) for degree in (least, most))
         return (1 if self.drop else least), most
 
+    def usual_degree(self) -> float:
+        """Peers of the median client, in the sparsest of the graphs that take turns."""
+        turns = range(len(self.graphs))
+        return min(float(np.median(self.at(turn * self.every).sum(axis=1))) for turn in turns)
+
     def reads(self, start: int, stop: int) -> Bool[np.ndarray, "n K K"]:
         """Who really reads whom in the n steps start..stop - 1; read-only if `static`.
 
