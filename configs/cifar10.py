@@ -22,7 +22,7 @@ Measured, shared accuracy over 3 seeds of the last head and of the same clients 
 - `:cpu`: 0.445 ± 0.004 and 0.246 ± 0.003, private accuracy 0.816 and 0.805
   (``python -m experiments.main_comparison --preset=cifar10_cnn``).
 - the config as it is, after 4,000 of its steps, one seed: 0.434 and 0.264, private accuracy 0.857
-  and 0.856 (``python -m experiments.accelerator --pieces=training``).
+  and 0.856 (``python -m experiments.accelerator --pieces=training --out=runs/accelerator``).
 
 Other variants: not measured.
 """

@@ -263,14 +263,24 @@ What a run leaves in its `--workdir`, and what every key means.
 
 | file | what it holds |
 | --- | --- |
-| `config.json` | all settings of the run; the same command resumes it, other settings are refused |
-| `data.sha256` | by which the run knows its data again; other data are refused |
+| `config.json` | all settings; the same ones resume a run, [others](#what-may-change) are refused |
+| `data.sha256` | a fingerprint of the run's data; other data are refused |
 | `files.sha256` | the same for the files that `graph.matrix` and `clients.trace` name |
 | [`summary.json`](#summaryjson) | the result: accuracies of all clients and heads, data, graph |
 | [`metrics.jsonl`](#metricsjsonl) | losses and accuracies over steps, one JSON object a line |
 | `report.html` | tables and figures in one file that opens offline |
 | `figures/*.png` | the figures of the report |
 | `checkpoints/` | the latest states, from which the run resumes |
+| `run.lock` | keeps a second run out |
+
+## What may change
+
+A run that goes on may differ from before in where it runs and what it writes: `parallel.*`,
+`clients.offload`, `data.dir`, `data.public_dir`, `data.feed`, `data.workers`, `metrics`,
+`bytes_to`, and of `train.*` in `steps_per_call`, `log_every`, `eval_every`, `checkpoint_every` and
+`keep_checkpoints`.
+
+## Reading it
 
 With the extra `[tensorboard]`, TensorBoard shows what `metrics.jsonl` has, as means over clients.
 

@@ -72,7 +72,7 @@ STUDY = Study(
         "`average.every` steps, all clients taking part, momentum staying with its client; "
         "on a complete graph the two are the same.",
         "FedMD fits the mean of the logits by its absolute error, without a transfer phase on "
-        "public labels, which nobody ever reads; FedDF has no server, each client distils the "
+        "public labels, which no method reads; FedDF has no server, each client distils the "
         "averaged model itself.",
         "Only MHD has auxiliary heads: the last head of the others is their main head, and their "
         "gain is the main head's.",

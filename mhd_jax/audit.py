@@ -152,7 +152,7 @@ class Audit:
         if self.clean:
             return (
                 f"VERDICT: under {method} only {' and '.join(leaving)} leave a client: "
-                "no data, no weights, no weight updates"
+                f"no data, no weights, no weight updates{self._beforehand}"
             )
         leaks = [finding for finding in self.findings if finding.leaks]
         moved = sum(finding.collective.shape.nbytes for finding in leaks)
@@ -160,6 +160,12 @@ class Audit:
         return (
             f"VERDICT: under {method} {names} leave a client: {len(leaks)} arrays, {moved:,} bytes"
         )
+
+    @property
+    def _beforehand(self) -> str:
+        """What clients tell before the run, which no collective of the step carries."""
+        told = self.experiment.schedule.label_shares is not None
+        return ". Before it starts, each also tells its label distribution" if told else ""
 
     def __str__(self) -> str:
         header = ("operation", "axis", "shape", "bytes", "carries", "times")

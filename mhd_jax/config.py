@@ -101,8 +101,8 @@ def _add_clients(config: ml_collections.ConfigDict) -> None:
     # clients that take part in a step, drawn afresh in each: a share of them, or a number; the
     # others neither train nor publish [above 0, at most 1, or a whole number from 2 on]
     config.clients.active = 1.0
-    # file that says who is there to be drawn: a row of 0 and 1 a step, from the first again after
-    # the last, a column a client; "" = everybody [a path: .npy, .csv, .txt or .json]
+    # file that says which clients are available: one row of 0s and 1s per step (starting over after
+    # the last), one column per client; "" = everybody [a path: .npy, .csv, .txt or .json]
     config.clients.trace = ""
     # where clients that take no part in a step wait: on the devices, or in the memory of the host,
     # so that the devices hold those of one step alone
@@ -162,8 +162,8 @@ def _add_exchange(config: ml_collections.ConfigDict) -> None:
     # steps between two that distil; nothing is published in the others, and the weights of
     # distillation stay what they are
     config.exchange.every = 1
-    # distilling steps in a row that read what was sent of a public sample once; 1 = one [a divisor
-    # of the public samples of a step and device]
+    # how many distilling steps in a row use the same message about a public sample; 1 = a new one
+    # each time [a divisor of the public samples of a step and device]
     config.exchange.cache = 1
     # the form in which predictions travel; parameters that are averaged travel as embeddings do
     config.exchange.encoding = "float32"

@@ -27,6 +27,12 @@ def _across(found: audit.Audit) -> set[str]:
     return {finding.carries for finding in found.findings if finding.axis == CLIENTS}
 
 
+def test_label_distributions_are_told_though_no_collective_carries_them():
+    found = _audit(distill__publish_label_shares=True, distill__rule="label_share")
+    assert found.clean and found.verdict.endswith("each also tells its label distribution")
+    assert "label distribution" not in _audit().verdict
+
+
 @pytest.mark.parametrize(
     ("changes", "carried", "clean"),
     [

@@ -143,8 +143,15 @@ def test_a_public_data_set_that_is_not_there_is_named(tmp_path):
         ({"exchange__mode": "stale"}, 0),
         ({"graph__peers_per_step": 0}, 0),
         ({"graph__peers_per_step": 1}, 1),
-        ({"graph__sequence": ("complete", "random_regular"), "graph__degree": 3,
-          "graph__every": 5, "clients__num": 8}, 2),
+        (
+            {
+                "graph__sequence": ("complete", "random_regular"),
+                "graph__degree": 3,
+                "graph__every": 5,
+                "clients__num": 8,
+            },
+            2,
+        ),
         ({"graph__sequence": ("complete", "star"), "graph__every": 5, "clients__num": 8}, 0),
     ],
 )

@@ -62,7 +62,7 @@ CHANGES: dict[str, Settings] = {
 """Settings of those that are not a method's name alone."""
 
 WHAT_IS_OURS = (
-    "MHD is the paper's method, the most confident teacher, here of two random peers a step; "
+    "MHD is the paper's rule, the most confident teacher, but of two random peers a step; "
     "aligned MHD, the default, first divides each teacher's predictions by their own mean over the "
     "public set, and hears those alone who look at it."
 )

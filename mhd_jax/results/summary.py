@@ -111,7 +111,7 @@ class Summary(SeedResult):
     ['bytes']
     """
 
-    version: int = field("int", "1", "Of these keys.", default=VERSION)
+    version: int = field("int", "1", "Version of this file's format.", default=VERSION)
     method: str = field("str", "–", "The setting `method`.")
     config: Mapping[str, Any] = field("object", "–", "All settings.")
     versions: Mapping[str, str] = field("name: str", "–", "Of Python and packages.")
