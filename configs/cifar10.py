@@ -16,7 +16,7 @@ in ``data.dir`` or ``$TFDS_DATA_DIR``. Variants:
 
 Measured, shared accuracy over 3 seeds of the last head and of the same clients in isolation:
 
-- `:mlp`, two minutes on two cores: 0.439 ± 0.003 and 0.235 ± 0.002, private accuracy 0.788 and
+- `:mlp`, two minutes on two cores: 0.438 ± 0.002 and 0.235 ± 0.002, private accuracy 0.789 and
   0.779
   (``python -m experiments.main_comparison --preset=cifar10_cpu``).
 - `:cpu`: 0.445 ± 0.004 and 0.246 ± 0.003, private accuracy 0.816 and 0.805
