@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from mhd_jax import rng
-from mhd_jax.errors import ConfigError, of_piece, suggest
+from mhd_jax.errors import ConfigError, of_piece
 from mhd_jax.registry import Registry, whole_batch
 
 CERTAIN = 0.999
@@ -317,8 +317,10 @@ def make(
             what for what, sends in (("predictions", predictions), ("vectors", vectors)) if sends
         ]
         fitting = [other for other in ATTACKS if _alters(other) & set(sent)]
-        accepted = "none: its clients send nothing" if not sent else suggest(name, fitting)
-        raise ConfigError("attack.name", name, f"with method {config.method}, {accepted}")
+        accepted = f"an attack on what {config.method} sends: {', '.join(fitting)}"
+        if not sent:
+            accepted = f"'{NONE}', as clients send nothing under {config.method}"
+        raise ConfigError("attack.name", name, accepted)
     return Attackers(attack, tuple(clients), config.attack.start, name)
 
 

@@ -322,13 +322,15 @@ def like(value: object) -> str:
 
     >>> like(3), like(""), like(())
     ('a whole number like 3', 'a text', "a tuple like ('a',) or (1, 2)")
+    >>> like(True)
+    'True or False'
     """
     kinds = {
         bool: "True or False", int: "a whole number", float: "a number", str: "a text",
         tuple: "a tuple",
     }  # fmt: skip
-    if value == "":
-        return kinds[str]
+    if value == "" or isinstance(value, bool):
+        return kinds[type(value)]
     example = "('a',) or (1, 2)" if value == () else repr(value)
     return f"{kinds.get(type(value), 'a value')} like {example}"
 

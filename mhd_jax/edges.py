@@ -46,12 +46,10 @@ class Form:
 
     def describe(self, screened: bool = False) -> str:
         """A few words for people; `screened` teachers are those whom a client hears."""
-        heard = " among those heard" if screened else ""
+        heard = ", as far as they are heard" if screened else ""
         if self.kind == "lists":
-            return f"from neighbour lists of {self.width:,}{heard}, no pairs compared"
-        if self.kind == "pairs" or screened:
-            return f"from {self.candidates:,} candidates{heard}, every pair compared"
-        return "from the best of all, no pairs compared"
+            return f"up to {self.width:,} a client{heard}"
+        return f"any of {self.candidates:,} candidates{heard}"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -80,7 +80,10 @@ def federate(
         )  # fmt: skip
     mean, std = source.mean, source.std
     if not mean:
-        mean, std = sources.measured_statistics(split, indices)
+        own = "the public samples of " + source.name
+        setting = own if source.public is not None else "data.public_fraction"
+        setting = "data.public_name" if other is not None else setting
+        mean, std = sources.measured_statistics(split, indices, setting)
     return Federation(seed, source, parts, split, indices, mean, std)
 
 
@@ -108,6 +111,13 @@ def sample_of(source: sources.Source) -> Sample:
     return jax.ShapeDtypeStruct(source.image_shape, dtype)
 
 
+def check_augment(name: str) -> None:
+    """Raises `ConfigError` where neither devices nor the host have an augmentation of that name."""
+    known = [*augment.AUGMENTS, *streaming.HOST_AUGMENTS.names()]
+    if name not in known:
+        raise ConfigError("data.augment", name, suggest(name, known))
+
+
 def preparation(
     config: ml_collections.ConfigDict,
     federations: Sequence[Federation],
@@ -120,9 +130,7 @@ def preparation(
       ConfigError: there is no such augmentation, or it cannot change such samples.
     """
     name, on_host = config.data.augment, streaming.HOST_AUGMENTS.names()
-    known = [*augment.AUGMENTS, *on_host]
-    if name not in known:
-        raise ConfigError("data.augment", name, suggest(name, known))
+    check_augment(name)
     split = federations[0].source.train
     if name in on_host:
         if len(split.image_shape) != 3:

@@ -6,6 +6,7 @@ Short on purpose: everything it does can be imported from `mhd_jax.train`.
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -43,6 +44,9 @@ def main(argv: Sequence[str]) -> None:
         train.train_and_evaluate(config, _WORKDIR.value or default_workdir(given))
     except (ConfigError, WorkdirError, DivergedError, train.Interrupted) as error:
         command.end(error, error.status if isinstance(error, train.Interrupted) else 1)
+    except KeyboardInterrupt:  # while it is built, or for the second time
+        said = "stopped at once; the same command goes on from the last checkpoint, if there is one"
+        command.end(KeyboardInterrupt(said), 128 + signal.SIGINT)
 
 
 def default_workdir(config_file: str) -> str:

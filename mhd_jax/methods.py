@@ -281,6 +281,7 @@ def build(config: ml_collections.ConfigDict) -> Method:
     if not isinstance(made, Method):
         accepted = f"a function from the config to a Method, not to {type(made).__name__}"
         raise ConfigError("method", config.method, accepted)
+    _check_choices(config.method, made)
     every = config.exchange.every
     if every == 1 or made.distillation is None:
         return made
@@ -288,6 +289,20 @@ def build(config: ml_collections.ConfigDict) -> Method:
         accepted = f"1: {config.method} distils when rounds.private_steps are over"
         raise ConfigError("exchange.every", every, accepted)
     return dataclasses.replace(made, when=EveryNth(made.when, every))
+
+
+def _check_choices(name: str, made: Method) -> None:
+    """Raises `ConfigError` where one of a method's three choices is not what it should be."""
+    for field, kind in (("distillation", Distillation), ("averaging", Averaging)):
+        value = getattr(made, field)
+        if not isinstance(value, kind | None):
+            accepted = f"a Method whose {field} is a {kind.__name__} or None, not {value!r}"
+            raise ConfigError("method", name, accepted)
+    accepted = "a Method whose `when` gives weights [n, 2] of steps [n]"
+    with of_piece("method", name, accepted):
+        found = np.shape(made.when(np.arange(3)))
+    if found != (3, 2):
+        raise ConfigError("method", name, f"{accepted}, not of shape {found} for 3 steps")
 
 
 @METHODS.register("mhd")

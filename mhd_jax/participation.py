@@ -213,7 +213,8 @@ def active_clients(config: ml_collections.ConfigDict) -> int:
     if 0 < active <= 1:
         return max(1, round(active * clients))
     if active < 2 or active > clients or active != int(active):
-        accepted = f"a share above 0, at most 1, or a whole number from 2 to {clients} clients"
+        accepted = "a share above 0, at most 1"
+        accepted += f", or a whole number from 2 to {clients} clients" if clients > 1 else ""
         raise ConfigError("clients.active", active, accepted)
     return int(active)
 
@@ -223,7 +224,7 @@ def _trace(config: ml_collections.ConfigDict) -> Bool[np.ndarray, "n K"] | None:
     path, clients = config.clients.trace, config.clients.num
     if not path:
         return None
-    found = np.asarray(read_matrix(path, clients, setting="clients.trace"))
+    found = np.asarray(read_matrix(path, clients, setting="clients.trace", edge_lists=False))
     if found.ndim != 2 or found.shape[1] != clients or not len(found):
         accepted = f"a row for each step, each with a column for each of {clients} clients"
         raise ConfigError("clients.trace", path, f"{accepted}, not shape {found.shape}")

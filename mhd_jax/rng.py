@@ -81,7 +81,7 @@ def _philox_keys(seed: int, purpose: str, *ids: Int[np.ndarray, " n"]) -> UInt64
     constant = _Multiplier(0x43B0D7E5, 0x931E8875)
     pool = [constant.hash(entropy[i] if i < len(entropy) else none) for i in range(4)]
     for source in range(4):
-        for target in set(range(4)) - {source}:
+        for target in (place for place in range(4) if place != source):
             pool[target] = _mixed(pool[target], constant.hash(pool[source]))
     for word in entropy[4:]:
         for target in range(4):

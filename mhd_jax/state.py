@@ -17,6 +17,7 @@ import ml_collections
 import optax
 from flax import struct, traverse_util
 from jax.sharding import PartitionSpec
+from jaxtyping import Array, Bool
 
 from mhd_jax import rng
 from mhd_jax.inputs import Sample, network_input
@@ -107,12 +108,29 @@ def at_step(opt_state: PyTree, step: jax.Array) -> PyTree:
 
     Clients that take part in some steps only have made fewer updates than the run has steps.
     """
-    is_clock = lambda x: isinstance(x, optax.ScaleByScheduleState)  # noqa: E731
 
     def set_clock(part: Any) -> Any:
-        return part._replace(count=jnp.full_like(part.count, step)) if is_clock(part) else part
+        return part._replace(count=jnp.full_like(part.count, step)) if _is_clock(part) else part
 
-    return jax.tree.map(set_clock, opt_state, is_leaf=is_clock)
+    return jax.tree.map(set_clock, opt_state, is_leaf=_is_clock)
+
+
+def forgetful(opt_state: PyTree, where: Bool[Array, ""]) -> PyTree:
+    """An optimiser's state that starts anew, but for its learning rate, if `where` is True.
+
+    Averages of gradients go to 0 together with the count that corrects their bias: without it
+    Adam's first updates would be several times as long as its learning rate.
+    """
+
+    def fresh(part: Any) -> Any:
+        return part if _is_clock(part) else jnp.where(where, jnp.zeros_like(part), part)
+
+    return jax.tree.map(fresh, opt_state, is_leaf=_is_clock)
+
+
+def _is_clock(part: Any) -> bool:
+    """Whether a part of an optimiser's state counts the steps of its learning rate."""
+    return isinstance(part, optax.ScaleByScheduleState)
 
 
 def init_learner(

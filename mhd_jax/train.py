@@ -21,7 +21,7 @@ from mhd_jax import config as config_lib
 from mhd_jax import experiment as experiment_lib
 from mhd_jax import record
 from mhd_jax import state as state_lib
-from mhd_jax.errors import DivergedError, WorkdirError
+from mhd_jax.errors import ConfigError, DivergedError, WorkdirError
 from mhd_jax.evaluator import Evaluation
 from mhd_jax.experiment import Experiment
 from mhd_jax.inputs import StepInputs
@@ -79,8 +79,12 @@ def train_and_evaluate(
     config_lib.validate(config)
     processes.join(config.parallel.distributed)
     directory = Workdir(workdir)
-    with _lock(directory):
-        summary, reported = _summary(config, directory)
+    try:
+        with _lock(directory):
+            summary, reported = _summary(config, directory)
+    except ConfigError:
+        directory.leave()
+        raise
     if with_report and not reported and jax.process_index() == 0:
         _report(directory, summary)
     return summary

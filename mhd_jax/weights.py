@@ -91,7 +91,11 @@ def _loaded(given: Given) -> Sequence[Variables | None]:
     """One tree, or those of the clients of a run."""
     if given is None or isinstance(given, Mapping):
         return [given]
+    if not isinstance(given, str | os.PathLike):
+        raise ConfigError(SETTING, given, "trees of weights by name, or paths")
     path = absolute(given)
+    if not path.exists():
+        raise ConfigError(SETTING, str(given), "a path at which there is something")
     try:
         if (path / "checkpoints").exists():
             names = [step.name for step in (path / "checkpoints").iterdir()]

@@ -316,3 +316,30 @@ def test_objects_become_names(monkeypatch: pytest.MonkeyPatch) -> None:
     assert experiment.parts.models[0].network.width == 7
     reads = experiment.topologies[0].reads(0, 2)
     np.testing.assert_array_equal(reads, [RING.T, RING])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"config": "digits"}, "config = 'digits': expected a ConfigDict, or settings"),
+        ({"config": [1]}, "config = .1.: expected a ConfigDict, or settings"),
+        ({"workdir": 3}, "workdir = 3: expected a path"),
+        ({"init_from": "/no/where"}, "model.init_from = '/no/where': expected a path at which"),
+    ],
+)
+def test_arguments_of_another_kind_are_refused(
+    arguments: dict[str, Any], said: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        mhd_jax.fit(**arguments)
+    assert not capfd.readouterr().err
+
+
+def test_a_feature_on_a_tiny_scale_is_brought_to_the_usual_one() -> None:
+    draw, labels = np.random.default_rng(0), np.arange(60) % 3
+    tiny = draw.normal(size=(60, 5)) * [1, 1e-8, 1, 1, 1]
+    source = mhd_jax.from_arrays("tiny", (tiny, labels), (tiny[:30], labels[:30]))
+    experiment = experiment_lib.build(
+        small.config(clients__num=2, data__public_batch_size=4), (source, None)
+    )
+    assert 0.5e-8 < experiment.federations[0].std[1] < 2e-8

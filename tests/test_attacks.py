@@ -167,7 +167,7 @@ def test_a_lie_about_vectors_leaves_predictions_as_they_are(
     common: dict[str, Any] = {
         "distill__confidence": "energy", "distill__nu_emb": 0.0, "distill__rule": "most_confident",
     }  # fmt: skip
-    with pytest.raises(ConfigError, match="with method mhd"):
+    with pytest.raises(ConfigError, match="on what mhd sends"):
         small.build(**common, attack__name="vectors_only", attack__clients=(1,))
     common["distill__nu_emb"] = 1e-9  # embeddings are published and hardly count
     honest, _ = small.run(small.build(**common))
@@ -249,8 +249,8 @@ def test_what_is_read_back_leaves_out_liars(tmp_path):
         ({"attack.clients": (1, 1)}, "different clients"),
         ({"attack.clients": (0, 1, 2, 3)}, "fewer than all"),
         ({"attack.start": -1}, "attack.start = -1: expected 0 or more"),
-        ({"method": "fedavg"}, "with method fedavg, one of sign_flipped, noise, copy, nan, inf"),
-        ({"method": "isolated"}, "its clients send nothing"),
+        ({"method": "fedavg"}, "an attack on what fedavg sends: sign_flipped, noise, copy, nan, inf"),
+        ({"method": "isolated"}, "as clients send nothing under isolated"),
     ],
 )
 def test_bad_attacks_are_refused(changes: dict[str, Any], message: str) -> None:

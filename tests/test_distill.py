@@ -786,6 +786,40 @@ def everybody_in_full(
     return jnp.ones((2, *certainty.shape))
 
 
+def always_the_first(given: distill.Candidates, certainty: jax.Array, keys: jax.Array) -> jax.Array:
+    return jnp.zeros((2, *certainty.shape[1:]), int)
+
+
+def everybody_equally(
+    given: distill.Candidates, certainty: jax.Array, keys: jax.Array
+) -> jax.Array:
+    return jnp.full((2, *certainty.shape), 1 / len(certainty))
+
+
+def teaches_the_lonely(
+    given: distill.Candidates, certainty: jax.Array, keys: jax.Array
+) -> distill.rules.Target:
+    scores = given.published[:2, :, :4]
+    return distill.rules.Target(scores, jnp.ones(scores.shape[:3], bool))
+
+
+def nobody_where_unsure(
+    given: distill.Candidates, certainty: jax.Array, keys: jax.Array
+) -> jax.Array:
+    surest = distill.rules.most_confident_rule(given, certainty, keys)
+    return jnp.where(certainty.max(axis=0) > 0.5, surest, -1)
+
+
+def nobody_at_all(given: distill.Candidates, certainty: jax.Array, keys: jax.Array) -> jax.Array:
+    return jnp.zeros((2, *certainty.shape))
+
+
+@pytest.mark.parametrize("rule", [nobody_where_unsure, nobody_at_all])
+def test_a_rule_of_ones_own_may_choose_nobody(rule: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distill.RULES, "_pieces", {**distill.RULES._pieces, "mine": rule})
+    distill.check_pieces(rule="mine", confidence="max_prob", loss="cross_entropy", num_classes=5)
+
+
 def forgets_to_return(given: distill.Candidates, certainty: jax.Array, keys: jax.Array) -> None:
     return None
 
@@ -797,9 +831,12 @@ def looks(given: distill.Candidates, certainty: jax.Array, keys: jax.Array) -> j
 @pytest.mark.parametrize(
     ("rule", "said"),
     [
-        (nobody, "weights of the candidates that add up to 1, not nan"),
-        (the_last_of_many, "indices of candidates, 0 to 2, not 999"),
-        (everybody_in_full, "add up to 1, not 3"),
+        (nobody, "weights of the candidates that add up to 1, or 0 for none, not nan"),
+        (the_last_of_many, "indices of candidates, 0 to 2, or -1 for none, not 999"),
+        (always_the_first, "candidates that `candidates.allowed` permits, or -1 for none"),
+        (everybody_in_full, "add up to 1, or 0 for none, not 3"),
+        (everybody_equally, "weights of 0 where `candidates.allowed` is False"),
+        (teaches_the_lonely, "`taught` False for a client without peers"),
         (forgets_to_return, "a rule .candidates, certainty .N, B, m., keys .k, B.. .*None"),
         (looks, "a rule .* .TracerBoolConversionError"),
     ],
@@ -811,4 +848,13 @@ def test_a_rule_of_ones_own_is_tried_on_numbers(
     with pytest.raises(ConfigError, match=rf"^distill\.rule = 'mine': expected .*{said}"):
         distill.check_pieces(
             rule="mine", confidence="max_prob", loss="cross_entropy", num_classes=5
+        )
+
+
+def test_a_confidence_that_is_no_number_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = {**distill.CONFIDENCES._pieces, "mine": lambda log_probs: log_probs[..., 0] * jnp.nan}
+    monkeypatch.setattr(distill.CONFIDENCES, "_pieces", mine)
+    with pytest.raises(ConfigError, match=r"distill\.confidence = 'mine': expected numbers, not"):
+        distill.check_pieces(
+            rule="most_confident", confidence="mine", loss="cross_entropy", num_classes=5
         )

@@ -220,7 +220,7 @@ def test_a_long_sequence_of_graphs_is_not_drawn_in_advance():
 
 def test_the_header_says_the_form():
     text = describe(small.build(graph__name="cycle"))
-    assert "teachers   from neighbour lists of 1 among those heard, no pairs compared" in text
+    assert "teachers   up to 1 a client, as far as they are heard" in text
     assert "teachers   teachers from" not in describe(small.build(method="isolated"))
 
 

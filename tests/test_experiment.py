@@ -3,13 +3,17 @@
 
 from __future__ import annotations
 
+import re
+
 import jax
 import numpy as np
 import pytest
 from absl import logging
 from PIL import Image
 
-from mhd_jax import record
+import mhd_jax
+from mhd_jax import experiment as experiment_lib
+from mhd_jax import federation, record
 from mhd_jax.errors import ConfigError
 from tests import small
 
@@ -217,3 +221,81 @@ def test_settings_without_effect_are_told(changes, said, caplog):
     caplog.clear()
     small.build(train__steps=6)
     assert not caplog.records
+
+
+# --- Before the data are read ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("graph.name", "cylce"), ("graph.degree", -1), ("graph.sequence", ("cycle", "sta")),
+        ("model.name", "mpl"), ("model.norm", "bach"), ("heads.name", "liner"),
+        ("exchange.encoding", "int5"), ("attack.name", "nois"), ("data.augment", "flop"),
+        ("metrics", ("worst_clas",)), ("clients.active", 1.5), ("partition.name", "dirichle"),
+    ],
+)  # fmt: skip
+def test_what_needs_no_data_is_checked_before_they_are_read(setting, value, monkeypatch):
+    monkeypatch.setattr(federation, "data_sets", lambda config: pytest.fail("data were read"))
+    with pytest.raises(ConfigError, match=re.escape(setting.removesuffix(".sequence"))):
+        small.build(**{setting.replace(".", "__"): value})
+
+
+# --- Classes that somebody lacks ------------------------------------------------------------------
+
+
+def _of_labels(train: np.ndarray, test: np.ndarray) -> experiment_lib.Experiment:
+    draw = np.random.default_rng(0)
+    pairs = [(draw.normal(size=(len(labels), 5)), labels) for labels in (train, test)]
+    source = mhd_jax.from_arrays("labelled", *pairs)
+    return experiment_lib.build(
+        small.config(clients__num=2, data__public_batch_size=4), (source, None)
+    )
+
+
+def test_classes_that_nobody_has_or_is_tested_on_are_told(caplog):
+    labels = np.arange(60) % 3
+    _of_labels(labels, labels)
+    assert "classes" not in caplog.text
+    _of_labels(labels + 1, labels + 1)
+    assert (
+        "no client has private samples of the classes 0; are labels counted from 0?" in caplog.text
+    )
+    _of_labels(labels, labels % 2)
+    assert "the test set has no sample of the classes 2: accuracies are those of the other 2" in (
+        caplog.text
+    )
+
+
+def test_a_client_who_cannot_be_tested_is_refused():
+    with pytest.raises(ConfigError, match=r"test samples of a class that client \d has: 1"):
+        _of_labels(np.ones(60, int), np.zeros(20, int))
+
+
+# --- One model for all ----------------------------------------------------------------------------
+
+
+def test_supervised_trains_on_one_place_however_many_devices_are_asked_for():
+    experiment = small.build(method="supervised", clients__num=6, parallel__client_devices=4)
+    assert experiment.layout.client_devices == 1
+    _, metrics = small.run(experiment)
+    assert np.isfinite(metrics["loss"]).all()
+
+
+def test_supervised_has_one_architecture():
+    with pytest.raises(ConfigError, match="clients.models = .*one architecture: supervised trains"):
+        small.build(method="supervised", clients__models=(("mlp", 1), ("mlp_small", 3)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"attack__name": "noise", "attack__clients": (1,), "method": "isolated"},
+         "expected 'none', as clients send nothing under isolated"),
+        ({"attack__name": "swapped", "attack__clients": (1,), "method": "fedavg"},
+         "expected an attack on what fedavg sends: "),
+    ],
+)  # fmt: skip
+def test_lies_that_nothing_carries_are_refused_in_plain_words(changes, said):
+    with pytest.raises(ConfigError, match=f"attack.name = .*: {said}"):
+        small.build(**changes)

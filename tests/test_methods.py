@@ -13,6 +13,7 @@ import pytest
 
 from mhd_jax import distill, methods, models
 from mhd_jax import experiment as experiment_lib
+from mhd_jax import state as state_lib
 from mhd_jax.data import sources
 from mhd_jax.errors import ConfigError
 from tests import reference, small
@@ -169,6 +170,23 @@ def test_feddf_distils_the_ensemble_into_the_average():
     np.testing.assert_allclose(metrics["head_losses"][0, 0, :, 0], expected, rtol=1e-3)
 
 
+def test_an_optimiser_that_starts_anew_takes_first_steps_again():
+    """Adam's count starts anew with its averages: a first step is as long as the learning rate."""
+    config = small.config(optimizer__warmup_steps=0, optimizer__schedule="constant",
+                          optimizer__weight_decay=0.0, optimizer__clip_norm=0.0)  # fmt: skip
+    optimizer, params = state_lib.make_optimizer(config), {"w": jnp.ones(3)}
+    opt_state, gradient = optimizer.init(params), {"w": jnp.full(3, 0.1)}
+    for _ in range(30):
+        _, opt_state = optimizer.update(gradient, opt_state, params)
+    kept = state_lib.forgetful(opt_state, jnp.asarray(False))
+    jax.tree.map(np.testing.assert_array_equal, kept, opt_state)
+    anew = state_lib.forgetful(opt_state, jnp.asarray(True))
+    update, _ = optimizer.update(gradient, anew, params)
+    np.testing.assert_allclose(-update["w"], config.optimizer.learning_rate, rtol=1e-4)
+    clock = [leaf for leaf in jax.tree.leaves(anew) if jnp.issubdtype(leaf.dtype, jnp.integer)]
+    assert sorted(int(count) for count in clock) == [0, 30]  # the learning rate's goes on
+
+
 # --- Distilling in some steps only ----------------------------------------------------------------
 
 
@@ -264,7 +282,7 @@ def test_test_data_stay_out_of_training():
         return small.clients(made, small.run(made)[0])
 
     noise = np.random.default_rng(0).random((50, 8, 8, 1)).astype(np.float32)
-    other = sources.ArraySplit(noise, np.zeros(50, int))
+    other = sources.ArraySplit(noise, np.arange(50) % 10)
     usual = sources.source(small.config().data).test
     for ours, theirs in zip(final(usual), final(other), strict=True):
         np.testing.assert_array_equal(ours, theirs)
@@ -292,3 +310,20 @@ def test_a_pass_that_does_not_count_is_not_run(method, monkeypatch):
         seen.append(set(passes))
         passes.clear()
     assert seen[1:] == [{True}, {False}, {True}]  # the first also makes the initial parameters
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        (methods.Method(distillation="foo"), "distillation is a Distillation or None, not 'foo'"),
+        (methods.Method(averaging="foo"), "averaging is a Averaging or None, not 'foo'"),
+        (methods.Method(when=lambda steps: 3), r"`when` gives weights .*not of shape \(\)"),
+        (methods.Method(when=lambda: 3), r"`when` gives weights .*TypeError"),
+    ],
+)  # fmt: skip
+def test_a_method_of_other_parts_is_refused(made, said, monkeypatch):
+    monkeypatch.setattr(
+        methods.METHODS, "_pieces", {**methods.METHODS._pieces, "mine": lambda _: made}
+    )
+    with pytest.raises(ConfigError, match=f"method = 'mine': expected a Method whose {said}"):
+        methods.build(small.config(method="mine"))

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.sharding import PartitionSpec
 
-from mhd_jax import edges, participation, train
+from mhd_jax import distill, edges, participation, train
 from mhd_jax import experiment as experiment_lib
 from mhd_jax.data import batches
 from mhd_jax.edges import Form
@@ -328,3 +328,31 @@ def test_numbers_of_places_become_those_of_clients(files):
             client = seated[step, 0, place]
             np.testing.assert_array_equal(spread[step, 0, client], values[step, 0, place])
     assert np.isnan(spread).sum() == 2 * (2 * CLIENTS - (seated >= 0).sum())
+
+
+def test_an_edge_list_is_no_trace(tmp_path):
+    (tmp_path / "some.edges").write_text("0 1\n1 2\n")
+    with pytest.raises(ConfigError, match=r"clients\.trace = .*\.npy, \.csv, \.txt or \.json"):
+        roster(clients__trace=str(tmp_path / "some.edges"))
+
+
+@pytest.mark.parametrize("mode", ["fresh", "stale"])
+def test_a_rule_is_told_the_client_of_every_candidate(mode, monkeypatch):
+    """Snapshots have their client's number, and so have students who stand in front."""
+    seen: list[np.ndarray] = []
+
+    def spy(candidates, confidence, keys):
+        jax.debug.callback(lambda ids: seen.append(np.asarray(ids)), candidates.publishers)
+        return distill.most_confident(confidence, candidates.allowed, candidates.unread)
+
+    monkeypatch.setattr(distill.RULES, "_pieces", {**distill.RULES._pieces, "spy": spy})
+    experiment = small.build(
+        distill__rule="spy", exchange__mode=mode, exchange__pool_size=2, clients__num=6,
+        clients__active=3, train__steps_per_call=1, distill__screening=0.0,
+    )  # fmt: skip
+    here = experiment.schedule.host_exchange(0, 1).seated[0, 0]
+    seen.clear()
+    jax.block_until_ready(small.run(experiment, calls=1))
+    jax.effects_barrier()
+    found = {int(client) for ids in seen for client in np.ravel(ids)}
+    assert found - {-1} == set(here.tolist())

@@ -17,8 +17,10 @@ from etils import epath
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mhd_jax.errors import WorkdirError
+from mhd_jax import train
+from mhd_jax.errors import ConfigError, WorkdirError
 from mhd_jax.runtime.workdir import FREE_SETTINGS, Workdir, to_json
+from tests import small
 from tests.synthetic import changed, synthetic_run
 
 SUMMARY = synthetic_run(num_clients=1, aux=0)[0]
@@ -332,3 +334,19 @@ def test_a_url_without_its_package_is_reported() -> None:
         pytest.skip("gs:// works here")
     with pytest.raises(WorkdirError, match="gs://bucket/run: cannot be used as .*gcsfs"):
         Workdir("gs://bucket/run")
+
+
+def test_a_refused_run_leaves_no_directory(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError):
+        train.train_and_evaluate(small.config(graph__name="cylce"), tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(ConfigError):
+        train.train_and_evaluate(small.config(graph__name="cylce"), tmp_path / "mine")
+    assert (tmp_path / "mine").exists()
+
+
+def test_a_file_in_place_of_the_checkpoints_is_told(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").write_text("x")
+    with pytest.raises(WorkdirError, match="checkpoints: expected a directory, not a file"):
+        train.train_and_evaluate(small.config(), tmp_path)

@@ -12,11 +12,12 @@ from matplotlib.figure import Figure
 from experiments.harness import plots
 from experiments.harness.study import Record
 from experiments.harness.tables import grid
+from mhd_jax.estimate import KNOWN
 from mhd_jax.reporting.style import BASELINE
 from mhd_jax.results import Spread
 
-COLLAPSED = 0.02
-"""A head whose shared accuracy is within this of naming one class for everything."""
+COLLAPSED = 1.02
+"""A head has collapsed if its shared accuracy is below so many times that of naming one class."""
 
 
 class Worst(NamedTuple):
@@ -68,8 +69,9 @@ def row_name(record: Record) -> str:
 def has_collapsed(record: Record) -> bool:
     """Whether any client's auxiliary head, in any seed, knows no more than one class."""
     accuracy = record.accuracy("shared")[..., 1:]
-    classes = record.config["data"]["num_classes"] or 10
-    return bool(np.any(accuracy < 1 / classes + COLLAPSED / classes))
+    data = record.config["data"]
+    classes = data["num_classes"] or KNOWN[data["name"]][0]
+    return bool(np.any(accuracy < COLLAPSED / classes))
 
 
 def draw(records: Sequence[Record], columns: Sequence[str]) -> Figure:

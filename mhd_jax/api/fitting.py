@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 import weakref
@@ -17,6 +18,7 @@ from mhd_jax import federation, train, weights
 from mhd_jax.api.pieces import Piece, use
 from mhd_jax.api.run import Run
 from mhd_jax.data.sources import Source
+from mhd_jax.errors import ConfigError
 from mhd_jax.runtime.workdir import Workdir
 from mhd_jax.weights import Given
 
@@ -84,6 +86,8 @@ def fit(
         "metric": metric, "attack": attack,
     }  # fmt: skip
     made = _config(config)
+    if not isinstance(workdir, str | os.PathLike | None):
+        raise ConfigError("workdir", workdir, "a path, or None for a temporary directory")
     use(made, pieces)
     if init_from is not None:
         made.model.init_from = weights.named(init_from)
@@ -110,6 +114,9 @@ def _config(
     """A config of our own to change."""
     if isinstance(config, ml_collections.ConfigDict):
         return config.copy_and_resolve_references()
+    if not isinstance(config, Mapping | None):
+        accepted = "a ConfigDict, or settings by their names such as {'graph.name': 'cycle'}"
+        raise ConfigError("config", config, accepted)
     made = config_lib.default_config()
     config_lib.update(made, config or {})
     return made

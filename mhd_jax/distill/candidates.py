@@ -43,7 +43,7 @@ class Candidates(struct.PyTreeNode):
       rows: the clients of each student's blocks in ascending order; -1 fills up short rows.
       unread: the few candidates that a student with any may not learn from, where that is known
         of a dense graph; -1 fills up.
-      ids: which publishers of the whole system these are; None for all of them, in order.
+      ids: which clients published these; None for all of them, in order.
       readable: publishers whose message can be read, see `readable`; None for all of them. What
         the others have published is finite, but nobody may learn from it.
       own: what the students themselves say in the heads that are published, as their readers
@@ -63,9 +63,9 @@ class Candidates(struct.PyTreeNode):
 
     @property
     def publishers(self) -> Int[Array, " K"]:
-        """Place of each publisher in the whole system: its client where teachers are fresh.
+        """The client of each row of `published`; -1 for a place that nobody takes.
 
-        A rule that treats clients by name needs it; -1 for a place that nobody takes.
+        A rule that treats clients by name needs it. Snapshots have the number of their client.
         """
         return jnp.arange(len(self.published)) if self.ids is None else self.ids
 

@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from mhd_jax.distill.candidates import Candidates, Teachers
-from mhd_jax.distill.confidence import ENERGY
+from mhd_jax.distill.confidence import CONFIDENCES, ENERGY
 from mhd_jax.distill.rules import RULES, Target, choose, sharpen, targets
 from mhd_jax.errors import ConfigError
 from mhd_jax.registry import Registry
@@ -146,7 +146,9 @@ def check_pieces(
     found = jax.eval_shape(losses, student, scores, allowed, keys).shape
     if found != (students, ranks):
         raise ConfigError("distill.loss", loss, "losses of shape [k, B, m]")
-    if not RULES.get(rule).__module__.startswith(__name__.partition(".")[0] + "."):
+    pieces = [RULES.get(rule), *([] if confidence == ENERGY else [CONFIDENCES.get(confidence)])]
+    ours = __name__.partition(".")[0] + "."
+    if not all(piece.__module__.startswith(ours) for piece in pieces):
         _check_values(rule, confidence, num_classes, label_shares)
 
 
@@ -154,7 +156,8 @@ def _check_values(rule: str, confidence: str, num_classes: int, label_shares: bo
     """Calls a rule on numbers: 2 students, of whom the first may learn from two of 3 clients.
 
     Raises:
-      ConfigError: an index of no candidate, or weights that are not shares.
+      ConfigError: a confidence that is no number, an index of no candidate that may teach, or
+        weights that are not shares.
     """
     keys = jax.random.split(jax.random.key(0), (2, 5))
     scores = jax.nn.log_softmax(2 * jax.random.normal(jax.random.key(1), (3, 5, 4, num_classes)))
@@ -163,19 +166,43 @@ def _check_values(rule: str, confidence: str, num_classes: int, label_shares: bo
         scores, allowed, 4, scores[..., 0] if confidence == ENERGY else None,
         jnp.exp(scores[:, 0, 0]) if label_shares else None, own=scores[:2],
     )  # fmt: skip
+    if confidence != ENERGY and np.isnan(CONFIDENCES.get(confidence)(scores)).any():
+        raise ConfigError("distill.confidence", confidence, "numbers, not NaN, for probabilities")
     choice = choose(candidates, keys, rule=rule, confidence=confidence)
     if isinstance(choice, Target):
-        return
-    found, accepted = np.asarray(choice), ""
-    if np.issubdtype(found.dtype, np.integer):
-        known = candidates.published.shape[0]
-        if not ((found[0] >= 0) & (found[0] < known)).all():
-            accepted = f"indices of candidates, 0 to {known - 1}, not {found[0].max()}"
-    elif not (np.isfinite(found[0]).all() and np.allclose(found[0].sum(axis=0), 1, atol=1e-3)):
-        total = found[0].sum(axis=0).ravel()[0]
-        accepted = f"weights of the candidates that add up to 1, not {total:g}"
+        alone = bool(np.asarray(choice.taught)[1].any())
+        accepted = "`taught` False for a client without peers" if alone else ""
+    elif np.issubdtype(choice.dtype, np.integer):
+        accepted = _wrong_indices(np.asarray(choice), np.asarray(allowed))
+    else:
+        accepted = _wrong_weights(np.asarray(choice), np.asarray(allowed))
     if accepted:
         raise ConfigError("distill.rule", rule, accepted)
+
+
+def _wrong_indices(found: Int[np.ndarray, "k B m"], allowed: Bool[np.ndarray, "k N"]) -> str:
+    """What a rule's indices should have been; "" where they are right."""
+    known = allowed.shape[1]
+    inside = (found >= -1) & (found < known)
+    if not inside.all():
+        return f"indices of candidates, 0 to {known - 1}, or -1 for none, not {found[~inside][0]}"
+    students = np.arange(len(found))[:, None, None]
+    if not (allowed[students, np.maximum(found, 0)] | (found < 0)).all():
+        return "candidates that `candidates.allowed` permits, or -1 for none"
+    return ""
+
+
+def _wrong_weights(found: Float[np.ndarray, "k N B m"], allowed: Bool[np.ndarray, "k N"]) -> str:
+    """What a rule's weights should have been; "" where they are right."""
+    totals = found.sum(axis=1)
+    right = np.isclose(totals, 1, atol=1e-3) | (totals == 0)  # NaN is neither
+    if not right.all():
+        return (
+            f"weights of the candidates that add up to 1, or 0 for none, not {totals[~right][0]:g}"
+        )
+    if found[~allowed].any():
+        return "weights of 0 where `candidates.allowed` is False"
+    return ""
 
 
 def _taught_mean(

@@ -38,10 +38,12 @@ def build(
     """
     config_lib.validate(config)
     method = methods.build(config)
+    checks.before_data(config)
     seeds = tuple(config.seed + replica for replica in range(config.num_seeds))
     source, other = data or federation.data_sets(config)
     federations = tuple(federation.federate(config, seed, source, other) for seed in seeds)
     checks.check(config, method, source.num_classes)
+    checks.check_classes(source, [fed.partition for fed in federations])
     topologies = messages.make_topologies(config, method, federations)
     planned = config.train.steps + max(config.train.steps_per_call, STEPS_PER_CALL)  # at most
     clients = make_clients(config, method, source, seeds, planned)

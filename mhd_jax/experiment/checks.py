@@ -1,15 +1,48 @@
 # Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
-"""Checks that need the method and the number of classes, made before anything is built."""
+"""Checks of a run as a whole: names before data are read, then what needs method and classes."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import ml_collections
 import numpy as np
 from absl import logging
 
-from mhd_jax import attacks, distill, evaluate, methods
+from mhd_jax import (
+    attacks,
+    distill,
+    evaluate,
+    exchange,
+    federation,
+    graph,
+    methods,
+    models,
+    participation,
+)
 from mhd_jax import config as config_lib
+from mhd_jax.data.partition import PARTITIONS, Partition
+from mhd_jax.data.sources import Source
 from mhd_jax.errors import ConfigError
+from mhd_jax.graph.facts import listed
+
+
+def before_data(config: ml_collections.ConfigDict) -> None:
+    """Names, and numbers that need no data: reading the data may take minutes.
+
+    Raises:
+      ConfigError: naming the setting, its value and what is accepted.
+    """
+    flat = config_lib.flatten(config)
+    for registry in (PARTITIONS, models.HEADS, exchange.ENCODINGS, attacks.ATTACKS):
+        registry.get(flat[registry.setting])
+    for name, _ in config_lib.client_models(config):
+        models.MODELS.get(name)
+    models.network_settings(config.model.to_dict(), config.parallel.conv_lowering)
+    graph.check_settings(config.graph)
+    federation.check_augment(config.data.augment)
+    evaluate.chosen_metrics(config.metrics)
+    participation.active_clients(config)
 
 
 def check(config: ml_collections.ConfigDict, method: methods.Method, num_classes: int) -> None:
@@ -38,6 +71,30 @@ def _check_pieces(
         shape = (config.clients.num, method.num_heads(config.heads.aux), num_classes)
         owned = np.zeros((shape[0], num_classes))
         evaluate.measure(name, np.zeros(shape), np.ones(num_classes, int), owned)
+
+
+def check_classes(source: Source, partitions: Sequence[Partition]) -> None:
+    """Warns of classes that nobody learns or is tested on.
+
+    Raises:
+      ConfigError: a client none of whose classes is tested.
+    """
+    labels, classes = source.train.labels, source.num_classes
+    held = [partition.histogram(labels, classes) for partition in partitions]
+    tested = np.bincount(source.test.labels, minlength=classes) > 0
+    if unheld := np.flatnonzero(~held[0].any(axis=0)).tolist():
+        from_0 = "; are labels counted from 0?" if not (labels == 0).any() else ""
+        logging.warning("no client has private samples of the classes %s%s", listed(unheld), from_0)
+    if untested := np.flatnonzero(~tested).tolist():
+        logging.warning(
+            "the test set has no sample of the classes %s: accuracies are those of the other %d",
+            listed(untested), tested.sum(),
+        )  # fmt: skip
+    for histogram in held:
+        if len(alone := np.flatnonzero(~histogram[:, tested].any(axis=1))):
+            accepted = f"test samples of a class that client {alone[0]} has: "
+            accepted += listed(np.flatnonzero(histogram[alone[0]]).tolist())
+            raise ConfigError("data.name", source.name, accepted)
 
 
 def _check_frozen(config: ml_collections.ConfigDict, method: methods.Method) -> None:

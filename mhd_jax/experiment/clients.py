@@ -139,13 +139,11 @@ def _layout(
     built: Sequence[MultiHeadClassifier],
     sample: Sample,
 ) -> Layout:
-    sizes = [1] if method.pooled else [count for _, count in config_lib.client_models(config)]
-    if method.averaging is not None and len(sizes) > 1:
-        raise ConfigError(
-            "clients.models",
-            config.clients.models,
-            f"one architecture: {config.method} averages parameters",
-        )
+    sizes = [count for _, count in config_lib.client_models(config)]
+    if len(sizes) > 1 and (method.pooled or method.averaging is not None):
+        does = "trains one model" if method.pooled else "averages parameters"
+        accepted = f"one architecture: {config.method} {does}"
+        raise ConfigError("clients.models", config.clients.models, accepted)
     data_devices = config.parallel.data_devices
     if data_devices != 1 and jax.device_count() > 1:
         needing = _need_whole_batches(config, method, built, sample)
@@ -157,8 +155,8 @@ def _layout(
             )  # fmt: skip
         data_devices = data_devices or int(bool(needing))
     return parallel.make_layout(
-        sizes,
-        client_devices=config.parallel.client_devices,
+        [1] if method.pooled else sizes,
+        client_devices=0 if method.pooled else config.parallel.client_devices,
         data_devices=data_devices,
         batch_sizes=(config.data.batch_size, config.data.public_batch_size),
     )
@@ -210,6 +208,6 @@ def _roster(
         why = "privacy is accounted for in clients that take part in every step"
     if roster.attendances and why:
         everybody = participation.active_clients(config) == layout.num_clients
-        name = "trace" if everybody else "active"
-        raise ConfigError(f"clients.{name}", config.clients[name], f"everybody: {why}")
+        name, accepted = ("trace", "'', everybody") if everybody else ("active", "everybody")
+        raise ConfigError(f"clients.{name}", config.clients[name], f"{accepted}: {why}")
     return roster

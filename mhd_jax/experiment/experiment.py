@@ -179,12 +179,12 @@ class Experiment:
         parts, clients, baseline = self.parts, [], []
         for group, size in enumerate(self.layout.groups):
             wanted = shapes.variable_shapes(parts.models[group], self.sample)
+            twins = parts.baseline_models[group : group + 1]
+            alone = [shapes.variable_shapes(twin, self.sample) for twin in twins]
             for client in range(self.layout.offsets[group], self.layout.offsets[group] + size):
                 who = f"client {(self.client_names or range(client + 1))[client]}"
                 clients.append(weights.fitted(given[client], wanted, who))
-                if parts.baseline_models:
-                    alone = shapes.variable_shapes(parts.baseline_models[group], self.sample)
-                    baseline.append(weights.main_head(clients[-1], alone))
+                baseline += [weights.main_head(clients[-1], shape) for shape in alone]
         return clients, baseline
 
     @functools.cached_property

@@ -15,6 +15,7 @@ from mhd_jax.graph.facts import (
 )
 from mhd_jax.graph.topology import (
     Topology,
+    check_settings,
     make_topology,
     sample_peers,
     warn_without_effect,
@@ -26,6 +27,7 @@ __all__ = [
     "Adjacency",
     "Topology",
     "check_adjacency",
+    "check_settings",
     "describe",
     "hop_distances",
     "metropolis_weights",

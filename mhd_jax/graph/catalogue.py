@@ -233,7 +233,11 @@ def _check_degree(degree: int, num_clients: int) -> None:
 
 
 def read_matrix(
-    path: str | os.PathLike[str], num_clients: int, *, setting: str = "graph.matrix"
+    path: str | os.PathLike[str],
+    num_clients: int,
+    *,
+    setting: str = "graph.matrix",
+    edge_lists: bool = True,
 ) -> np.ndarray:
     """Reads a matrix, such as an adjacency, from a file; checking it is for the caller to do.
 
@@ -245,6 +249,7 @@ def read_matrix(
       path: the file.
       num_clients: K, the size of the matrix that an edge list fills.
       setting: name of the setting that an error blames.
+      edge_lists: whether `.edges` is a suffix that means something here.
 
     Raises:
       ConfigError: an unknown suffix, an unreadable file, or an edge to a client outside 0..K-1.
@@ -258,11 +263,12 @@ def read_matrix(
                 return np.asarray(json.loads(file.read_bytes().decode()))
             case ".csv" | ".txt":
                 return np.array([[float(word) for word in row] for _, row in _rows(file)])
-            case ".edges":
+            case ".edges" if edge_lists:
                 return _read_edges(file, num_clients)
     except (OSError, ValueError, EOFError) as error:
         raise ConfigError(setting, str(file), f"a readable file: {error}") from error
-    raise ConfigError(setting, str(file), "a file .npy, .csv, .txt, .json or .edges")
+    suffixes = ".npy, .csv, .txt, .json or .edges" if edge_lists else ".npy, .csv, .txt or .json"
+    raise ConfigError(setting, str(file), f"a file {suffixes}")
 
 
 def _rows(path: epath.Path) -> list[tuple[int, list[str]]]:

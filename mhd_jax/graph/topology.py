@@ -224,6 +224,18 @@ def make_topology(
     )
 
 
+def check_settings(graph_config: Mapping[str, Any] | ConfigDict) -> None:
+    """The checks of the settings `graph.*` that need no graph.
+
+    Raises:
+      ConfigError: an unknown name, or a number that no graph can have.
+    """
+    settings = {**default_config().graph, **graph_config}
+    _check_ranges(settings)
+    for name in _names(settings):
+        GRAPHS.get(name)
+
+
 def _source(
     name: str, num_clients: int, seed: int, settings: Mapping[str, Any]
 ) -> Adjacency | Callable[[int], Adjacency]:

@@ -35,6 +35,21 @@ for _name, _network in {
     MODELS.register(_name)(_network)
 
 
+def network_settings(model_config: Mapping[str, Any], conv_lowering: str = "auto") -> ModelSettings:
+    """What the settings `model.*` say of a network but for its name; see `build`.
+
+    Raises:
+      ConfigError: a setting or a value that is not known.
+    """
+    # What a network starts from is no part of what it is.
+    values = {key: x for key, x in model_config.items() if key not in ("name", "init_from")}
+    known = {field.name for field in dataclasses.fields(ModelSettings)} - {"conv_lowering"}
+    for field in values:
+        if field not in known:
+            raise ConfigError(f"model.{field}", values[field], suggest(field, sorted(known)))
+    return ModelSettings(**values, conv_lowering=conv_lowering)
+
+
 def build(
     model_config: Mapping[str, Any],
     num_classes: int,
@@ -61,15 +76,9 @@ def build(
     """
     if num_classes < 1 or num_heads < 1:
         raise ConfigError("heads.aux", num_heads - 1, "an integer >= 0")
-    values = dict(model_config)
-    name = values.pop("name", "mlp")
-    values.pop("init_from", None)  # what it starts from is no part of what it is
-    known = {field.name for field in dataclasses.fields(ModelSettings)} - {"conv_lowering"}
-    for field in values:
-        if field not in known:
-            raise ConfigError(f"model.{field}", values[field], suggest(field, sorted(known)))
+    name = model_config.get("name", "mlp")
+    settings = network_settings(model_config, conv_lowering)
     piece = MODELS.get(name) if isinstance(name, str) else name
-    settings = ModelSettings(**values, conv_lowering=conv_lowering)
     make_head = HEADS.get(head) if isinstance(head, str) else head
     return MultiHeadClassifier(
         network=embedding_network(name, piece, settings),

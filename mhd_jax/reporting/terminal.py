@@ -171,7 +171,8 @@ def describe_run(
         **({"teachers": exchange} if exchange else {}),
         **({"privacy": privacy} if privacy else {}),
     }
-    title = f"{config['method']}, {clients} clients, {config['train']['steps']:,} steps"
+    steps = _count(config["train"]["steps"], "step")
+    title = f"{config['method']}, {_count(clients, 'client')}, {steps}"
     return "\n".join([title, *(f"  {name:<10} {fact}" for name, fact in facts.items())])
 
 

@@ -88,6 +88,7 @@ class Workdir:
         self._metrics = self.path / "metrics.jsonl"
         self._summary = self.path / "summary.json"
         with self._explained("cannot be used as workdir"):
+            self._is_new = not self.path.exists()
             self.path.mkdir(parents=True, exist_ok=True)
             probe = self.path / f".writable.{_process_name()}"
             probe.write_text("")
@@ -258,7 +259,14 @@ class Workdir:
     def begun(self) -> bool:
         """Whether there is a checkpoint to go on from."""
         folder = self.checkpoints
-        return folder.exists() and any(path.name.isdigit() for path in folder.iterdir())
+        return folder.is_dir() and any(path.name.isdigit() for path in folder.iterdir())
+
+    def leave(self) -> None:
+        """Removes the directory where it was made for a run that claimed nothing in it."""
+        if self._is_new and not is_remote(self.path) and not self._config.exists():
+            (self.path / "run.lock").unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # somebody else has put something there
+                self.path.rmdir()
 
     def _refuse_renamed(self, settings: Mapping[str, Any]) -> None:
         """A run of an earlier version is refused rather than taken for one with other settings."""
@@ -270,6 +278,8 @@ class Workdir:
 
     def _check_unclaimed(self) -> None:
         left = [path.name for path in (self._metrics, self._summary) if path.exists()]
+        if self.checkpoints.exists() and not self.checkpoints.is_dir():
+            raise WorkdirError(f"{self.checkpoints}: expected a directory, not a file")
         if self.checkpoints.exists() and any(self.checkpoints.iterdir()):
             left.append(self.checkpoints.name)
         if left:

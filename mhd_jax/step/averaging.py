@@ -6,7 +6,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from mhd_jax import aggregation, rng
 from mhd_jax.attacks import Attackers
@@ -14,7 +14,7 @@ from mhd_jax.exchange import from_wire, to_wire
 from mhd_jax.inputs import StepInputs
 from mhd_jax.methods import Averaging
 from mhd_jax.parallel import gather_clients
-from mhd_jax.state import Learners
+from mhd_jax.state import Learners, forgetful
 from mhd_jax.step.parts import PyTree, StepParts
 
 
@@ -54,7 +54,7 @@ def average(
     )
     opt_state = group.opt_state
     if averaging.reset_momentum:
-        opt_state = jax.tree.map(lambda x: _zero_floats(x, inputs.average), opt_state)
+        opt_state = forgetful(opt_state, inputs.average)
     return (Learners(params, stats, opt_state),), (unreadable,)
 
 
@@ -66,8 +66,3 @@ def _with_false_parameters(liars: Attackers, everyone: PyTree, seed: Array, step
         for index, leaf in enumerate(leaves)
     ]
     return jax.tree.unflatten(tree, told)
-
-
-def _zero_floats(x: Array, where: Bool[Array, ""]) -> Array:
-    """Zeros in a floating-point leaf of an optimiser's state; its step counts go on."""
-    return jnp.where(where, 0, x) if jnp.issubdtype(x.dtype, jnp.floating) else x

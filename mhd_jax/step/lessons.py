@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from mhd_jax import distill
-from mhd_jax.edges import NOBODY, Edges
+from mhd_jax.edges import Edges
 from mhd_jax.inputs import StepInputs
 from mhd_jax.methods import Distillation
 from mhd_jax.parallel import DATA
@@ -180,6 +180,7 @@ def peers_of(
     else:
         mine = jax.lax.stop_gradient(read_heads(chosen, student))
         present = align(parts, chosen, mine.scores)[0] if chosen.alignment else mine.scores
+    mine_in_front = None
     if chosen.include_self and not fresh:
         # One's own present state is no snapshot: it joins the candidates in front.
         readable = jnp.concatenate([jnp.ones(num_rows, bool), readable])
@@ -188,13 +189,14 @@ def peers_of(
             energy = jnp.concatenate([mine.energy, energy], axis=0)
         if shares is not None:
             shares = jnp.concatenate([inputs.label_shares[own], shares], axis=0)
+        mine_in_front = inputs.seated[own] if parts.roster.attendances else own
         reads, own = reads.behind(num_rows), jnp.arange(num_rows)
     below = reads.including(own) if chosen.include_self else reads
     chain = chosen.wiring == "chain"
     return distill.candidates_along(
         scores, below, reads if chain and chosen.same_rank else None,
         student.scores.shape[2] - 1 if chain else 1, energy=energy, label_shares=shares,
-        ids=publishers(parts, inputs, len(scores)), readable=readable, own=present,
+        ids=publishers(parts, inputs, len(scores), mine_in_front), readable=readable, own=present,
     )  # fmt: skip
 
 
@@ -217,21 +219,29 @@ def screen(parts: StepParts, peers: distill.Candidates, devices: int) -> distill
     return distill.screened(peers, hears)
 
 
-def publishers(parts: StepParts, inputs: StepInputs, candidates: int) -> Int[Array, " N"] | None:
-    """Where candidates would stand among all clients' if everybody took part; None if they do.
+def publishers(
+    parts: StepParts,
+    inputs: StepInputs,
+    candidates: int,
+    students: Int[Array, " k"] | None = None,
+) -> Int[Array, " N"] | None:
+    """The client of every candidate, `NOBODY` where a place is free; None for all clients in order.
 
-    Students in front keep their numbers, versions of a client stay together.
+    Args:
+      parts: of the step.
+      inputs: of the step; who is seated where.
+      candidates: N, all of them.
+      students: the clients whose present predictions stand in front; None where none do.
     """
     if parts.routes is not None:
         return parts.routes.clients()
-    if not parts.roster.attendances:
+    some = bool(parts.roster.attendances)
+    clients = inputs.seated if some else jnp.arange(parts.places.num_clients)
+    in_front = jnp.zeros(0, clients.dtype) if students is None else students
+    versions = (candidates - len(in_front)) // len(clients)
+    if not some and versions == 1 and students is None:
         return None
-    seated = inputs.seated
-    versions = candidates // len(seated)
-    in_front = candidates - versions * len(seated)
-    place = in_front + seated[:, None] * versions + jnp.arange(versions)
-    known = jnp.where(seated[:, None] < 0, NOBODY, place).ravel()
-    return jnp.concatenate([jnp.arange(in_front), known])
+    return jnp.concatenate([in_front, jnp.repeat(clients, versions)])  # versions stay together
 
 
 def _embedding_loss(

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -125,10 +126,10 @@ def client_folders(root: epath.Path, split: str, shape: Shape) -> Source:
     holders = [root / "test", *(root / "clients" / who for who in names)]
     class_names = sorted({name for holder in holders for name in _folders(holder)})
     train = _labelled(root, "clients", class_names)
+    held = collections.Counter(file.relative_to(root).parts[1] for file in train)
     for who in names:
-        count = sum(file.relative_to(root).parts[1] == who for file in train)
-        if count < FEWEST:
-            raise ConfigError("clients", who, f"at least {FEWEST} images, not {count}")
+        if held[who] < FEWEST:
+            raise ConfigError("clients", who, f"at least {FEWEST} images, not {held[who]}")
     train = train[part(split, len(train))]
     owner = {who: index for index, who in enumerate(names)}
     tests, own = _labelled(root, "test", class_names), _labelled(root, "client_test", class_names)

@@ -346,13 +346,14 @@ MEASURED = 4096  # samples that statistics are measured on, at most
 
 
 def measured_statistics(
-    split: Split, indices: Int[np.ndarray, " P"]
+    split: Split, indices: Int[np.ndarray, " P"], setting: str = "data.public_fraction"
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of some samples per channel or feature, the last axis.
 
     Args:
       split: of the public samples; pixels (uint8) count as values in 0..1.
       indices: the public set; more than `MEASURED` are thinned out evenly.
+      setting: where they come from, which an error blames.
 
     Returns:
       Both, or () and () for ids, which are not normalised.
@@ -368,13 +369,13 @@ def measured_statistics(
     mean, std = pixels.mean(axis=0), pixels.std(axis=0)
     std = np.where(np.ptp(pixels, axis=0) > 0, std, 0.0)  # not what is left of rounding
     if not std.any():
-        accepted = "public samples that differ, to normalise by; take more of them"
-        raise ConfigError("data.public_fraction", f"{len(images)} public samples", accepted)
+        accepted = "some that differ, to normalise by"
+        raise ConfigError(setting, f"{len(images)} public samples, all alike", accepted)
     if not std.all():
         dead = np.flatnonzero(std == 0).tolist()
         logging.warning("channels %s of the public samples are constant: not scaled", dead)
     std = np.where(std == 0, 1.0, std)
-    return tuple(map(float, mean.round(6))), tuple(map(float, std.round(6)))
+    return tuple(map(float, mean)), tuple(map(float, std))
 
 
 def is_ids(dtype: np.dtype) -> bool:
