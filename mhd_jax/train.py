@@ -224,7 +224,7 @@ class Run:
         """Runs all steps that are left and returns the summary, written."""
         train = self.config.train
         if self.leader:
-            print(record.describe(self.experiment), flush=True)
+            print(terminal.fitted(record.describe(self.experiment)), flush=True)
         stepper = Stepper(self.experiment, self.state, self.first_step)
         step = self.first_step
         with (

@@ -249,7 +249,10 @@ def test_what_is_read_back_leaves_out_liars(tmp_path):
         ({"attack.clients": (1, 1)}, "different clients"),
         ({"attack.clients": (0, 1, 2, 3)}, "fewer than all"),
         ({"attack.start": -1}, "attack.start = -1: expected 0 or more"),
-        ({"method": "fedavg"}, "an attack on what fedavg sends: sign_flipped, noise, copy, nan, inf"),
+        (
+            {"method": "fedavg"},
+            "an attack on what fedavg sends: sign_flipped, noise, copy",
+        ),
         ({"method": "isolated"}, "as clients send nothing under isolated"),
     ],
 )

@@ -245,3 +245,18 @@ def test_header_names_the_architectures() -> None:
     models = (("mlp_small", 2), ("mlp_large", 1))
     lines = describe(~np.eye(3, dtype=bool), **{"clients.models": models})
     assert "2 x mlp_small, 1 x mlp_large: 20,210 parameters" in lines[4]
+
+
+def test_the_header_fits_a_narrow_terminal_and_stays_whole_in_a_log(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    text = (
+        "mhd, 2 clients\n  partition  primary_labels: 91 to 210 samples and 2 to 3 primary labels"
+    )
+    assert terminal.fitted(text) == text
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "50")
+    first, second, third = terminal.fitted(text).splitlines()
+    assert first == "mhd, 2 clients"
+    assert second == "  partition  primary_labels: 91 to 210 samples and"
+    assert third == " " * 13 + "2 to 3 primary labels"

@@ -150,7 +150,7 @@ class Run:
     @property
     def clients(self) -> list[Client]:
         """All clients, in order (of the first replica where there are several)."""
-        return [Client(self, index) for index in range(len(self.summary.shared_accuracy))]
+        return [Client(self, index, name) for index, name in enumerate(self.summary.names)]
 
     def predict(
         self, images: Float[np.ndarray, "N ..."], *, replica: int = 0
@@ -248,10 +248,10 @@ class Client:
       name: its name, or its index as text.
     """
 
-    def __init__(self, run: Run, index: int) -> None:
+    def __init__(self, run: Run, index: int, name: str) -> None:
         self._run = run
         self.index = index
-        self.name = run.summary.names[index]
+        self.name = name
 
     def __repr__(self) -> str:
         shared, private = self.shared_accuracy, self.private_accuracy
@@ -298,7 +298,7 @@ class Client:
 
     def predict(self, images: Float[np.ndarray, "N ..."]) -> Float[np.ndarray, "N H C"]:
         """Probabilities that its heads give to every class; see `Run.predict`."""
-        return self._run.predict(images)[self.index]
+        return self._run._restored.predict_one(self.index, np.asarray(images), 0)
 
 
 class _Restored:
@@ -332,23 +332,40 @@ class _Restored:
 
     def predict(self, images: np.ndarray, replica: int) -> np.ndarray:
         """See `Run.predict`."""
+        images = self._checked(images, replica)
+        parts = [
+            self._probabilities(group, slice(0, size), images, replica)
+            for group, size in enumerate(self.experiment.layout.groups)
+        ]
+        # One pooled model stands for every client.
+        clients = len(self.experiment.federations[0].partition.sizes)
+        return np.concatenate(parts * (clients // self.experiment.layout.num_clients))
+
+    def predict_one(self, index: int, images: np.ndarray, replica: int) -> np.ndarray:
+        """The same of one client, [N, H, C]."""
+        images = self._checked(images, replica)
+        group, row = self._place(index)
+        return self._probabilities(group, slice(row, row + 1), images, replica)[0]
+
+    def _checked(self, images: np.ndarray, replica: int) -> np.ndarray:
+        """Samples as the run's data stores them, of which there is one at least."""
         self._check_replica(replica)
         images = as_stored("images", images, self.experiment.image_shape, self._dtype)
         if not len(images):
             raise ConfigError("images", f"an array of shape {images.shape}", "at least 1 sample")
-        parts = []
-        for size, forward, group in zip(
-            self.experiment.layout.groups, self._predict, self.state.clients, strict=True
-        ):
-            chosen = jax.tree.map(lambda x, size=size: x[replica, :size], group.snapshot)
-            chunks = [
-                np.asarray(forward(chosen, jnp.asarray(images[start : start + CHUNK]), replica))
-                for start in range(0, len(images), CHUNK)
-            ]
-            parts.append(np.concatenate(chunks, axis=1))
-        # One pooled model stands for every client.
-        clients = len(self.experiment.federations[0].partition.sizes)
-        return np.concatenate(parts * (clients // self.experiment.layout.num_clients))
+        return images
+
+    def _probabilities(
+        self, group: int, rows: slice, images: np.ndarray, replica: int
+    ) -> Float[np.ndarray, "k N H C"]:
+        """What some clients of a group say of samples, so many at a time."""
+        chosen = jax.tree.map(lambda x: x[replica, rows], self.state.clients[group].snapshot)
+        forward = self._predict[group]
+        chunks = [
+            np.asarray(forward(chosen, jnp.asarray(images[start : start + CHUNK]), replica))
+            for start in range(0, len(images), CHUNK)
+        ]
+        return np.concatenate(chunks, axis=1)
 
     def export(
         self, index: int, replica: int, path: epath.PathLike, summary: Summary
@@ -380,14 +397,18 @@ class _Restored:
             raise ConfigError("replica", replica, f"0 to {replicas - 1}, one for each seed")
 
     def client(self, index: int, replica: int) -> tuple[nn.Module, Variables]:
-        """Model and variables of one client; one pooled model stands for every client."""
-        layout = self.experiment.layout
-        index = min(index, layout.num_clients - 1)
-        group = int(np.searchsorted(layout.offsets, index, side="right")) - 1
-        row = index - layout.offsets[group]
+        """Model and variables of one client."""
+        group, row = self._place(index)
         snapshot = self.state.clients[group].snapshot
         variables = jax.tree.map(lambda x: np.asarray(x[replica, row]), snapshot)
         return self.experiment.parts.models[group], variables
+
+    def _place(self, index: int) -> tuple[int, int]:
+        """Group and row of a client; one pooled model stands for every client."""
+        layout = self.experiment.layout
+        index = min(index, layout.num_clients - 1)
+        group = int(np.searchsorted(layout.offsets, index, side="right")) - 1
+        return group, index - layout.offsets[group]
 
 
 def _restore(experiment: Experiment, directory: Workdir) -> State:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import datetime
 import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -174,6 +175,19 @@ def describe_run(
     steps = _count(config["train"]["steps"], "step")
     title = f"{config['method']}, {_count(clients, 'client')}, {steps}"
     return "\n".join([title, *(f"  {name:<10} {fact}" for name, fact in facts.items())])
+
+
+def fitted(text: str) -> str:
+    """The lines of `describe_run`, broken where the terminal ends; as they are in a log."""
+    if not sys.stdout.isatty():
+        return text
+    return "\n".join(
+        textwrap.fill(
+            line, shutil.get_terminal_size().columns, subsequent_indent=" " * 13,
+            break_long_words=False, break_on_hyphens=False, drop_whitespace=True,
+        )
+        for line in text.split("\n")
+    )  # fmt: skip
 
 
 MOST_NAMES = 8  # of clients on one line

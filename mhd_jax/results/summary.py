@@ -93,7 +93,7 @@ class SeedResult(Accuracies):
 
     @property
     def honest(self) -> Bool[np.ndarray, " K"]:
-        """Which clients do not lie; one for all where one pooled model stands for all."""
+        """Which clients do not lie."""
         return ~np.isin(np.arange(len(self.shared_accuracy)), self.liars)
 
     @property
