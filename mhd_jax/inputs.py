@@ -35,8 +35,9 @@ class StepInputs(NamedTuple):
       versions: pool slots read, int [n, R, V].
       write: pool slot written after the step or -1, int [n].
       weights: of the private and of the distillation loss, [n, 2].
-      average: whether the step ends with an average, bool [n].
-      mixing: rows of the averaging matrix, [n, R, K, K], or [n, R, 0, 0] without averaging.
+      average: which averaging matrix the step ends with, -1 for no average, int [n].
+      mixing: rows of these matrices, [m, R, K, K]; or [1, R, 0, 0] where weights are uniform, and
+        without averaging. The step sees its own one, [R, K, K].
       label_shares: label distributions that clients publish, [n, R, K, C], or [n, R, 0, 0].
       seated: the client at every place of the step, [n, R, N], -1 for nobody; or [n, R, 0] where
         everybody takes part. In all others K then stands for the places.

@@ -7,8 +7,10 @@ All of it is a function of (seed, step), so a resumed run asks for the steps tha
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 
+import jax
 import numpy as np
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Float, Int
@@ -59,7 +61,7 @@ class Schedule:
         steps = np.arange(start, stop)
         seated = self.parts.roster.seated(start, stop, len(self.readers))
         readings = [reader(start, stop) for reader in self.readers]
-        averaging = self.parts.method.averaging
+        average, mixing = self._averages(steps)
         return StepInputs(
             private=(),
             public=(),
@@ -67,22 +69,26 @@ class Schedule:
             versions=np.stack([r.versions for r in readings], axis=1),
             write=readings[0].write,
             weights=self.parts.method.when(steps),
-            average=averaging.due(steps) if averaging else np.zeros(len(steps), bool),
-            mixing=self._mixing(steps),
+            average=average,
+            mixing=mixing,
             label_shares=self._shares(seated),
             seated=seated,
         )
 
     def inputs(self, start: int, stop: int) -> StepInputs:
         """The same on the devices."""
-        return self.layout.put_tree(
-            self.host_inputs(start, stop), input_specs(self.layout, self.feed)
-        )
+        return self._put(self.host_inputs(start, stop), input_specs(self.layout, self.feed))
 
     def exchange(self, step: int) -> StepInputs:
         """`host_exchange` of one step, on the devices."""
-        made = self.host_exchange(step, step + 1)
-        return self.layout.put_tree(made, exchange_specs(self.layout))
+        return self._put(self.host_exchange(step, step + 1), exchange_specs(self.layout))
+
+    def _put(self, made: StepInputs, specs: StepInputs) -> StepInputs:
+        """Inputs on the devices; an averaging matrix that never changes goes there once."""
+        if not self._one_matrix:
+            return self.layout.put_tree(made, specs)
+        placed = self.layout.put_tree(made._replace(mixing=()), specs)
+        return placed._replace(mixing=self._matrix_on_devices)
 
     def _reads(self, per_seed: Sequence[Edges]) -> tuple[Edges, ...]:
         """Per group [n, R, K]; inert rows read nobody."""
@@ -106,23 +112,55 @@ class Schedule:
             return shares[np.arange(seeds)[:, None], seated]  # of nobody somebody's: never read
         return np.broadcast_to(shares, (count, *shares.shape))
 
-    def _mixing(self, steps: np.ndarray) -> np.ndarray:
-        """Averaging matrices [n, R, K, K] in padded rows; empty without averaging."""
-        averaging, layout = self.parts.method.averaging, self.layout
+    def _averages(
+        self, steps: Int[np.ndarray, " n"]
+    ) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, "m R K K"]]:
+        """Which averaging matrix every step ends with, -1 for no average, and the matrices.
+
+        There are as many matrices for all calls of so many steps, some of them without use. Uniform
+        weights need none, as devices make them.
+        """
+        averaging, nobody = self.parts.method.averaging, np.full(len(steps), -1, np.int32)
+        none = np.zeros((1, len(self.topologies), 0, 0), np.float32)
         if averaging is None:
-            return np.zeros((len(steps), len(self.topologies), 0, 0), np.float32)
-        num_clients = layout.num_clients
-        uniform = np.full((num_clients, num_clients), 1 / num_clients)
-        out = np.zeros((len(steps), len(self.topologies), num_clients, num_clients), np.float32)
-        for index in np.flatnonzero(averaging.due(steps)):
-            for replica, topology in enumerate(self.topologies):
-                neighbours = averaging.matrix == "graph"
-                out[index, replica] = (
-                    graph.metropolis_weights(topology.at(int(steps[index])))
-                    if neighbours
-                    else uniform
-                )
-        return layout.pad(out, 0, axis=2)
+            return nobody, none
+        due = averaging.due(steps)
+        if averaging.matrix == "uniform":
+            return np.where(due, 0, nobody), none
+        if self._one_matrix:
+            return np.where(due, 0, nobody), self._matrix
+        # Graphs that take turns do so in all replicas at once.
+        first = self.topologies[0]
+        turns = np.array([first.turn(int(step)) for step in steps])
+        _, leading, which = np.unique(turns[due], return_index=True, return_inverse=True)
+        nobody[due] = which
+        size = min(-(-len(steps) // averaging.every), first.most_turns(len(steps)))
+        rows, clients = self.layout.rows[0], self.layout.num_clients
+        out = np.zeros((size, len(self.topologies), rows, clients), np.float32)
+        for index, step in enumerate(steps[due][leading]):
+            out[index] = self._weights(int(step))
+        return nobody, out
+
+    def _weights(self, step: int) -> Float[np.ndarray, "R K K"]:
+        """With which neighbours average at a step, in padded rows."""
+        made = [graph.metropolis_weights(each.at(step)) for each in self.topologies]
+        return self.layout.pad(np.stack(made).astype(np.float32), 0, axis=1)
+
+    @property
+    def _one_matrix(self) -> bool:
+        """Whether neighbours average with the same weights in the whole run."""
+        averaging = self.parts.method.averaging
+        by_graph = averaging is not None and averaging.matrix == "graph"
+        return by_graph and not any(each.changes for each in self.topologies)
+
+    @functools.cached_property
+    def _matrix(self) -> Float[np.ndarray, "1 R K K"]:
+        """These weights."""
+        return self._weights(0)[None]
+
+    @functools.cached_property
+    def _matrix_on_devices(self) -> jax.Array:
+        return self.layout.put(self._matrix, *exchange_specs(self.layout).mixing)
 
 
 def input_specs(layout: Layout, feed: Feed) -> StepInputs:

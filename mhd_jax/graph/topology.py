@@ -79,6 +79,18 @@ class Topology:
         """Peers that clients read in a step, where `only_draws`; what `reads` says, as lists."""
         return draw(self._peers, self.peers_per_step, generator(self.seed, "peers", step))
 
+    def turn(self, step: int) -> int:
+        """Which graph is in force at `step`: steps of one number have one graph."""
+        if not self.changes:
+            return 0
+        return step // self.every if self.every else step
+
+    def most_turns(self, steps: int) -> int:
+        """How many of these numbers so many steps in a row have at most."""
+        if not self.changes:
+            return 1
+        return -(-(steps - 1) // (self.every or 1)) + 1
+
     def at(self, step: int) -> Adjacency:
         """The graph in force at `step`, before peers are drawn and messages are lost."""
         period = step // self.every if self.every else 0

@@ -6,7 +6,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from mhd_jax import aggregation, rng
 from mhd_jax.attacks import Attackers
@@ -33,6 +33,7 @@ def average(
     whose parameters are not all finite are read by nobody; they are 1 in the second result.
     """
     (group,), size = clients, parts.layout.num_clients
+    due = inputs.average >= 0
     travels, rows = parts.encoding.embedding_type, parts.roster.own(0)
 
     def gathered(x: Array) -> Array:
@@ -42,20 +43,25 @@ def average(
         everyone = jax.tree.map(gathered, tree)
         if parts.attackers is not None:
             everyone = _with_false_parameters(parts.attackers, everyone, seed, step)
+        weights = inputs.mixing if averaging.matrix == "graph" else _uniform(rows, size)
         mixed, readable = aggregation.aggregate(
-            tree, everyone, inputs.mixing, averaging.rule, averaging.trim
+            tree, everyone, weights, averaging.rule, averaging.trim
         )
         return mixed, 1.0 - readable[rows]
 
     values = (group.params, group.stats)
     nothing = jnp.zeros(len(rows))
-    (params, stats), unreadable = jax.lax.cond(
-        inputs.average, mix, lambda tree: (tree, nothing), values
-    )
+    (params, stats), unreadable = jax.lax.cond(due, mix, lambda tree: (tree, nothing), values)
     opt_state = group.opt_state
     if averaging.reset_momentum:
-        opt_state = forgetful(opt_state, inputs.average)
+        opt_state = forgetful(opt_state, due)
     return (Learners(params, stats, opt_state),), (unreadable,)
+
+
+def _uniform(rows: Int[Array, " k"], clients: int) -> Float[Array, "k K"]:
+    """Equal weights of all clients for each of these rows; inert rows read nobody."""
+    exists = jnp.broadcast_to((rows < clients)[:, None], (len(rows), clients))
+    return jnp.where(exists, jnp.float32(1 / clients), 0.0)
 
 
 def _with_false_parameters(liars: Attackers, everyone: PyTree, seed: Array, step: Array) -> PyTree:

@@ -111,8 +111,7 @@ def _run_steps(
     """Steps 0..count - 1 of the inputs on one device's clients."""
 
     def one(state: State, index: Array | int) -> tuple[State, Metrics]:
-        now = jax.tree.map(lambda x: x[index], inputs)
-        return _all_replicas(parts, state, data, now, seeds)
+        return _all_replicas(parts, state, data, _at(inputs, index), seeds)
 
     if parts.steps_per_call == 1:
         state, metrics = one(state, 0)
@@ -125,6 +124,12 @@ def _run_steps(
     shapes = jax.eval_shape(lambda: one(state, 0)[1])
     empty = jax.tree.map(lambda x: jnp.zeros((parts.steps_per_call, *x.shape), x.dtype), shapes)
     return jax.lax.fori_loop(0, count, body, (state, empty))
+
+
+def _at(inputs: StepInputs, index: Array | int) -> StepInputs:
+    """The inputs of one step, with the averaging matrix that it ends with."""
+    now = jax.tree.map(lambda x: x[index], inputs._replace(mixing=()))
+    return now._replace(mixing=inputs.mixing[jnp.maximum(now.average, 0)])
 
 
 def _all_replicas(
