@@ -5,6 +5,7 @@ import json
 import pathlib
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import ml_collections
 import numpy as np
@@ -14,8 +15,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from mhd_jax import config, edges, graph
+from mhd_jax import config, edges, graph, rng
 from mhd_jax.errors import ConfigError
+from mhd_jax.exchange.readers import Fresh
+from mhd_jax.graph import topology
 
 UNDIRECTED = (
     "none",
@@ -548,13 +551,41 @@ def test_sampled_peers_are_peers(adjacency: np.ndarray, count: int, step: int) -
     assert (sampled.sum(axis=1) == np.minimum(adjacency.sum(axis=1), count)).all()
 
 
+@pytest.mark.parametrize("drop", [0.0, 0.4])
+@pytest.mark.parametrize("peers", [0, 2])
+@pytest.mark.parametrize("every", [0, 1, 3])
 @pytest.mark.parametrize("name", ["complete", "star", "random_regular"])
-def test_drawn_peers_are_those_that_are_read(name: str) -> None:
-    chosen = graph.make_topology({"name": name, "degree": 4, "peers_per_step": 2}, 7, seed=3)
+def test_lists_of_peers_say_who_is_read(name: str, every: int, peers: int, drop: float) -> None:
+    chosen = graph.make_topology(
+        {"name": name, "degree": 4, "every": every, "peers_per_step": peers, "drop": drop},
+        7, seed=3,
+    )  # fmt: skip
     for step, reads in enumerate(chosen.reads(0, 20)):
         listed = [np.flatnonzero(row).tolist() for row in reads]
-        drawn = [sorted(row[row != edges.NOBODY].tolist()) for row in chosen.drawn(step)]
-        assert drawn == listed
+        found = [sorted(row[row != edges.NOBODY].tolist()) for row in chosen.peers(step)]
+        assert found == listed
+
+
+def test_sparse_graphs_are_planned_by_their_edges(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With 512 clients of 4 peers no step draws a number for every pair, or looks at all pairs."""
+    settings = {"name": "random_regular", "degree": 4, "every": 50, "drop": 0.3}
+    chosen = graph.make_topology(settings, 512, seed=0)
+    reader = Fresh(chosen, edges.Form("lists", 4, 512))
+    reader(0, 1)
+    drawn = []
+
+    class Counting(np.random.Generator):
+        def random(self, size=None, *args, **kwargs):
+            drawn.append(int(np.prod(size)))
+            return super().random(size, *args, **kwargs)
+
+    monkeypatch.setattr(
+        topology, "generator", lambda *key: Counting(rng.generator(*key).bit_generator)
+    )
+    monkeypatch.setattr(topology.Topology, "at", mock.Mock(side_effect=AssertionError))
+    reads = reader(1, 50).reads
+    assert drawn == [512 * 4] * 49
+    assert abs(reads.count.mean() / 4 - 0.7) < 0.01
 
 
 def test_all_peers_are_equally_likely() -> None:
@@ -618,10 +649,10 @@ def test_lost_messages() -> None:
 
 
 def test_losses_strike_after_peers_are_drawn() -> None:
-    drawn = graph.make_topology({"peers_per_step": 2}, 6, seed=0).reads(0, 50)
-    kept = graph.make_topology({"drop": 0.5}, 6, seed=0).reads(0, 50)
-    both = graph.make_topology({"peers_per_step": 2, "drop": 0.5}, 6, seed=0).reads(0, 50)
-    assert (both == (drawn & kept)).all()
+    drawn = graph.make_topology({"peers_per_step": 2}, 6, seed=0).reads(0, 500)
+    both = graph.make_topology({"peers_per_step": 2, "drop": 0.5}, 6, seed=0).reads(0, 500)
+    assert not (both & ~drawn).any(), "nobody is heard in place of those who are lost"
+    assert abs(both.sum() / drawn.sum() - 0.5) < 0.033
     one = graph.make_topology({"peers_per_step": 1, "drop": 0.5}, 6, seed=0).reads(0, 500)
     assert abs(one.sum() / (500 * 6) - 0.5) < 0.046, "whom is drawn does not decide what is lost"
 

@@ -81,12 +81,12 @@ class Fresh:
 
     def __call__(self, start: int, stop: int) -> Reading:
         """No pool: versions are empty and nothing is written."""
-        n = stop - start
+        n, listed = stop - start, self.form.kind == "lists"
         if self.topology.static and self.attendance is None:
             reads = edges.repeat(self._always, n)
-        elif self.topology.only_draws and self.attendance is None:
-            drawn = [self.topology.drawn(step) for step in range(start, stop)]
-            reads = edges.stack([edges.from_lists(ids, self.form) for ids in drawn])
+        elif self.attendance is None and (listed or self.topology.peers_per_step):
+            peers = (self.topology.peers(step) for step in range(start, stop))
+            reads = edges.stack([edges.from_lists(ids, self.form) for ids in peers])
         else:
             graphs = (self._graph(step) for step in range(start, stop))
             reads = edges.stack([edges.from_mask(graph, self.form) for graph in graphs])

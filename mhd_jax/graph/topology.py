@@ -66,18 +66,14 @@ class Topology:
         """Whether everybody reads the same peers in every step."""
         return not (self.changes or self.peers_per_step or self.drop)
 
-    @property
-    def only_draws(self) -> bool:
-        """Whether peers drawn from one graph are all that changes."""
-        return self.peers_per_step > 0 and not (self.changes or self.drop)
-
     @functools.cached_property
-    def _peers(self) -> Int[np.ndarray, "K w"]:
-        return to_lists(self.at(0))
+    def _lists(self) -> Callable[[int], Int[np.ndarray, "K w"]]:
+        """The peers of a step as lists, those of the last graph asked for kept at hand."""
+        return functools.lru_cache(maxsize=1)(lambda step: to_lists(self.at(step)))
 
-    def drawn(self, step: int) -> Int[np.ndarray, "K n"]:
-        """Peers that clients read in a step, where `only_draws`; what `reads` says, as lists."""
-        return draw(self._peers, self.peers_per_step, generator(self.seed, "peers", step))
+    def peers(self, step: int) -> Int[np.ndarray, "K n"]:
+        """Who really reads whom at `step`, what `reads` says, as lists; gaps are `NOBODY`."""
+        return self._thinned_lists(step, self._lists(self.turn(step) * (self.every or 1)))
 
     def turn(self, step: int) -> int:
         """Which graph is in force at `step`: steps of one number have one graph."""
@@ -165,12 +161,27 @@ class Topology:
     def _thinned(self, step: int, adjacency: Adjacency) -> Adjacency:
         """With peers drawn and messages lost."""
         if self.peers_per_step:
-            rng = generator(self.seed, "peers", step)
-            adjacency = sample_peers(adjacency, self.peers_per_step, rng)
+            peers = self._thinned_lists(step, to_lists(adjacency))
+            return to_mask(peers, adjacency.shape[1])
         if self.drop:
-            chance = generator(self.seed, "drop", step).random(adjacency.shape)
-            adjacency = adjacency & (chance >= self.drop)
+            kept = adjacency.copy()
+            kept[adjacency] = ~self._lost(step, int(adjacency.sum()))
+            return kept
         return adjacency
+
+    def _thinned_lists(self, step: int, peers: Int[np.ndarray, "K w"]) -> Int[np.ndarray, "K n"]:
+        """The same of lists."""
+        if self.peers_per_step:
+            peers = draw(peers, self.peers_per_step, generator(self.seed, "peers", step))
+        if self.drop:
+            peers, sent = peers.copy(), peers != NOBODY
+            lost = self._lost(step, int(sent.sum()))
+            peers[sent] = np.where(lost, NOBODY, peers[sent])
+        return peers
+
+    def _lost(self, step: int, sent: int) -> Bool[np.ndarray, " e"]:
+        """Which messages are lost of so many that are sent, reader by reader."""
+        return generator(self.seed, "drop", step).random(sent) < self.drop
 
 
 def sample_peers(adjacency: Adjacency, count: int, rng: np.random.Generator) -> Adjacency:
@@ -186,8 +197,10 @@ def draw(
     peers: Int[np.ndarray, "K w"], count: int, rng: np.random.Generator
 ) -> Int[np.ndarray, "K n"]:
     """`count` of each client's peers, all subsets equally likely, `NOBODY` where it has fewer."""
+    if peers.shape[1] <= count:
+        return peers
     chance = np.where(peers == NOBODY, 2.0, rng.random(peers.shape))
-    return np.take_along_axis(peers, chance.argsort(axis=1)[:, :count], axis=1)
+    return np.take_along_axis(peers, chance.argpartition(count - 1, axis=1)[:, :count], axis=1)
 
 
 def make_topology(
