@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Shaped
 
 from mhd_jax.errors import ConfigError, of_piece
 from mhd_jax.parallel import CLIENTS, DATA, InFlight, Layout, on_mesh
@@ -178,27 +178,80 @@ def _count_group(
     return jax.vmap(jax.vmap(one, in_axes=(0, None)))(learners.snapshot, inputs)
 
 
+OwnChunk = tuple[tuple[jax.Array, ...], tuple[jax.Array, ...]]
+"""Per group, samples of every client's own, [k, B, ...], and their labels, [k, B] (-1 for none)."""
+
+
+def make_own_counter(
+    layout: Layout, models: tuple[nn.Module, ...], prepare: Callable[[Array], Array]
+) -> Callable[..., tuple[Array, ...]]:
+    """Returns `count(learners, images, labels)` for one `OwnChunk`, jitted.
+
+    Args:
+      layout: who owns which client.
+      models: one per group.
+      prepare: stored samples [B, ...] to normalised ones for every replica, [R, B, ...].
+
+    Returns:
+      A function of the learners of every group and of an `OwnChunk` to the number of correct
+      predictions per group, [R, K, H]. Every client predicts its own samples and no others.
+    """
+
+    def count(
+        learners: tuple[Learners, ...], images: tuple[Array, ...], labels: tuple[Array, ...]
+    ) -> tuple[Array, ...]:
+        found = tuple(
+            _count_own(model, group, samples, truth, prepare)
+            for model, group, samples, truth in zip(models, learners, images, labels, strict=True)
+        )
+        return jax.lax.psum(found, DATA) if layout.data_devices > 1 else found
+
+    rows = P(None, CLIENTS)
+    specs = (rows, P(CLIENTS, DATA), P(CLIENTS, DATA))
+    return jax.jit(on_mesh(count, layout, in_specs=specs, out_specs=rows))
+
+
+def _count_own(
+    model: nn.Module,
+    learners: Learners,
+    images: Shaped[Array, "k B ..."],
+    labels: Int[Array, "k B"],
+    prepare: Callable[[Array], Array],
+) -> Float[Array, "R k H"]:
+    """Correct predictions by client and head."""
+    flat = prepare(images.reshape(-1, *images.shape[2:]))
+    inputs = flat.reshape(len(flat), *labels.shape, *flat.shape[2:])
+
+    def one(snapshot: Variables, inputs: Array, labels: Array) -> Float[Array, " H"]:
+        logits, _ = model.apply(snapshot, inputs, train=False)
+        hits = jnp.argmax(logits, axis=-1) == labels[:, None]
+        return hits.astype(jnp.float32).sum(axis=0)
+
+    return jax.vmap(jax.vmap(one), in_axes=(0, 0, None))(learners.snapshot, inputs, labels)
+
+
 def count_all(
     count: Callable[..., tuple[Array, ...]],
     layout: Layout,
     learners: tuple[Learners, ...],
-    chunks: Iterable[Chunk],
+    chunks: Callable[[Int[np.ndarray, " N"]], Iterable[Chunk | OwnChunk]],
     memory: HostMemory | None = None,
-) -> Float[np.ndarray, "R K H C"]:
+) -> Float[np.ndarray, "R K H ..."]:
     """Correct predictions over the whole test set, clients of all groups in order.
 
     Args:
-      count: as `make_counter` makes it.
+      count: as `make_counter` or `make_own_counter` makes it.
       layout: who owns which client.
       learners: one per group.
-      chunks: of the test set; iterated once, and with `memory` once for every turn.
+      chunks: of the test set, for the clients at the places of the devices, -1 for nobody; asked
+        once, and with `memory` once for every turn.
       memory: of the host, where clients wait in it; they take turns on the devices.
     """
     if memory is None:
-        return _count_all(count, layout, learners, chunks)
+        return _count_all(count, layout, learners, chunks(np.arange(layout.num_clients)))
     total: Any = 0.0
     for seated, some in memory.turns(learners):
-        found = _count_all(count, memory.devices, some, chunks)
+        found = _count_all(count, memory.devices, some, chunks(seated))
         here = np.broadcast_to(seated, (len(found), len(seated)))
         total = total + memory.roster.spread(found, here, missing=0)
     return total
@@ -208,8 +261,8 @@ def _count_all(
     count: Callable[..., tuple[Array, ...]],
     layout: Layout,
     learners: tuple[Learners, ...],
-    chunks: Iterable[Chunk],
-) -> Float[np.ndarray, "R K H C"]:
+    chunks: Iterable[Chunk | OwnChunk],
+) -> Float[np.ndarray, "R K H ..."]:
     total: tuple[Array, ...] | None = None
     in_flight = InFlight()
     for chunk in chunks:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,13 +13,14 @@ from jaxtyping import Array, Float, Int
 
 from mhd_jax import evaluate
 from mhd_jax.data import sources
-from mhd_jax.evaluate import Chunk
-from mhd_jax.parallel import DATA, Layout
+from mhd_jax.evaluate import Chunk, OwnChunk
+from mhd_jax.parallel import CLIENTS, DATA, Layout
 from mhd_jax.seating import HostMemory
 from mhd_jax.state import Learners, State
 
 TEST_CHUNK = 500  # test samples per forward pass, and ...
 MOST_PASSES = 2**17  # ... so many times the clients of a device, if they are many
+MOST_PADDED = 4  # times their number: what clients' own test samples may take on the devices
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +107,8 @@ class Evaluator:
     def _counted(
         self, count: Callable[..., Any], learners: tuple[Learners, ...]
     ) -> Float[np.ndarray, "R K H C"]:
-        return evaluate.count_all(count, self._layout, learners, self._chunks, self._memory)
+        chunks = self._chunks
+        return evaluate.count_all(count, self._layout, learners, lambda _: chunks, self._memory)
 
     def _accuracies(
         self, correct: Float[np.ndarray, "R K H C"]
@@ -136,10 +138,7 @@ class Evaluator:
 
 
 class _OwnTests:
-    """The test samples that belong to clients, each of which counts for its own client.
-
-    All clients predict all of them: test samples are few, and so one program serves.
-    """
+    """The test samples that belong to clients, each of which counts for its own client."""
 
     def __init__(
         self,
@@ -153,9 +152,17 @@ class _OwnTests:
         assert silos.test is not None
         clients = len(silos.names)
         self._layout, self._memory = layout, memory
-        self._chunks = TestChunks(silos.test, silos.test_owner, layout, keep)
         self._sizes = np.bincount(silos.test_owner, minlength=clients)
-        self._counters = [evaluate.make_counter(layout, m, clients, prepare) for m in models]
+        self._chunks: Callable[[Int[np.ndarray, " N"]], Iterable[Chunk | OwnChunk]]
+        self._pooled = layout.num_clients != clients
+        if self._pooled:  # one model predicts the samples of all
+            chunks = TestChunks(silos.test, silos.test_owner, layout, keep)
+            self._chunks = lambda _: chunks
+            self._counters = [evaluate.make_counter(layout, m, clients, prepare) for m in models]
+        else:
+            places = layout if memory is None else memory.devices
+            self._chunks = OwnChunks(silos, self._sizes, places, keep and memory is None)
+            self._counters = [evaluate.make_own_counter(layout, m, prepare) for m in models]
 
     def accuracies(
         self, state: State
@@ -164,16 +171,71 @@ class _OwnTests:
         found: list[Any] = [None, None]
         for index, learners in enumerate((state.clients, state.baseline)):
             if learners:
-                counter = self._counters[index]
-                correct = evaluate.count_all(
-                    counter, self._layout, learners, self._chunks, self._memory
-                )
-                clients = len(self._sizes)  # a pooled model counts for every client
-                everyone = np.broadcast_to(correct, (len(correct), clients, *correct.shape[2:]))
-                own = np.einsum("rkhk->rkh", everyone)
+                correct = self._correct(self._counters[index], learners)
                 with np.errstate(invalid="ignore"):
-                    found[index] = own / self._sizes[:, None]
+                    found[index] = correct / self._sizes[:, None]
         return found[0], found[1]
+
+    def _correct(
+        self, count: Callable[..., tuple[Array, ...]], learners: tuple[Learners, ...]
+    ) -> Float[np.ndarray, "R K H"]:
+        found = evaluate.count_all(count, self._layout, learners, self._chunks, self._memory)
+        return found[:, 0].swapaxes(1, 2) if self._pooled else found
+
+
+class OwnChunks:
+    """Test samples of clients in chunks on the devices, those of a client with the client.
+
+    A chunk has as many samples of every client, labels of -1 where a client has no more.
+
+    Args:
+      silos: whose samples they are; there are such.
+      sizes: how many each client has, [K].
+      layout: of the clients that are asked for at once, on the devices.
+      keep: whether chunks stay on the devices, unless most of them is padding; then all clients
+        are to be asked for.
+    """
+
+    def __init__(
+        self, silos: sources.Silos, sizes: Int[np.ndarray, " K"], layout: Layout, keep: bool
+    ) -> None:
+        assert silos.test is not None
+        self._split, self._layout = silos.test, layout
+        places, longest = sum(layout.rows) // layout.client_devices, int(sizes.max())
+        size = min(TEST_CHUNK, longest, max(MOST_PASSES // places, 1))
+        self._size = size + -size % layout.data_devices
+        columns = longest + -longest % self._size
+        self._keep = keep and len(sizes) * columns <= MOST_PADDED * len(silos.test)
+        self._kept: list[OwnChunk] = []
+        order = np.argsort(silos.test_owner, kind="stable")
+        self._index = np.full((len(sizes), columns), -1)
+        self._index[np.arange(columns) < sizes[:, None]] = order
+
+    def __call__(self, clients: Int[np.ndarray, " N"]) -> Iterator[OwnChunk]:
+        """The chunks for clients at the places of the devices, -1 for nobody."""
+        if self._kept:
+            yield from self._kept
+            return
+        index = np.where(clients[:, None] < 0, -1, self._index[clients])
+        chunks = []
+        for start in range(0, index.shape[1], self._size):
+            chunk = self._chunk(index[:, start : start + self._size])
+            if self._keep:
+                chunks.append(chunk)
+            yield chunk
+        self._kept = chunks
+
+    def _chunk(self, index: Int[np.ndarray, "N B"]) -> OwnChunk:
+        split, there = self._split, index >= 0
+        images = np.zeros((*index.shape, *split.image_shape), split.dtype)
+        images[there] = split.images(index[there])
+        labels = np.where(there, split.labels[index], -1).astype(np.int32)
+
+        def placed(values: np.ndarray) -> tuple[Array, ...]:
+            parts = self._layout.split(values, axis=0)
+            return tuple(self._layout.put(part, CLIENTS, DATA) for part in parts)
+
+        return placed(images), placed(labels)
 
 
 class TestChunks:
