@@ -1,11 +1,12 @@
 # Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
-"""The errors a user can meet, all of them naming what to change."""
+"""The errors a user can meet, which name what to change or how to go on."""
 
 from __future__ import annotations
 
 import contextlib
 import difflib
 import os
+import signal
 from collections.abc import Iterable, Iterator
 
 LONGEST = 300
@@ -79,6 +80,18 @@ def _reason(error: Exception) -> str:
 
 class DivergedError(RuntimeError):
     """A loss became NaN or infinite; names the client and the step."""
+
+
+class Interrupted(RuntimeError):
+    """SIGTERM or SIGINT came; the state is saved and the same command goes on from there.
+
+    Attributes:
+      status: with which a command ends.
+    """
+
+    def __init__(self, said: str, status: int = 128 + signal.SIGTERM) -> None:
+        super().__init__(said)
+        self.status = status
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

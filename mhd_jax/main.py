@@ -14,7 +14,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from mhd_jax import command
-from mhd_jax.errors import ConfigError, DivergedError, WorkdirError
+from mhd_jax.errors import ConfigError, DivergedError, Interrupted, WorkdirError
 
 _CONFIG = command.define_config(
     "File with get_config(), or the name of a built-in one such as digits or cifar10:cpu; by "
@@ -42,8 +42,8 @@ def main(argv: Sequence[str]) -> None:
             print(estimate.on_devices(config, _DEVICES.value, _MEMORY.value).describe())
             return
         train.train_and_evaluate(config, _WORKDIR.value or default_workdir(given))
-    except (ConfigError, WorkdirError, DivergedError, train.Interrupted) as error:
-        command.end(error, error.status if isinstance(error, train.Interrupted) else 1)
+    except (ConfigError, WorkdirError, DivergedError, Interrupted) as error:
+        command.end(error, error.status if isinstance(error, Interrupted) else 1)
     except KeyboardInterrupt:  # while it is built, or for the second time
         said = "stopped at once; the same command goes on from the last checkpoint, if there is one"
         command.end(KeyboardInterrupt(said), 128 + signal.SIGINT)

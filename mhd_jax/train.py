@@ -21,7 +21,7 @@ from mhd_jax import config as config_lib
 from mhd_jax import experiment as experiment_lib
 from mhd_jax import record
 from mhd_jax import state as state_lib
-from mhd_jax.errors import ConfigError, DivergedError, WorkdirError
+from mhd_jax.errors import ConfigError, DivergedError, Interrupted, WorkdirError
 from mhd_jax.evaluator import Evaluation
 from mhd_jax.experiment import Experiment
 from mhd_jax.inputs import StepInputs
@@ -43,18 +43,6 @@ PRIVATE = ("private_loss", "private_gradient")
 """Metrics that steps without private training do not have."""
 UNREADABLE = ("unreadable", "unreadable_parameters")
 LAST_HEAD = "last_head_accuracy"
-
-
-class Interrupted(RuntimeError):
-    """SIGTERM or SIGINT came; the state is saved and the same command goes on from there.
-
-    Attributes:
-      status: with which a command ends.
-    """
-
-    def __init__(self, said: str, status: int = 128 + signal.SIGTERM) -> None:
-        super().__init__(said)
-        self.status = status
 
 
 def train_and_evaluate(

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mhd_jax.errors import ConfigError, DivergedError, WorkdirError, of_piece, suggest
+from mhd_jax.errors import ConfigError, DivergedError, Interrupted, WorkdirError, of_piece, suggest
 
 NAMES = ["complete", "cycle", "chain", "islands"]
 
@@ -31,7 +31,7 @@ def test_config_error_is_a_value_error() -> None:
 
 
 def test_errors_of_a_run_are_not_mistaken_for_errors_of_a_config() -> None:
-    for kind in (WorkdirError, DivergedError):
+    for kind in (WorkdirError, DivergedError, Interrupted):
         assert not issubclass(kind, ValueError)
         assert str(kind("client 3, step 7")) == "client 3, step 7"
         assert str(pickle.loads(pickle.dumps(kind("client 3")))) == "client 3"

@@ -38,7 +38,7 @@ import jax
 import numpy as np
 from mhd_jax import experiment as experiment_lib, train
 from mhd_jax.data import sources
-from mhd_jax.errors import WorkdirError
+from mhd_jax.errors import Interrupted, WorkdirError
 from tests import small
 
 workdir, changes, dies = sys.argv[1], eval(sys.argv[2]), int(sys.argv[3])
@@ -65,7 +65,7 @@ def advance_or_die(run, call, step):
 sources.source, experiment_lib.build, train.Run._advance = noted_source, noted_build, advance_or_die
 try:
     train.train_and_evaluate(small.config(**changes), workdir)
-except (train.Interrupted, WorkdirError) as error:
+except (Interrupted, WorkdirError) as error:
     print(type(error).__name__, error, flush=True)
     sys.exit(143)
 

@@ -17,6 +17,7 @@ from experiments.checks.deliveries import to_all_devices
 from mhd_jax import audit, parallel, train
 from mhd_jax import state as state_lib
 from mhd_jax.edges import NOBODY, choose_form, from_mask, stack
+from mhd_jax.errors import Interrupted
 from mhd_jax.exchange import Fresh
 from mhd_jax.graph import Topology
 from mhd_jax.routes import MOST_SHIFTS, Routes
@@ -183,7 +184,7 @@ def test_a_run_goes_on_with_other_devices_and_says_what_travels(tmp_path, monkey
     monkeypatch.setattr(train.Run, "_advance", interrupted)
     for devices in (4, 1):
         part = small.config(**settings | {"parallel__client_devices": devices})
-        with pytest.raises(train.Interrupted):
+        with pytest.raises(Interrupted):
             train.train_and_evaluate(part, tmp_path / "often")
     found = train.train_and_evaluate(small.config(**settings), tmp_path / "often")
     np.testing.assert_array_equal(found["shared_accuracy"], expected["shared_accuracy"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from experiments.harness import sweep, workers
 from experiments.harness.study import Cell, Study
 from experiments.harness.sweep import Sweep
 from mhd_jax import train
-from mhd_jax.errors import ConfigError, DivergedError
+from mhd_jax.errors import ConfigError, DivergedError, Interrupted
 from mhd_jax.runtime.workdir import to_json
 from tests.invented import STUDY, TINY, summary
 
@@ -77,6 +78,24 @@ def test_divergence_is_a_result(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     record = json.loads((tmp_path / "tiny" / "example" / "mhd.json").read_text())
     assert "client 3" in record["results"]["diverged"]
     assert "diverged" in (tmp_path / "tiny" / "example" / "table.md").read_text()
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_sweep_that_is_stopped_ends_as_its_run_does(
+    number: signal.Signals,
+    status: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    def stop(*_: Any, **__: Any) -> None:
+        raise Interrupted(f"{number.name}: saved step 3", 128 + number)
+
+    monkeypatch.setattr(train, "train_and_evaluate", stop)
+    monkeypatch.setattr(sweep, "_use_compilation_cache", lambda workdir: None)
+    with pytest.raises(SystemExit, match=f"^{status}$"):
+        sweep.main(SHORT, argv=["--preset=smoke", f"--workdir={tmp_path}"])
+    assert f"Interrupted: {number.name}: saved step 3" in capsys.readouterr().err
 
 
 def test_command_line_lists_and_tells_mistakes(

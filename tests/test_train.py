@@ -23,7 +23,7 @@ from mhd_jax import experiment as experiment_lib
 from mhd_jax import state as state_lib
 from mhd_jax import train
 from mhd_jax.api import Run
-from mhd_jax.errors import DivergedError, WorkdirError
+from mhd_jax.errors import DivergedError, Interrupted, WorkdirError
 from mhd_jax.evaluator import Evaluator
 from mhd_jax.parallel import IN_FLIGHT
 from mhd_jax.reporting import report
@@ -176,7 +176,7 @@ def test_a_signal_saves_and_the_same_command_goes_on(finished, tmp_path, monkeyp
 
     config_often = small.config(train__checkpoint_every=6, train__steps_per_call=1)
     monkeypatch.setattr(train.Run, "_advance", interrupted)
-    with pytest.raises(train.Interrupted, match="saved step 6|saved step 4") as interrupted_by:
+    with pytest.raises(Interrupted, match="saved step 6|saved step 4") as interrupted_by:
         train.train_and_evaluate(config_often, tmp_path, with_report=False)
     assert interrupted_by.value.status == 128 + number
     monkeypatch.setattr(train.Run, "_advance", advance)
@@ -310,7 +310,7 @@ def test_inert_rows_stay_where_they_are_and_out_of_the_result(tmp_path, monkeypa
     monkeypatch.setattr(Checkpoints, "save", noted)
     monkeypatch.setattr(train.Run, "_advance", interrupted)
     for devices in (2, 3):
-        with pytest.raises(train.Interrupted):
+        with pytest.raises(Interrupted):
             run(small.config(parallel__client_devices=devices, **settings), tmp_path / "often")
     found = run(small.config(**settings), tmp_path / "often")
     monkeypatch.setattr(train.Run, "_advance", advance)

@@ -40,7 +40,7 @@ from experiments.harness.runs import cell_configs, isolated_configs, run_key
 from experiments.harness.study import Cell, Record, Results, Study
 from mhd_jax.config import flatten
 from mhd_jax.data import sources
-from mhd_jax.errors import ConfigError, DivergedError, WorkdirError
+from mhd_jax.errors import ConfigError, DivergedError, Interrupted, WorkdirError
 from mhd_jax.runtime.workdir import to_json
 
 Ended = tuple[str, DivergedError | None]  # a run's key, and how it diverged if it did
@@ -251,7 +251,6 @@ def main(*studies: Study, argv: Sequence[str] | None = None) -> None:
     """Runs `studies` as the command line says; errors a user can mend end in one line."""
     options = _parse(argv)
     os.chdir(ROOT)  # settings that name a file of the repository are relative to it
-    from mhd_jax import train
 
     try:
         if options.jobs < 1:
@@ -266,9 +265,9 @@ def main(*studies: Study, argv: Sequence[str] | None = None) -> None:
         else:
             _use_compilation_cache(options.workdir)
             sweep.run()
-    except (ConfigError, WorkdirError, workers.WorkerError, train.Interrupted) as error:
+    except (ConfigError, WorkdirError, workers.WorkerError, Interrupted) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        sys.exit(143 if isinstance(error, train.Interrupted) else 1)
+        sys.exit(error.status if isinstance(error, Interrupted) else 1)
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -366,7 +365,6 @@ def _worker_settings(workdir: Path) -> dict[str, str]:
 @contextlib.contextmanager
 def _interrupted_by_sigterm() -> Iterator[None]:
     """Where runs are made elsewhere, SIGTERM is an error here, and they are told in turn."""
-    from mhd_jax.train import Interrupted
 
     def stop(*_: Any) -> NoReturn:
         raise Interrupted("SIGTERM: the runs under way have saved their state")

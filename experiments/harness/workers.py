@@ -124,15 +124,13 @@ class Workers:
 
 def _raise(answer: Mapping[str, Any], log: Path) -> None:
     """Raises what the worker met, if anything."""
-    from mhd_jax.train import Interrupted
-
     if not answer:
         return
     known = {kind.__name__: kind for kind in (errors.WorkdirError, errors.DivergedError)}
     if answer["kind"] == "ConfigError":
         raise errors.ConfigError(*answer["arguments"])
     if answer["kind"] == "Interrupted":
-        raise Interrupted(answer["said"])
+        raise errors.Interrupted(answer["said"])
     raise known.get(answer["kind"], WorkerError)(f"{answer['said']} (see {log})")
 
 
