@@ -16,15 +16,8 @@ from mhd_jax import methods
 from mhd_jax import privacy as privacy_lib
 from mhd_jax.data import augment, batches, sources, streaming
 from mhd_jax.data.batches import Visits
-from mhd_jax.data.feed import (
-    Federation,
-    Feed,
-    Preparation,
-    Resident,
-    SampleOrder,
-    resident_bytes,
-    streams,
-)
+from mhd_jax.data.feed import Feed, Preparation, Resident, resident_bytes, streams
+from mhd_jax.data.order import Federation, SampleOrder
 from mhd_jax.data.partition import BY_KEY, partition, pooled, split_public
 from mhd_jax.errors import ConfigError, suggest
 from mhd_jax.inputs import Sample

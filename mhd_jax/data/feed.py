@@ -1,8 +1,8 @@
 # Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
 """How samples get to the devices: resident (all at the start) or streaming (as they are needed).
 
-Both feeds follow one order of samples, `batches.batch_indices`, and both keep the private images
-of a client on the devices that own it.
+Both feeds follow one order of samples, `order.SampleOrder`, and both keep the private images of a
+client on the devices that own it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import jax
@@ -22,14 +22,13 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, Shaped
 
 from mhd_jax import rng
-from mhd_jax.data import augment, batches
+from mhd_jax.data import augment
 from mhd_jax.data.batches import Visits
-from mhd_jax.data.partition import Partition
-from mhd_jax.data.sources import Source, Split, fingerprint
+from mhd_jax.data.order import SampleOrder
+from mhd_jax.data.sources import Split
 from mhd_jax.errors import ConfigError
 from mhd_jax.inputs import Batch, StepInputs
 from mhd_jax.parallel import CLIENTS, DATA, Layout
-from mhd_jax.participation import Roster
 from mhd_jax.trees import Tree
 
 DeviceData = Mapping[str, Any]
@@ -37,34 +36,6 @@ DeviceData = Mapping[str, Any]
 
 Entries = tuple[tuple[Tree, ...], Tree]
 """What a step needs from the host: of each group of clients, and of the public batch."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Federation:
-    """One replica's data: who owns which samples.
-
-    Attributes:
-      seed: the replica's seed.
-      source: private training set, test set and normalisation.
-      partition: the private samples of every client.
-      public: the split public images come from; its labels never reach training.
-      public_indices: the public set within that split.
-      mean: per channel or feature, subtracted before a sample enters a network; () for ids.
-      std: per channel or feature, the divisor after that.
-    """
-
-    seed: int
-    source: Source
-    partition: Partition
-    public: Split
-    public_indices: Int[np.ndarray, " P"]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    @property
-    def fingerprint(self) -> str:
-        """By which a run knows its data again."""
-        return fingerprint(self.source, self.public, self.public_indices)
 
 
 class Feed(Protocol):
@@ -103,65 +74,6 @@ class Feed(Protocol):
     def load(self, data: DeviceData, inputs: StepInputs, seed: Array, step: Array) -> Batch:
         """One step's batch inside the step, on one device."""
         ...
-
-
-@dataclasses.dataclass(frozen=True)
-class SampleOrder:
-    """The order of samples of all replicas and clients.
-
-    Attributes:
-      federations: one per replica.
-      roster: who owns which client, and who takes part in a step.
-      batch_size: private samples per client and step; expected ones where they are Poisson.
-      public_batch_size: public samples per step.
-      visits: how long these stay.
-      poisson_places: of a Poisson batch; 0 for a walk through shuffled epochs.
-    """
-
-    federations: Sequence[Federation]
-    roster: Roster
-    batch_size: int
-    public_batch_size: int
-    visits: Visits = Visits()
-    poisson_places: int = 0
-
-    @property
-    def layout(self) -> Layout:
-        """Who owns which client."""
-        return self.roster.layout
-
-    def private(self, start: int, stop: int) -> tuple[Int[np.ndarray, "n R K B"], ...]:
-        """Positions among the own samples of each client, or of that at each place, per group.
-
-        Rows of clients that do not exist are padding; -1 stands for no sample.
-        """
-        seated = self.roster.seated(start, stop, len(self.federations)).swapaxes(0, 1)
-        walks = [
-            self._walk(fed, who, start, stop)
-            for fed, who in zip(self.federations, seated, strict=True)
-        ]
-        return self.roster.places.split(np.stack(walks, axis=1), axis=2)
-
-    def _walk(
-        self, fed: Federation, seated: Int[np.ndarray, "n N"], start: int, stop: int
-    ) -> Int[np.ndarray, "n K B"]:
-        """Positions in one replica; K is the number of places where not everybody takes part."""
-        seed, sizes, size = fed.seed, fed.partition.sizes, self.batch_size
-        if self.poisson_places:
-            return batches.poisson(seed, sizes, size, self.poisson_places, start, stop)
-        if self.roster.attendances:
-            return batches.walks_of(seed, "private", sizes, size, start, seated)
-        return batches.walks(seed, "private", sizes, size, start, stop)
-
-    def public(self, start: int, stop: int) -> Int[np.ndarray, "n R P"]:
-        """Positions within each replica's public set."""
-        walks = [
-            batches.public_indices(
-                fed.seed, len(fed.public_indices), self.public_batch_size, self.visits, start, stop
-            )
-            for fed in self.federations
-        ]
-        return np.stack(walks, axis=1)
 
 
 @dataclasses.dataclass(frozen=True)

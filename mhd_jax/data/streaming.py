@@ -25,7 +25,8 @@ from PIL import Image
 
 from mhd_jax import rng
 from mhd_jax.data import batches
-from mhd_jax.data.feed import DeviceData, Entries, Federation, Preparation, SampleOrder
+from mhd_jax.data.feed import DeviceData, Entries, Preparation
+from mhd_jax.data.order import Federation, SampleOrder
 from mhd_jax.data.sources import Split, fit
 from mhd_jax.errors import ConfigError
 from mhd_jax.inputs import Batch, StepInputs

@@ -13,7 +13,8 @@ from mhd_jax import config as config_lib
 from mhd_jax import exchange, federation, methods, seating, state
 from mhd_jax import privacy as privacy_lib
 from mhd_jax.data.batches import Visits
-from mhd_jax.data.feed import Federation, Feed, Resident, device_memory
+from mhd_jax.data.feed import Feed, Resident, device_memory
+from mhd_jax.data.order import Federation
 from mhd_jax.experiment import checks, messages
 from mhd_jax.experiment.clients import Clients, make_clients
 from mhd_jax.experiment.experiment import Experiment

@@ -15,7 +15,8 @@ from jaxtyping import Bool, Float, Int
 
 from mhd_jax import exchange, federation, graph, state, weights
 from mhd_jax import privacy as privacy_lib
-from mhd_jax.data.feed import Federation, Feed, Resident
+from mhd_jax.data.feed import Feed, Resident
+from mhd_jax.data.order import Federation
 from mhd_jax.evaluator import Evaluator
 from mhd_jax.inputs import Sample
 from mhd_jax.models import shapes

@@ -14,7 +14,7 @@ from jaxtyping import Int
 
 from mhd_jax import attacks, exchange, graph, methods
 from mhd_jax.data.batches import Visits
-from mhd_jax.data.feed import Federation
+from mhd_jax.data.order import Federation
 from mhd_jax.errors import ConfigError
 from mhd_jax.experiment.clients import Clients
 from mhd_jax.models import shapes
