@@ -34,7 +34,7 @@ from experiments.checks import label_inference
 from experiments.harness import records
 from experiments.harness.candidates import ALL_PEERS
 from experiments.harness.presets import ROOT
-from experiments.harness.stepping import Stepper
+from experiments.harness.stepping import SteppedRun
 from mhd_jax import rng
 from mhd_jax.config import default_config, update
 from mhd_jax.data import sources
@@ -256,7 +256,7 @@ def run(case: str, quick: bool = False) -> dict[str, Any]:
     order = rng.generator(0, "candidates").permutation(len(source.train))
     count = min(CANDIDATES, len(order) // 2)
     public, others = np.sort(order[:count]), np.sort(order[count : 2 * count])
-    stepper = Stepper(config, (source, SubSplit(source.train, public)))
+    stepper = SteppedRun(config, (source, SubSplit(source.train, public)))
     experiment = stepper.experiment
     asked = candidates(experiment, public)
     parameters = experiment.parts.method.averaging is not None
@@ -310,7 +310,7 @@ def cost(quick: bool = False) -> dict[str, Any]:
         source = sources.source(config.data)
         public = SubSplit(source.train, np.arange(min(CANDIDATES, len(source.train) // 2)))
         begin = time.process_time()
-        steppers[seeds] = Stepper(config, (source, public))
+        steppers[seeds] = SteppedRun(config, (source, public))
         made[seeds] = {"compile": time.process_time() - begin, "step": []}
         steppers[seeds].run(10)
     for _ in range(1 if quick else 5):

@@ -112,7 +112,7 @@ def _summary(config: ml_collections.ConfigDict, directory: Workdir) -> tuple[Sum
         ) as checkpoints,
         processes.losing_one(checkpoints.latest_step),
     ):
-        return Run(experiment, directory, checkpoints).finish(), False
+        return Passage(experiment, directory, checkpoints).finish(), False
 
 
 @contextlib.contextmanager
@@ -186,7 +186,7 @@ class Stepper:
         return self.experiment.schedule.inputs(step, step + self.experiment.parts.steps_per_call)
 
 
-class Run:
+class Passage:
     """One process's passage through a run, from the restored step to the last."""
 
     def __init__(

@@ -244,12 +244,12 @@ def test_steps_are_measured_once_and_then_read(
         def run(self, steps: int) -> None:
             time.sleep(0.001)
 
-    monkeypatch.setattr(training, "Stepper", Fast)
+    monkeypatch.setattr(training, "SteppedRun", Fast)
     monkeypatch.setattr(training, "CALIBRATION", 0.05)
     config = training.settings("mhd-all", quick=False)
     steps = training._steps(config, tmp_path / "mhd", 100.0, quick=False)
     assert steps == config.train.steps == 20_000  # no more than the config has
-    monkeypatch.setattr(training, "Stepper", None)  # calling it would fail
+    monkeypatch.setattr(training, "SteppedRun", None)  # calling it would fail
     assert training._steps(config, tmp_path / "mhd", 100.0, quick=False) == steps
 
 

@@ -120,14 +120,14 @@ def test_one_device_and_four_train_the_same(run: mhd_jax.Run, tmp_path: Path) ->
 def test_a_run_gone_on_with_gives_the_same_bits(
     run: mhd_jax.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    advance = train.Run._advance
+    advance = train.Passage._advance
 
-    def until_2(self: train.Run, call: train.Stepper, step: int) -> int:
+    def until_2(self: train.Passage, call: train.Stepper, step: int) -> int:
         if step == 2:
             raise KeyboardInterrupt
         return advance(self, call, step)
 
-    monkeypatch.setattr(train.Run, "_advance", until_2)
+    monkeypatch.setattr(train.Passage, "_advance", until_2)
     config = small.config(**MIXED)
     with pytest.raises(KeyboardInterrupt):
         train.train_and_evaluate(config, tmp_path / "run", with_report=False)

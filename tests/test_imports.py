@@ -109,7 +109,8 @@ def test_no_circle() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["from mhd_jax import train", "import mhd_jax.train", "from mhd_jax.train import Run"]
+    "text",
+    ["from mhd_jax import train", "import mhd_jax.train", "from mhd_jax.train import Passage"],
 )
 def test_an_upward_import_is_found(text: str) -> None:
     graph = arrows(PACKAGE)

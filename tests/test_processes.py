@@ -43,7 +43,7 @@ from tests import small
 
 workdir, changes, dies = sys.argv[1], eval(sys.argv[2]), int(sys.argv[3])
 built, decoded = [], []
-build, source, advance = experiment_lib.build, sources.source, train.Run._advance
+build, source, advance = experiment_lib.build, sources.source, train.Passage._advance
 
 def noted_source(settings):
     found = source(settings)
@@ -62,7 +62,8 @@ def advance_or_die(run, call, step):
         os.kill(os.getpid(), signal.SIGKILL)
     return advance(run, call, step)
 
-sources.source, experiment_lib.build, train.Run._advance = noted_source, noted_build, advance_or_die
+sources.source, experiment_lib.build = noted_source, noted_build
+train.Passage._advance = advance_or_die
 try:
     train.train_and_evaluate(small.config(**changes), workdir)
 except (Interrupted, WorkdirError) as error:

@@ -171,7 +171,7 @@ def test_all_messages_go_to_all_devices_where_who_reads_them_is_not_fixed(change
 def test_a_run_goes_on_with_other_devices_and_says_what_travels(tmp_path, monkeypatch, capsys):
     """Averages that lie with their publishers are found on one device, and the other way round."""
     settings = {**CYCLE, "train__steps_per_call": 1, "train__checkpoint_every": 2}
-    advance = train.Run._advance
+    advance = train.Passage._advance
 
     def interrupted(self, call, step):
         if step in (1, 3):
@@ -181,7 +181,7 @@ def test_a_run_goes_on_with_other_devices_and_says_what_travels(tmp_path, monkey
     expected = train.train_and_evaluate(small.config(**settings), tmp_path / "once")
     assert "; a device receives 1 of 6 messages of other devices" in expected["mesh"]
     assert "a device receives 1 of 6 messages" in " ".join(capsys.readouterr().out.split())
-    monkeypatch.setattr(train.Run, "_advance", interrupted)
+    monkeypatch.setattr(train.Passage, "_advance", interrupted)
     for devices in (4, 1):
         part = small.config(**settings | {"parallel__client_devices": devices})
         with pytest.raises(Interrupted):

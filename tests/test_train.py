@@ -165,7 +165,7 @@ def test_the_same_seed_gives_the_same_bits(finished, tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_the_same_command_goes_on(finished, tmp_path, monkeypatch, number):
     workdir, config, summary = finished
-    advance = train.Run._advance
+    advance = train.Passage._advance
 
     def interrupted(self, call, step):
         if step == 3:
@@ -175,11 +175,11 @@ def test_a_signal_saves_and_the_same_command_goes_on(finished, tmp_path, monkeyp
         return advance(self, call, step)
 
     config_often = small.config(train__checkpoint_every=6, train__steps_per_call=1)
-    monkeypatch.setattr(train.Run, "_advance", interrupted)
+    monkeypatch.setattr(train.Passage, "_advance", interrupted)
     with pytest.raises(Interrupted, match="saved step 6|saved step 4") as interrupted_by:
         train.train_and_evaluate(config_often, tmp_path, with_report=False)
     assert interrupted_by.value.status == 128 + number
-    monkeypatch.setattr(train.Run, "_advance", advance)
+    monkeypatch.setattr(train.Passage, "_advance", advance)
     asked, init = [], experiment_lib.Experiment.init_state
 
     def only_shapes(self, abstract=False):
@@ -211,7 +211,7 @@ def test_resuming_between_two_of_every_4_steps_gives_the_same_bits(changes, tmp_
         bytes_to=(0.01, 0.2), **changes,
     )  # fmt: skip
     expected = train.train_and_evaluate(config, tmp_path / "whole", with_report=False)
-    advance, begun = train.Run._advance, []
+    advance, begun = train.Passage._advance, []
 
     def until_6(self, call, step):
         begun.append(step)
@@ -219,7 +219,7 @@ def test_resuming_between_two_of_every_4_steps_gives_the_same_bits(changes, tmp_
             raise KeyboardInterrupt
         return advance(self, call, step)
 
-    monkeypatch.setattr(train.Run, "_advance", until_6)
+    monkeypatch.setattr(train.Passage, "_advance", until_6)
     with pytest.raises(KeyboardInterrupt):
         train.train_and_evaluate(config, tmp_path / "cut", with_report=False)
     begun.clear()
@@ -253,7 +253,7 @@ def test_a_graph_that_changes_every_step_is_compiled_once(tmp_path, compilations
     )  # fmt: skip
     topology = experiment_lib.build(config).topologies[0]
     assert len({topology.at(step).tobytes() for step in range(200)}) > 40
-    advance, after = train.Run._advance, []
+    advance, after = train.Passage._advance, []
 
     def watched(self, call, step):
         before = len(compilations)
@@ -261,7 +261,7 @@ def test_a_graph_that_changes_every_step_is_compiled_once(tmp_path, compilations
         after.extend(compilations[before:])
         return reached
 
-    monkeypatch.setattr(train.Run, "_advance", watched)
+    monkeypatch.setattr(train.Passage, "_advance", watched)
     train.train_and_evaluate(config, tmp_path, with_report=False)
     assert compilations.count("call") == 1
     assert after == []  # nothing at all is compiled while steps are dispatched
@@ -296,7 +296,7 @@ def test_inert_rows_stay_where_they_are_and_out_of_the_result(tmp_path, monkeypa
     settings = {"clients__num": 3, "train__steps_per_call": 1, "train__checkpoint_every": 2,
                 "isolated_baseline": False, "distill__alignment_momentum": 0.0}  # fmt: skip
     run = functools.partial(train.train_and_evaluate, with_report=False)
-    saved, save, advance = [], Checkpoints.save, train.Run._advance
+    saved, save, advance = [], Checkpoints.save, train.Passage._advance
 
     def noted(self, step, state):
         saved.append([(x.shape, x.sharding.shard_shape(x.shape)) for x in jax.tree.leaves(state)])
@@ -308,12 +308,12 @@ def test_inert_rows_stay_where_they_are_and_out_of_the_result(tmp_path, monkeypa
         return advance(self, call, step)
 
     monkeypatch.setattr(Checkpoints, "save", noted)
-    monkeypatch.setattr(train.Run, "_advance", interrupted)
+    monkeypatch.setattr(train.Passage, "_advance", interrupted)
     for devices in (2, 3):
         with pytest.raises(Interrupted):
             run(small.config(parallel__client_devices=devices, **settings), tmp_path / "often")
     found = run(small.config(**settings), tmp_path / "often")
-    monkeypatch.setattr(train.Run, "_advance", advance)
+    monkeypatch.setattr(train.Passage, "_advance", advance)
     expected = run(small.config(**settings), tmp_path / "once")
     np.testing.assert_array_equal(found["shared_accuracy"], expected["shared_accuracy"])
     final = [_final_state(tmp_path / name, small.config(**settings)) for name in ("often", "once")]

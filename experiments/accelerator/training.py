@@ -14,7 +14,7 @@ import numpy as np
 from configs import cifar10, digits
 from experiments.accelerator.pieces import Case, Context, Piece, Records
 from experiments.harness.candidates import CHANGES, METHODS
-from experiments.harness.stepping import Stepper
+from experiments.harness.stepping import SteppedRun
 from mhd_jax import train
 from mhd_jax.config import update
 from mhd_jax.data import sources
@@ -73,7 +73,7 @@ def _steps(config: Any, workdir: Path, seconds: float, quick: bool) -> int:
     begin = time.monotonic()
     endless = config.copy_and_resolve_references()
     update(endless, {"train.steps": 10**9})
-    stepper = Stepper(endless)
+    stepper = SteppedRun(endless)
     stepper.run(stepper.unit)
     limit, done, start = (0.2 if quick else CALIBRATION), 0, time.monotonic()
     while time.monotonic() - start < limit:

@@ -25,7 +25,7 @@ from jax import Array
 from experiments.benchmarks import ours, timing
 from experiments.benchmarks.timing import Benchmark, Case, Effort, Record
 from experiments.harness import tables
-from experiments.harness.stepping import Stepper
+from experiments.harness.stepping import SteppedRun
 from mhd_jax import distill
 from mhd_jax.edges import NOBODY, Form
 from mhd_jax.experiment import Experiment
@@ -86,7 +86,7 @@ def beside(
     return _measured({EDGES: ours.build(chosen), name: ours.build({**chosen, **changes})}, effort)
 
 
-def _measured(runs: dict[str, Stepper], effort: Effort) -> dict[str, Any]:
+def _measured(runs: dict[str, SteppedRun], effort: Effort) -> dict[str, Any]:
     config = runs[EDGES].experiment.config
     complete = config.graph.name == "complete"
     return {
@@ -112,7 +112,7 @@ def over_pairs(experiment: Experiment) -> Experiment:
     return dataclasses.replace(experiment, readers=readers)
 
 
-def host_seconds(run: Stepper) -> float:
+def host_seconds(run: SteppedRun) -> float:
     """What the host needs to plan one step, mean over a call."""
     schedule = run.experiment.schedule
     begin = time.perf_counter()

@@ -24,11 +24,11 @@ PARTS = (
     ("data, graph and models", "experiment", "build"),
     ("initial state, compiled", "experiment", "Experiment.init_state"),
     ("compiling the step", "train", "Stepper.__init__"),
-    ("training", "train", "Run._advance"),
-    ("training", "train", "Run._collect"),
-    ("evaluation", "train", "Run._evaluate"),
+    ("training", "train", "Passage._advance"),
+    ("training", "train", "Passage._collect"),
+    ("evaluation", "train", "Passage._evaluate"),
     ("evaluation", "record", "summarize"),
-    ("checkpoints", "train", "Run._save"),
+    ("checkpoints", "train", "Passage._save"),
     ("report", "reporting.report", "write_report"),
 )
 

@@ -13,7 +13,7 @@ from experiments.benchmarks import ours, timing
 from experiments.benchmarks.timing import Benchmark, Effort, Record
 from experiments.harness import tables
 from experiments.harness.presets import PRESETS
-from experiments.harness.stepping import Stepper
+from experiments.harness.stepping import SteppedRun
 
 FRESH = "fresh"
 REFRESH = 50  # S_P: how often a snapshot is replaced
@@ -49,7 +49,7 @@ def side_by_side(settings: Mapping[str, Mapping[str, Any]], effort: Effort) -> d
     for name, changes in settings.items():
         config = base.base({**common, **changes})
         config.num_seeds = 1
-        steppers[name] = Stepper(config)
+        steppers[name] = SteppedRun(config)
     contenders = [ours.contender(name, stepper) for name, stepper in steppers.items()]
     return {
         "measured": timing.alternate(contenders, effort),

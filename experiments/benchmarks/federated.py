@@ -24,7 +24,7 @@ import optax
 
 from experiments.benchmarks import ours, timing
 from experiments.benchmarks.timing import Benchmark, Case, Contender, Effort, Record
-from experiments.harness.stepping import Stepper
+from experiments.harness.stepping import SteppedRun
 from mhd_jax.data.augment import normalize
 
 OURS = "ours"
@@ -48,7 +48,7 @@ def _settings(clients: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _batches(stepper: Stepper) -> list[tuple[np.ndarray, np.ndarray]]:
+def _batches(stepper: SteppedRun) -> list[tuple[np.ndarray, np.ndarray]]:
     """Normalised images [LOCAL, B, ...] and labels [LOCAL, B] of the first round, by client."""
     experiment = stepper.experiment
     fed = experiment.federations[0]
@@ -66,7 +66,7 @@ def _batches(stepper: Stepper) -> list[tuple[np.ndarray, np.ndarray]]:
 # --- The others -----------------------------------------------------------------------------------
 
 
-def fedjax_rounds(stepper: Stepper) -> Rounds:
+def fedjax_rounds(stepper: SteppedRun) -> Rounds:
     """fedjax's client loop; returns the server's parameters in our form."""
     from fedjax.core import for_each_client
 
@@ -104,7 +104,7 @@ def fedjax_rounds(stepper: Stepper) -> Rounds:
     return rounds
 
 
-def pfl_rounds(stepper: Stepper) -> Rounds:
+def pfl_rounds(stepper: SteppedRun) -> Rounds:
     """pfl-research's simulation in PyTorch; returns the server's `state_dict`."""
     import torch
     from pfl.aggregate.simulate import SimulatedBackend

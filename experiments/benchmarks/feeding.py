@@ -16,7 +16,7 @@ from typing import Any
 from experiments.benchmarks import ours, timing
 from experiments.benchmarks.step import without_contenders
 from experiments.benchmarks.timing import Benchmark, Effort, Record
-from experiments.harness.stepping import Stepper
+from experiments.harness.stepping import SteppedRun
 
 FEEDS = ("resident", "streaming")
 SWITCH_SECONDS = 1e-4  # between threads, so that the end of a call is noticed at once
@@ -39,7 +39,7 @@ def measure(settings: Mapping[str, Any], effort: Effort) -> dict[str, Any]:
 
 
 def _waiting(
-    runs: Mapping[str, Stepper], measured: Mapping[str, Any], rounds: int
+    runs: Mapping[str, SteppedRun], measured: Mapping[str, Any], rounds: int
 ) -> dict[str, list[float]]:
     """Share of the time that devices wait, by feed and round."""
     usual = sys.getswitchinterval()

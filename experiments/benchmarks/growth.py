@@ -23,7 +23,7 @@ import jax
 from experiments.benchmarks import ours, timing
 from experiments.benchmarks.timing import Benchmark, Case, Contender, Effort, Record
 from experiments.harness import tables
-from experiments.harness.stepping import Stepper
+from experiments.harness.stepping import SteppedRun
 
 DEVICES = 4  # virtual ones, of the case that compares numbers of devices
 
@@ -51,7 +51,7 @@ def grow(name: str, effort: Effort) -> dict[str, Any]:
     return _measure(runs, effort)
 
 
-def _measure(runs: Mapping[str, Stepper], effort: Effort) -> dict[str, Any]:
+def _measure(runs: Mapping[str, SteppedRun], effort: Effort) -> dict[str, Any]:
     return {
         "measured": timing.alternate(
             [ours.contender(name, run) for name, run in runs.items()], effort

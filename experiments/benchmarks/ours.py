@@ -12,7 +12,7 @@ import ml_collections
 import numpy as np
 
 from experiments.benchmarks.timing import Contender
-from experiments.harness.stepping import Stepper
+from experiments.harness.stepping import SteppedRun
 from mhd_jax.config import default_config, update
 from mhd_jax.data import sources
 from mhd_jax.experiment import Experiment
@@ -61,7 +61,7 @@ def build(
     settings: Mapping[str, Any],
     source: sources.Source | None = None,
     change: Callable[[Experiment], Experiment] = lambda experiment: experiment,
-) -> Stepper:
+) -> SteppedRun:
     """The run with these settings, without end, evaluation or isolated baseline unless asked for.
 
     Samples are dealt evenly, so that all clients have as many. They are digits for dense networks,
@@ -70,10 +70,10 @@ def build(
     config = endless(settings)
     if source is None:
         source = digits(config.clients.num) if config.model.name == "mlp" else photographs()
-    return Stepper(config, (source, None), change)
+    return SteppedRun(config, (source, None), change)
 
 
-def contender(name: str, stepper: Stepper) -> Contender:
+def contender(name: str, stepper: SteppedRun) -> Contender:
     """For `timing.alternate`."""
     return Contender(name, stepper.run, stepper.compile_seconds, stepper.unit)
 

@@ -26,7 +26,7 @@ from experiments.benchmarks import ours, timing
 from experiments.benchmarks.timing import Benchmark, Case, Effort, Record
 from experiments.harness import tables
 from experiments.harness.records import cores
-from experiments.harness.stepping import Stepper
+from experiments.harness.stepping import SteppedRun
 
 OURS, SPREAD, TORCH, PLAIN, STACKED = "ours", "spread", "torch", "plain", "stacked"
 COMPARED = 3  # steps whose losses have to agree
@@ -85,7 +85,7 @@ def measure_stacked(settings: Mapping[str, Any], effort: Effort) -> dict[str, An
     return _results(runs[OURS], threads, losses, timing.alternate(contenders, effort))
 
 
-def _ours(settings: Mapping[str, Any]) -> dict[str, Stepper]:
+def _ours(settings: Mapping[str, Any]) -> dict[str, SteppedRun]:
     """Our step on one device and, where there are more, on one for each core."""
     devices = {OURS: 1, SPREAD: min(cores(), jax.local_device_count())}
     return {
@@ -96,7 +96,7 @@ def _ours(settings: Mapping[str, Any]) -> dict[str, Stepper]:
 
 
 def _results(
-    stepper: Stepper, threads: int, losses: Any, measured: dict[str, Any]
+    stepper: SteppedRun, threads: int, losses: Any, measured: dict[str, Any]
 ) -> dict[str, Any]:
     config = stepper.experiment.config
     return {
@@ -112,7 +112,7 @@ def _results(
     }
 
 
-def _first_losses(stepper: Stepper) -> list[list[float]]:
+def _first_losses(stepper: SteppedRun) -> list[list[float]]:
     steps: list[np.ndarray] = []
     while len(steps) < COMPARED:
         for call in stepper.run(stepper.unit):

@@ -19,7 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.harness.stepping import Stepper
+from experiments.harness.stepping import SteppedRun
 from mhd_jax import audit
 from mhd_jax.config import default_config, update
 from mhd_jax.experiment import Experiment
@@ -50,7 +50,7 @@ def measure(graph: Mapping[str, Any], clients: int, devices: int, steps: int) ->
                 "isolated_baseline": False, "train.steps_per_call": 1, "partition.name": "iid",
                 "graph.peers_per_step": 0, "optimizer.warmup_steps": 0}  # fmt: skip
     update(config, settings | {"graph.islands": devices} | dict(graph))
-    ours, everything = Stepper(config), Stepper(config, change=to_all_devices)
+    ours, everything = SteppedRun(config), SteppedRun(config, change=to_all_devices)
     routes = ours.experiment.parts.routes
     row: dict[str, Any] = {
         "clients": clients,

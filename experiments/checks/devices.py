@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.harness.stepping import Stepper
+from experiments.harness.stepping import SteppedRun
 from mhd_jax import audit, parallel
 from mhd_jax.config import default_config, update
 
@@ -38,7 +38,7 @@ def measure(clients: int, devices: int, steps: int) -> tuple[dict[str, Any], Par
     )  # fmt: skip
     update(config, {"parallel.client_devices": shape.client_devices,
                     "parallel.data_devices": shape.data_devices})  # fmt: skip
-    stepper = Stepper(config)
+    stepper = SteppedRun(config)
     experiment, compiled = stepper.experiment, stepper.compiled
     found = audit.explain(experiment, audit.parse(compiled.as_text()))
     memory = compiled.memory_analysis()

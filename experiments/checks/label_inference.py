@@ -25,7 +25,7 @@ import numpy as np
 from scipy import special
 
 from experiments.harness import plots, records
-from experiments.harness.stepping import Stepper
+from experiments.harness.stepping import SteppedRun
 from mhd_jax.config import default_config, update
 from mhd_jax.data import augment
 from mhd_jax.experiment import Experiment
@@ -48,7 +48,7 @@ def measure(skew: float, steps: int, seeds: int) -> dict[str, Any]:
     update(config, {"partition.skew": skew, "train.steps": steps, "num_seeds": seeds,
                     "isolated_baseline": False, "train.log_every": 50, "train.checkpoint_every": 50,
                     "train.eval_every": 50})  # fmt: skip
-    stepper, guesses = Stepper(config), []
+    stepper, guesses = SteppedRun(config), []
     for _step in range(stepper.unit, steps + 1, stepper.unit):
         stepper.run(stepper.unit)
         guesses.append(guess(stepper.experiment, stepper.state))

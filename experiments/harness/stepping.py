@@ -18,7 +18,7 @@ from mhd_jax.experiment import Experiment
 from mhd_jax.state import State
 
 
-class Stepper:
+class SteppedRun:
     """A run that is only stepped: nothing is logged, evaluated or saved.
 
     Args:
