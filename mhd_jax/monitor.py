@@ -12,10 +12,11 @@ import jax
 import numpy as np
 
 from mhd_jax import health
+from mhd_jax.data.sources import at_most
 from mhd_jax.evaluator import Evaluation
 from mhd_jax.experiment import Experiment
 from mhd_jax.federation import preparation
-from mhd_jax.probe import Vitals, make_probe, sample_of
+from mhd_jax.probe import PROBED, Vitals, make_probe
 from mhd_jax.state import State
 
 PATIENCE = 0.3  # of the run, or as long as distillation fades in: before that nobody is judged
@@ -114,7 +115,7 @@ class Monitor:
     def _images(self) -> tuple[jax.Array, jax.Array]:
         """Public images to look at and their labels, -1 where they are another data set's."""
         federation, layout = self.experiment.federations[0], self.experiment.layout
-        chosen = sample_of(federation.public_indices)
+        chosen = at_most(federation.public_indices, PROBED)
         known = federation.public is federation.source.train
         labels = federation.public.labels[chosen] if known else np.full(len(chosen), -1)
         images = federation.public.images(chosen)

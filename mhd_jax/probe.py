@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
 
@@ -167,8 +166,3 @@ def _present(parts: StepParts, inputs: StepInputs, count: int) -> Bool[Array, " 
     """Which of `count` published predictions are a client's: a place nobody takes has some too."""
     ids = publishers(parts, inputs, count)
     return jnp.ones(count, bool) if ids is None else ids != NOBODY
-
-
-def sample_of(indices: Int[np.ndarray, " P"]) -> Int[np.ndarray, " p"]:
-    """The public images to look at, at most `PROBED`."""
-    return indices[:: -(-len(indices) // PROBED)]

@@ -178,9 +178,18 @@ def fingerprint(source: Source, public: Split, indices: Int[np.ndarray, " P"]) -
             found.update(f"{len(split)} {split.image_shape} {split.dtype}".encode())
             found.update(np.ascontiguousarray(split.labels, np.int32).tobytes())
     for split, among in ((source.test, np.arange(len(source.test))), (public, indices)):
-        few = split.images(among[:: max(1, -(-len(among) // COMPARED))])
+        few = split.images(at_most(among, COMPARED))
         found.update(np.ascontiguousarray(few).tobytes())
     return found.hexdigest()[:16]
+
+
+def at_most(indices: Int[np.ndarray, " n"], most: int) -> Int[np.ndarray, " m"]:
+    """The indices themselves, or of more than `most` some, evenly spread.
+
+    >>> at_most(np.arange(10), 4)
+    array([0, 3, 6, 9])
+    """
+    return indices[:: max(1, -(-len(indices) // most))]
 
 
 class SubSplit(Split):
@@ -363,7 +372,7 @@ def measured_statistics(
     """
     if is_ids(split.dtype):
         return (), ()
-    images = split.images(indices[:: -(-len(indices) // MEASURED)])
+    images = split.images(at_most(indices, MEASURED))
     scale = 255.0 if images.dtype == np.uint8 else 1.0
     pixels = images.reshape(-1, images.shape[-1]).astype(np.float64) / scale
     mean, std = pixels.mean(axis=0), pixels.std(axis=0)
