@@ -12,7 +12,7 @@ from experiments.harness import sweep
 from experiments.harness.candidates import PAPER
 from experiments.harness.presets import Preset
 from experiments.harness.study import Cell, Record, Study
-from experiments.harness.tables import grid, number
+from experiments.harness.tables import grid
 from mhd_jax.results import Spread
 
 SETTINGS = {
@@ -55,7 +55,7 @@ def by_kind(records: Sequence[Record]) -> str:
             shared = record.accuracy("shared")[:, kind]
             isolated = record.isolated("shared")[:, kind]
             values = (shared[..., 0], shared[..., -1], isolated)
-            spreads = [number(Spread.of(value)) for value in values]
+            spreads = [Spread.of(value).text() for value in values]
             lines.append((f"{count} {name}", SETTINGS[record.cell], *spreads))
     return grid(header, lines)
 

@@ -12,7 +12,7 @@ from experiments.harness import sweep
 from experiments.harness.candidates import CHANGES, METHODS, WHAT_IS_OURS
 from experiments.harness.presets import Preset
 from experiments.harness.study import Cell, Record, Study
-from experiments.harness.tables import grid, number
+from experiments.harness.tables import grid
 from mhd_jax.results import Spread
 
 OURS = "aligned"
@@ -55,7 +55,7 @@ def _difference(found: dict[tuple[str, str], Record], method: str, group: str) -
     ours, theirs = (found[m, group].accuracy("shared")[..., -1] for m in (OURS, method))
     difference = ours - theirs
     ahead = int((difference.mean(axis=1) > 0).sum())
-    return number(Spread.of(difference), signed=True), f"{ahead} of {len(difference)}"
+    return Spread.of(difference).text(signed=True), f"{ahead} of {len(difference)}"
 
 
 STUDY = Study(

@@ -63,7 +63,7 @@ def test_final_table_of_replicas() -> None:
     both = make_summary(replicas=[make_summary().to_json(), other.to_json()])
     table = terminal.final_table(both).splitlines()
     # Means 0.45 and 0.55: sample standard deviation 0.1 / sqrt(2).
-    assert table[3].split()[:6] == ["main", "0.500", "±0.071", "0.400", "0.600", "+0.100"]
+    assert table[3].split()[:7] == ["main", "0.500", "±", "0.071", "0.400", "0.600", "+0.100"]
     assert len({len(line) for line in table[:5]} - {len(table[3])}) == 0
     assert "2 clients and 2 seeds (± std of the seeds' means)" in table[-1]
 

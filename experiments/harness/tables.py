@@ -32,25 +32,13 @@ def rows(record: Record) -> list[HeadRow]:
     return accuracy_rows(record.accuracy("shared"), record.accuracy("private"), *alone)
 
 
-def number(spread: Spread | None, signed: bool = False) -> str:
-    """Mean ± standard deviation over seeds of the mean over clients.
-
-    >>> number(Spread(0.5, 0.25, 0.75, 0.125))
-    '0.500 ± 0.125'
-    """
-    if spread is None:
-        return ""
-    text = f"{spread.mean:+.3f}" if signed else f"{spread.mean:.3f}"
-    return text if spread.std is None else f"{text} ± {spread.std:.3f}"
-
-
 def over_seeds(values: Float[np.ndarray, " R"], signed: bool = True) -> str:
     """Mean ± standard deviation of one number per seed.
 
     >>> over_seeds(np.array([0.1, 0.3]))
     '+0.200 ± 0.141'
     """
-    return number(Spread.of(values[:, None]), signed)
+    return Spread.of(values[:, None]).text(signed)
 
 
 def short(number: float) -> str:
@@ -79,7 +67,7 @@ def in_short(record: Record) -> str:
         return record.diverged
     gain = Spread.of(record.gain())
     last = Spread.of(record.accuracy("shared")[..., -1])
-    return f"last head {number(last)}, {number(gain, signed=True)} over isolation"
+    return f"last head {last.text()}, {gain.text(signed=True)} over isolation"
 
 
 def markdown(study: Study, records: Sequence[Record]) -> str:
@@ -125,7 +113,7 @@ def _gains(record: Record | None) -> tuple[str, str, str]:
         return ("" if record is None else "diverged"), "", ""
     gains = (Spread.of(record.gain()), Spread.of(record.gain("private", head=0)))
     last = Spread.of(record.accuracy("shared")[..., -1])
-    return number(last), number(gains[0], signed=True), number(gains[1], signed=True)
+    return last.text(), gains[0].text(signed=True), gains[1].text(signed=True)
 
 
 def _table(study: Study, records: Sequence[Record]) -> str:
@@ -154,13 +142,13 @@ def _cells(record: Record, ranks: int, width: int) -> list[str]:
     main, last, aux = heads[0], heads[-1], heads[1:]
     shown = [last] if ranks == 1 else [*aux, *[None] * (ranks - len(aux))]
     return [
-        number(main.shared),
-        *(number(head.shared) if head and len(heads) > 1 else "–" for head in shown),
+        main.shared.text(),
+        *(head.shared.text() if head and len(heads) > 1 else "–" for head in shown),
         f"{last.shared.min:.3f}",
-        number(baseline.shared),
-        number(last.shared_gain, signed=True),
-        number(main.private),
-        number(baseline.private),
+        baseline.shared.text(),
+        last.shared_gain.text(signed=True) if last.shared_gain else "",
+        main.private.text(),
+        baseline.private.text(),
         kilobytes(record),
         speed(record),
     ]

@@ -152,9 +152,7 @@ def number(value: float | Spread) -> str:
     >>> number(0.84217), number(Spread(0.84217, 0.8, 0.9, std=0.0123))
     ('0.842', '0.842 ± 0.012')
     """
-    if isinstance(value, Spread):
-        return number(value.mean) + ("" if value.std is None else f" ± {value.std:.3f}")
-    return f"{value:.3f}"
+    return value.text() if isinstance(value, Spread) else f"{value:.3f}"
 
 
 def signed(value: float | Spread) -> str:
@@ -163,10 +161,8 @@ def signed(value: float | Spread) -> str:
     >>> signed(-0.0041), signed(0.4821), signed(0.0)
     ('−0.004', '+0.482', '0.000')
     """
-    if isinstance(value, Spread):
-        return signed(value.mean) + ("" if value.std is None else f" ± {value.std:.3f}")
-    text = f"{value:+.3f}".replace("-", "−")
-    return "0.000" if text[1:] == "0.000" else text
+    text = value.text(signed=True) if isinstance(value, Spread) else f"{value:+.3f}"
+    return text[1:] if text[1:].startswith("0.000") else text.replace("-", "−")
 
 
 def client_rows(summary: Summary) -> list[dict[str, Any]]:

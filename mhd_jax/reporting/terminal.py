@@ -90,15 +90,10 @@ def _legend(summary: Summary, gains: bool) -> str:
 
 
 def _cells(spread: Spread, gain: Spread | None, with_gain: bool) -> list[str]:
-    cells = [_number(spread), f"{spread.min:.3f}", f"{spread.max:.3f}"]
+    cells = [spread.text(), f"{spread.min:.3f}", f"{spread.max:.3f}"]
     if with_gain:
-        cells.append(_number(gain, signed=True) if gain else "")
+        cells.append(gain.text(signed=True) if gain else "")
     return cells
-
-
-def _number(spread: Spread, signed: bool = False) -> str:
-    text = f"{spread.mean:+.3f}" if signed else f"{spread.mean:.3f}"
-    return text if spread.std is None else f"{text} ±{spread.std:.3f}"
 
 
 def _layout(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

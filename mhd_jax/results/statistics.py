@@ -39,6 +39,15 @@ class Spread:
         std = float(means.std(ddof=1)) if len(means) > 1 else None
         return cls(float(means.mean()), float(values.min()), float(values.max()), std)
 
+    def text(self, signed: bool = False) -> str:
+        """Mean ± standard deviation over seeds, the latter where there are several.
+
+        >>> Spread(0.5, 0.25, 0.75).text(), Spread(0.5, 0.25, 0.75, 0.125).text(signed=True)
+        ('0.500', '+0.500 ± 0.125')
+        """
+        mean = f"{self.mean:+.3f}" if signed else f"{self.mean:.3f}"
+        return mean if self.std is None else f"{mean} ± {self.std:.3f}"
+
 
 @dataclasses.dataclass(frozen=True)
 class HeadRow:
