@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from mhd_jax import distill
+from mhd_jax.wording import first_few
 
 # --- What the probe measures ----------------------------------------------------------------------
 
@@ -359,5 +360,5 @@ def _clients(names: Sequence[str]) -> str:
     if len(names) == 1:
         return f"client {names[0]}"
     if len(names) > 4:
-        return f"clients {', '.join(names[:3])} and {len(names) - 3} more"
+        return f"clients {first_few(names, 3)}"
     return f"clients {', '.join(names[:-1])} and {names[-1]}"

@@ -26,6 +26,7 @@ from mhd_jax.errors import ConfigError
 from mhd_jax.files import absolute
 from mhd_jax.registry import Registry
 from mhd_jax.trees import Variables
+from mhd_jax.wording import first_few
 
 SETTING = "model.init_from"
 
@@ -174,8 +175,7 @@ def fitted(given: Variables | None, shapes: Variables, who: str) -> Flat:
         if _shape(there.get(path)) != _shape(wanted.get(path))
     ]
     if wrong:
-        more = f"; and {len(wrong) - MOST} more" if len(wrong) > MOST else ""
-        accepted = f"weights of its network: {'; '.join(wrong[:MOST])}{more}"
+        accepted = f"weights of its network: {first_few(wrong, MOST, between='; ')}"
         raise ConfigError(SETTING, who, accepted)
     return there
 

@@ -14,7 +14,7 @@ import mhd_jax
 PACKAGE = Path(mhd_jax.__file__).parent
 
 LAYERS = (
-    ("errors", "files", "rng", "trees"),
+    ("errors", "files", "rng", "trees", "wording"),
     ("config", "edges", "inputs", "registry"),
     ("attacks", "command", "config_bases", "graph", "models", "parallel"),
     ("participation", "routes"),

@@ -12,6 +12,7 @@ from scipy import sparse
 from scipy.sparse import csgraph
 
 from mhd_jax.graph.catalogue import Adjacency
+from mhd_jax.wording import first_few
 
 LISTED = 10
 """Clients that a message names."""
@@ -136,8 +137,7 @@ def listed(clients: list[int] | set[int]) -> str:
     >>> listed({4, 2}), listed(list(range(1000)))
     ('2, 4', '0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 990 more')
     """
-    named = ", ".join(map(str, sorted(clients)[:LISTED]))
-    return named if len(clients) <= LISTED else f"{named} and {len(clients) - LISTED:,} more"
+    return first_few([str(client) for client in sorted(clients)], LISTED)
 
 
 # --- Averaging weights ----------------------------------------------------------------------------

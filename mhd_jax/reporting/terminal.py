@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from tqdm.auto import tqdm
 
 from mhd_jax.results import Spread, Summary, epsilon_range, head_rows
+from mhd_jax.wording import first_few
 
 # Without a terminal nobody watches a bar: one plain line whenever there are new values, and
 # otherwise this often, so that a log file shows that the run is alive.
@@ -194,9 +195,8 @@ def _with_sizes(names: Sequence[str], sizes: Sequence[int]) -> str:
     >>> _with_sizes(("north", "south"), (40, 1200))
     'north (40), south (1,200)'
     """
-    pairs = list(zip(names, sizes, strict=True))
-    text = ", ".join(f"{name} ({size:,})" for name, size in pairs[:MOST_NAMES])
-    return text + (f" and {len(pairs) - MOST_NAMES} more" if len(pairs) > MOST_NAMES else "")
+    pairs = zip(names, sizes, strict=True)
+    return first_few([f"{name} ({size:,})" for name, size in pairs], MOST_NAMES)
 
 
 def _range(values: Sequence[int] | np.ndarray) -> str:

@@ -33,6 +33,7 @@ from mhd_jax.errors import ConfigError, WorkdirError
 from mhd_jax.files import absolute, files_below, is_remote
 from mhd_jax.runtime.processes import anywhere
 from mhd_jax.trees import AnyTree
+from mhd_jax.wording import first_few
 
 MANIFEST = "manifest.json"
 UNREADABLE = ".unreadable"
@@ -222,8 +223,8 @@ class Checkpoints:
         wanted = self._strip(abstract_state)
         differing = _differences(directory, wanted) if jax.process_index() == 0 else []
         if anywhere(bool(differing)):
-            more = f"; and {len(differing) - 5} more" if len(differing) > 5 else ""
-            raise WorkdirError(f"{directory} is of another state: {'; '.join(differing[:5])}{more}")
+            few = first_few(differing, 5, between="; ")
+            raise WorkdirError(f"{directory} is of another state: {few}")
 
     def _check_space(self, state: object) -> None:
         """A full disk is better met before the writing starts: it fails late and in many voices."""

@@ -1,0 +1,18 @@
+# Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
+"""How messages name what there may be many of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def first_few(names: Sequence[str], most: int, between: str = ", ") -> str:
+    """All names, or of more than `most` the first ones and how many more there are.
+
+    >>> first_few("ab", 3), first_few("abcde", 3), first_few("abcde", 3, between="; ")
+    ('a, b', 'a, b, c and 2 more', 'a; b; c; and 2 more')
+    """
+    shown = between.join(names[:most])
+    if len(names) <= most:
+        return shown
+    return f"{shown}{' ' if between == ', ' else between}and {len(names) - most:,} more"
