@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import json
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
 
@@ -38,6 +38,21 @@ NEEDS_NO_SETTING = ("none", "complete", "cycle", "undirected_cycle", "chain", "s
 
 def build(name: str, num_clients: int, seed: int = 0, **changes: Any) -> np.ndarray:
     return graph.make_topology({"name": name, **changes}, num_clients, seed).at(0)
+
+
+Own = Callable[[Callable[[int], Any]], str]
+
+
+@pytest.fixture
+def ones_own(monkeypatch: pytest.MonkeyPatch) -> Own:
+    """Registers a function of the step for as long as a test lasts; returns its name."""
+    monkeypatch.setattr(graph.GRAPHS, "_pieces", dict(graph.GRAPHS._pieces))
+
+    def register(function: Callable[[int], Any]) -> str:
+        graph.GRAPHS.register("ones_own")(function)
+        return "ones_own"
+
+    return register
 
 
 def random_matrix(num_clients: int, seed: int, density: float = 0.5) -> np.ndarray:
@@ -315,7 +330,7 @@ def test_a_missing_matrix_file(tmp_path: pathlib.Path) -> None:
 
 @pytest.mark.parametrize("empty", ["", None])
 def test_no_matrix(empty: str | None) -> None:
-    with pytest.raises(ConfigError, match="graph.matrix = .*a file, a matrix or a function"):
+    with pytest.raises(ConfigError, match="graph.matrix = .*a file or a matrix, for"):
         build("matrix", 2, matrix=empty)
 
 
@@ -416,8 +431,16 @@ CHANGING: dict[str, dict[str, Any]] = {
     "sampled": {"peers_per_step": 2},
     "lossy": {"drop": 0.4},
     "all": {"sequence": ("complete", "chain"), "every": 2, "peers_per_step": 1, "drop": 0.2},
-    "custom": {"name": "matrix", "matrix": lambda step: random_matrix(6, step), "drop": 0.1},
+    "of the step": {"name": "of_the_step", "drop": 0.1},
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _of_the_step() -> Iterator[None]:
+    """Registers the function of the step that `CHANGING` names, for this module alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(graph.GRAPHS._pieces, "of_the_step", lambda step: random_matrix(6, step))
+        yield
 
 
 @pytest.mark.parametrize("case", CHANGING)
@@ -454,7 +477,7 @@ def test_changing_graphs_change(case: str) -> None:
     assert not chosen.static
     reads = chosen.reads(0, 24)
     assert len({read.tobytes() for read in reads}) > 2
-    if case not in ("custom", "sequence"):  # whose only randomness is shared or seldom
+    if case not in ("of the step", "sequence"):  # whose only randomness is shared or seldom
         assert (reads != graph.make_topology(CHANGING[case], 6, seed=1).reads(0, 24)).any()
 
 
@@ -489,37 +512,38 @@ def test_random_graphs_of_a_sequence_are_fresh_at_every_turn() -> None:
     assert len({chosen.at(step).tobytes() for step in range(20)}) == 10
 
 
-def test_a_function_of_the_step() -> None:
+def test_a_function_of_the_step(ones_own: Own) -> None:
     asked: list[int] = []
 
     def alternate(step: int) -> list[list[int]]:
         asked.append(step)
         return [[0, 1], [0, 0]] if step % 2 else [[0, 0], [1, 0]]
 
-    chosen = graph.make_topology({"name": "cycle"}, 2, seed=0, custom=alternate)
+    chosen = graph.make_topology({"name": ones_own(alternate)}, 2, seed=0)
     assert chosen.reads(0, 3)[:, 0, 1].tolist() == [False, True, False]
     assert sorted(set(asked)) == [0, 1, 2]
-    from_config = graph.make_topology({"name": "matrix", "matrix": alternate}, 2, seed=0)
-    assert (from_config.reads(0, 9) == chosen.reads(0, 9)).all()
 
 
-def test_a_function_is_asked_at_the_first_step_of_a_turn() -> None:
+def test_a_function_is_asked_at_the_first_step_of_a_turn(ones_own: Own) -> None:
     def growing(step: int) -> np.ndarray:
         return np.arange(36).reshape(6, 6) % 7 * step > 12
 
-    chosen = graph.make_topology({"every": 4}, 6, seed=0, custom=growing)
+    chosen = graph.make_topology({"name": ones_own(growing), "every": 4}, 6, seed=0)
     assert (chosen.at(7) == growing(4)).all()
     assert not chosen.at(3).any()
 
 
 @pytest.mark.parametrize("bad", [lambda step: np.eye(3), lambda step: np.zeros((2, 3))])
-def test_a_bad_function_is_an_error_at_once(bad: Callable[[int], np.ndarray]) -> None:
-    with pytest.raises(ConfigError, match="a function, at step 0"):
-        graph.make_topology({}, 3, seed=0, custom=bad)
+def test_a_bad_function_is_an_error_at_once(
+    bad: Callable[[int], np.ndarray], ones_own: Own
+) -> None:
+    with pytest.raises(ConfigError, match="graph.name = 'ones_own, at step 0'"):
+        graph.make_topology({"name": ones_own(bad)}, 3, seed=0)
 
 
-def test_a_function_that_goes_wrong_later_names_the_step() -> None:
-    chosen = graph.make_topology({}, 3, seed=0, custom=lambda step: np.eye(3) * (step == 5))
+def test_a_function_that_goes_wrong_later_names_the_step(ones_own: Own) -> None:
+    name = ones_own(lambda step: np.eye(3) * (step == 5))
+    chosen = graph.make_topology({"name": name}, 3, seed=0)
     chosen.reads(0, 5)
     with pytest.raises(ConfigError, match="at step 5.*client 0 cannot distil from itself"):
         chosen.reads(0, 6)

@@ -199,7 +199,7 @@ def from_matrix(
       ConfigError: no matrix, an unreadable file, or no adjacency matrix of K clients.
     """
     if not given(matrix):
-        accepted = "a file, a matrix or a function of the step, for graph.name = 'matrix'"
+        accepted = "a file or a matrix, for graph.name = 'matrix'"
         raise ConfigError("graph.matrix", matrix, accepted)
     if isinstance(matrix, str | os.PathLike):
         loaded = read_matrix(matrix, num_clients)

@@ -204,19 +204,15 @@ def draw(
 
 
 def make_topology(
-    graph_config: Mapping[str, Any] | ConfigDict,
-    num_clients: int,
-    seed: int,
-    *,
-    custom: Callable[[int], object] | None = None,
+    graph_config: Mapping[str, Any] | ConfigDict, num_clients: int, seed: int
 ) -> Topology:
     """The topology that the settings `graph.*` describe.
 
     `graph.name` is one graph for the whole run, or with `graph.every` = n > 0 and a random graph a
     fresh one every n steps. `graph.sequence` names graphs that take turns of `graph.every` steps
-    instead (`graph.name` is then unused), random ones afresh at every turn. A function of the
-    step, as `custom` or in `graph.matrix`, must be pure; it is asked at every step, or with
-    `graph.every` at the first step of every turn.
+    instead (`graph.name` is then unused), random ones afresh at every turn. A registered function
+    of the step must be pure; it is asked at every step, or with `graph.every` at the first step of
+    every turn.
 
     >>> settings = {"sequence": ("cycle", "star"), "every": 10}
     >>> ring_or_star = make_topology(settings, num_clients=4, seed=0)
@@ -227,7 +223,6 @@ def make_topology(
       graph_config: settings of the group `graph`; those left out have their default.
       num_clients: K.
       seed: of random graphs, drawn peers and lost messages.
-      custom: step -> [K, K] of 0 and 1; takes the place of `graph.name` and `graph.sequence`.
 
     Raises:
       ConfigError: settings that cannot work, at once: the first graph of each kind is built here.
@@ -235,8 +230,6 @@ def make_topology(
     """
     _whole("clients.num", num_clients, 1)
     settings = {**default_config().graph, **graph_config}
-    if custom is not None:
-        settings |= {"name": "matrix", "sequence": (), "matrix": custom}
     _check_ranges(settings)
     names = _names(settings)
     return Topology(
@@ -265,23 +258,21 @@ def _source(
     name: str, num_clients: int, seed: int, settings: Mapping[str, Any]
 ) -> Adjacency | Callable[[int], Adjacency]:
     """A graph as a matrix if it never changes, else as a function of the step."""
-    piece = settings["matrix"] if name == "matrix" else GRAPHS.get(name)
-    called = callable(piece) and (name == "matrix" or _takes_step(piece))
+    piece = GRAPHS.get(name)
+    called = callable(piece) and _takes_step(piece)
 
     @functools.lru_cache(maxsize=PERIODS_CACHED)
     def draw(step: int) -> Adjacency:
         if called:
             with of_piece("graph.name", name, "a function of the step"):
                 matrix = piece(step)
-            own = "a function" if name == "matrix" else name
-            setting = "graph.matrix" if name == "matrix" else "graph.name"
-            value = f"{own}, at step {step}"
-            adjacency = check_adjacency(matrix, num_clients, setting=setting, value=value)
+            value = f"{name}, at step {step}"
         else:
             accepted = "a graph (num_clients, rng, **settings), which takes every graph setting"
             with of_piece("graph.name", name, accepted):
-                matrix = GRAPHS.get(name)(num_clients, generator(seed, "graph", step), **settings)
-            adjacency = check_adjacency(matrix, num_clients, setting="graph.name", value=name)
+                matrix = piece(num_clients, generator(seed, "graph", step), **settings)
+            value = name
+        adjacency = check_adjacency(matrix, num_clients, setting="graph.name", value=value)
         adjacency.flags.writeable = False
         return adjacency
 
