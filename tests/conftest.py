@@ -22,7 +22,8 @@ from etils import epath
 from etils.epath import backend
 from fsspec.implementations.memory import MemoryFileSystem
 
-from experiments.harness.compiling import collect_rarely, compile_quickly
+from experiments.harness.compiling import compile_quickly
+from tests.garbage import collect_rarely
 
 ROOT = Path(__file__).resolve().parent.parent
 

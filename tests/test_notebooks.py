@@ -17,8 +17,8 @@ NAMES = sorted(path.stem for path in FOLDER.glob("*.py"))
 
 
 CHEAPLY = """
-from experiments.harness.compiling import collect_rarely
 from mhd_jax import train
+from tests.garbage import collect_rarely
 
 collect_rarely()
 

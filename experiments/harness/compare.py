@@ -68,10 +68,10 @@ def difference(made: Record, kept: Record) -> Difference:
     return Difference(name, kept.revision, largest, mean, spread)
 
 
-def differences(workdir: Path, results: Path = RESULTS) -> Iterator[Difference]:
+def differences(workdir: Path) -> Iterator[Difference]:
     """Of all records of a sweep that have a committed counterpart."""
     for made in sorted(workdir.glob("*/*/*.json")):
-        kept = results / made.relative_to(workdir)
+        kept = RESULTS / made.relative_to(workdir)
         if kept.exists():
             yield difference(*records_lib.read([made, kept]))
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import sys
 from importlib import metadata
@@ -37,14 +36,3 @@ def compile_quickly() -> None:
 
         limit = int(os.environ["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"])
         jax.config.update("jax_traceback_in_locations_limit", limit)
-
-
-def collect_rarely() -> None:
-    """Looks for garbage less often.
-
-    Tracing makes many objects that stay, and looking through them again and again costs more than
-    a twentieth of the time.
-    """
-    gc.collect()
-    gc.freeze()  # what is there now stays
-    gc.set_threshold(100_000, 20, 100)

@@ -49,12 +49,10 @@ def places(text: str) -> set[str]:
     return set(_BEGIN.findall(text))
 
 
-def records(preset: str, study: Study, folder: Path = RESULTS) -> list[Record]:
+def records(preset: str, study: Study) -> list[Record]:
     """The committed records of a study, in the order of its cells."""
-    cells = study.cells(PRESETS[preset])
-    return list(
-        records_lib.read(folder / preset / study.name / f"{cell.name}.json" for cell in cells)
-    )
+    folder, cells = RESULTS / preset / study.name, study.cells(PRESETS[preset])
+    return list(records_lib.read(folder / f"{cell.name}.json" for cell in cells))
 
 
 def block(preset: str, name: str, page: Path) -> str:
