@@ -10,9 +10,11 @@ import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from mhd_jax.data import feed
 from mhd_jax.data.batches import Visits, public_indices
 from mhd_jax.data.feed import Preparation
 from mhd_jax.errors import ConfigError
+from mhd_jax.experiment import Experiment
 from mhd_jax.parallel import DATA
 from tests import reference, small
 
@@ -82,3 +84,34 @@ def test_a_sample_stays_in_the_mixture_that_was_sent() -> None:
 def test_a_second_sample_is_never_the_larger_part(value: float) -> None:
     with pytest.raises(ConfigError, match=r"distill\.mixup = .*: expected 0 to 0\.5"):
         small.build(distill__mixup=value)
+
+
+# --- Of several seeds -----------------------------------------------------------------------------
+
+
+def _bytes(experiment: Experiment) -> int:
+    return feed.resident_bytes(experiment.feed, experiment.layout)
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_seeds_share_one_copy_of_the_same_public_set(devices, monkeypatch):
+    changes = {
+        "num_seeds": 3, "data__public_name": "digits", "data__augment": "none",
+        "parallel__client_devices": devices,
+    }  # fmt: skip
+    shared = small.build(**changes)
+    assert shared.feed.data["public"].shape == (1, 1297, 8, 8, 1)
+    assert shared.feed.data["public"].shape == shared.feed.data_shapes()["public"].shape
+    ours, _ = small.run(shared)
+    monkeypatch.setattr(feed, "_public_sets", lambda federations: federations)
+    apart = small.build(**changes)
+    assert _bytes(apart) - _bytes(shared) == 2 * 1297 * 64 * np.float32().nbytes
+    theirs, _ = small.run(apart)
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(ours), jax.device_get(theirs))
+
+
+def test_public_sets_of_the_seeds_own_stay_apart():
+    experiment = small.build(num_seeds=2)
+    stored = np.asarray(experiment.feed.data["public"])
+    for fed, images in zip(experiment.federations, stored, strict=True):
+        np.testing.assert_array_equal(images, fed.public.images(fed.public_indices))

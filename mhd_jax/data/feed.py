@@ -43,7 +43,10 @@ class Feed(Protocol):
 
     @property
     def data(self) -> DeviceData:
-        """Arrays that live on the devices for the whole run, leaves [R, ...]."""
+        """Arrays that live on the devices for the whole run.
+
+        Leaves are [R, ...], or [1, ...] where one copy serves all replicas.
+        """
         ...
 
     @property
@@ -166,12 +169,12 @@ class Resident:
         self._preparation = preparation
         self._layout = order.layout
         self.test = order.federations[0].source.test
+        self._public = _public_sets(order.federations)
 
     @functools.cached_property
     def data(self) -> DeviceData:
         """The images and labels of all clients and the public images; read on first use."""
-        federations = self._order.federations
-        public = np.stack([fed.public.images(fed.public_indices) for fed in federations])
+        public = np.stack([fed.public.images(fed.public_indices) for fed in self._public])
         return {
             "private": tuple(self._private(group) for group in range(len(self._layout.groups))),
             "public": self._layout.put(public),
@@ -240,7 +243,7 @@ class Resident:
             )
             for rows in self._layout.rows
         )
-        shape = (replicas, len(first.public_indices), *public.image_shape)
+        shape = (len(self._public), len(first.public_indices), *public.image_shape)
         statistics = self._preparation.statistics
         return {
             "private": private,
@@ -286,6 +289,16 @@ class Resident:
             data["public"][inputs.public], data["statistics"], seed, step
         )
         return Batch(tuple(images), tuple(labels), public, tuple(weights))
+
+
+def _public_sets(federations: Sequence[Federation]) -> Sequence[Federation]:
+    """The replicas whose public sets are stored: the first alone where all have the same."""
+    first = federations[0]
+    same = all(
+        fed.public is first.public and np.array_equal(fed.public_indices, first.public_indices)
+        for fed in federations
+    )
+    return federations[:1] if same else federations
 
 
 def _samples(

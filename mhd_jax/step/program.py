@@ -135,9 +135,14 @@ def _at(inputs: StepInputs, index: Array | int) -> StepInputs:
 def _all_replicas(
     parts: StepParts, state: State, data: PyTree, inputs: StepInputs, seeds: Array
 ) -> tuple[State, Metrics]:
-    """One step of every replica: `_one_system` vmapped, or called directly where R = 1."""
+    """One step of every replica: `_one_system` vmapped, or called directly where R = 1.
+
+    Data of which there is one copy, leaves [1, ...], are those of every replica.
+    """
     per_replica = (state.clients, state.baseline, state.pool, state.marginals, state.cache)
     axes = StepInputs(0, 0, 0, 0, None, None, None, 0, 0, 0)
+    data_axes = jax.tree.map(lambda x: None if len(x) == 1 else 0, data)
+    data = jax.tree.map(lambda x: x[0] if len(x) == 1 else x, data)
 
     def one(trees: Any, data: PyTree, inputs: StepInputs, seed: Array) -> Any:
         return _one_system(parts, State(state.step, *trees), data, inputs, seed)
@@ -147,10 +152,11 @@ def _all_replicas(
         shared = StepInputs(
             *(x if axis is None else squeeze(x) for x, axis in zip(inputs, axes, strict=True))
         )
-        out = one(squeeze(per_replica), squeeze(data), shared, seeds[0])
+        out = one(squeeze(per_replica), data, shared, seeds[0])
         trees, metrics = jax.tree.map(lambda x: x[None], out)
     else:
-        trees, metrics = jax.vmap(one, in_axes=(0, 0, axes, 0))(per_replica, data, inputs, seeds)
+        each = jax.vmap(one, in_axes=(0, data_axes, axes, 0))
+        trees, metrics = each(per_replica, data, inputs, seeds)
     return State(state.step + 1, *trees), metrics
 
 
