@@ -24,7 +24,7 @@ from jaxtyping import Array, Float, Int, Shaped
 from mhd_jax import rng
 from mhd_jax.data import augment
 from mhd_jax.data.batches import Visits
-from mhd_jax.data.order import SampleOrder
+from mhd_jax.data.order import Federation, SampleOrder
 from mhd_jax.data.sources import Split
 from mhd_jax.errors import ConfigError
 from mhd_jax.inputs import Batch, StepInputs
