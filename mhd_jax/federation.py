@@ -146,6 +146,15 @@ def _mixup(method: methods.Method, source: sources.Source) -> float:
     return asked
 
 
+def _poisson_places(
+    config: ml_collections.ConfigDict, federations: Sequence[Federation], roster: Roster
+) -> int:
+    """Places of a Poisson batch, which the devices that share it can divide evenly."""
+    sizes = np.concatenate([fed.partition.sizes for fed in federations])
+    needed = batches.poisson_places(sizes, config.data.batch_size, config.train.steps)
+    return -(-needed // roster.layout.data_devices) * roster.layout.data_devices
+
+
 def make_feed(
     config: ml_collections.ConfigDict,
     method: methods.Method,
@@ -170,19 +179,9 @@ def make_feed(
       ConfigError: the samples cannot be changed as asked for, or streaming was asked for beside
         privacy.
     """
-    places = 0
-    if privacy is not None:
-        sizes = np.concatenate([fed.partition.sizes for fed in federations])
-        needed = batches.poisson_places(sizes, config.data.batch_size, config.train.steps)
-        places = -(-needed // roster.layout.data_devices) * roster.layout.data_devices
-    order = SampleOrder(
-        federations,
-        roster,
-        config.data.batch_size,
-        config.data.public_batch_size,
-        visits,
-        places,
-    )
+    places = _poisson_places(config, federations, roster) if privacy is not None else 0
+    sizes = config.data.batch_size, config.data.public_batch_size
+    order = SampleOrder(federations, roster, *sizes, visits, places)
     mixup = _mixup(method, federations[0].source)
     prepared = preparation(config, federations, visits, mixup)
     resident = Resident(order, prepared)

@@ -174,16 +174,7 @@ def make_layout(
         of devices that the processes cannot share evenly.
     """
     devices = list(devices if devices is not None else jax.devices())
-    for size in batch_sizes:
-        if data_devices and size % data_devices:
-            raise ConfigError("parallel.data_devices", data_devices, f"a divisor of batch {size}")
-    if client_devices * max(data_devices, 1) > len(devices) or data_devices > len(devices):
-        setting = "client" if client_devices else "data"
-        raise ConfigError(
-            f"parallel.{setting}_devices", client_devices or data_devices,
-            f"at most {len(devices)} devices in all, "
-            f"not {max(client_devices, 1) * max(data_devices, 1)}",
-        )  # fmt: skip
+    _check_asked(len(devices), client_devices, data_devices, batch_sizes)
     owners = sorted({device.process_index for device in devices})
     shapes = [
         (clients, data)
@@ -208,6 +199,22 @@ def make_layout(
     grid = np.asarray(used).reshape(chosen)
     mesh = Mesh(grid, (CLIENTS, DATA), axis_types=(AxisType.Auto,) * 2)
     return Layout(mesh, tuple(groups), idle_devices=len(devices) - len(used))
+
+
+def _check_asked(
+    available: int, client_devices: int, data_devices: int, batch_sizes: Sequence[int]
+) -> None:
+    """Raises `ConfigError` for a batch that cannot be split, and for more devices than exist."""
+    for size in batch_sizes:
+        if data_devices and size % data_devices:
+            raise ConfigError("parallel.data_devices", data_devices, f"a divisor of batch {size}")
+    if client_devices * max(data_devices, 1) > available or data_devices > available:
+        setting = "client" if client_devices else "data"
+        raise ConfigError(
+            f"parallel.{setting}_devices", client_devices or data_devices,
+            f"at most {available} devices in all, "
+            f"not {max(client_devices, 1) * max(data_devices, 1)}",
+        )  # fmt: skip
 
 
 def _meshes(

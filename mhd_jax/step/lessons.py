@@ -120,31 +120,42 @@ def _distillation(
     embedding_losses, heads, unreadable = [], [], []
     for group, student in enumerate(own):
         unreadable.append(_unreadable(parts, group, published))
-        if group < parts.frozen:
-            taught_heads = 0 if published.scores is None else _taught(chosen, student).shape[2]
-            embedding_losses.append(jnp.zeros(len(student.scores)))
-            heads.append(jnp.zeros((len(student.scores), taught_heads)))
-            continue
-        reads = inputs.reads[group]
         embedding_losses.append(
-            _embedding_loss(parts, group, chosen, own, params[group], published, reads)
-        )
-        if published.scores is None:
-            heads.append(jnp.zeros((len(student.embeddings), 0)))
-            continue
-        peers = peers_of(parts, group, student, published, inputs)
-        candidates = screen(parts, peers, parts.layout.data_devices)
-        taught = _taught(chosen, student)
-        count = student.scores.shape[1]
-        samples = jax.lax.axis_index(DATA) * count + jnp.arange(count)
-        keys = student_keys(parts, group, inputs, samples, seed, state.step)
-        heads.append(
-            distill.head_losses(
-                taught, candidates, keys, rule=chosen.rule, confidence=chosen.confidence,
-                loss=chosen.loss, temperature=chosen.temperature,
+            _embedding_loss(
+                parts, group, chosen, own, params[group], published, inputs.reads[group]
             )
-        )  # fmt: skip
+        )
+        heads.append(
+            _head_losses(parts, group, chosen, student, published, inputs, seed, state.step)
+        )
     return tuple(embedding_losses), tuple(heads), tuple(unreadable), memory
+
+
+def _head_losses(
+    parts: StepParts,
+    group: int,
+    chosen: Distillation,
+    student: Predictions,
+    published: Published,
+    inputs: StepInputs,
+    seed: Array,
+    step: Array,
+) -> Float[Array, "k m"]:
+    """Loss of every taught head of one group: none without predictions, 0 of frozen clients."""
+    if published.scores is None:
+        return jnp.zeros((len(student.embeddings), 0))
+    if group < parts.frozen:
+        return jnp.zeros((len(student.scores), _taught(chosen, student).shape[2]))
+    peers = peers_of(parts, group, student, published, inputs)
+    candidates = screen(parts, peers, parts.layout.data_devices)
+    taught = _taught(chosen, student)
+    count = student.scores.shape[1]
+    samples = jax.lax.axis_index(DATA) * count + jnp.arange(count)
+    keys = student_keys(parts, group, inputs, samples, seed, step)
+    return distill.head_losses(
+        taught, candidates, keys, rule=chosen.rule, confidence=chosen.confidence,
+        loss=chosen.loss, temperature=chosen.temperature,
+    )  # fmt: skip
 
 
 def _unreadable(parts: StepParts, group: int, published: Published) -> Float[Array, " k"]:
@@ -253,9 +264,12 @@ def _embedding_loss(
     published: Published,
     reads: Edges,
 ) -> Float[Array, " k"]:
-    """Embedding loss of one group against all; a learned linear map where widths differ."""
+    """Embedding loss of one group against all, 0 of frozen clients.
+
+    Where widths differ, a learned linear map comes first.
+    """
     total = jnp.zeros(len(own[group].embeddings))
-    if not chosen.nu_emb:
+    if not chosen.nu_emb or group < parts.frozen:
         return total
     start = 0
     for peers, theirs in zip(own, published.embeddings, strict=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -171,32 +171,9 @@ def _one_system(
     if not parts.brought:
         state = seat(parts.roster, state, inputs.seated)
     batch = parts.load(data, inputs, seed, state.step)
-    keys, weight = network_keys(parts, inputs, seed, state.step), inputs.weights[0]
+    keys = network_keys(parts, inputs, seed, state.step)
     noise = functools.partial(noise_keys, parts, inputs, seed, state.step)
-    private = where_due(
-        parts.rests,
-        weight > 0,
-        lambda: private_gradients(
-            parts, parts.models, state.clients, batch, weight, keys, noise("privacy")
-        ),
-        stats=tuple(group.stats for group in state.clients),
-    )
-    grads, metrics = private.grads, {"private_loss": private.losses, "loss": private.losses}
-    memory = Memory(state.marginals, state.cache)
-    if parts.method.distillation is not None:
-        lessons = where_due(
-            parts.pauses,
-            distils(inputs),
-            lambda: distillation_gradients(parts, state, batch.public, inputs, seed),
-            memory=memory,
-        )
-        memory = lessons.memory
-        metrics |= trunk_metrics(grads, lessons.grads)
-        grads = jax.tree.map(jnp.add, grads, lessons.grads)
-        metrics |= {"embedding_loss": lessons.embedding, "head_losses": lessons.heads}
-        metrics["unreadable"] = lessons.unreadable
-        metrics["loss"] = jax.tree.map(jnp.add, private.losses, lessons.losses)
-    clients = _update(parts, state, state.clients, grads, private.stats)
+    clients, memory, metrics = _learn(parts, state, batch, inputs, seed, keys, noise)
     pool = write_pool(state.pool, clients, inputs.write)
     if parts.method.averaging is not None:
         clients, unreadable = average(
@@ -213,6 +190,42 @@ def _one_system(
     new = changed if parts.brought else leave(parts.roster, everyone, changed, inputs.seated)
     trees = (new.clients, new.baseline, new.pool, new.marginals, new.cache)
     return trees, mean_over_data(parts, metrics)
+
+
+def _learn(
+    parts: StepParts,
+    state: State,
+    batch: Batch,
+    inputs: StepInputs,
+    seed: Array,
+    keys: Sequence[Array],
+    noise: Callable[[str], tuple[Array, ...]],
+) -> tuple[tuple[Learners, ...], Memory, Metrics]:
+    """The clients after their own images and, if due, lessons; what readers remember; metrics."""
+    weight, memory = inputs.weights[0], Memory(state.marginals, state.cache)
+    private = where_due(
+        parts.rests,
+        weight > 0,
+        lambda: private_gradients(
+            parts, parts.models, state.clients, batch, weight, keys, noise("privacy")
+        ),
+        stats=tuple(group.stats for group in state.clients),
+    )
+    grads, metrics = private.grads, {"private_loss": private.losses, "loss": private.losses}
+    if parts.method.distillation is not None:
+        lessons = where_due(
+            parts.pauses,
+            distils(inputs),
+            lambda: distillation_gradients(parts, state, batch.public, inputs, seed),
+            memory=memory,
+        )
+        memory = lessons.memory
+        metrics |= trunk_metrics(grads, lessons.grads)
+        grads = jax.tree.map(jnp.add, grads, lessons.grads)
+        metrics |= {"embedding_loss": lessons.embedding, "head_losses": lessons.heads}
+        metrics["unreadable"] = lessons.unreadable
+        metrics["loss"] = jax.tree.map(jnp.add, private.losses, lessons.losses)
+    return _update(parts, state, state.clients, grads, private.stats), memory, metrics
 
 
 def _update(
