@@ -73,9 +73,8 @@ def federate(
         )  # fmt: skip
     mean, std = source.mean, source.std
     if not mean:
-        own = "the public samples of " + source.name
-        setting = own if source.public is not None else "data.public_fraction"
-        setting = "data.public_name" if other is not None else setting
+        fitting = "data.public_fraction" if other is None else "public"
+        setting = "data.public_name" if config.data.public_name else fitting
         mean, std = sources.measured_statistics(split, indices, setting)
     return Federation(seed, source, parts, split, indices, mean, std)
 

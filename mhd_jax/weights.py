@@ -95,9 +95,9 @@ def _loaded(given: Given) -> Sequence[Variables | None]:
     if not isinstance(given, str | os.PathLike):
         raise ConfigError(SETTING, given, "trees of weights by name, or paths")
     path = absolute(given)
-    if not path.exists():
-        raise ConfigError(SETTING, str(given), "a path at which there is something")
     try:
+        if not path.exists():  # Orbax would say so in several warnings first
+            raise FileNotFoundError(f"there is no {path}")
         if (path / "checkpoints").exists():
             names = [step.name for step in (path / "checkpoints").iterdir()]
             path = path / "checkpoints" / max(filter(str.isdigit, names), key=int)

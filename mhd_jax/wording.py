@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+
+LISTED = 10
+"""Numbers that a message names."""
 
 
 def first_few(names: Sequence[str], most: int, between: str = ", ") -> str:
@@ -16,3 +19,12 @@ def first_few(names: Sequence[str], most: int, between: str = ", ") -> str:
     if len(names) <= most:
         return shown
     return f"{shown}{' ' if between == ', ' else between}and {len(names) - most:,} more"
+
+
+def listed(numbers: Iterable[int]) -> str:
+    """Numbers of clients or classes in ascending order; of many the first few and how many more.
+
+    >>> listed({4, 2}), listed(range(1000))
+    ('2, 4', '0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 990 more')
+    """
+    return first_few([str(number) for number in sorted(numbers)], LISTED)

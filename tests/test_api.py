@@ -324,7 +324,10 @@ def test_objects_become_names(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"config": "digits"}, "config = 'digits': expected a ConfigDict, or settings"),
         ({"config": [1]}, "config = .1.: expected a ConfigDict, or settings"),
         ({"workdir": 3}, "workdir = 3: expected a path"),
-        ({"init_from": "/no/where"}, "model.init_from = '/no/where': expected a path at which"),
+        (
+            {"init_from": "/no/where"},
+            "model.init_from = '/no/where': expected a run, an exported client",
+        ),
     ],
 )
 def test_arguments_of_another_kind_are_refused(

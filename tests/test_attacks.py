@@ -251,7 +251,7 @@ def test_what_is_read_back_leaves_out_liars(tmp_path):
         ({"attack.start": -1}, "attack.start = -1: expected 0 or more"),
         (
             {"method": "fedavg"},
-            "an attack on what fedavg sends: sign_flipped, noise, copy",
+            "an attack on what fedavg sends: sign_flipped, noise, copy, nan, inf",
         ),
         ({"method": "isolated"}, "as clients send nothing under isolated"),
     ],

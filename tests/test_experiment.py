@@ -299,3 +299,16 @@ def test_supervised_has_one_architecture():
 def test_lies_that_nothing_carries_are_refused_in_plain_words(changes, said):
     with pytest.raises(ConfigError, match=f"attack.name = .*: {said}"):
         small.build(**changes)
+
+
+def test_public_samples_that_are_all_alike_are_blamed_on_where_they_come_from():
+    labels, config = np.arange(60) % 3, small.config(clients__num=2, data__public_batch_size=4)
+    alike, samples = np.ones((60, 5)), np.random.default_rng(0).normal(size=(60, 5))
+    source = mhd_jax.from_arrays("alike", (alike, labels), (alike, labels))
+    with pytest.raises(ConfigError, match=r"^data\.public_fraction = '.* samples, all alike'"):
+        experiment_lib.build(config, (source, None))
+    clients = {name: (samples[i::2], labels[i::2]) for i, name in enumerate("ab")}
+    source = mhd_jax.from_clients(clients, test=(samples, labels), public=alike)
+    config.partition.name = "by_key"
+    with pytest.raises(ConfigError, match="^public = '60 public samples, all alike'"):
+        experiment_lib.build(config, (source, source.public))

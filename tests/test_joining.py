@@ -308,7 +308,7 @@ def test_the_name_is_of_the_contents() -> None:
         ),
         ({"params": {"head": {"bias": np.zeros(3)}}}, "head/bias is .3,. there and .3, 3. here"),
         ([{}, {}], "weights for all clients alike, or for each of 3, not 2"),
-        ("nowhere", "'nowhere': expected a path at which there is something"),
+        ("nowhere", "'nowhere': expected a run, an exported client or an Orbax checkpoint"),
     ],
 )
 def test_weights_that_do_not_fit_are_named(given: Any, said: str) -> None:

@@ -496,7 +496,8 @@ def test_constant_images_are_refused_and_a_constant_channel_is_told(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     images = np.full((5, 2, 2, 2), 7, np.uint8)
-    with pytest.raises(ConfigError, match="data.public_fraction = '5 .*, all alike'.*that differ"):
+    told = "data.public_fraction = '5 public samples, all alike'.*that differ"
+    with pytest.raises(ConfigError, match=told):
         lib.measured_statistics(_split(images), np.arange(5))
     images[0, 0, 0, 0] = 9
     with caplog.at_level("WARNING", logger="absl"):

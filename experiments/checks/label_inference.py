@@ -77,8 +77,7 @@ def guess(experiment: Experiment, state: State) -> np.ndarray:
 def compare(experiment: Experiment, guesses: np.ndarray, at: list[int]) -> dict[str, Any]:
     """Guesses [T, R, K, C] against the truth."""
     classes = experiment.federations[0].source.num_classes
-    counts = np.stack([fed.partition.histogram(fed.source.train.labels, classes)
-                       for fed in experiment.federations])  # fmt: skip
+    counts = np.stack([fed.histogram for fed in experiment.federations])
     primary = np.stack([fed.partition.primary.sum(axis=1) for fed in experiment.federations])
     truth = counts / counts.sum(axis=-1, keepdims=True)
     together = counts.sum(axis=1, keepdims=True) / counts.sum(axis=(1, 2), keepdims=True)

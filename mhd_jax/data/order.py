@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -38,6 +39,11 @@ class Federation:
     public_indices: Int[np.ndarray, " P"]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+
+    @functools.cached_property
+    def histogram(self) -> Int[np.ndarray, "K C"]:
+        """Private samples of each class that each client holds."""
+        return self.partition.histogram(self.source.train.labels, self.source.num_classes)
 
     @property
     def fingerprint(self) -> str:

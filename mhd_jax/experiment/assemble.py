@@ -44,7 +44,7 @@ def build(
     source, other = data or federation.data_sets(config)
     federations = tuple(federation.federate(config, seed, source, other) for seed in seeds)
     checks.check(config, method, source.num_classes)
-    checks.check_classes(source, [fed.partition for fed in federations])
+    checks.check_classes(federations)
     topologies = messages.make_topologies(config, method, federations)
     planned = config.train.steps + max(config.train.steps_per_call, STEPS_PER_CALL)  # at most
     clients = make_clients(config, method, source, seeds, planned)

@@ -21,10 +21,10 @@ from mhd_jax import (
     participation,
 )
 from mhd_jax import config as config_lib
-from mhd_jax.data.partition import PARTITIONS, Partition
-from mhd_jax.data.sources import Source
+from mhd_jax.data.order import Federation
+from mhd_jax.data.partition import PARTITIONS
 from mhd_jax.errors import ConfigError
-from mhd_jax.graph.facts import listed
+from mhd_jax.wording import listed
 
 
 def before_data(config: ml_collections.ConfigDict) -> None:
@@ -73,17 +73,17 @@ def _check_pieces(
         evaluate.measure(name, np.zeros(shape), np.ones(num_classes, int), owned)
 
 
-def check_classes(source: Source, partitions: Sequence[Partition]) -> None:
+def check_classes(federations: Sequence[Federation]) -> None:
     """Warns of classes that nobody learns or is tested on.
 
     Raises:
       ConfigError: a client none of whose classes is tested.
     """
-    labels, classes = source.train.labels, source.num_classes
-    held = [partition.histogram(labels, classes) for partition in partitions]
-    tested = np.bincount(source.test.labels, minlength=classes) > 0
+    source = federations[0].source
+    held = [fed.histogram for fed in federations]
+    tested = np.bincount(source.test.labels, minlength=source.num_classes) > 0
     if unheld := np.flatnonzero(~held[0].any(axis=0)).tolist():
-        from_0 = "; are labels counted from 0?" if not (labels == 0).any() else ""
+        from_0 = "" if (source.train.labels == 0).any() else "; are labels counted from 0?"
         logging.warning("no client has private samples of the classes %s%s", listed(unheld), from_0)
     if untested := np.flatnonzero(~tested).tolist():
         logging.warning(

@@ -203,10 +203,7 @@ class Experiment:
             baseline_models=parts.baseline_models,
             source=source,
             silos=federation.kept_silos(self.config, source),
-            histograms=[
-                fed.partition.histogram(fed.source.train.labels, source.num_classes)
-                for fed in self.federations
-            ],
+            histograms=[fed.histogram for fed in self.federations],
             metrics=self.config.metrics,
             prepare=federation.preparation(self.config, self.federations).test_all,
             keep=isinstance(self.feed, Resident),
@@ -246,10 +243,5 @@ def _label_shares(
     """Every client's label distribution, if clients publish it."""
     if not config.distill.publish_label_shares:
         return None
-    counts = np.stack(
-        [
-            fed.partition.histogram(fed.source.train.labels, fed.source.num_classes)
-            for fed in federations
-        ]
-    )
+    counts = np.stack([fed.histogram for fed in federations])
     return counts / np.maximum(counts.sum(axis=-1, keepdims=True), 1)

@@ -12,10 +12,7 @@ from scipy import sparse
 from scipy.sparse import csgraph
 
 from mhd_jax.graph.catalogue import Adjacency
-from mhd_jax.wording import first_few
-
-LISTED = 10
-"""Clients that a message names."""
+from mhd_jax.wording import listed
 
 FAR = 64
 """Hops up to which all clients are searched at once, bit by bit."""
@@ -129,15 +126,6 @@ def warn_unreachable(adjacency: Adjacency) -> None:
         logging.warning("nobody distils from client %s", listed(unheard))
     if alone:
         logging.warning("no peers, private data only: client %s", listed(alone))
-
-
-def listed(clients: list[int] | set[int]) -> str:
-    """Clients in ascending order, for a message; of many the first few and how many more.
-
-    >>> listed({4, 2}), listed(list(range(1000)))
-    ('2, 4', '0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 990 more')
-    """
-    return first_few([str(client) for client in sorted(clients)], LISTED)
 
 
 # --- Averaging weights ----------------------------------------------------------------------------

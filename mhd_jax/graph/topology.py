@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import inspect
 import numbers
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -23,8 +23,8 @@ from mhd_jax.config import default_config, is_whole
 from mhd_jax.edges import NOBODY, to_lists, to_mask
 from mhd_jax.errors import ConfigError, of_piece, suggest
 from mhd_jax.graph.catalogue import FIXED, GRAPHS, Adjacency, check_adjacency, given
-from mhd_jax.graph.facts import listed
 from mhd_jax.rng import generator
+from mhd_jax.wording import listed
 
 # Graphs of earlier periods kept at hand, for readers that look back (a pool of old snapshots).
 PERIODS_CACHED = 32
@@ -135,8 +135,11 @@ class Topology:
 
     def usual_degree(self) -> float:
         """Peers of the median client, in the sparsest of the graphs that take turns."""
-        turns = range(len(self.graphs))
-        return min(float(np.median(self.at(turn * self.every).sum(axis=1))) for turn in turns)
+        return min(float(np.median(graph.sum(axis=1))) for graph in self.firsts())
+
+    def firsts(self) -> Iterator[Adjacency]:
+        """The first graph of each kind that takes turns."""
+        return (self.at(turn * self.every) for turn in range(len(self.graphs)))
 
     def reads(self, start: int, stop: int) -> Bool[np.ndarray, "n K K"]:
         """Who really reads whom in the n steps start..stop - 1; read-only if `static`.
@@ -338,8 +341,8 @@ def warn_without_effect(chosen: Topology, pool_slots: int = 0) -> None:
             wanted, pool_slots,
         )  # fmt: skip
     few: set[int] = set()
-    for turn in range(0 if pool_slots else len(chosen.graphs)):
-        degrees = chosen.at(turn * chosen.every).sum(axis=1)
+    for graph in () if pool_slots else chosen.firsts():
+        degrees = graph.sum(axis=1)
         few.update(np.flatnonzero((0 < degrees) & (degrees < wanted)).tolist())
     if few:
         logging.warning(

@@ -177,13 +177,11 @@ def fitted(text: str) -> str:
     """The lines of `describe_run`, broken where the terminal ends; as they are in a log."""
     if not sys.stdout.isatty():
         return text
-    return "\n".join(
-        textwrap.fill(
-            line, shutil.get_terminal_size().columns, subsequent_indent=" " * 13,
-            break_long_words=False, break_on_hyphens=False, drop_whitespace=True,
-        )
-        for line in text.split("\n")
+    filled = textwrap.TextWrapper(
+        shutil.get_terminal_size().columns, subsequent_indent=" " * 13,
+        break_long_words=False, break_on_hyphens=False,
     )  # fmt: skip
+    return "\n".join(map(filled.fill, text.split("\n")))
 
 
 MOST_NAMES = 8  # of clients on one line
