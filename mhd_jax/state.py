@@ -220,7 +220,7 @@ def init_state(
         return State(jnp.zeros((), jnp.int32), clients, baseline, pool, start, kept)
 
     seed_array = jnp.asarray(seeds, jnp.uint32)
-    made = jax.eval_shape(everything, seed_array)
+    made = jax.eval_shape(jax.jit(everything), seed_array)  # jitted, so that it is traced once
     spread = shardings(made, layout, with_publishers)
     if abstract:
         return jax.tree.map(

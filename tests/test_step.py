@@ -7,13 +7,14 @@ import dataclasses
 import functools
 import math
 import re
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mhd_jax import federation, parallel, train
+from mhd_jax import audit, federation, parallel, train
 from mhd_jax.step import program
 from tests import reference, small
 
@@ -163,6 +164,15 @@ def test_bfloat16_computes_nearly_the_same_and_keeps_parameters_in_float32():
     assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(state.clients[0].params))
     difference = np.abs(half["loss"] / exact["loss"] - 1)
     assert 0 < difference.max() < 0.02
+
+
+def test_all_steps_of_a_call_are_traced_once(monkeypatch):
+    traced = mock.Mock(wraps=program._all_replicas)
+    monkeypatch.setattr(program, "_all_replicas", traced)
+    experiment = small.build()
+    assert experiment.parts.steps_per_call == 3
+    experiment.step.lower(*audit.abstract_arguments(experiment))
+    assert traced.call_count == 1
 
 
 def test_a_donated_state_is_used_up_and_changes_no_bit():

@@ -104,13 +104,13 @@ def use(config: ml_collections.ConfigDict, pieces: Mapping[str, object]) -> None
         else:
             config_lib.update(config, {setting: _name_of(argument, setting, piece)})
         if isinstance(piece, Source):
-            _warn_of_idle_settings(config, piece)
+            _warn_of_settings_for_reading(config, piece)
         if isinstance(piece, Source) and piece.silos and pieces.get("partition") is None:
             clients = {"partition.name": BY_KEY, "clients.num": len(piece.silos.names)}
             config_lib.update(config, clients)
 
 
-def _warn_of_idle_settings(config: ml_collections.ConfigDict, source: Source) -> None:
+def _warn_of_settings_for_reading(config: ml_collections.ConfigDict, source: Source) -> None:
     """Names settings that say how data are read, and mean nothing to samples that are here."""
     usual = config_lib.default_config().data
     idle = ["image_size", "split", *(["public_fraction"] if source.public is not None else [])]

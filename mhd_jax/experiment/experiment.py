@@ -122,9 +122,14 @@ class Experiment:
 
     def init_state(self, abstract: bool = False) -> State:
         """The initial state, sharded, at `home`; with `abstract` its shapes and shardings only."""
-        made = self.random_state(abstract)
-        given = () if abstract else self.weights
-        return state.start_from(made, self.home, *given) if given else made
+        if abstract:
+            return self._shapes
+        made = self.random_state()
+        return state.start_from(made, self.home, *self.weights) if self.weights else made
+
+    @functools.cached_property
+    def _shapes(self) -> State:
+        return self.random_state(abstract=True)
 
     def random_state(self, abstract: bool = False) -> State:
         """The same without the weights that clients are given."""

@@ -1,9 +1,14 @@
 # Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
-"""What a client's network is made of, found by tracing it on shapes: nothing is computed."""
+"""What a client's network is made of, found by tracing it on shapes: nothing is computed.
+
+Tracing a deep network takes a second, and many ask: what was found is kept.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar, cast
 
 import flax.linen as nn
 import jax
@@ -14,11 +19,38 @@ from mhd_jax.inputs import Sample, network_input
 from mhd_jax.models import bridge
 from mhd_jax.trees import Variables
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _kept(function: Callable[P, T]) -> Callable[P, T]:
+    """Answers the same question about an equal network once."""
+    remembered = cast(Callable[P, T], functools.lru_cache(maxsize=64)(function))
+
+    @functools.wraps(function)
+    def ask(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            hash((*args, *kwargs.values()))
+        except TypeError:  # a module with an array among its fields, for example
+            return function(*args, **kwargs)
+        return remembered(*args, **kwargs)
+
+    return ask
+
+
+@_kept
+def _initialised(model: nn.Module, sample: Sample, rows: int) -> tuple[Any, Variables]:
+    """What `init_with_output` returns, as shapes: ((logits, embedding), variables)."""
+
+    def init(x: jax.Array) -> Any:
+        return model.init_with_output(bridge.keys(jax.random.key(0)), x, train=False)
+
+    return jax.eval_shape(init, network_input(sample, rows))
+
 
 def variable_shapes(model: nn.Module, sample: Sample, rows: int = 1) -> Variables:
     """All variables of one client by kind, as shapes; `rows` samples are traced."""
-    init = lambda x: model.init(bridge.keys(jax.random.key(0)), x, train=False)  # noqa: E731
-    return jax.eval_shape(init, network_input(sample, rows))
+    return _initialised(model, sample, rows)[1]
 
 
 def count_params(model: nn.Module, sample: Sample) -> int:
@@ -28,13 +60,11 @@ def count_params(model: nn.Module, sample: Sample) -> int:
 
 def embedding_width(model: nn.Module, sample: Sample) -> int:
     """D, the numbers of an embedding."""
-    shapes = jax.eval_shape(
-        lambda x: model.init_with_output(bridge.keys(jax.random.key(0)), x, train=False)[0],
-        network_input(sample),
-    )
-    return shapes[1].shape[-1]
+    (_, embedding), _ = _initialised(model, sample, 1)
+    return embedding.shape[-1]
 
 
+@_kept
 def has_convolutions(model: nn.Module, sample: Sample) -> bool:
     """Whether the network convolves, along one axis or several."""
     variables, x = variable_shapes(model, sample), network_input(sample)
@@ -56,6 +86,7 @@ def has_statistics(model: nn.Module, sample: Sample) -> bool:
     return bool(variable_shapes(model, sample).get("batch_stats"))
 
 
+@_kept
 def draws(model: nn.Module, sample: Sample) -> bool:
     """Whether what the network says in training is a matter of chance, as with dropout."""
 

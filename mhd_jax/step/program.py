@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -117,11 +118,15 @@ def _run_steps(
         state, metrics = one(state, 0)
         return state, jax.tree.map(lambda x: x[None], metrics)
 
+    # Traced once, for the shapes of its metrics and for the loop: it takes seconds.
+    traced, out = jax.make_jaxpr(one, return_shape=True)(state, jnp.zeros_like(count))
+    step, (_, shapes) = jax.extend.core.jaxpr_as_fun(traced), out
+
     def body(index: Array, carry: tuple[State, Metrics]) -> tuple[State, Metrics]:
-        state, metrics = one(carry[0], index)
+        leaves = step(*jax.tree.leaves((carry[0], index)))
+        state, metrics = jax.tree.unflatten(jax.tree.structure(out), leaves)
         return state, jax.tree.map(lambda all, now: all.at[index].set(now), carry[1], metrics)
 
-    shapes = jax.eval_shape(lambda: one(state, 0)[1])
     empty = jax.tree.map(lambda x: jnp.zeros((parts.steps_per_call, *x.shape), x.dtype), shapes)
     return jax.lax.fori_loop(0, count, body, (state, empty))
 
