@@ -6,8 +6,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -96,6 +98,40 @@ def test_a_sweep_that_is_stopped_ends_as_its_run_does(
     with pytest.raises(SystemExit, match=f"^{status}$"):
         sweep.main(SHORT, argv=["--preset=smoke", f"--workdir={tmp_path}"])
     assert f"Interrupted: {number.name}: saved step 3" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_several_runs_at_once_are_told_to_stop(
+    number: signal.Signals,
+    status: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    told, before = [], signal.getsignal(number)
+
+    def make(self: workers.Workers, wanted: workers.Wanted) -> Iterator[Any]:
+        signal.raise_signal(number)
+        yield from ()
+
+    monkeypatch.setattr(workers.Workers, "make", make)
+    monkeypatch.setattr(workers.Workers, "close", lambda self: told.append(number))
+    monkeypatch.setattr(sweep, "_use_compilation_cache", lambda workdir: None)
+    with pytest.raises(SystemExit, match=f"^{status}$"):
+        sweep.main(SHORT, argv=["--preset=smoke", f"--workdir={tmp_path}", "--jobs=2"])
+    said = f"Interrupted: {number.name}: the runs under way have saved their state; the same"
+    assert said in capsys.readouterr().err
+    assert told == [number] and signal.getsignal(number) == before
+
+
+def test_ctrl_c_between_two_runs_ends_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(Sweep, "run", mock.Mock(side_effect=KeyboardInterrupt))
+    monkeypatch.setattr(sweep, "_use_compilation_cache", lambda workdir: None)
+    with pytest.raises(SystemExit, match="^130$"):
+        sweep.main(SHORT, argv=["--preset=smoke", f"--workdir={tmp_path}"])
+    assert capsys.readouterr().err.startswith("KeyboardInterrupt: stopped; what is finished stays")
 
 
 def test_command_line_lists_and_tells_mistakes(

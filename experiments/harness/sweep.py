@@ -25,7 +25,6 @@ import io
 import math
 import os
 import signal
-import sys
 import tempfile
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -38,6 +37,7 @@ from experiments.harness.compiling import compile_quickly
 from experiments.harness.presets import ROOT, Preset, preset
 from experiments.harness.runs import cell_configs, isolated_configs, run_key
 from experiments.harness.study import Cell, Record, Results, Study
+from mhd_jax import command
 from mhd_jax.config import flatten
 from mhd_jax.data import sources
 from mhd_jax.errors import ConfigError, DivergedError, Interrupted, WorkdirError
@@ -163,7 +163,7 @@ class Sweep:
 
     def _at_once(self, wanted: workers.Wanted) -> Generator[Ended, None, None]:
         pool = workers.Workers(self.jobs, self.workdir / "logs", _worker_settings(self.workdir))
-        with contextlib.closing(pool), _interrupted_by_sigterm():
+        with contextlib.closing(pool), _interrupted_by_signals():
             yield from pool.make(wanted)
 
     def _finish(self, task: Task, ended: Mapping[str, DivergedError | None]) -> Record:
@@ -266,8 +266,10 @@ def main(*studies: Study, argv: Sequence[str] | None = None) -> None:
             _use_compilation_cache(options.workdir)
             sweep.run()
     except (ConfigError, WorkdirError, workers.WorkerError, Interrupted) as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        sys.exit(error.status if isinstance(error, Interrupted) else 1)
+        command.end(error, error.status if isinstance(error, Interrupted) else 1)
+    except KeyboardInterrupt:  # between two runs, or for the second time
+        said = "stopped; what is finished stays, and the same command goes on"
+        command.end(KeyboardInterrupt(said), 128 + signal.SIGINT)
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -363,14 +365,16 @@ def _worker_settings(workdir: Path) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def _interrupted_by_sigterm() -> Iterator[None]:
-    """Where runs are made elsewhere, SIGTERM is an error here, and they are told in turn."""
+def _interrupted_by_signals() -> Iterator[None]:
+    """Where others make the runs, a signal to stop is an error here, and they are told in turn."""
 
-    def stop(*_: Any) -> NoReturn:
-        raise Interrupted("SIGTERM: the runs under way have saved their state")
+    def stop(number: int, _: Any) -> NoReturn:
+        said = f"{signal.Signals(number).name}: the runs under way have saved their state"
+        raise Interrupted(f"{said}; the same command goes on", 128 + number)
 
-    before = signal.signal(signal.SIGTERM, stop)
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
