@@ -11,8 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import mhd_jax
 from mhd_jax.models import MultiHeadClassifier, build, shapes
 from mhd_jax.models.heads import LinearHeads
+from tests import small
 
 SAMPLE = (4, 4, 1)
 TRACED: list[str] = []
@@ -58,6 +60,30 @@ def test_questions_about_equal_networks_trace_one(traced: list[str]) -> None:
 def test_a_network_that_is_no_key_of_a_dictionary_is_asked_each_time(traced: list[str]) -> None:
     _ask(_classifier(scale=np.ones(2)))
     assert len(traced) == 4
+
+
+def test_a_network_that_reads_a_changed_global_has_its_new_shapes(
+    monkeypatch: pytest.MonkeyPatch, pieces: None
+) -> None:
+    """As in a notebook: one cell sets a width, the next one trains."""
+    mhd_jax.register("model.name", "Wide", lambda settings: Wide())
+    for width in (5, 7):
+        monkeypatch.setitem(WIDTH, "now", width)
+        experiment = small.build(model__name="Wide")
+        state = experiment.init_state(abstract=True)
+        assert state.clients[0].params["model"]["head"]["kernel"].shape[-3] == width
+        assert shapes.embedding_width(experiment.parts.models[0], experiment.sample) == width
+
+
+WIDTH = {"now": 5}
+
+
+class Wide(nn.Module):
+    """A network as wide as a variable says."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        return nn.Dense(WIDTH["now"])(x.reshape(len(x), -1))
 
 
 def test_convolutions_and_chance_are_found() -> None:

@@ -37,6 +37,7 @@ def build(
     Raises:
       ConfigError: naming the setting, its value and what is accepted.
     """
+    shapes.forget()  # in a notebook, a network's code may read what another cell has changed
     config_lib.validate(config)
     method = methods.build(config)
     checks.before_data(config)

@@ -1,7 +1,7 @@
 # Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
 """What a client's network is made of, found by tracing it on shapes: nothing is computed.
 
-Tracing a deep network takes a second, and many ask: what was found is kept.
+Tracing a deep network takes a second, and many ask: what was found is kept until `forget`.
 """
 
 from __future__ import annotations
@@ -22,10 +22,19 @@ from mhd_jax.trees import Variables
 P = ParamSpec("P")
 T = TypeVar("T")
 
+_CACHES: list[functools._lru_cache_wrapper[Any]] = []
+
+
+def forget() -> None:
+    """Traces anew from here on: what a network reads beside its fields may have changed."""
+    for cache in _CACHES:
+        cache.cache_clear()
+
 
 def _kept(function: Callable[P, T]) -> Callable[P, T]:
     """Answers the same question about an equal network once."""
-    remembered = cast(Callable[P, T], functools.lru_cache(maxsize=64)(function))
+    _CACHES.append(functools.lru_cache(maxsize=64)(function))
+    remembered = cast(Callable[P, T], _CACHES[-1])
 
     @functools.wraps(function)
     def ask(*args: P.args, **kwargs: P.kwargs) -> T:
