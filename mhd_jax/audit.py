@@ -465,7 +465,7 @@ def run() -> None:
         try:
             sys.exit(main(config.value, devices.value, strict.value))
         except ConfigError as error:
-            command.end(error, 1)
+            command.end(error)
 
     app.run(start, flags_parser=command.parse_flags)
 

@@ -13,7 +13,7 @@ from absl import flags
 from ml_collections.config_flags import config_flags
 
 from mhd_jax.config import RENAMED, check_name, default_config, flatten, like
-from mhd_jax.errors import ConfigError, suggest
+from mhd_jax.errors import ConfigError, Interrupted, suggest
 
 RENAMED_FLAGS = {
     "plan": "estimate",
@@ -131,7 +131,7 @@ def _check_names(words: list[str]) -> None:
             raise ConfigError(f"--{name}", value, f"its new name, --{RENAMED_FLAGS[name]}")
 
 
-def end(error: BaseException, status: int) -> NoReturn:
-    """Ends the program with one line about `error`."""
+def end(error: BaseException, status: int = 1) -> NoReturn:
+    """Ends the program with one line about `error`, and with its own status where it has one."""
     print(f"{type(error).__name__}: {error}", file=sys.stderr)
-    sys.exit(status)
+    sys.exit(error.status if isinstance(error, Interrupted) else status)

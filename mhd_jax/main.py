@@ -43,7 +43,7 @@ def main(argv: Sequence[str]) -> None:
             return
         train.train_and_evaluate(config, _WORKDIR.value or default_workdir(given))
     except (ConfigError, WorkdirError, DivergedError, Interrupted) as error:
-        command.end(error, error.status if isinstance(error, Interrupted) else 1)
+        command.end(error)
     except KeyboardInterrupt:  # while it is built, or for the second time
         said = "stopped at once; the same command goes on from the last checkpoint, if there is one"
         command.end(KeyboardInterrupt(said), 128 + signal.SIGINT)

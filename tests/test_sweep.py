@@ -6,7 +6,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -82,31 +82,46 @@ def test_divergence_is_a_result(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     assert "diverged" in (tmp_path / "tiny" / "example" / "table.md").read_text()
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+SIGNALS = pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)]
+)
+
+
+@pytest.fixture
+def said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Callable[..., str]:
+    """What a sweep that ends with this status complains of."""
+    monkeypatch.setattr(sweep, "_use_compilation_cache", lambda workdir: None)
+
+    def run(status: int, *flags: str) -> str:
+        with pytest.raises(SystemExit, match=f"^{status}$"):
+            sweep.main(SHORT, argv=["--preset=smoke", f"--workdir={tmp_path}", *flags])
+        return capsys.readouterr().err
+
+    return run
+
+
+@SIGNALS
 def test_a_sweep_that_is_stopped_ends_as_its_run_does(
     number: signal.Signals,
     status: int,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    tmp_path: Path,
+    said: Callable[..., str],
 ) -> None:
     def stop(*_: Any, **__: Any) -> None:
         raise Interrupted(f"{number.name}: saved step 3", 128 + number)
 
     monkeypatch.setattr(train, "train_and_evaluate", stop)
-    monkeypatch.setattr(sweep, "_use_compilation_cache", lambda workdir: None)
-    with pytest.raises(SystemExit, match=f"^{status}$"):
-        sweep.main(SHORT, argv=["--preset=smoke", f"--workdir={tmp_path}"])
-    assert f"Interrupted: {number.name}: saved step 3" in capsys.readouterr().err
+    assert f"Interrupted: {number.name}: saved step 3" in said(status)
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@SIGNALS
 def test_several_runs_at_once_are_told_to_stop(
     number: signal.Signals,
     status: int,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    tmp_path: Path,
+    said: Callable[..., str],
 ) -> None:
     told, before = [], signal.getsignal(number)
 
@@ -116,22 +131,16 @@ def test_several_runs_at_once_are_told_to_stop(
 
     monkeypatch.setattr(workers.Workers, "make", make)
     monkeypatch.setattr(workers.Workers, "close", lambda self: told.append(number))
-    monkeypatch.setattr(sweep, "_use_compilation_cache", lambda workdir: None)
-    with pytest.raises(SystemExit, match=f"^{status}$"):
-        sweep.main(SHORT, argv=["--preset=smoke", f"--workdir={tmp_path}", "--jobs=2"])
-    said = f"Interrupted: {number.name}: the runs under way have saved their state; the same"
-    assert said in capsys.readouterr().err
+    expected = f"Interrupted: {number.name}: the runs under way have saved their state; the same"
+    assert expected in said(status, "--jobs=2")
     assert told == [number] and signal.getsignal(number) == before
 
 
 def test_ctrl_c_between_two_runs_ends_in_one_line(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, said: Callable[..., str]
 ) -> None:
     monkeypatch.setattr(Sweep, "run", mock.Mock(side_effect=KeyboardInterrupt))
-    monkeypatch.setattr(sweep, "_use_compilation_cache", lambda workdir: None)
-    with pytest.raises(SystemExit, match="^130$"):
-        sweep.main(SHORT, argv=["--preset=smoke", f"--workdir={tmp_path}"])
-    assert capsys.readouterr().err.startswith("KeyboardInterrupt: stopped; what is finished stays")
+    assert said(130).startswith("KeyboardInterrupt: stopped; what is finished stays")
 
 
 def test_command_line_lists_and_tells_mistakes(

@@ -266,7 +266,7 @@ def main(*studies: Study, argv: Sequence[str] | None = None) -> None:
             _use_compilation_cache(options.workdir)
             sweep.run()
     except (ConfigError, WorkdirError, workers.WorkerError, Interrupted) as error:
-        command.end(error, error.status if isinstance(error, Interrupted) else 1)
+        command.end(error)
     except KeyboardInterrupt:  # between two runs, or for the second time
         said = "stopped; what is finished stays, and the same command goes on"
         command.end(KeyboardInterrupt(said), 128 + signal.SIGINT)

@@ -120,14 +120,14 @@ def _run_steps(
 
     # Traced once, for the shapes of its metrics and for the loop: it takes seconds.
     traced, out = jax.make_jaxpr(one, return_shape=True)(state, jnp.zeros_like(count))
-    step, (_, shapes) = jax.extend.core.jaxpr_as_fun(traced), out
+    step = jax.extend.core.jaxpr_as_fun(traced)
 
     def body(index: Array, carry: tuple[State, Metrics]) -> tuple[State, Metrics]:
         leaves = step(*jax.tree.leaves((carry[0], index)))
         state, metrics = jax.tree.unflatten(jax.tree.structure(out), leaves)
         return state, jax.tree.map(lambda all, now: all.at[index].set(now), carry[1], metrics)
 
-    empty = jax.tree.map(lambda x: jnp.zeros((parts.steps_per_call, *x.shape), x.dtype), shapes)
+    empty = jax.tree.map(lambda x: jnp.zeros((parts.steps_per_call, *x.shape), x.dtype), out[1])
     return jax.lax.fori_loop(0, count, body, (state, empty))
 
 
