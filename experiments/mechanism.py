@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 from experiments.harness import plots, records
 from experiments.harness.candidates import CANDIDATES
 from experiments.harness.presets import ROOT
+from mhd_jax import command
 from mhd_jax.config import default_config, update
 
 RESULTS = ROOT / "experiments" / "results" / "digits" / "mechanism"
@@ -78,18 +79,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--workdir", default="runs/mechanism", type=Path)
     parser.add_argument("--out", default=RESULTS, type=Path)
     options = parser.parse_args(argv)
-    from mhd_jax import train
-
-    found = {}
-    for name, candidate in CANDIDATES.items():
-        config, folder = default_config(), options.workdir / name.replace(" ", "_")
-        update(config, {**SETTINGS, **candidate})
-        train.train_and_evaluate(config, folder, with_report=False)
-        lines = (folder / "metrics.jsonl").read_text().splitlines()
-        found[name] = curves([json.loads(line) for line in lines])
+    with command.told_in_one_line("stopped; the same command goes on"):
+        found = {name: curves(_lines(name, options.workdir)) for name in CANDIDATES}
     record = {**records.provenance(), "settings": SETTINGS, "curves": found}
     records.write(options.out / "curves.json", records.to_compact_json(record))
     plots.save(draw(found), options.out / "figure.png")
+
+
+def _lines(name: str, workdir: Path) -> list[dict[str, Any]]:
+    """What the run of a candidate logs; trains it unless it is finished."""
+    from mhd_jax import train
+
+    config, folder = default_config(), workdir / name.replace(" ", "_")
+    update(config, {**SETTINGS, **CANDIDATES[name]})
+    train.train_and_evaluate(config, folder, with_report=False)
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ from experiments.harness import records
 from experiments.harness.candidates import ALL_PEERS
 from experiments.harness.presets import ROOT
 from experiments.harness.stepping import SteppedRun
-from mhd_jax import rng
+from mhd_jax import command, rng
 from mhd_jax.config import default_config, update
 from mhd_jax.data import sources
 from mhd_jax.data.sources.interface import SubSplit
@@ -425,17 +425,26 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Runs what is missing, a file for each case."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("runs/membership"))
-    parser.add_argument("--cases", nargs="+", default=[*CASES, "cost"])
+    known = [*CASES, "cost"]
+    parser.add_argument("--cases", nargs="+", default=known, choices=known, metavar="CASE",
+                        help=f"of {', '.join(known)}")  # fmt: skip
     parser.add_argument("--quick", action="store_true", help="tiny sizes; figures mean nothing")
     options = parser.parse_args(argv)
-    options.out.mkdir(parents=True, exist_ok=True)
-    for case in options.cases:
-        file = options.out / f"{case}.json"
-        if not file.exists():
-            made = cost(options.quick) if case == "cost" else run(case, options.quick)
-            file.write_text(json.dumps(made, indent=1) + "\n")
-            print(f"{case}: {file}", flush=True)
+    stopped = "stopped; the cases that are finished stay, and the same command goes on"
+    with command.told_in_one_line(stopped):
+        _run_missing(options.cases, options.out, options.quick)
     print(block(options.out))
+
+
+def _run_missing(cases: Sequence[str], folder: Path, quick: bool) -> None:
+    """Writes a file for each case that has none."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for case in cases:
+        file = folder / f"{case}.json"
+        if not file.exists():
+            made = cost(quick) if case == "cost" else run(case, quick)
+            records.write(file, json.dumps(made, indent=1) + "\n")
+            print(f"{case}: {file}", flush=True)
 
 
 if __name__ == "__main__":

@@ -452,7 +452,6 @@ def run() -> None:
     from absl import app, flags, logging
 
     from mhd_jax import command
-    from mhd_jax.errors import ConfigError
 
     config = command.define_config("As for mhd_jax.main.")
     devices = flags.DEFINE_integer("devices", 4, "CPU devices to compile for.", lower_bound=1)
@@ -462,10 +461,8 @@ def run() -> None:
         if len(argv) > 1:
             raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
         logging.set_verbosity(logging.WARNING)
-        try:
+        with command.told_in_one_line("stopped; an audit writes nothing"):
             sys.exit(main(config.value, devices.value, strict.value))
-        except ConfigError as error:
-            command.end(error)
 
     app.run(start, flags_parser=command.parse_flags)
 

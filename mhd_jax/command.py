@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -13,7 +16,7 @@ from absl import flags
 from ml_collections.config_flags import config_flags
 
 from mhd_jax.config import RENAMED, check_name, default_config, flatten, like
-from mhd_jax.errors import ConfigError, Interrupted, suggest
+from mhd_jax.errors import ConfigError, DivergedError, Interrupted, WorkdirError, suggest
 
 RENAMED_FLAGS = {
     "plan": "estimate",
@@ -129,6 +132,29 @@ def _check_names(words: list[str]) -> None:
             check_name(name.removeprefix("config."), value, known)
         elif name in RENAMED_FLAGS:
             raise ConfigError(f"--{name}", value, f"its new name, --{RENAMED_FLAGS[name]}")
+
+
+@contextlib.contextmanager
+def told_in_one_line(stopped: str, *more: type[Exception]) -> Iterator[None]:
+    """Ends the program without a traceback where a user can mend the error, or stops it.
+
+    Args:
+      stopped: what to say after Ctrl-C where nothing else handles it.
+      *more: errors of the program's own that say all there is to know.
+    """
+    mendable: tuple[type[Exception], ...] = (
+        ConfigError,
+        WorkdirError,
+        DivergedError,
+        Interrupted,
+        *more,
+    )
+    try:
+        yield
+    except mendable as error:
+        end(error)
+    except KeyboardInterrupt:
+        end(KeyboardInterrupt(stopped), 128 + signal.SIGINT)
 
 
 def end(error: BaseException, status: int = 1) -> NoReturn:

@@ -6,7 +6,6 @@ Short on purpose: everything it does can be imported from `mhd_jax.train`.
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +13,6 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from mhd_jax import command
-from mhd_jax.errors import ConfigError, DivergedError, Interrupted, WorkdirError
 
 _CONFIG = command.define_config(
     "File with get_config(), or the name of a built-in one such as digits or cifar10:cpu; by "
@@ -37,16 +35,13 @@ def main(argv: Sequence[str]) -> None:
     from mhd_jax import estimate, train  # after flags are parsed, so that --help is quick
 
     config, given = _CONFIG.value, config_flags.get_config_filename(flags.FLAGS["config"])
-    try:
+    # A run that trains handles Ctrl-C itself: here it came while the run was built, or twice.
+    stopped = "stopped at once; the same command goes on from the last checkpoint, if there is one"
+    with command.told_in_one_line(stopped):
         if _ESTIMATE.value:
             print(estimate.on_devices(config, _DEVICES.value, _MEMORY.value).describe())
-            return
-        train.train_and_evaluate(config, _WORKDIR.value or default_workdir(given))
-    except (ConfigError, WorkdirError, DivergedError, Interrupted) as error:
-        command.end(error)
-    except KeyboardInterrupt:  # while it is built, or for the second time
-        said = "stopped at once; the same command goes on from the last checkpoint, if there is one"
-        command.end(KeyboardInterrupt(said), 128 + signal.SIGINT)
+        else:
+            train.train_and_evaluate(config, _WORKDIR.value or default_workdir(given))
 
 
 def default_workdir(config_file: str) -> str:

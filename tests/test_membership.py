@@ -92,6 +92,27 @@ def test_records_become_tables(tmp_path: Path) -> None:
     assert "112 s of processor time" in text and "separate runs 480 s" in text
 
 
+def test_a_command_that_is_stopped_keeps_finished_cases(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = iter([{"case": "mhd"}])
+
+    def one_then_stopped(case: str, quick: bool) -> dict:
+        for made in results:
+            return made
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(membership, "run", one_then_stopped)
+    with pytest.raises(SystemExit) as ended:
+        membership.main([f"--out={tmp_path}", "--cases", "mhd", "fedavg"])
+    assert ended.value.code == 130
+    assert capsys.readouterr().err.startswith("KeyboardInterrupt: stopped; the cases")
+    assert [file.name for file in tmp_path.iterdir()] == ["mhd.json"]
+    with pytest.raises(SystemExit):
+        membership.main(["--cases", "fedawg"])
+    assert "invalid choice: 'fedawg'" in capsys.readouterr().err
+
+
 def test_the_page_shows_what_is_committed() -> None:
     page = render.ROOT / "docs" / "privacy.md"
     assert "cifar10_cpu/membership" in render.places(page.read_text())

@@ -153,6 +153,10 @@ def test_command_line_lists_and_tells_mistakes(
     with pytest.raises(SystemExit):
         sweep.main(STUDY, argv=["--preset=digit"])
     assert "ConfigError: preset = 'digit'" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        sweep.main(STUDY, argv=["--preset=smoke", "--list", "--cells=example/cycle"])
+    said = capsys.readouterr().err
+    assert "ConfigError: cells = 'example/cycle'" in said and "did you mean 'cycle'?" in said
 
 
 SHORT = Study("short", "One cell", lambda chosen: [Cell("fedavg", "", {"method": "fedavg"})])

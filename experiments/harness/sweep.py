@@ -40,7 +40,7 @@ from experiments.harness.study import Cell, Record, Results, Study
 from mhd_jax import command
 from mhd_jax.config import flatten
 from mhd_jax.data import sources
-from mhd_jax.errors import ConfigError, DivergedError, Interrupted, WorkdirError
+from mhd_jax.errors import ConfigError, DivergedError, Interrupted, suggest
 from mhd_jax.runtime.workdir import to_json
 
 Ended = tuple[str, DivergedError | None]  # a run's key, and how it diverged if it did
@@ -251,11 +251,13 @@ def main(*studies: Study, argv: Sequence[str] | None = None) -> None:
     """Runs `studies` as the command line says; errors a user can mend end in one line."""
     options = _parse(argv)
     os.chdir(ROOT)  # settings that name a file of the repository are relative to it
-
-    try:
+    # A run handles Ctrl-C itself: here it came between two runs, or for the second time.
+    stopped = "stopped; what is finished stays, and the same command goes on"
+    with command.told_in_one_line(stopped, workers.WorkerError):
         if options.jobs < 1:
             raise ConfigError("jobs", options.jobs, "at least 1")
         sweep = Sweep(preset(options.preset), options.workdir, studies, options.cells, options.jobs)
+        _check_pattern(sweep)
         if options.list:
             print("\n".join(task.name for task in sweep.tasks))
         elif options.runs:
@@ -265,11 +267,15 @@ def main(*studies: Study, argv: Sequence[str] | None = None) -> None:
         else:
             _use_compilation_cache(options.workdir)
             sweep.run()
-    except (ConfigError, WorkdirError, workers.WorkerError, Interrupted) as error:
-        command.end(error)
-    except KeyboardInterrupt:  # between two runs, or for the second time
-        said = "stopped; what is finished stays, and the same command goes on"
-        command.end(KeyboardInterrupt(said), 128 + signal.SIGINT)
+
+
+def _check_pattern(sweep: Sweep) -> None:
+    """Raises `ConfigError` if the studies have cells, and the pattern fits none of them."""
+    names = {cell.name: None for study in sweep.studies for cell in study.cells(sweep.chosen)}
+    if names and not sweep.tasks:
+        raise ConfigError(
+            "cells", sweep.pattern, f"a pattern that fits {suggest(sweep.pattern, names)}"
+        )
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
