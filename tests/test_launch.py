@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import re
 import subprocess
 import tarfile
+import time
 from pathlib import Path
 
 import pytest
@@ -152,6 +154,28 @@ def test_a_slice_is_created_used_and_given_back(
     said = capsys.readouterr().out
     assert "slice mhd: WAITING_FOR_RESOURCES" in said
     assert "run mhd: step 20 after 4 s, loss 1.5" in said
+
+
+def test_starting_on_a_worker_does_not_wait_for_the_run(tmp_path: Path) -> None:
+    """The script itself: ssh is done when nobody writes to its pipe any more."""
+    checkout = tmp_path / "mhd-jax"
+    python = checkout / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\nsleep 6\nexit 75\n')
+    python.chmod(0o755)
+    settings = ["--config.graph.matrix=runs/my graph.npy", "--config.graph.sequence=('a','b')"]
+    made = job.make("mhd", "configs/digits.py", [], "gs://b/run")
+    made = dataclasses.replace(made, settings=tuple(settings))
+    command = ["bash", "-c", tpu.start_script(made)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=5, check=True)
+    assert (done.stdout, done.stderr) == (b"", b"")
+    status, deadline = checkout / tpu.STATUS, time.monotonic() + 30
+    while not (status.exists() and status.read_text()):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert status.read_text() == "75\n"
+    said = (checkout / tpu.LOG).read_text().splitlines()
+    assert said[2:] == ["--config=configs/digits.py", *settings, "--workdir=gs://b/run"]
 
 
 def test_a_wrong_zone_is_said_with_the_command_that_lists_types(

@@ -157,10 +157,19 @@ def run(shell: Shell, job: Job, options: argparse.Namespace) -> None:
       LaunchError: a workdir that would not outlive the slice.
     """
     _check_workdir(job)
+    shell.run(*_on_workers(job, options, start_script(job)))
+
+
+def start_script(job: Job) -> str:
+    """What a worker does to start the command in the background.
+
+    ssh stays until nobody holds its pipes any more. In braces, `&` is for `nohup` alone: without
+    them it would leave a shell behind that waits for all of the list, and holds them.
+    """
     command = shlex.join(job.command(".venv/bin/python"))
     inner = f"{command} > {LOG} 2>&1; echo $? > {STATUS}"
-    start = f"cd mhd-jax && rm -f {STATUS} && nohup sh -c {shlex.quote(inner)} > /dev/null 2>&1 &"
-    shell.run(*_on_workers(job, options, start))
+    apart = f"nohup sh -c {shlex.quote(inner)} > /dev/null 2>&1 < /dev/null &"
+    return f"cd mhd-jax && rm -f {STATUS} && {{ {apart} }}"
 
 
 def _check_workdir(job: Job) -> None:
