@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import signal
 import sys
@@ -138,23 +139,31 @@ def _check_names(words: list[str]) -> None:
 def told_in_one_line(stopped: str, *more: type[Exception]) -> Iterator[None]:
     """Ends the program without a traceback where a user can mend the error, or stops it.
 
+    After SIGTERM it leaves at once, as it would without this: an exception may get lost on its way
+    through a finaliser or a callback, and nobody sends the signal again.
+
     Args:
-      stopped: what to say after Ctrl-C where nothing else handles it.
+      stopped: what to say after Ctrl-C or SIGTERM, where nothing else listens for them.
       *more: errors of the program's own that say all there is to know.
     """
-    mendable: tuple[type[Exception], ...] = (
-        ConfigError,
-        WorkdirError,
-        DivergedError,
-        Interrupted,
-        *more,
-    )
+    known = (ConfigError, WorkdirError, DivergedError, Interrupted)
+    mendable: tuple[type[Exception], ...] = (*known, *more)
+
+    def leave(number: int, frame: object) -> NoReturn:
+        del frame
+        # Not printed: the signal may have come in the middle of a line.
+        os.write(2, f"Interrupted: {signal.Signals(number).name}: {stopped}\n".encode())
+        os._exit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
     try:
         yield
     except mendable as error:
         end(error)
     except KeyboardInterrupt:
         end(KeyboardInterrupt(stopped), 128 + signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def end(error: BaseException, status: int = 1) -> NoReturn:

@@ -32,12 +32,12 @@ def main(argv: Sequence[str]) -> None:
         raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
     logging.set_verbosity(logging.WARNING)
 
-    from mhd_jax import estimate, train  # after flags are parsed, so that --help is quick
-
     config, given = _CONFIG.value, config_flags.get_config_filename(flags.FLAGS["config"])
-    # A run that trains handles Ctrl-C itself: here it came while the run was built, or twice.
+    # Between steps training listens itself; here a signal came earlier or later, or twice.
     stopped = "stopped at once; the same command goes on from the last checkpoint, if there is one"
     with command.told_in_one_line(stopped):
+        from mhd_jax import estimate, train  # after flags are parsed, so that --help is quick
+
         if _ESTIMATE.value:
             print(estimate.on_devices(config, _DEVICES.value, _MEMORY.value).describe())
         else:

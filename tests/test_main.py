@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -42,6 +44,29 @@ def test_a_mistyped_setting_ends_in_one_line(argument, message, capsys, monkeypa
         command.parse_flags(words)
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"ConfigError: {message}")
+
+
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [
+        (signal.SIGINT, "KeyboardInterrupt: stopped\n"),
+        (signal.SIGTERM, "Interrupted: SIGTERM: stopped\n"),
+    ],
+)
+def test_a_signal_ends_in_one_line(number, message):
+    text = f"""
+        import signal
+        from mhd_jax import command
+        with command.told_in_one_line("stopped"):
+            try:
+                signal.raise_signal({int(number)})
+            except Exception:  # as libraries do
+                pass
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(text)], cwd=ROOT, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (128 + number, message)
 
 
 @pytest.mark.parametrize(

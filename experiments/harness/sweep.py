@@ -251,7 +251,7 @@ def main(*studies: Study, argv: Sequence[str] | None = None) -> None:
     """Runs `studies` as the command line says; errors a user can mend end in one line."""
     options = _parse(argv)
     os.chdir(ROOT)  # settings that name a file of the repository are relative to it
-    # A run handles Ctrl-C itself: here it came between two runs, or for the second time.
+    # Between steps a run listens itself; here a signal came between two runs, or twice.
     stopped = "stopped; what is finished stays, and the same command goes on"
     with command.told_in_one_line(stopped, workers.WorkerError):
         if options.jobs < 1:
