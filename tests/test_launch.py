@@ -8,6 +8,7 @@ import dataclasses
 import json
 import os
 import re
+import signal
 import subprocess
 import tarfile
 import time
@@ -125,7 +126,7 @@ def test_the_newest_line_of_the_metrics_in_words() -> None:
 
 UP = {
     r"queued-resources describe": ["WAITING_FOR_RESOURCES", "PROVISIONING", "ACTIVE"],
-    r"cat gs://bucket/runs/digits/summary.json": [GONE, "{}"],
+    r"cat gs://bucket/runs/digits/summary.json": [GONE, GONE, "{}"],
     r"cat gs://bucket/runs/digits/metrics.jsonl": [METRICS],
     r"run.status 2>": ["running"],
 }
@@ -140,7 +141,7 @@ def test_a_slice_is_created_used_and_given_back(
         "create", "describe", "describe", "describe", "scp", "ssh", "ssh", "describe", "ssh",
         "rsync", "describe", "delete",
     ]  # fmt: skip
-    created = programs.asked[0]
+    created = programs.asked[1]
     assert created.startswith("gcloud compute tpus queued-resources create mhd --zone=us-west4-a")
     for word in ("--project=p", "--node-id=mhd", "--accelerator-type=v5litepod-8", "--spot",
                  "--runtime-version=v2-alpha-tpuv5-lite"):  # fmt: skip
@@ -213,7 +214,7 @@ def test_a_preempted_slice_is_replaced_and_the_same_command_goes_on(
 ) -> None:
     states = ["ACTIVE", "SUSPENDED", "SUSPENDED", "ACTIVE"]
     summary = r"cat gs://bucket/runs/digits/summary.json"
-    programs.answer({**UP, r"queued-resources describe": states, summary: [GONE, GONE, "{}"]})
+    programs.answer({**UP, r"queued-resources describe": states, summary: [GONE] * 3 + ["{}"]})
     tpu.main(["up", *TPU, f"--fetch_to={tmp_path}"])
     assert actions(programs) == [
         "create", "describe", "scp", "ssh", "ssh", "describe", "describe",  # preempted
@@ -286,6 +287,53 @@ def test_without_gcloud_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     with pytest.raises(SystemExit, match="gcloud: there is no such program"):
         tpu.main(["create", *TPU])
+
+
+def test_a_finished_run_is_not_taken_for_the_new_one(programs: stand_in.StandIns) -> None:
+    programs.answer({"summary.json": ["{}"]})
+    for launcher, flags in ((tpu, TPU), (slurm, [*CONFIG, BUCKET])):
+        with pytest.raises(SystemExit, match="digits holds a run that is finished; `fetch` copies"):
+            launcher.main(["up", *flags])
+    assert all("summary.json" in asked for asked in programs.asked)
+
+
+@pytest.mark.parametrize("look", ["storage cat", "queued-resources describe"])
+def test_a_network_that_comes_back_costs_nothing(
+    programs: stand_in.StandIns, look: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    away = ("", "ERROR: Unable to find the server at tpu.googleapis.com", 1)
+    answers = {"storage cat": [GONE, away, away, GONE, GONE, "{}"],
+               "queued-resources describe": [away, "ACTIVE", away, "ACTIVE"]}  # fmt: skip
+    programs.answer({**UP, "queued-resources describe": ["ACTIVE"], look: answers[look]})
+    tpu.main(["up", *TPU, f"--fetch_to={tmp_path}"])
+    assert actions(programs).count("create") == actions(programs).count("delete") == 1
+    assert "looking again" in capsys.readouterr().out
+
+
+def test_a_slice_that_cannot_be_given_back_is_said_with_the_command(
+    programs: stand_in.StandIns,
+) -> None:
+    away = ("", "ERROR: Unable to find the server at tpu.googleapis.com", 1)
+    programs.answer({**UP, "describe": [away]})
+    with pytest.raises(SystemExit, match="(?s)may still be there, .*: gcloud .* delete mhd .*find"):
+        tpu.main(["up", *TPU])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_launcher_that_is_stopped_gives_the_slice_back(
+    programs: stand_in.StandIns,
+    number: signal.Signals,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    before = signal.getsignal(number)
+    programs.answer({**UP, "describe": ["PROVISIONING"]})
+    monkeypatch.setattr(Shell, "wait", lambda *_: signal.raise_signal(number))
+    with pytest.raises(SystemExit, match=f"^{128 + number}$"):
+        tpu.main(["up", *TPU])
+    assert actions(programs) == ["create", "describe", "describe", "delete"]
+    assert capsys.readouterr().err == f"Stopped: up, by {number.name}\n"
+    assert signal.getsignal(number) == before
 
 
 # --- Slurm ---------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import shlex
 import subprocess
@@ -33,6 +34,12 @@ class LaunchError(RuntimeError):
     """Something that a person has to look at: what happened, and what to do about it."""
 
 
+def _print(line: str) -> None:
+    """Prints a line; what is still to be done does not depend on a terminal that may be closed."""
+    with contextlib.suppress(OSError):
+        print(line, flush=True)
+
+
 @dataclasses.dataclass(frozen=True)
 class Shell:
     """Where commands go.
@@ -44,7 +51,7 @@ class Shell:
     """
 
     dry_run: bool = False
-    show: Callable[[str], None] = lambda line: print(line, flush=True)
+    show: Callable[[str], None] = _print
     sleep: Callable[[float], None] = time.sleep
 
     def run(self, *words: str, stdin: str = "") -> None:

@@ -4,19 +4,23 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import math
 import re
+import signal
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import NoReturn, TypeVar
 
 import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
 from experiments.launch.commands import CommandError, LaunchError, Shell, stop
+from mhd_jax import command
 from mhd_jax import config as config_lib
 from mhd_jax.errors import ConfigError
 
@@ -26,8 +30,16 @@ ROOT = Path(__file__).resolve().parents[2]
 # after SIGTERM, or another process of the run was lost.
 SAVED, LOST = 143, 75
 
+LOOKS = 10  # failed ones in a row after which a watcher gives up
+
+Found = TypeVar("Found")
+
 # Names of cloud resources, of Kubernetes objects and of Slurm jobs alike.
 _NAME = re.compile(r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?")
+
+
+class Stopped(BaseException):
+    """A signal to stop came."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,15 +94,41 @@ def parser(description: str | None, actions: Actions) -> argparse.ArgumentParser
 
 
 def main(made: argparse.ArgumentParser, actions: Actions, argv: Sequence[str] | None) -> None:
-    """Reads the command line and does what it says; mistakes end in a message and status 1."""
+    """Reads the command line and does what it says; mistakes end in a message and status 1.
+
+    SIGTERM and SIGHUP, which a closed terminal sends, end it like Ctrl-C: what is paid for is
+    given back first.
+    """
     options, rest = made.parse_known_args(argv)
     if unknown := [word for word in rest if not word.startswith("--config.")]:
         made.error(f"unrecognized arguments: {' '.join(unknown)}")
     try:
-        job = make(options.name, options.config, rest, options.workdir)
-        actions[options.action](Shell(options.dry_run), job, options)
+        with _stopped_by_signals():
+            job = make(options.name, options.config, rest, options.workdir)
+            actions[options.action](Shell(options.dry_run), job, options)
     except (ConfigError, CommandError, LaunchError) as error:
         stop(error)
+    except (KeyboardInterrupt, Stopped) as error:
+        number = error.args[0] if isinstance(error, Stopped) else signal.SIGINT
+        command.end(Stopped(f"{options.action}, by {number.name}"), 128 + number)
+
+
+@contextlib.contextmanager
+def _stopped_by_signals() -> Iterator[None]:
+    """SIGTERM and SIGHUP raise `Stopped`; what is ignored, as SIGHUP under `nohup`, stays so."""
+
+    def stop_at(number: int, frame: object) -> NoReturn:
+        del frame
+        signal.signal(number, signal.SIG_IGN)  # a second one does not stop the giving back
+        raise Stopped(signal.Signals(number))
+
+    heard = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) != signal.SIG_IGN]
+    before = {number: signal.signal(number, stop_at) for number in heard}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def make(name: str, config: str, settings: Sequence[str], workdir: str) -> Job:
@@ -213,6 +251,39 @@ def read_text(shell: Shell, job: Job, name: str, assumed: str = "") -> str:
     if shell.dry_run:
         return assumed
     return path.read_text() if path.exists() else ""
+
+
+def keep_looking(shell: Shell, seconds: float, look: Callable[[], Found]) -> Found:
+    """What `look` finds; where its commands fail it is repeated, as networks come back.
+
+    Args:
+      shell: where it looks.
+      seconds: between two looks.
+      look: asks about a run that is under way.
+
+    Raises:
+      CommandError: of the last of `LOOKS` looks.
+    """
+    for _ in range(LOOKS - 1):
+        try:
+            return look()
+        except CommandError as error:
+            shell.show(f"{error}; looking again")
+            shell.wait(seconds)
+    return look()
+
+
+def check_unfinished(shell: Shell, job: Job) -> None:
+    """Refuses a workdir whose run is over: its summary would be taken for that of the new run.
+
+    Raises:
+      LaunchError: there is a summary.
+    """
+    if read_text(shell, job, "summary.json"):
+        raise LaunchError(
+            f"--workdir={job.workdir} holds a run that is finished; `fetch` copies it. For another "
+            "run take another --workdir"
+        )
 
 
 def finished(shell: Shell, job: Job) -> bool:

@@ -120,7 +120,9 @@ def watch(shell: Shell, job: Job, options: argparse.Namespace) -> None:
     """
     waited, restarts = 0.0, 0
     while True:
-        status = _status(shell, job, options)
+        status = job_lib.keep_looking(
+            shell, options.poll_seconds, lambda: _status(shell, job, options)
+        )
         if status.get("terminalState") == "Completed":
             shell.show(f"jobset {job.name}: finished, {job.workdir}/summary.json")
             return

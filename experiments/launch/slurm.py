@@ -66,8 +66,9 @@ def submit(shell: Shell, job: Job, options: argparse.Namespace) -> None:
     """Puts the job into the queue.
 
     Raises:
-      LaunchError: a job of this name is there already.
+      LaunchError: a job of this name is there already, or the run is finished.
     """
+    job_lib.check_unfinished(shell, job)
     if state := _state(shell, job, assumed=""):
         raise LaunchError(f"a job {job.name} is there already ({state}); choose another --name")
     shell.run("sbatch", "--parsable", stdin=script(job, options))
@@ -88,7 +89,9 @@ def watch(shell: Shell, job: Job, options: argparse.Namespace) -> None:
     """
     last = ""
     while not job_lib.finished(shell, job):
-        state = _state(shell, job, assumed="RUNNING")
+        state = job_lib.keep_looking(
+            shell, options.poll_seconds, lambda: _state(shell, job, assumed="RUNNING")
+        )
         if state not in QUEUED and not job_lib.finished(shell, job):
             raise LaunchError(f"job {job.name} left the queue unfinished: {_end(shell, job, last)}")
         last = state

@@ -71,7 +71,11 @@ def _request(shell: Shell, job: Job, options: argparse.Namespace) -> None:
 
 def _await(shell: Shell, job: Job, options: argparse.Namespace) -> None:
     waited = 0.0
-    while (state := slice_state(shell, job, options)) in WAITING:
+
+    def state_now() -> str:
+        return slice_state(shell, job, options)
+
+    while (state := job_lib.keep_looking(shell, options.poll_seconds, state_now)) in WAITING:
         shell.show(f"slice {job.name}: {state}")
         if waited >= 60 * options.wait_minutes:
             break
@@ -219,13 +223,22 @@ def _start(shell: Shell, job: Job, options: argparse.Namespace) -> None:
 
 def _watch_one(shell: Shell, job: Job, options: argparse.Namespace) -> None:
     """Looks until the run is finished or the slice is gone."""
-    while not job_lib.finished(shell, job):
-        if (state := slice_state(shell, job, options)) != "ACTIVE":
-            raise Preempted(f"slice {job.name} was taken away ({state or 'not there'})")
-        _check_process(shell, job, options)
-        shell.show(f"run {job.name}: {job_lib.newest(job_lib.read_text(shell, job, _METRICS))}")
+    while not job_lib.keep_looking(
+        shell, options.poll_seconds, lambda: _finished(shell, job, options)
+    ):
         shell.wait(options.poll_seconds)
     shell.show(f"run {job.name}: finished, {job.workdir}/summary.json")
+
+
+def _finished(shell: Shell, job: Job, options: argparse.Namespace) -> bool:
+    """Whether the run is finished; shows how far it is where not."""
+    if job_lib.finished(shell, job):
+        return True
+    if (state := slice_state(shell, job, options)) != "ACTIVE":
+        raise Preempted(f"slice {job.name} was taken away ({state or 'not there'})")
+    _check_process(shell, job, options)
+    shell.show(f"run {job.name}: {job_lib.newest(job_lib.read_text(shell, job, _METRICS))}")
+    return False
 
 
 def _check_process(shell: Shell, job: Job, options: argparse.Namespace) -> None:
@@ -256,14 +269,32 @@ def delete(shell: Shell, job: Job, options: argparse.Namespace) -> None:
 def up(shell: Shell, job: Job, options: argparse.Namespace) -> None:
     """Everything from creating the slice to giving it back, which also happens after an error."""
     _check_workdir(job)  # before anything is paid for
+    job_lib.check_unfinished(shell, job)
     _request(shell, job, options)
     try:
         _await(shell, job, options)
         _survive(shell, job, options, running=False)
         fetch(shell, job, options)
     finally:
-        if not options.keep and slice_state(shell, job, options):
+        if not options.keep:
+            _give_back(shell, job, options)
+
+
+def _give_back(shell: Shell, job: Job, options: argparse.Namespace) -> None:
+    """Deletes the slice if it is there.
+
+    Raises:
+      LaunchError: that cannot be said, or it cannot be deleted.
+    """
+    try:
+        if slice_state(shell, job, options):
             delete(shell, job, options)
+    except CommandError as error:
+        again = shlex.join(_queued(options, "delete", job.name, "--force"))
+        raise LaunchError(
+            f"slice {job.name} may still be there, and cost money, until this succeeds: {again}\n"
+            f"{error}"
+        ) from error
 
 
 ACTIONS: Actions = {
