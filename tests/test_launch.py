@@ -358,8 +358,10 @@ def test_a_slurm_job_goes_into_the_queue_and_is_watched(
 
 @pytest.mark.parametrize(
     ("status", "restarts", "state", "requeued"),
-    [(143, 0, "RUNNING", True), (75, 0, "RUNNING", True), (143, 20, "RUNNING", False),
-     (143, 0, "COMPLETING", False), (1, 0, "RUNNING", False), (0, 0, "RUNNING", False)],
+    [(143, 0, "RUNNING", True), (75, 0, "RUNNING", True), (137, 0, "RUNNING", True),
+     (143, 20, "RUNNING", False),
+     (143, 0, "COMPLETING", False), (137, 0, "COMPLETING", False), (253, 0, "RUNNING", False),
+     (1, 0, "RUNNING", False), (0, 0, "RUNNING", False)],
 )  # fmt: skip
 def test_the_slurm_script_requeues_what_can_go_on(
     tmp_path: Path,
@@ -424,11 +426,17 @@ def test_a_jobset_is_created_survives_a_lost_pod_and_is_deleted(
                      f"--fetch_to={tmp_path}"])  # fmt: skip
     (made,) = [yaml.safe_load(given) for asked, given in programs.calls if " create " in asked]
     assert (made["apiVersion"], made["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
-    assert made["spec"]["failurePolicy"] == {"maxRestarts": 20}
+    assert made["spec"]["failurePolicy"] == {
+        "maxRestarts": 20,
+        "rules": [{"action": "FailJobSet", "onJobFailureReasons": ["PodFailurePolicy"]}],
+    }
     work = made["spec"]["replicatedJobs"][0]["template"]["spec"]
     assert (work["parallelism"], work["completions"], work["backoffLimit"]) == (2, 2, 0)
+    (rule,) = work["podFailurePolicy"]["rules"]
+    assert (rule["action"], rule["onExitCodes"]["values"]) == ("FailJob", [1])
     pod = work["template"]["spec"]
     (container,) = pod["containers"]
+    assert rule["onExitCodes"]["containerName"] == container["name"]
     assert pod["nodeSelector"] == {"pool": "gpus"}
     assert container["command"][:3] == ["python", "-m", "mhd_jax.main"]
     assert container["resources"]["limits"] == {"nvidia.com/gpu": "8"}

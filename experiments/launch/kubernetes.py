@@ -4,8 +4,9 @@
     python -m experiments.launch.kubernetes up --image=registry.example/mhd-jax --hosts=2 \\
         --resource=nvidia.com/gpu=8 --config=configs/cifar10.py --workdir=gs://bucket/runs/cifar10
 
-One pod per host. A pod that ends with an error, or with its node, restarts all of them (JobSet's
-failure policy), and the same command goes on from its last checkpoint. The workdir is a bucket's,
+One pod per host. A pod that is lost, by itself or with its node, restarts all of them (JobSet's
+failure policy), and the same command goes on from its last checkpoint. A run that fails, with
+status 1, would fail again and is not restarted. The workdir is a bucket's,
 or a folder below /runs where `--claim` names a volume that all pods can write.
 """
 
@@ -24,7 +25,9 @@ from experiments.launch.job import Actions, Job
 
 PORT = 1234
 MOUNT = "/runs"
+CONTAINER = "mhd-jax"
 WORKERS = "workers"
+FAILED = 1  # the exit status of a run that would end the same way again
 
 
 def manifest(job: Job, options: argparse.Namespace) -> dict[str, Any]:
@@ -52,19 +55,22 @@ def manifest(job: Job, options: argparse.Namespace) -> dict[str, Any]:
     if options.claim:
         claim = {"claimName": options.claim}
         pod["volumes"] = [{"name": "runs", "persistentVolumeClaim": claim}]
+    failed = {"containerName": CONTAINER, "operator": "In", "values": [FAILED]}
     work = {
         "parallelism": options.hosts,
         "completions": options.hosts,
         "completionMode": "Indexed",
         "backoffLimit": 0,
+        "podFailurePolicy": {"rules": [{"action": "FailJob", "onExitCodes": failed}]},
         "template": {"spec": pod},
     }
+    give_up = {"action": "FailJobSet", "onJobFailureReasons": ["PodFailurePolicy"]}
     return {
         "apiVersion": "jobset.x-k8s.io/v1alpha2",
         "kind": "JobSet",
         "metadata": {"name": job.name},
         "spec": {
-            "failurePolicy": {"maxRestarts": options.restarts},
+            "failurePolicy": {"maxRestarts": options.restarts, "rules": [give_up]},
             "network": {"enableDNSHostnames": True, "subdomain": job.name},
             "replicatedJobs": [{"name": WORKERS, "replicas": 1, "template": {"spec": work}}],
         },
@@ -74,7 +80,7 @@ def manifest(job: Job, options: argparse.Namespace) -> dict[str, Any]:
 def _container(job: Job, options: argparse.Namespace) -> dict[str, Any]:
     resources = dict(_pair(text, "--resource") for text in options.resource)
     made: dict[str, Any] = {
-        "name": "mhd-jax",
+        "name": CONTAINER,
         "image": options.image,
         "command": list(job.command("python")),
         "ports": [{"containerPort": PORT}],

@@ -21,6 +21,7 @@ from experiments.launch import job as job_lib
 from experiments.launch.commands import CommandError, LaunchError, Shell
 from experiments.launch.job import LOST, ROOT, SAVED, Actions, Job
 
+KILLED = 137  # 128 + SIGKILL
 WARNING_SECONDS = 120  # between SIGTERM and the end of the time limit
 QUEUED = ("PENDING", "RUNNING", "CONFIGURING", "COMPLETING", "REQUEUED", "REQUEUE_HOLD",
           "RESIZING", "SUSPENDED", "PREEMPTED")  # fmt: skip
@@ -48,15 +49,16 @@ def script(job: Job, options: argparse.Namespace) -> str:
         f"cd {shlex.quote(str(ROOT))}",
         f"srun --kill-on-bad-exit=1 {shlex.join(job.command(options.python))}",
         "status=$?",
-        f"# {SAVED}: saved after SIGTERM; {LOST}: a task was lost. Started again, both go on.",
-        "# A job that was cancelled is no longer running, and stays out of the queue.",
-        f"if [ $status -eq {SAVED} ] || [ $status -eq {LOST} ]; then",
+        f"# {SAVED}: saved after SIGTERM; {LOST}: a task was lost; {KILLED}: it was killed, or",
+        "# another for it, as srun ends with the highest status of all tasks. All go on when they",
+        "# are started again. A job that was cancelled is no longer running, and stays out.",
+        f"case $status in {SAVED}|{LOST}|{KILLED})",
         '  state=$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T)',
         f'  if [ "$state" = RUNNING ] && [ "${{SLURM_RESTART_COUNT:-0}}" -lt {options.restarts} ]',
         "  then",
         '    scontrol requeue "$SLURM_JOB_ID"',
         "  fi",
-        "fi",
+        "esac",
         "exit $status",
     ]
     return "\n".join(lines) + "\n"
