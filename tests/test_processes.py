@@ -262,3 +262,9 @@ def test_half_a_description_of_a_cluster_is_refused(monkeypatch, values):
         monkeypatch.setenv(name, value)
     with pytest.raises(ConfigError, match="parallel.distributed"):
         processes.join("auto")
+
+
+def test_processes_with_unlike_numbers_of_devices_are_refused():
+    processes._check_even([0, 0, 1, 1])
+    with pytest.raises(ConfigError, match=r"= \[1, 2\]: expected processes with the same number"):
+        processes._check_even([0, 1, 1])

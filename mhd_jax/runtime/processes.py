@@ -12,7 +12,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -47,7 +47,8 @@ def join(setting: str) -> None:
         "auto", one process where there is none.
 
     Raises:
-      ConfigError: "on" without a cluster, or with JAX already in use.
+      ConfigError: "on" without a cluster, or with JAX already in use; processes that have unlike
+        numbers of devices.
     """
     if setting == "off" or jax.distributed.is_initialized():
         return
@@ -73,6 +74,17 @@ def join(setting: str) -> None:
         "process %d of %d, %d of %d devices",
         jax.process_index(), jax.process_count(), jax.local_device_count(), jax.device_count(),
     )  # fmt: skip
+    _check_even([device.process_index for device in jax.devices()])
+
+
+def _check_even(owners: Sequence[int]) -> None:
+    """Raises `ConfigError` unless all processes own as many devices: JAX gathers no others."""
+    counts = [owners.count(process) for process in sorted(set(owners))]
+    if len(set(counts)) > 1:
+        raise ConfigError(
+            "parallel.distributed", counts,
+            "processes with the same number of devices each; these are the numbers they have",
+        )  # fmt: skip
 
 
 def _from_environment() -> dict[str, Any]:
