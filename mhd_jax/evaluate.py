@@ -37,7 +37,7 @@ def shared_and_private(
     Args:
       correct: test samples of each class that a client's head gets right.
       count: test samples of each class.
-      private_histogram: private samples of each class that a client holds.
+      private_histogram: private samples of each class that a client holds, or their shares.
 
     Returns:
       beta_sh [K, H] and beta_priv [K, H].
@@ -52,7 +52,8 @@ def shared_and_private(
     seen = count > 0
     accuracy = correct[..., seen] / count[seen]
     owned = np.asarray(private_histogram, np.float64)[:, seen]
-    share = owned / np.maximum(owned.sum(axis=1, keepdims=True), 1)
+    total = owned.sum(axis=1, keepdims=True)
+    share = owned / np.where(total > 0, total, 1)
     return accuracy.mean(axis=-1), np.einsum("khc,kc->kh", accuracy, share)
 
 

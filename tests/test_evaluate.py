@@ -25,3 +25,13 @@ def test_classes_without_test_samples_are_left_out():
         np.array([[[3, 0]]]), np.array([4, 0]), np.array([[1, 1]])
     )
     assert shared[0, 0] == private[0, 0] == 0.75
+
+
+def test_a_distribution_of_labels_weighs_like_the_counts_that_it_is_of():
+    """Of classes with test samples, too, whose shares alone add up to less than 1."""
+    correct, count = np.array([[[3, 2, 0]]]), np.array([4, 4, 0])
+    counted = evaluate.shared_and_private(correct, count, np.array([[1, 3, 4]]))[1]
+    shares = evaluate.shared_and_private(correct, count, np.array([[0.125, 0.375, 0.5]]))[1]
+    assert counted[0, 0] == shares[0, 0] == 0.75 / 4 + 0.5 * 3 / 4
+    nothing = evaluate.shared_and_private(correct, count, np.array([[0, 0, 8]]))[1]
+    assert nothing[0, 0] == 0
