@@ -15,7 +15,7 @@ import mhd_jax
 from mhd_jax import api, audit, estimate, federation, rng
 from mhd_jax import experiment as experiment_lib
 from mhd_jax.data import augment, sources
-from mhd_jax.data.sources.arrays import as_samples
+from mhd_jax.data.sources.arrays import as_samples, as_stored
 from mhd_jax.data.streaming import Streaming
 from mhd_jax.errors import ConfigError
 from tests import small
@@ -129,6 +129,21 @@ def test_ids_are_never_mixed() -> None:
     changes = {"clients__num": 2, "model__name": "bag", "distill__mixup": 0.5}
     with pytest.raises(ConfigError, match=r"distill\.mixup = 0\.5: expected 0 for ids"):
         experiment_lib.build(small.config(**changes), (source("ids"), None))
+
+
+def test_numbers_of_another_type_do_not_stand_for_bytes() -> None:
+    row = np.array([[200, 3]])
+    stored = as_stored("samples", row.astype(np.uint8), (2,), np.dtype(np.uint8))
+    assert stored.dtype == np.uint8
+    for dtype in (np.int64, np.float32):
+        with pytest.raises(ConfigError, match=f"array of {dtype.__name__}.*type uint8"):
+            as_stored("samples", row.astype(dtype), (2,), np.dtype(np.uint8))
+
+
+@pytest.mark.parametrize("row", [[-1, 0], [0, 2**32]])
+def test_ids_to_predict_are_checked_as_those_to_train_on(row: list[int]) -> None:
+    with pytest.raises(ConfigError, match=r"samples = 'an array of int64': expected ids"):
+        as_stored("samples", np.array([row]), (2,), np.dtype(np.int32))
 
 
 def test_predictions_refuse_another_shape_and_numbers_for_ids(run: mhd_jax.Run) -> None:

@@ -265,10 +265,7 @@ def as_samples(where: Where, samples: np.ndarray) -> Shaped[np.ndarray, "N ..."]
     if samples.dtype == np.uint8:
         return samples[..., None] if samples.ndim == 3 else samples
     if samples.dtype.kind in "iu":
-        if samples.min() < 0 or samples.max() > np.iinfo(np.int32).max:
-            accepted = f"ids (integers) from 0 to 2**31 - 1, not {samples.min()}..{samples.max()}"
-            raise ConfigError(*where, accepted)
-        return samples.astype(np.int32)
+        return _ids(where, samples)
     if samples.dtype.kind not in "fb":
         raise ConfigError(*where, f"samples that are numbers, not {samples.dtype}")
     with np.errstate(over="ignore"):
@@ -299,16 +296,26 @@ def as_stored(
     if dtype.kind in "iu" and dtype != np.uint8:
         if kind not in "iu":
             raise ConfigError(setting, given, "ids, which are integers")
-        return samples.astype(dtype)
+        return _ids((setting, given), samples)
     if kind not in ("f" if images and samples.dtype != np.uint8 else "fiu"):
         accepted = "uint8 or floating point" if images else f"numbers of type {dtype}"
         raise ConfigError(setting, given, accepted)
+    if dtype == np.uint8 and samples.dtype != np.uint8 and not images:
+        raise ConfigError(setting, given, "numbers of type uint8, which alone are divided by 255")
     if samples.dtype == np.uint8:
         return samples if dtype == np.uint8 else samples.astype(dtype) / (255 if images else 1)
     if not len(samples):
         return samples.astype(dtype)
     with np.errstate(over="ignore"):
         return _finite((setting, given), samples.astype(np.float32), samples)
+
+
+def _ids(where: Where, samples: Int[np.ndarray, "N ..."]) -> Int[np.ndarray, "N ..."]:
+    """The samples as int32, unless an id is below 0 or does not fit."""
+    if samples.size and (samples.min() < 0 or samples.max() > np.iinfo(np.int32).max):
+        accepted = f"ids (integers) from 0 to 2**31 - 1, not {samples.min()}..{samples.max()}"
+        raise ConfigError(*where, accepted)
+    return samples.astype(np.int32)
 
 
 def _finite(
