@@ -402,6 +402,11 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         "client_test = 'nord': expected test samples of every client and of nobody else: "
         "north, south, university hospital",
     ),
+    "test samples without names": (
+        {"client_test": [table(6, 0)] * 3},
+        "client_test = 'list': expected a mapping from the name of every client to its samples "
+        "and labels",
+    ),
 }  # fmt: skip
 
 
@@ -411,6 +416,16 @@ def test_bad_input_is_named_in_one_line(case: str) -> None:
     with pytest.raises(ConfigError) as error:
         silos(**changes)
     assert str(error.value) == message
+
+
+def test_names_may_be_numbers() -> None:
+    clients = {7: table(20, 0), 11: table(20, 1)}
+    tests = {11: table(6, 2), 7: table(5, 3)}
+    source = silos(clients=clients, client_test=tests)
+    assert source.silos is not None and source.silos.names == ("7", "11")
+    assert np.bincount(source.silos.test_owner).tolist() == [5, 6]
+    with pytest.raises(ConfigError, match="client_test = '7': .* nobody else: 7, 11"):
+        silos(clients=clients, client_test={11: table(6, 2)})
 
 
 def test_public_rows_that_are_private_or_test_rows_are_counted(

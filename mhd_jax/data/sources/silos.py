@@ -157,13 +157,17 @@ def _pair(where: tuple[str, object], pair: Pair) -> Pair:
 
 def _own_tests(names: list[str], tests: Mapping[str, Pair] | None) -> list[ArraySplit]:
     """The clients' own test samples in client order; none where none are given."""
-    if not tests:
+    if tests is None:
         return []
-    wrong = set(names) ^ set(tests)
-    if wrong:
+    if not isinstance(tests, Mapping):
+        accepted = "a mapping from the name of every client to its samples and labels"
+        raise ConfigError("client_test", type(tests).__name__, accepted)
+    named = {str(who): pair for who, pair in tests.items()}  # as those of the clients are
+    wrong = set(names) ^ set(named)
+    if named and wrong:
         accepted = "test samples of every client and of nobody else: " + ", ".join(names)
         raise ConfigError("client_test", min(wrong), accepted)
-    return [_own_test(who, tests[who]) for who in names]
+    return [_own_test(who, named[who]) for who in names if named]
 
 
 def _own_test(who: str, pair: Pair) -> ArraySplit:
