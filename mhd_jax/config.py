@@ -266,8 +266,8 @@ def _add_privacy(config: ml_collections.ConfigDict) -> None:
     # epsilon is reported at this delta, and what would make it void refused; 0 = no claim [0 or
     # more, below 1; needs the extra [privacy] if above 0]
     config.privacy.delta = 0.0
-    # says that public samples drawn from the clients' own (partition.name = by_key) are known not
-    # to be covered by the claim
+    # says that public samples drawn from the clients' own (partition.name = by_key, or
+    # data.public_name = data.name) are known not to be covered by the claim
     config.privacy.public_from_clients = False
 
 

@@ -196,7 +196,7 @@ def _check_claim(config: ml_collections.ConfigDict, smallest: int, own_public: b
         accepted = "a rule that reads no private data, with privacy.delta"
         raise ConfigError("distill.rule", chosen.rule, accepted)
     if own_public and not config.privacy.public_from_clients:
-        accepted = "a public set of its own with privacy.delta: this one is drawn from the clients'"
+        accepted = "a public set of its own with privacy.delta: this one is made of the clients'"
         accepted += " own samples, which no noise covers (privacy.public_from_clients = True if "
         accepted += "that is known)"
         raise ConfigError("data.public_name", config.data.public_name, accepted)

@@ -361,6 +361,15 @@ def test_a_public_set_of_the_clients_own_samples_has_to_be_said():
     check(small.config(**CLAIM, privacy__public_from_clients=True), own_public=True)
 
 
+def test_the_private_data_as_the_public_set_have_to_be_said(caplog):
+    accountant()
+    same = {"data__public_name": "digits", **CLAIM}
+    with pytest.raises(ConfigError, match="data.public_name = 'digits'.*public_from_clients"):
+        small.build(**same)
+    small.build(**same, privacy__public_from_clients=True)
+    small.build(**CLAIM, data__public_name="photos")
+
+
 def test_delta_above_one_over_n_is_warned_of(caplog):
     accountant()
     with caplog.at_level(logging.WARNING):

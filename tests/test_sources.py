@@ -208,18 +208,28 @@ def test_folder_refuses_mixed_sizes_unless_told_a_size(photos: Path) -> None:
         lib.load_all(split)
 
 
+CUT = b"\x89PNG\r\n\x1a\n\x00\x00\x00\x00IHDR\x00\x00\x00\x00"
+"""A PNG whose header says that it has no length, which Pillow answers with a ValueError."""
+
+
 @pytest.mark.parametrize(
-    ("path", "mode", "message"),
+    ("path", "mode", "content", "message"),
     [
-        ("train/dog/broken.png", "", "broken.png': expected an image that can be read"),
-        ("train/dog/deep.png", "I;16", r"deep.png': .*\(pixels of type I;16, not 8 bits a channel"),
+        ("train/dog/bad.png", "", b"not an image", "bad.png': expected an image that can be read"),
+        ("train/dog/cut.png", "", CUT, "cut.png': expected an image that can be read .*IHDR"),
+        (
+            "train/dog/deep.png", "I;16", b"",
+            r"deep.png': .*\(pixels of type I;16, not 8 bits a channel",
+        ),
     ],
-)
-def test_folder_names_an_unreadable_image(photos: Path, path: str, mode: str, message: str) -> None:
+)  # fmt: skip
+def test_folder_names_an_unreadable_image(
+    photos: Path, path: str, mode: str, content: bytes, message: str
+) -> None:
     if mode:
         Image.new(mode, (12, 12)).save(photos / path)
     else:
-        (photos / path).write_bytes(b"not an image")
+        (photos / path).write_bytes(content)
     with pytest.raises(ConfigError, match=message):
         source = lib.source(config(name="folder", dir=str(photos)))
         lib.load_all(source.train)
@@ -400,6 +410,9 @@ def test_tfds_parts_of_the_training_split(tmp_path: Path) -> None:
     for split in ("trian", "train[:0]", "train[:9]", "train[::2]"):
         with pytest.raises(ConfigError, match=r"data.split = .* samples of the splits train, test"):
             lib.source(config(name="blobs", dir=directory, split=split))
+    for split in ("test", "train[:2]+test[2:]", "all"):
+        with pytest.raises(ConfigError, match="data.split = .* no samples of 'test', on which"):
+            lib.source(config(name="blobs", dir=directory, split=split))
 
 
 def test_tfds_images_of_many_sizes_need_a_size(tmp_path: Path) -> None:
@@ -574,6 +587,22 @@ def test_public_errors_name_the_public_settings(tmp_path: Path) -> None:
             lib.public_split(settings, (8, 8, 1))
     with pytest.raises(ConfigError, match="^data.public_dir = "):
         lib.public_split(config(public_name="folder", public_dir=str(tmp_path)), (8, 8, 1))
+
+
+def test_public_images_that_are_private_or_test_images_are_named(tmp_path: Path) -> None:
+    def named(**settings: Any) -> tuple[str, ...]:
+        return lib.made_public(config(**settings))
+
+    assert named(name="digits", public_name="digits") == (lib.PRIVATE,)
+    assert named(name="imagenet2012", public_name="imagenet2012:5.1.0") == (lib.PRIVATE,)
+    assert named(name="digits") == named(name="digits", public_name="photos") == ()
+    for half in ("train", "test", "public"):
+        save(tmp_path / half / "cat" / "0.png", 0)
+    folder = {"name": "folder", "public_name": "folder", "dir": str(tmp_path)}
+    assert named(**folder) == (lib.PRIVATE, lib.TEST)
+    assert named(**folder, public_dir=str(tmp_path / "train" / "cat")) == (lib.PRIVATE,)
+    assert named(**folder, public_dir=str(tmp_path / "test")) == (lib.TEST,)
+    assert named(**folder, public_dir=str(tmp_path / "public")) == ()
 
 
 # --- Prepared datasets, where a machine has them -------------------------------------------------

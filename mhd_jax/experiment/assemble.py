@@ -12,6 +12,7 @@ import ml_collections
 from mhd_jax import config as config_lib
 from mhd_jax import exchange, federation, methods, seating, state
 from mhd_jax import privacy as privacy_lib
+from mhd_jax.data import sources
 from mhd_jax.data.batches import Visits
 from mhd_jax.data.feed import Feed, Resident, device_memory
 from mhd_jax.data.order import Federation
@@ -51,7 +52,7 @@ def build(
     clients = make_clients(config, method, source, seeds, planned)
     visits = messages.make_visits(config, method, topologies, clients.layout)
     trained = federation.trained_on(method, federations)
-    privacy = _privacy(config, clients, trained, own_public=other is None)
+    privacy = _privacy(config, clients, trained, _own_public(config, source, other))
     feed = federation.make_feed(
         config, method, trained, clients.roster, visits, memory or device_memory(), privacy
     )
@@ -107,6 +108,18 @@ def _parts(
     )
 
 
+def _own_public(
+    config: ml_collections.ConfigDict, source: sources.Source, other: sources.Split | None
+) -> bool:
+    """Whether public samples are among those that clients came with.
+
+    A share that is drawn before clients get the rest is not.
+    """
+    if other is None:
+        return federation.kept_silos(config, source) is not None
+    return sources.PRIVATE in sources.made_public(config.data)
+
+
 def _privacy(
     config: ml_collections.ConfigDict,
     clients: Clients,
@@ -114,7 +127,7 @@ def _privacy(
     own_public: bool,
 ) -> privacy_lib.Privacy | None:
     """What happens to private gradients, checked."""
-    privacy, first = privacy_lib.build(config), federations[0].source
+    privacy = privacy_lib.build(config)
     if privacy is None:
         return None
     networks = [(model, clients.sample) for model in clients.models]
@@ -123,7 +136,7 @@ def _privacy(
         [fed.partition.sizes for fed in federations],
         batch_statistics=any(shapes.has_statistics(*network) for network in networks),
         draws=any(shapes.draws(*network) for network in networks),
-        own_public=own_public and federation.kept_silos(config, first) is not None,
+        own_public=own_public,
     )
     return privacy
 

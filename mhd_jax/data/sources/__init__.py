@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import re
+
 from ml_collections import ConfigDict
 
 from mhd_jax.data.sources.arrays import ArraySplit, from_arrays
-from mhd_jax.data.sources.folder import FolderSplit, unlabelled_folder
+from mhd_jax.data.sources.folder import FolderSplit, shared_folders, unlabelled_folder
 from mhd_jax.data.sources.interface import (
     AS_STORED,
     SOURCES,
@@ -31,7 +33,9 @@ from mhd_jax.errors import ConfigError, of_piece
 
 __all__ = [
     "AS_STORED",
+    "PRIVATE",
     "SOURCES",
+    "TEST",
     "ArraySplit",
     "FolderSplit",
     "Loader",
@@ -48,6 +52,7 @@ __all__ = [
     "from_clients",
     "is_ids",
     "load_all",
+    "made_public",
     "measured_statistics",
     "part",
     "public_split",
@@ -106,6 +111,36 @@ def public_split(config: ConfigDict, image_shape: Shape) -> Split:
             raise ConfigError("data.public_name", config.public_name, accepted) from error
         accepted = error.accepted.replace("data.", "data.public_")
         raise ConfigError(setting, error.value, accepted) from error
+
+
+PRIVATE, TEST = "the clients' own images", "the test images"
+
+
+def made_public(config: ConfigDict) -> tuple[str, ...]:
+    """`PRIVATE`, `TEST`, or both, where `public_name` makes them public; () where it does not.
+
+    Told from the names and directories of the data sets; no image is compared.
+
+    Args:
+      config: the settings under `data`.
+    """
+    name, directory = _without_variant(config.public_name), config.public_dir or config.dir
+    if name != _without_variant(config.name):
+        return ()
+    if name == "folder":
+        halves = shared_folders(config.dir, directory)
+        kinds = {TEST if half.endswith("test") else PRIVATE for half in halves}
+        return tuple(sorted(kinds))
+    return (PRIVATE,) if name not in SOURCES.names() or directory == config.dir else ()
+
+
+def _without_variant(name: str) -> str:
+    """The name of a data set without its size or version.
+
+    >>> _without_variant("imagenet_resized/64x64"), _without_variant("cifar10:3.0.2")
+    ('imagenet_resized', 'cifar10')
+    """
+    return re.split("[/:]", name)[0]
 
 
 def _load(name: str, directory: str, split: str, shape: Shape, client_key: str = "") -> Source:

@@ -24,7 +24,7 @@ from mhd_jax.data.sources.interface import (
     statistics,
 )
 from mhd_jax.errors import ConfigError
-from mhd_jax.files import files_below
+from mhd_jax.files import absolute, files_below
 
 # Images of a folder that decide between grey and colour: one in colour is enough.
 FIRST_LOOK = 16
@@ -205,6 +205,23 @@ def unlabelled_folder(directory: str, shape: Shape) -> Split:
     if not files:
         raise ConfigError("data.dir", directory, "a directory with PNG or JPEG images in it")
     return FolderSplit(files, np.full(len(files), -1), shape, resize=True)
+
+
+def shared_folders(directory: str, public: str) -> list[str]:
+    """Which of the folders `train`, `clients`, `test`, `client_test` share images with `public`.
+
+    Args:
+      directory: that these folders are in.
+      public: of which all images are public.
+    """
+    halves = ("train", "clients", "test", "client_test")
+    folders = {half: absolute(epath.Path(directory) / half) for half in halves}
+    pool = absolute(public)
+    return [
+        half
+        for half, folder in folders.items()
+        if folder.is_dir() and (pool in (folder, *folder.parents) or folder in pool.parents)
+    ]
 
 
 def _directory(directory: str, where: str) -> epath.Path:

@@ -317,7 +317,7 @@ def decode_image(data: bytes, name: str) -> UInt8[np.ndarray, "h w c"]:
             mode = "L" if picture.mode in ("1", "L", "LA") else "RGB"
             pixels = np.asarray(picture if picture.mode == mode else picture.convert(mode))
             return pixels.reshape(*pixels.shape[:2], -1)
-    except OSError as error:
+    except Exception as error:  # Pillow has many for files that are broken, SyntaxError among them
         raise ConfigError("data.dir", name, f"an image that can be read ({error})") from None
 
 

@@ -112,8 +112,9 @@ def tensorflow_dataset(
 ) -> Source:
     """A dataset of TensorFlow Datasets that lies prepared in `directory` or $TFDS_DATA_DIR.
 
-    The test split is "test", or "validation" where there is none or its labels are kept secret.
-    `client_key` is the feature, an integer or a text, that names the client of a sample.
+    The test split is "test", or "validation" where there is none or its labels are kept secret;
+    `split` has no sample of it. `client_key` is the feature, an integer or a text, that names the
+    client of a sample.
 
     Source: https://www.tensorflow.org/datasets/data_source.
     """
@@ -125,14 +126,17 @@ def tensorflow_dataset(
     def make(part: str) -> TfdsSplit:
         return TfdsSplit(_records(builder, part), image_key, label_key, target)
 
-    tests = [make(part) for part in ("test", "validation") if part in builder.info.splits]
-    test = next((part for part in tests if part.has_labels), None)
-    if test is None:
+    tests = {part: make(part) for part in ("test", "validation") if part in builder.info.splits}
+    held_out = next((part for part, made in tests.items() if made.has_labels), None)
+    if held_out is None:
         raise ConfigError("data.name", name, "a dataset with a labelled split test or validation")
+    if {part.partition("[")[0].strip() for part in split.split("+")} & {held_out, "all"}:
+        accepted = f"no samples of {held_out!r}, on which everybody is tested"
+        raise ConfigError("data.split", split, accepted)
     class_names = tuple(features[label_key].names)
     train, (mean, std) = make(split or "train"), statistics(name, target[-1])
     silos = _silos(builder, train, client_key) if client_key else None
-    return Source(name, class_names, train, test, mean, std, silos)
+    return Source(name, class_names, train, tests[held_out], mean, std, silos)
 
 
 def _silos(builder: tfds.core.DatasetBuilder, train: TfdsSplit, client_key: str) -> Silos:
