@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -14,7 +15,9 @@ from PIL import Image
 import mhd_jax
 from mhd_jax import experiment as experiment_lib
 from mhd_jax import federation, record
+from mhd_jax.data.partition import PARTITIONS, Owners
 from mhd_jax.errors import ConfigError
+from mhd_jax.experiment import checks
 from tests import small
 
 
@@ -212,6 +215,35 @@ def test_what_brings_embeddings_to_one_width_counts_as_parameters():
             {"clients__offload": "host", "clients__active": 2, "train__steps_per_call": 3},
             "train.steps_per_call = 3: 1 with clients.offload",
         ),
+        (
+            {"partition__alpha": 0.1},
+            "partition.alpha = 0.1: no effect with partition.name = primary_labels, only with "
+            "dirichlet or quantity",
+        ),
+        (
+            {"graph__degree": 3, "graph__sequence": ("cycle", "star"), "graph__every": 2},
+            "graph.degree = 3: no effect with graph.sequence = cycle, star, only with",
+        ),
+        ({"exchange__pool_size": 2}, "exchange.pool_size = 2: no effect with exchange.mode"),
+        ({"average__trim": 0.1}, "average.trim = 0.1: no effect with average.rule = mean, only"),
+        (
+            {"method": "codistillation", "distill__nu_aux": 2.0},
+            "distill.nu_aux = 2.0: no effect with method = codistillation, only with mhd",
+        ),
+        (
+            {"data__public_name": "photos", "data__public_fraction": 0.2},
+            "data.public_fraction = 0.2: no effect, as public samples come from data.public_name",
+        ),
+        ({"data__public_dir": "elsewhere"}, "no effect without data.public_name"),
+        (
+            {"distill__class_frequencies": (1,) * 10, "distill__alignment": 0.0},
+            "no effect, as nothing is aligned",
+        ),
+        (
+            {"distill__publish_label_shares": True},
+            "published, but distill.rule = most_confident does not read it",
+        ),
+        ({"data__public_name": "digits"}, "digits: the clients' own images are public, too"),
     ],
 )
 def test_settings_without_effect_are_told(changes, said, caplog):
@@ -221,6 +253,30 @@ def test_settings_without_effect_are_told(changes, said, caplog):
     caplog.clear()
     small.build(train__steps=6)
     assert not caplog.records
+
+
+def test_pieces_of_others_may_read_any_setting(caplog, monkeypatch):
+    halves = lambda labels, classes, clients, settings, rng: Owners(  # noqa: E731
+        np.arange(len(labels)) % clients
+    )
+    monkeypatch.setitem(PARTITIONS._pieces, "halves", halves)
+    small.build(partition__name="halves", partition__alpha=0.1)
+    assert "no effect" not in caplog.text
+
+
+@pytest.mark.parametrize("setting", ["distill.rule", "average.rule"])
+def test_names_are_known_even_where_nobody_reads_them(setting):
+    with pytest.raises(ConfigError, match=f"{setting} = 'meen': .*did you mean 'mean'"):
+        small.build(method="isolated", **{setting.replace(".", "__"): "meen"})
+
+
+def test_what_settings_say_of_who_reads_them_is_what_is_checked():
+    page = Path(__file__).resolve().parent.parent / "docs" / "settings.md"
+    rows = {row.split("`")[1]: row.replace("`", "") for row in page.read_text().splitlines()
+            if row.startswith("| `")}  # fmt: skip
+    for name, (_, readers) in checks.READ_BY.items():
+        if name not in ("graph.probability", "distill.nu_aux", "average.rule"):
+            assert f"| {', '.join(readers)}: " in rows[name]
 
 
 # --- Before the data are read ---------------------------------------------------------------------

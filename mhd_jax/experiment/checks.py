@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import ml_collections
 import numpy as np
 from absl import logging
 
 from mhd_jax import (
+    aggregation,
     attacks,
     distill,
     evaluate,
@@ -24,7 +26,40 @@ from mhd_jax import config as config_lib
 from mhd_jax.data.order import Federation
 from mhd_jax.data.partition import PARTITIONS
 from mhd_jax.errors import ConfigError
+from mhd_jax.registry import Registry
 from mhd_jax.wording import listed
+
+NAMED: Mapping[str, Registry[Any]] = {
+    registry.setting: registry
+    for registry in (
+        PARTITIONS, models.HEADS, exchange.ENCODINGS, attacks.ATTACKS, aggregation.AGGREGATORS,
+        distill.RULES, methods.METHODS,
+    )
+}  # fmt: skip
+"""Settings that name a piece whatever the others are, and where it is found."""
+
+READ_BY: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "partition.skew": ("partition.name", ("primary_labels",)),
+    "partition.primary_labels": ("partition.name", ("primary_labels",)),
+    "partition.alpha": ("partition.name", ("dirichlet", "quantity")),
+    "partition.min_size": ("partition.name", ("dirichlet", "quantity")),
+    "partition.shards_per_client": ("partition.name", ("shards",)),
+    "partition.classes_per_client": ("partition.name", ("classes_per_client",)),
+    "graph.degree": ("graph.name", ("random_regular", "small_world")),
+    "graph.islands": ("graph.name", ("islands",)),
+    "graph.bridges": ("graph.name", ("islands",)),
+    "graph.probability": ("graph.name", ("erdos_renyi", "small_world")),
+    "exchange.top_k": ("exchange.encoding", ("top_k",)),
+    "exchange.pool_size": ("exchange.mode", ("stale",)),
+    "distill.nu_aux": ("method", ("mhd",)),
+    "distill.nu_main": ("method", ("fedmd", "feddf", "codistillation")),
+    "distill.loss": ("method", ("fedmd",)),
+    "average.rule": ("method", ("fedavg", "gossip", "feddf")),
+    "average.trim": ("average.rule", ("trimmed_mean", "krum")),
+    "rounds.private_steps": ("method", ("fedmd", "feddf")),
+    "rounds.public_steps": ("method", ("fedmd", "feddf")),
+}
+"""Settings that some pieces of ours alone read: what picks the piece, and those that do."""
 
 
 def before_data(config: ml_collections.ConfigDict) -> None:
@@ -34,7 +69,7 @@ def before_data(config: ml_collections.ConfigDict) -> None:
       ConfigError: naming the setting, its value and what is accepted.
     """
     flat = config_lib.flatten(config)
-    for registry in (PARTITIONS, models.HEADS, exchange.ENCODINGS, attacks.ATTACKS):
+    for registry in NAMED.values():
         registry.get(flat[registry.setting])
     for name, _ in config_lib.client_models(config):
         models.MODELS.get(name)
@@ -165,13 +200,30 @@ def _warn_of_idle_settings(config: ml_collections.ConfigDict, method: methods.Me
             config.train.steps_per_call > 1 and config.clients.offload == "host",
             "1 with clients.offload = host, which brings the clients of each step",
         ),
+        **_idle_of_data(config.data),
         **_idle_of_graph(config, method, follows),
         **_idle_of_teachers(config, method),
+        **_idle_of_pieces(config),
     }
     values = config_lib.flatten(config)
     for name, (holds, what) in idle.items():
         if holds:
             logging.warning("%s = %s: %s", name, values[name], what)
+
+
+def _idle_of_data(chosen: ml_collections.ConfigDict) -> dict[str, tuple[bool, str]]:
+    """Settings of public samples, whether they are idle, and why."""
+    fraction, elsewhere = config_lib.default_config().data.public_fraction, chosen.public_name
+    return {
+        "data.public_fraction": (
+            bool(elsewhere) and chosen.public_fraction != fraction,
+            f"no effect, as public samples come from data.public_name = {elsewhere}",
+        ),
+        "data.public_dir": (
+            bool(chosen.public_dir) and not elsewhere,
+            "no effect without data.public_name",
+        ),
+    }
 
 
 def _idle_of_graph(
@@ -197,10 +249,46 @@ def _idle_of_teachers(
     if chosen is None:
         return {}
     given = config.distill
-    return {
+    idle = {
         f"distill.{name}": (
             given[name] not in (usual[name], getattr(chosen, name)),
             f"with {config.method} it is {getattr(chosen, name)}",
         )
         for name in ("rule", "confidence", "temperature", "include_self", "same_rank")
     }
+    frequencies = bool(given.class_frequencies) and not chosen.aligns
+    idle["distill.class_frequencies"] = (frequencies, "no effect, as nothing is aligned")
+    unread = given.publish_label_shares and chosen.rule != "label_share"
+    unread = unread and _ours("distill.rule", chosen.rule)
+    told = f"published, but distill.rule = {chosen.rule} does not read it"
+    idle["distill.publish_label_shares"] = (unread, told)
+    return idle
+
+
+def _idle_of_pieces(config: ml_collections.ConfigDict) -> dict[str, tuple[bool, str]]:
+    """Settings of pieces that are not chosen, whether they are idle, and who would read them.
+
+    A piece of somebody else's may read any of them.
+    """
+    given = config_lib.flatten(config)
+    usual = config_lib.flatten(config_lib.default_config())
+    found = {}
+    for name, (picks, readers) in READ_BY.items():
+        chosen = (given[picks],)
+        if picks == "graph.name" and config.graph.sequence:
+            picks, chosen = "graph.sequence", config.graph.sequence
+        idle = given[name] != usual[name] and not set(readers) & set(chosen)
+        why = f"no effect with {picks} = {', '.join(chosen)}, only with {' or '.join(readers)}"
+        found[name] = (idle and all(_ours(picks, piece) for piece in chosen), why)
+    return found
+
+
+def _ours(setting: str, name: str) -> bool:
+    """Whether the piece of this name is the package's."""
+    registries = {**NAMED, graph.GRAPHS.setting: graph.GRAPHS, "graph.sequence": graph.GRAPHS}
+    registry = registries.get(setting)
+    if registry is None or name not in registry.names():
+        return True  # a word, such as the modes of exchange
+    piece = registry.get(name)
+    module: str = getattr(getattr(piece, "func", piece), "__module__", "")
+    return module.partition(".")[0] == "mhd_jax"
