@@ -388,6 +388,18 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         {"test": (table(21, 8)[0],)},
         "test = 'tuple': expected a pair (samples, labels), not 1 in number",
     ),
+    "samples of unlike lengths": (
+        with_client(([[1.0, 2.0], [3.0]], [0, 1])),
+        "clients = 'south': expected an array of samples, all of one shape (ValueError: setting an "
+        "array element with a sequence. The requested array has an inhomogeneous shape after 1 "
+        "dimensions. The detected shape was (2,) + inhomogeneous part.)",
+    ),
+    "public samples of unlike lengths": (
+        {"public": [[1.0, 2.0], [3.0]]},
+        "public = 'list': expected an array of samples, all of one shape (ValueError: setting an "
+        "array element with a sequence. The requested array has an inhomogeneous shape after 1 "
+        "dimensions. The detected shape was (2,) + inhomogeneous part.)",
+    ),
     "an empty public pool": (
         {"public": np.zeros((0, F))},
         "public = (0, 5): expected at least one sample, in an array of shape [N, F], [N, T], "

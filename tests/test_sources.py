@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import pickle
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
 from PIL import Image
@@ -650,6 +652,46 @@ def test_arrays_that_are_no_data_set_are_refused() -> None:
     ):
         with pytest.raises(ConfigError, match=said):
             lib.from_arrays("x", *given)  # type: ignore[arg-type]
+    hidden = np.ma.masked_equal(np.eye(6, 3), 1)  # whose values under the mask are numbers
+    for samples, given_labels, said in (
+        ([[1, 2], [3]], [0, 1], "an array of samples, all of one shape .ValueError"),
+        (hidden, labels, "samples without missing values, not a masked array"),
+        (table[0], [0, [1]], "one label a sample .ValueError"),
+        (table[0], labels + 2**40, f"labels of classes, from 0 on, not {2**40}..{2**40 + 1}"),
+    ):
+        with pytest.raises(ConfigError, match=f"data.name = 'x': expected {said}"):
+            lib.from_arrays("x", (samples, given_labels), table)  # type: ignore[arg-type]
+
+
+def test_names_of_classes_may_be_given_as_numbers() -> None:
+    labels = np.arange(6) % 2
+    table = (np.ones((6, 3)), labels)
+    assert lib.from_arrays("x", table, table, class_names=(3, 8)).class_names == ("3", "8")
+    source = lib.from_clients(
+        {"a": table, "b": table}, public=table[0], test=table, class_names=np.array([3, 8])
+    )
+    assert source.class_names == ("3", "8")
+    numbered = dataclasses.replace(source, class_names=(3, 8))  # of a loader of one's own
+    with pytest.raises(ConfigError, match="data.name = 'mine': .*names that are text, not 3"):
+        lib.check_source(numbered, "mine")
+
+
+def test_a_sample_whose_client_pandas_does_not_know_is_counted() -> None:
+    pandas = pytest.importorskip("pandas")
+    table = (np.ones((3, 3)), np.array([0, 1, 0]))
+    clients = pandas.Series(["a", pandas.NA, "b"], dtype="string")
+    with pytest.raises(ConfigError, match="a client for every training sample; 1 of them"):
+        lib.from_arrays("x", table, table, clients=clients)
+
+
+@pytest.mark.parametrize(("shape", "told"), [((3, 8, 8), 1), ((8, 8, 3), 0), ((1, 4, 4), 0)])
+def test_images_with_the_channels_first_are_told(
+    shape: tuple[int, ...], told: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    logging.get_absl_logger().propagate = True
+    images = (np.zeros((4, *shape), np.uint8), np.arange(4) % 2)
+    lib.from_arrays("x", images, images)
+    assert caplog.text.count("move them last: np.moveaxis(images, 1, -1)") == told
 
 
 def test_a_data_set_is_known_again_by_its_contents() -> None:

@@ -21,8 +21,9 @@ from mhd_jax.data.sources.interface import (
     part,
     resolve_shape,
     statistics,
+    warn_of_channels_first,
 )
-from mhd_jax.errors import ConfigError
+from mhd_jax.errors import ConfigError, of_piece
 
 
 class ArraySplit(Split):
@@ -193,13 +194,13 @@ def from_arrays(
     classes = max(int(known.labels.max()), int(held_out.labels.max())) + 1
     if max(classes, len(class_names)) < 2:
         raise ConfigError("data.name", name, "at least 2 classes, not 1")
-    names = tuple(class_names) or tuple(map(str, range(classes)))
+    names = as_names(class_names, classes)
     silos = None
     if len(clients):
         if len(clients) != len(known):
             accepted = f"a client for each of {len(known)} training samples, not {len(clients)}"
             raise ConfigError("data.name", name, accepted)
-        if missing := sum(client is None or client != client for client in clients):
+        if missing := sum(map(_is_missing, clients)):
             accepted = f"a client for every training sample; {missing} of them have none"
             raise ConfigError("data.name", name, accepted)
         keys, owner = np.unique([str(client) for client in clients], return_inverse=True)
@@ -207,7 +208,21 @@ def from_arrays(
     mean, std = statistics(name, known.image_shape[-1])
     source = Source(name, names, known, held_out, mean, std, silos)
     check_source(source, name)
+    warn_of_channels_first(source)
     return source
+
+
+def as_names(given: Sequence[object], classes: int) -> tuple[str, ...]:
+    """Names of classes as text, which may be given as numbers; numbers where none are given."""
+    return tuple(map(str, given)) if len(given) else tuple(map(str, range(classes)))
+
+
+def _is_missing(client: object) -> bool:
+    """Whether it is None, NaN or what pandas has in their place, which may not be compared."""
+    try:
+        return client is None or bool(client != client)
+    except TypeError:
+        return True
 
 
 Where = tuple[str, object]
@@ -233,12 +248,17 @@ def array_split(where: Where, samples: np.ndarray, labels: np.ndarray) -> ArrayS
     Raises:
       ConfigError: of the setting and value `where`: shapes, types or values that cannot be.
     """
-    samples, labels = as_samples(where, samples), np.asarray(labels)
+    samples = as_samples(where, samples)
+    with of_piece(*where, "one label a sample"):
+        labels = np.asarray(labels)
     if labels.shape != samples.shape[:1]:
         accepted = f"labels of shape [N] = {samples.shape[:1]}, one a sample, not {labels.shape}"
         raise ConfigError(*where, accepted)
     if labels.dtype.kind not in "iu":
         raise ConfigError(*where, f"labels that are integers, not {labels.dtype}")
+    if labels.max() > np.iinfo(np.int32).max or labels.min() < np.iinfo(np.int32).min:
+        accepted = f"labels of classes, from 0 on, not {labels.min()}..{labels.max()}"
+        raise ConfigError(*where, accepted)
     return ArraySplit(samples, labels)
 
 
@@ -258,7 +278,10 @@ def as_samples(where: Where, samples: np.ndarray) -> Shaped[np.ndarray, "N ..."]
       ConfigError: no samples, no numbers, numbers that are not finite, images not in 0..1, ids
         below 0 or beyond 32 bits.
     """
-    samples = np.asarray(samples)
+    if np.ma.is_masked(samples):
+        raise ConfigError(*where, "samples without missing values, not a masked array")
+    with of_piece(*where, ALIKE):
+        samples = np.asarray(samples)
     if samples.ndim < 2 or not samples.size:
         accepted = "at least one sample, in an array of shape [N, F], [N, T], [N, T, F], [N, H, W]"
         raise ConfigError(*where, f"{accepted} or [N, H, W, C], not {samples.shape}")
@@ -336,3 +359,5 @@ def _finite(
 
 
 MOST_ROWS = 5  # that an error lists
+
+ALIKE = "an array of samples, all of one shape"

@@ -425,6 +425,8 @@ def check_source(found: Source, name: str) -> None:
         accepted = f"a loader that returns a Source, not {type(found).__name__}"
         raise ConfigError("data.name", name, accepted)
     shape, classes = found.image_shape, found.num_classes
+    if odd := [one for one in found.class_names if not isinstance(one, str)]:
+        raise ConfigError("data.name", name, f"class names that are text, not {odd[0]!r}")
     if len(found.mean) not in (0, shape[-1]) or len(found.std) != len(found.mean):
         accepted = (
             f"a mean and a std of {shape[-1]} channels, or none, not {found.mean} and {found.std}"
@@ -445,6 +447,17 @@ def check_source(found: Source, name: str) -> None:
             accepted = f"{part} labels in 0..{classes - 1}, as there are {classes} class names"
             raise ConfigError("data.name", name, f"{accepted}, not {labels.min()}..{labels.max()}")
     _check_silos(found, name)
+
+
+def warn_of_channels_first(source: Source) -> None:
+    """Says so where images look like [C, H, W]: anything trains on them, but sees no picture."""
+    shape = source.image_shape
+    if len(shape) == 3 and shape[0] in (1, 3) and shape[-1] > 4 and not is_ids(source.train.dtype):
+        logging.warning(
+            "samples of shape %s are taken for images of %d x %d with %d channels; of images "
+            "with the channels first, move them last: np.moveaxis(images, 1, -1)",
+            shape, *shape,
+        )  # fmt: skip
 
 
 def _check_silos(found: Source, name: str) -> None:

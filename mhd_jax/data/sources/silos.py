@@ -10,7 +10,15 @@ import numpy as np
 from absl import logging
 from jaxtyping import Bool, Int, Shaped
 
-from mhd_jax.data.sources.arrays import ArraySplit, Where, array_split, as_pair, as_samples
+from mhd_jax.data.sources.arrays import (
+    ALIKE,
+    ArraySplit,
+    Where,
+    array_split,
+    as_names,
+    as_pair,
+    as_samples,
+)
 from mhd_jax.data.sources.interface import (
     FEWEST,
     JoinedSplit,
@@ -19,8 +27,9 @@ from mhd_jax.data.sources.interface import (
     Split,
     SubSplit,
     check_source,
+    warn_of_channels_first,
 )
-from mhd_jax.errors import ConfigError
+from mhd_jax.errors import ConfigError, of_piece
 
 Pair = tuple[Shaped[np.ndarray, "N ..."], Int[np.ndarray, " N"]]
 """Samples and their labels."""
@@ -70,9 +79,9 @@ def from_clients(
              for who, pair in pairs}  # fmt: skip
     if isinstance(public, tuple):
         raise ConfigError("public", f"{len(public)} arrays", "samples alone: nobody has labels")
-    pool = as_samples(("public", np.shape(public)), public)
+    pool = as_samples(_with_shape("public", public), public)
     samples, labels = as_pair(("test", type(test).__name__), test)
-    held_out = array_split(("test", np.shape(samples)), samples, labels)
+    held_out = array_split(_with_shape("test", samples), samples, labels)
     own = _own_tests(list(parts), client_test)
     _check_alike(parts, held_out, own, pool)
     names = _class_names(class_names, [*parts.values(), held_out, *own])
@@ -84,6 +93,7 @@ def from_clients(
         name, names, train, held_out, silos=silos, public=ArraySplit(pool, np.full(len(pool), -1))
     )
     check_source(source, name)
+    warn_of_channels_first(source)
     return source
 
 
@@ -150,9 +160,17 @@ def _pair(where: tuple[str, object], pair: Pair) -> Pair:
       ConfigError: something else than these two, or too few samples.
     """
     samples, labels = as_pair(where, pair)
-    if np.ndim(samples) and len(samples) < FEWEST:
+    with of_piece(*where, ALIKE):
+        few = np.ndim(samples) and len(samples) < FEWEST
+    if few:
         raise ConfigError(*where, f"at least {FEWEST} samples, not {len(samples)}")
     return samples, labels
+
+
+def _with_shape(part: str, samples: object) -> Where:
+    """What an error says of samples: which they are, and their shape."""
+    with of_piece(part, type(samples).__name__, ALIKE):
+        return part, np.shape(samples)  # type: ignore[arg-type]
 
 
 def _own_tests(names: list[str], tests: Mapping[str, Pair] | None) -> list[ArraySplit]:
@@ -204,7 +222,7 @@ def _check_alike(
 
 def _class_names(given: Sequence[str], splits: Iterable[ArraySplit]) -> tuple[str, ...]:
     most = max(int(split.labels.max()) for split in splits)
-    return tuple(given) or tuple(map(str, range(most + 1)))
+    return as_names(given, most + 1)
 
 
 def _check_labels(
