@@ -8,6 +8,9 @@ A method is a value, `Method`, that the one training step reads; adding one adds
 from __future__ import annotations
 
 import dataclasses
+import math
+import numbers
+from collections.abc import Callable
 from typing import Any, Literal, Protocol
 
 import ml_collections
@@ -15,6 +18,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from mhd_jax import aggregation, distill
+from mhd_jax import config as config_lib
 from mhd_jax.errors import ConfigError, of_piece, suggest
 from mhd_jax.registry import Registry
 
@@ -32,6 +36,24 @@ ENOUGH = 64
 
 LONGEST_PERIOD = 100_000
 """Steps in which any method has shown all that it does."""
+
+
+def _check_word(choice: object, field: str, known: tuple[str, ...]) -> None:
+    """Raises `ConfigError` where a field of a choice is none of a few words."""
+    value = getattr(choice, field)
+    if value not in known:
+        raise ConfigError(f"{type(choice).__name__}.{field}", value, suggest(str(value), known))
+
+
+def _check_number(
+    choice: object, field: str, accepted: str, holds: Callable[[Any], bool], *, whole: bool = False
+) -> None:
+    """Raises `ConfigError` where a field of a choice is no number, or one that does not hold."""
+    value = getattr(choice, field)
+    real = isinstance(value, numbers.Real) and math.isfinite(value)
+    if not (real and (config_lib.is_whole(value) or not whole) and holds(value)):
+        kind = "a whole number" if whole else "a number"
+        raise ConfigError(f"{type(choice).__name__}.{field}", value, f"{kind}, {accepted}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +98,14 @@ class Distillation:
     mixup: float = 0.0
 
     def __post_init__(self) -> None:
-        """Raises `ConfigError` for a name that is not known."""
+        """Raises `ConfigError` for a name that is not known, or a number that cannot be."""
+        _check_word(self, "wiring", ("chain", "main"))
+        for field in ("nu_emb", "nu_pred", "alignment", "screening"):
+            _check_number(self, field, "0 or more", lambda x: x >= 0)
+        _check_number(self, "temperature", "above 0", lambda x: x > 0)
+        _check_number(self, "alignment_momentum", "in [0, 1)", lambda x: 0 <= x < 1)
+        _check_number(self, "mixup", "0 to 0.5", lambda x: 0 <= x <= 0.5)
+        _check_number(self, "peers", "0 or more", lambda x: x >= 0, whole=True)
         distill.RULES.get(self.rule)
         if not self.publishes_energy:
             distill.CONFIDENCES.get(self.confidence)
@@ -135,7 +164,11 @@ class Averaging:
     trim: float = 0.25
 
     def __post_init__(self) -> None:
-        """Raises `ConfigError` for a rule that is not known."""
+        """Raises `ConfigError` for a name that is not known, or a number that cannot be."""
+        _check_word(self, "matrix", ("uniform", "graph"))
+        _check_number(self, "every", "at least 1", lambda x: x >= 1, whole=True)
+        _check_number(self, "after", "0 or more", lambda x: x >= 0, whole=True)
+        _check_number(self, "trim", "0 or more, below 0.5", lambda x: 0 <= x < 0.5)
         aggregation.AGGREGATORS.get(self.rule)
 
     def due(self, steps: np.ndarray) -> Bool[np.ndarray, " n"]:
@@ -186,6 +219,11 @@ class Rounds:
 
     private_steps: int
     public_steps: int
+
+    def __post_init__(self) -> None:
+        """Raises `ConfigError` for a number that cannot be."""
+        for field in ("private_steps", "public_steps"):
+            _check_number(self, field, "at least 1", lambda x: x >= 1, whole=True)
 
     @property
     def length(self) -> int:
@@ -281,7 +319,7 @@ def build(config: ml_collections.ConfigDict) -> Method:
     if not isinstance(made, Method):
         accepted = f"a function from the config to a Method, not to {type(made).__name__}"
         raise ConfigError("method", config.method, accepted)
-    _check_choices(config.method, made)
+    _check_choices(config.method, made, config.train.steps)
     every = config.exchange.every
     if every == 1 or made.distillation is None:
         return made
@@ -291,8 +329,8 @@ def build(config: ml_collections.ConfigDict) -> Method:
     return dataclasses.replace(made, when=EveryNth(made.when, every))
 
 
-def _check_choices(name: str, made: Method) -> None:
-    """Raises `ConfigError` where one of a method's three choices is not what it should be."""
+def _check_choices(name: str, made: Method, steps: int) -> None:
+    """Raises `ConfigError` where a method's choices are not what they should be for `steps`."""
     for field, kind in (("distillation", Distillation), ("averaging", Averaging)):
         value = getattr(made, field)
         if not isinstance(value, kind | None):
@@ -303,6 +341,16 @@ def _check_choices(name: str, made: Method) -> None:
         found = np.shape(made.when(np.arange(3)))
     if found != (3, 2):
         raise ConfigError("method", name, f"{accepted}, not of shape {found} for 3 steps")
+    weights = np.asarray(made.when(made.steps_shown(steps)))
+    if len(odd := np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)).all(axis=1))):
+        accepted = f"{accepted}, of 0 or more, not {weights[odd[0]].tolist()} in step {odd[0]}"
+        raise ConfigError("method", name, accepted)
+    if made.snapshot_rounds and not isinstance(made.when, Rounds):
+        accepted = "a Method whose `when` is Rounds, as it has snapshot_rounds"
+        raise ConfigError("method", name, accepted)
+    if made.pooled and made.exchanges:
+        accepted = "a Method that is pooled or exchanges something: one model has no peers"
+        raise ConfigError("method", name, accepted)
 
 
 @METHODS.register("mhd")

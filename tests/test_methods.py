@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import flax.linen as nn
 import jax
@@ -319,11 +320,62 @@ def test_a_pass_that_does_not_count_is_not_run(method, monkeypatch):
         (methods.Method(averaging="foo"), "averaging is a Averaging or None, not 'foo'"),
         (methods.Method(when=lambda steps: 3), r"`when` gives weights .*not of shape \(\)"),
         (methods.Method(when=lambda: 3), r"`when` gives weights .*TypeError"),
+        (
+            methods.Method(when=lambda steps: np.stack([steps, 0.5 - steps], axis=1)),
+            r"`when` gives weights .*, of 0 or more, not \[1.0, -0.5\] in step 1",
+        ),
+        (methods.Method(snapshot_rounds=True), "`when` is Rounds, as it has snapshot_rounds"),
+        (
+            methods.Method(methods.Distillation(), pooled=True),
+            "is pooled or exchanges something: one model has no peers",
+        ),
     ],
 )  # fmt: skip
 def test_a_method_of_other_parts_is_refused(made, said, monkeypatch):
     monkeypatch.setattr(
         methods.METHODS, "_pieces", {**methods.METHODS._pieces, "mine": lambda _: made}
     )
-    with pytest.raises(ConfigError, match=f"method = 'mine': expected a Method whose {said}"):
+    with pytest.raises(ConfigError, match=f"method = 'mine': expected a Method .*{said}"):
         methods.build(small.config(method="mine"))
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (
+            lambda: methods.Distillation(wiring="chian"),
+            "Distillation.wiring = 'chian': expected one of chain, main; did you mean 'chain'",
+        ),
+        (
+            lambda: methods.Distillation(nu_pred=-1.0),
+            "Distillation.nu_pred = -1.0: expected a number, 0 or more",
+        ),
+        (
+            lambda: methods.Distillation(temperature=0.0),
+            "Distillation.temperature = 0.0: expected a number, above 0",
+        ),
+        (
+            lambda: methods.Distillation(alignment=float("nan")),
+            "Distillation.alignment = nan: expected a number, 0 or more",
+        ),
+        (
+            lambda: methods.Distillation(peers=1.5),
+            "Distillation.peers = 1.5: expected a whole number, 0 or more",
+        ),
+        (
+            lambda: methods.Averaging("unifrom", 5),
+            "Averaging.matrix = 'unifrom': expected one of uniform, graph; did you mean 'uniform'",
+        ),
+        (
+            lambda: methods.Averaging("uniform", 0),
+            "Averaging.every = 0: expected a whole number, at least 1",
+        ),
+        (
+            lambda: methods.Rounds(0, 5),
+            "Rounds.private_steps = 0: expected a whole number, at least 1",
+        ),
+    ],
+)
+def test_a_choice_that_cannot_be_is_refused_as_it_is_made(make, said):
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        make()
