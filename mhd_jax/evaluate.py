@@ -112,13 +112,15 @@ def measure(
     count: Int[np.ndarray, " C"],
     owned: Float[np.ndarray, "K C"],
 ) -> Float[np.ndarray, "K H"]:
-    """The named metric; `ConfigError` for a result of another shape than [K, H]."""
+    """The named metric; `ConfigError` for a result that is not [K, H] real numbers."""
     metric = METRICS.get(name)
     with of_piece("metrics", name, "a metric (correct, count, owned)"):
         value = np.asarray(metric(correct, count, owned))
     if value.shape != correct.shape[:2]:
         accepted = f"a metric of shape [K, H] = {correct.shape[:2]}, not {value.shape}"
         raise ConfigError("metrics", name, accepted)
+    if value.dtype.kind not in "fiub":
+        raise ConfigError("metrics", name, f"a metric of real numbers, not {value.dtype}")
     return value
 
 

@@ -256,7 +256,13 @@ class Untold(nn.Module):
         return nn.relu(nn.Dense(8)(x))
 
 
-@pytest.mark.parametrize("piece", [Untold(), nn.Dense(8), nn.Sequential([nn.Dense(6), nn.relu])])
+@pytest.mark.parametrize(
+    "piece",
+    [
+        Untold(), nn.Dense(8), nn.Sequential([nn.Dense(6), nn.relu]),
+        functools.partial(nn.Dense, 8), functools.partial(nn.Dense, features=8),
+    ],
+)  # fmt: skip
 def test_a_linen_network_need_not_take_train(piece: nn.Module) -> None:
     model = models.build({"name": piece}, num_classes=3, num_heads=2)
     x = jnp.ones((4, F))

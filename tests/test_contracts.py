@@ -423,9 +423,45 @@ def one_number(correct: np.ndarray, count: np.ndarray, owned: np.ndarray) -> Any
     return correct.mean()
 
 
+def complex_numbers(correct: np.ndarray, count: np.ndarray, owned: np.ndarray) -> Any:
+    return correct.mean(axis=-1) * 1j
+
+
+def words(correct: np.ndarray, count: np.ndarray, owned: np.ndarray) -> Any:
+    return np.full(correct.shape[:2], "good")
+
+
+def whole_numbers(config: Any) -> Any:
+    return exchange.AllClasses(jnp.int8)
+
+
+class CountsCalls(nn.Module):
+    num_classes: int
+    num_heads: int
+
+    @nn.compact
+    def __call__(self, embedding: jax.Array, train: bool) -> jax.Array:
+        self.variable("counter", "calls", jnp.zeros, ())
+        logits = nn.Dense(self.num_heads * self.num_classes)(embedding)
+        return logits.reshape(-1, self.num_heads, self.num_classes)
+
+
+class OfType(nn.Module):
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        self.param("scale", lambda key: jnp.ones((), self.dtype))
+        return nn.Dense(4)(x.reshape(len(x), -1))
+
+
 BROKEN = [
     ("head", WrongShape, r"heads.name = 'WrongShape': .* \(1, 3, 10\), not \(1, 10\)"),
     ("head", NoFields, "heads.name = 'NoFields': .* num_classes and num_heads"),
+    ("head", CountsCalls, "heads.name = 'CountsCalls': expected a head .*, not counter too"),
+    ("model", OfType(jnp.int32), "model.name = 'OfType': .* float32 or bfloat16, not int32"),
+    ("model", OfType(jnp.complex64), "model.name = 'OfType': .* bfloat16, not complex64"),
+    ("model", OfType(jnp.float16), "model.name = 'OfType': .* bfloat16, not float16"),
     ("head", 3, r"heads.name = 3: expected a name, or a Linen module class"),
     ("model", KeepsImages, r"model.name = 'KeepsImages': .* \[B, D\] .*, not \(1, 8, 8, 3\)"),
     ("model", no_network, "model.name = 'no_network': .* makes a module of Flax, not str"),
@@ -445,6 +481,9 @@ BROKEN = [
     ("encoding", loses_classes, r"exchange.encoding = 'loses_classes': .* \[K, B, H, C\] = "),
     ("encoding", no_decoder, "exchange.encoding = 'no_decoder': .* encode, decode and embedding"),
     ("metric", one_number, r"metrics = 'one_number': .* \[K, H\] = \(4, 3\), not \(\)"),
+    ("encoding", whole_numbers, "exchange.encoding = 'whole_numbers': .* floating .*, not int8"),
+    ("metric", complex_numbers, "metrics = 'complex_numbers': .* real numbers, not complex128"),
+    ("metric", words, "metrics = 'words': .* real numbers, not <U4"),
     ("metric", lambda *_: 0, r"metrics = .*a name of its own.*mhd_jax.register\(\"metrics\""),
 ]  # fmt: skip
 

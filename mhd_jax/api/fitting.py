@@ -52,9 +52,9 @@ def fit(
       head: a Linen module class with the fields `num_classes` and `num_heads`;
         ``(embedding [B, D], train) -> logits [B, H, C]``.
       model: an embedding network, ``(x [B, ...], train) -> embedding [B, D]``, where `train` may be
-        left out: a Linen module or its class; an NNX module class that takes `rngs`
-        (`functools.partial` gives the rest of its arguments); or a function from `ModelSettings` to
-        one of these.
+        left out: a Linen module or its class, or an NNX module class that takes `rngs`
+        (`functools.partial` gives a class its arguments); or a function from `ModelSettings` to one
+        of these.
       confidence: ``log_probs [..., C] -> [...]``, larger is surer.
       rule: a `TeacherRule`, from candidates to an index or weights.
       graph: ``(num_clients, rng, **settings) -> bool [K, K]``, ``(step) -> bool [K, K]`` for a

@@ -183,12 +183,15 @@ def _check_encoding(encoding: Encoding, name: str, num_classes: int) -> None:
     accepted = "an Encoding with encode, decode and embedding_type"
     with of_piece("exchange.encoding", name, accepted):
         found = jax.eval_shape(there_and_back, scores)
-        jnp.dtype(encoding.embedding_type)
+        embedding_type = jnp.dtype(encoding.embedding_type)
     if found.shape != shape or found.dtype != jnp.float32:
         accepted = (
             f"float32 scores of shape [K, B, H, C] = {shape} after encode and decode, not "
             f"{found.dtype} of shape {found.shape}"
         )
+        raise ConfigError("exchange.encoding", name, accepted)
+    if not jnp.issubdtype(embedding_type, jnp.floating):
+        accepted = f"an embedding_type of floating point, not {embedding_type}"
         raise ConfigError("exchange.encoding", name, accepted)
 
 

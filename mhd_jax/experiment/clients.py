@@ -26,6 +26,9 @@ from mhd_jax.registry import takes_whole_batch
 VARIABLES = ("params", "batch_stats")
 """Kinds of variables that a client's state keeps."""
 
+TRAINABLE = ("float32", "bfloat16")
+"""Types of parameters: float16 has no number as small as those that optimisers divide by."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Clients:
@@ -112,20 +115,26 @@ def _check_networks(built: Sequence[MultiHeadClassifier], sample: Sample) -> Non
 
     Raises:
       ConfigError: a network that cannot take such samples, or with another output than [B, D], or
-        with variables that a state does not keep.
+        variables, of network or head, that a state does not keep or that cannot be trained.
     """
     for model in built:
         shape = network_input(sample).shape[1:]
         accepted = f"a network for samples of shape {shape}"
         with of_piece("model.name", bridge.label(model.network), accepted):
-            kinds = set(shapes.variable_shapes(model, sample))
-        other = kinds - set(VARIABLES)
-        if other:
-            raise ConfigError(
-                "model.name", bridge.label(model.network),
-                f"a network whose variables are of the kinds {', '.join(VARIABLES)}, not "
-                f"{', '.join(sorted(other))} too",
-            )  # fmt: skip
+            variables = shapes.variable_shapes(model, sample)
+        parts = {
+            "network": ("model.name", bridge.label(model.network), "a network"),
+            "head": ("heads.name", type(model.head).__name__, "a head"),
+        }
+        for part, (setting, name, what) in parts.items():
+            kinds = {kind: tree[part] for kind, tree in variables.items() if part in tree}
+            if other := set(kinds) - set(VARIABLES):
+                accepted = f"{what} whose variables are of the kinds {', '.join(VARIABLES)}, not "
+                raise ConfigError(setting, name, f"{accepted}{', '.join(sorted(other))} too")
+            types = {str(leaf.dtype) for leaf in jax.tree.leaves(kinds.get("params", {}))}
+            if other := types - set(TRAINABLE):
+                accepted = f"{what} whose parameters are of type {' or '.join(TRAINABLE)}, not "
+                raise ConfigError(setting, name, accepted + ", ".join(sorted(other)))
 
 
 def _wants_baseline(config: ml_collections.ConfigDict, method: methods.Method) -> bool:

@@ -98,8 +98,8 @@ def embedding_network(name: object, piece: Any, settings: ModelSettings) -> nn.M
 
     Args:
       name: what `model.name` calls it.
-      piece: a Linen module or its class; an NNX module class that takes `rngs`, the rest of its
-        arguments given by `functools.partial`; or a function from settings to one of these.
+      piece: a Linen module or its class, or an NNX module class that takes `rngs`, the arguments
+        of a class given by `functools.partial`; or a function from settings to one of these.
       settings: for such a function.
 
     Raises:
@@ -112,7 +112,8 @@ def embedding_network(name: object, piece: Any, settings: ModelSettings) -> nn.M
         return piece.clone()
     if bridge.is_nnx(piece):
         return bridge.network(piece)
-    if isinstance(piece, type) and issubclass(piece, nn.Module):
+    made = getattr(piece, "func", piece)
+    if isinstance(made, type) and issubclass(made, nn.Module):
         return _made("model.name", name, "no arguments", piece)
 
     def make() -> Any:
