@@ -170,7 +170,7 @@ def _pair(where: tuple[str, object], pair: Pair) -> Pair:
 def _with_shape(part: str, samples: object) -> Where:
     """What an error says of samples: which they are, and their shape."""
     with of_piece(part, type(samples).__name__, ALIKE):
-        return part, np.shape(samples)  # type: ignore[arg-type]
+        return part, np.shape(samples)  # type: ignore[call-overload]
 
 
 def _own_tests(names: list[str], tests: Mapping[str, Pair] | None) -> list[ArraySplit]:
