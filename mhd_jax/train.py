@@ -223,7 +223,7 @@ class Passage:
                 self._evaluate(0)
             while step < train.steps:
                 step = self._advance(stepper, step)
-                stop = told_to_stop(step)
+                stop = told_to_stop()
                 due = {
                     name: step % train[f"{name}_every"] == 0 or step == train.steps
                     for name in ("log", "eval", "checkpoint")

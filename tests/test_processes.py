@@ -20,6 +20,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from jax.experimental import multihost_utils
 
 from mhd_jax import train
 from mhd_jax.errors import ConfigError
@@ -30,7 +31,7 @@ from tests import small
 ROOT = Path(__file__).resolve().parent.parent
 SETTINGS = {"parallel__client_devices": 0, "train__steps_per_call": 1, "isolated_baseline": False}
 LONG = {**SETTINGS, "train__steps": 10**6, "train__log_every": 50, "train__checkpoint_every": 50,
-        "train__eval_every": 10**6}  # fmt: skip
+        "train__eval_every": 10**6, "train__steps_per_call": 20}  # fmt: skip
 
 WORKER = """
 import os, signal, sys
@@ -268,3 +269,20 @@ def test_processes_with_unlike_numbers_of_devices_are_refused():
     processes._check_even([0, 0, 1, 1])
     with pytest.raises(ConfigError, match=r"= \[1, 2\]: expected processes with the same number"):
         processes._check_even([0, 1, 1])
+
+
+def test_processes_stop_at_the_dispatch_after_the_highest_of_all(monkeypatch):
+    """However many steps a dispatch has: JAX compares for equality with that number plus one."""
+    passed = []
+
+    def reached(number: int) -> bool:
+        passed.append(number)
+        return number == passed[0] + 3  # the notice came after the third
+
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(multihost_utils, "reached_preemption_sync_point", reached)
+    with processes.stop_signals() as told:
+        assert [told() for _ in range(5)] == [0, 0, 0, signal.SIGTERM, 0]
+    with processes.stop_signals() as told:  # of another run
+        told()
+    assert passed[-1] == passed[0] + 5

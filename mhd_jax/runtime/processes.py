@@ -8,6 +8,7 @@ SIGTERM, and notices the dead. Source: https://docs.jax.dev/en/latest/multi_proc
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import re
 import signal
@@ -31,6 +32,10 @@ LOST_STATUS = 75  # EX_TEMPFAIL of sysexits.h: starting again may help
 _LOST = re.compile(
     r"gloo|nccl|connection|socket|heartbeat|coordination|unavailable|deadline|peer", re.IGNORECASE
 )
+
+# JAX stops the processes at the number after the highest that any has passed, so none may be left
+# out, and all count alike.
+_DISPATCHES = itertools.count(1)
 
 _ENVIRONMENT = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
@@ -114,8 +119,8 @@ def anywhere(flag: bool) -> bool:
 
 
 @contextlib.contextmanager
-def stop_signals() -> Iterator[Callable[[int], int]]:
-    """A function `told(step)`, to be called after every dispatch: a signal to save and stop, or 0.
+def stop_signals() -> Iterator[Callable[[], int]]:
+    """A function `told()`, to be called after every dispatch: a signal to save and stop, or 0.
 
     With one process that is once SIGTERM or SIGINT (Ctrl-C) has come; only the main thread can
     listen, and a second Ctrl-C stops at once. With several processes JAX has SIGTERM, whichever
@@ -123,7 +128,7 @@ def stop_signals() -> Iterator[Callable[[int], int]]:
     """
     if jax.process_count() > 1:
         reached = multihost_utils.reached_preemption_sync_point
-        yield lambda step: signal.SIGTERM if reached(step) else 0
+        yield lambda: signal.SIGTERM if reached(next(_DISPATCHES)) else 0
         return
     came: list[int] = []
     before: dict[int, Any] = {}
@@ -139,10 +144,10 @@ def stop_signals() -> Iterator[Callable[[int], int]]:
             before[number] = signal.getsignal(number)
             signal.signal(number, take)
     except ValueError:  # not the main thread
-        yield lambda step: 0
+        yield lambda: 0
         return
     try:
-        yield lambda step: came[0] if came else 0
+        yield lambda: came[0] if came else 0
     finally:
         for listened, handler in before.items():
             signal.signal(listened, handler)
