@@ -3,7 +3,8 @@
 
 A client's weights are a tree {"params": ..., "batch_stats": ...}, or the parameters alone; of the
 whole classifier ("network", with or without "head"), or of the embedding network alone, as from
-`init` of the network itself. What is not given starts as it would without.
+`init` of the network itself. What is not given starts as it would without. An NNX module, or its
+`nnx.State`, will do as well.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
-from flax import traverse_util
+from flax import nnx, traverse_util
 from jaxtyping import Shaped
 
 from mhd_jax.errors import ConfigError
@@ -47,6 +48,8 @@ def named(given: Given | Sequence[Given]) -> str:
 
     The name is of their contents, so that a run is gone on with from no other weights.
     """
+    several = isinstance(given, list | tuple)
+    given = [_plain(one) for one in given] if several else _plain(given)
     # A path's text: its bytes in an array are those of a pointer, which no other process has.
     given = jax.tree.map(_as_text, given)
     if isinstance(given, str):
@@ -59,6 +62,15 @@ def named(given: Given | Sequence[Given]) -> str:
     name = f"tree_{digest:08x}"
     WEIGHTS.register(name)(given)
     return name
+
+
+def _plain(given: Any) -> Any:
+    """Parameters and batch statistics of an NNX module or its state, as a tree by kind."""
+    state = nnx.state(given) if isinstance(given, nnx.Module) else given
+    if not isinstance(state, nnx.State):
+        return given
+    kinds = {"params": nnx.Param, "batch_stats": nnx.BatchStat}
+    return {kind: nnx.to_pure_dict(nnx.filter_state(state, of)) for kind, of in kinds.items()}
 
 
 def _as_text(leaf: Any) -> Any:
@@ -158,7 +170,8 @@ def fitted(given: Variables | None, shapes: Variables, who: str) -> Flat:
       who: the client, for the message.
 
     Raises:
-      ConfigError: weights that the network does not have, lacks or has in another shape.
+      ConfigError: weights that the network does not have, lacks or has in another shape, or that
+        are not finite.
     """
     if given is None:
         return {}
@@ -176,6 +189,10 @@ def fitted(given: Variables | None, shapes: Variables, who: str) -> Flat:
     ]
     if wrong:
         accepted = f"weights of its network: {first_few(wrong, MOST, between='; ')}"
+        raise ConfigError(SETTING, who, accepted)
+    odd = [path for path in sorted(there) if not np.isfinite(there[path].astype(np.float32)).all()]
+    if odd:
+        accepted = f"finite weights, but there is NaN or inf in {first_few(odd, MOST)}"
         raise ConfigError(SETTING, who, accepted)
     return there
 

@@ -15,11 +15,13 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 from etils import epath
+from flax import nnx
 
 import mhd_jax
 from mhd_jax import api, train, weights
 from mhd_jax import experiment as experiment_lib
 from mhd_jax.api import joining
+from mhd_jax.data.sources import silos
 from mhd_jax.errors import ConfigError, WorkdirError
 from tests import small
 
@@ -181,6 +183,19 @@ def test_what_cannot_join_is_named(
         mhd_jax.join(run, samples, **changes)
 
 
+def test_a_path_is_no_run_to_join(run: mhd_jax.Run) -> None:
+    with pytest.raises(ConfigError, match="run = .*expected a Run, from fit or from Run.load"):
+        mhd_jax.join(str(run.workdir), table(9, 1))  # type: ignore[arg-type]
+
+
+def test_the_name_of_a_new_client_is_text() -> None:
+    known = mhd_jax.from_arrays("known", table(9, 1), table(9, 2))
+    assert silos.with_client(known, [np.arange(9)], ("a",), 7, table(9, 3)).silos.names == (
+        "a",
+        "7",
+    )
+
+
 def test_nobody_joins_a_run_that_is_not_finished(tmp_path: Path) -> None:
     with pytest.raises(WorkdirError, match="is not finished"):
         mhd_jax.join(api.Run(tmp_path, small.config()), table(9, 1))
@@ -315,6 +330,37 @@ def test_weights_that_do_not_fit_are_named(given: Any, said: str) -> None:
     config = small.config(**SETTINGS, model__init_from=weights.named(given))
     with pytest.raises(ConfigError, match=f"model.init_from = .*{said}"):
         assert experiment_lib.build(config).weights
+
+
+def test_weights_that_are_not_finite_are_named(run: mhd_jax.Run) -> None:
+    spoiled = jax.tree.map(np.array, run.clients[1].params)
+    spoiled["params"]["head"]["bias"][0, 0] = np.nan
+    config = small.config(**SETTINGS, model__init_from=weights.named([None, spoiled, None]))
+    with pytest.raises(ConfigError, match="'client south': .*NaN or inf in params/head/bias$"):
+        assert experiment_lib.build(config).weights
+
+
+class Normed(nnx.Module):
+    def __init__(self, *, rngs: nnx.Rngs) -> None:
+        self.dense = nnx.Linear(F, 8, rngs=rngs)
+        self.norm = nnx.BatchNorm(8, rngs=rngs)
+        self.dropout = nnx.Dropout(0.1, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.dropout(self.norm(self.dense(x)))
+
+
+@pytest.mark.parametrize("form", [lambda module: module, nnx.state])
+def test_an_nnx_module_is_weights_too(form: Any) -> None:
+    mhd_jax.register("model.name", "normed", Normed)
+    module = Normed(rngs=nnx.Rngs(5))
+    module.norm.mean[...] = jnp.arange(8.0)
+    given = weights.named([form(module), None, None])
+    config = small.config(**SETTINGS, model__name="normed", model__init_from=given)
+    (first, second, _), _ = experiment_lib.build(config).weights
+    assert not second
+    assert same(first["params/network/dense/kernel"], module.dense.kernel)
+    assert same(first["batch_stats/network/norm/mean"], jnp.arange(8.0))
 
 
 def test_what_does_not_fit_claims_no_directory(tmp_path: Path) -> None:
