@@ -151,6 +151,8 @@ def test_predictions_refuse_another_shape_and_numbers_for_ids(run: mhd_jax.Run) 
         run.predict(np.zeros((3, 4), int))
     with pytest.raises(ConfigError, match="an array of float64': expected ids, which are integers"):
         run.predict(np.zeros((3, LENGTH)))
+    with pytest.raises(ConfigError, match="images = 'list': expected an array of samples, all of"):
+        run.predict([[1, 2], [3]])  # type: ignore[arg-type]
 
 
 def test_streamed_rows_are_the_resident_ones() -> None:

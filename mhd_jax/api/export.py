@@ -123,7 +123,7 @@ class ExportedClient:
           ConfigError: samples of another shape, or of a type that does not fit.
         """
         dtype = np.dtype(self.facts.dtype)
-        samples = as_stored("samples", np.asarray(samples), self.facts.shape, dtype)
+        samples = as_stored("samples", samples, self.facts.shape, dtype)
         if samples.dtype != dtype:
             raise ConfigError("samples", f"an array of {samples.dtype}", f"pixels, {dtype}")
         found = []

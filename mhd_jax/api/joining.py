@@ -52,9 +52,11 @@ def join(
       The finished run with all clients, and the new client alone in its isolated baseline.
 
     Raises:
-      ConfigError: samples or settings that cannot work, or a method without distillation.
+      ConfigError: no run, samples or settings that cannot work, or a method without distillation.
       WorkdirError: the run is not finished.
     """
+    if not isinstance(run, Run):
+        raise ConfigError("run", run, "a Run, from fit or from Run.load")
     if not run._directory.finished():
         raise WorkdirError(f"{run.workdir}: is not finished; a client joins a run that is")
     made = run.config.copy_and_resolve_references()

@@ -166,7 +166,7 @@ class Run:
             such replica.
           WorkdirError: the data by this name are not those of the run.
         """
-        return self._restored.predict(np.asarray(images), replica)
+        return self._restored.predict(images, replica)
 
     def export(self, client: int | str, path: epath.PathLike, *, replica: int = 0) -> epath.Path:
         """Writes one client as files of its own, for `mhd_jax.load_client`.
@@ -188,7 +188,15 @@ class Run:
 
     @functools.cached_property
     def _restored(self) -> _Restored:
-        return _Restored(self.config, self._directory, self._data)
+        try:
+            return _Restored(self.config, self._directory, self._data)
+        except ConfigError as error:
+            for argument, registry in PIECES.items():
+                if error.setting == registry.setting and error.value not in registry.names():
+                    accepted = f"{error.accepted}; a piece of your own is passed to Run.load as "
+                    accepted += f"{argument!r} again"
+                    raise ConfigError(error.setting, error.value, accepted) from error
+            raise
 
     # Figures: each is a `matplotlib.figure.Figure`, shown by notebooks as it is.
 
@@ -298,7 +306,7 @@ class Client:
 
     def predict(self, images: Float[np.ndarray, "N ..."]) -> Float[np.ndarray, "N H C"]:
         """Probabilities that its heads give to every class; see `Run.predict`."""
-        return self._run._restored.predict_one(self.index, np.asarray(images), 0)
+        return self._run._restored.predict_one(self.index, images, 0)
 
 
 class _Restored:

@@ -278,10 +278,7 @@ def as_samples(where: Where, samples: np.ndarray) -> Shaped[np.ndarray, "N ..."]
       ConfigError: no samples, no numbers, numbers that are not finite, images not in 0..1, ids
         below 0 or beyond 32 bits.
     """
-    if np.ma.is_masked(samples):
-        raise ConfigError(*where, "samples without missing values, not a masked array")
-    with of_piece(*where, ALIKE):
-        samples = np.asarray(samples)
+    samples = _as_array(where, samples)
     if samples.ndim < 2 or not samples.size:
         accepted = "at least one sample, in an array of shape [N, F], [N, T], [N, T, F], [N, H, W]"
         raise ConfigError(*where, f"{accepted} or [N, H, W, C], not {samples.shape}")
@@ -296,7 +293,7 @@ def as_samples(where: Where, samples: np.ndarray) -> Shaped[np.ndarray, "N ..."]
 
 
 def as_stored(
-    setting: str, samples: np.ndarray, shape: Sequence[int], dtype: np.dtype
+    setting: str, samples: object, shape: Sequence[int], dtype: np.dtype
 ) -> Shaped[np.ndarray, "N ..."]:
     """Samples as a data set of such samples stores them: pixels in uint8, or numbers in `dtype`.
 
@@ -311,6 +308,7 @@ def as_stored(
     Raises:
       ConfigError: another shape or type, numbers that are not finite, images that are not in 0..1.
     """
+    samples = _as_array((setting, type(samples).__name__), samples)
     if samples.ndim != len(shape) + 1 or samples.shape[1:] != tuple(shape):
         accepted = f"[N, {', '.join(map(str, shape))}]"
         raise ConfigError(setting, f"an array of shape {samples.shape}", accepted)
@@ -339,6 +337,14 @@ def _ids(where: Where, samples: Int[np.ndarray, "N ..."]) -> Int[np.ndarray, "N 
         accepted = f"ids (integers) from 0 to 2**31 - 1, not {samples.min()}..{samples.max()}"
         raise ConfigError(*where, accepted)
     return samples.astype(np.int32)
+
+
+def _as_array(where: Where, samples: object) -> np.ndarray:
+    """Samples as an array, unless their shapes differ or some of their values are hidden."""
+    if np.ma.is_masked(samples):
+        raise ConfigError(*where, "samples without missing values, not a masked array")
+    with of_piece(*where, ALIKE):
+        return np.asarray(samples)
 
 
 def _finite(

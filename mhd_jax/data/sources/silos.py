@@ -118,7 +118,7 @@ def with_client(
     Raises:
       ConfigError: naming the new client and what is wrong with it.
     """  # fmt: skip
-    _named([(name, pair) for name in (*names, new)])
+    new = _named([(name, pair) for name in (*names, new)])[-1][0]
     where = ("clients", new)
     part = array_split(where, *_pair(where, pair))
     others = SubSplit(known.train, np.concatenate(owned))
