@@ -210,6 +210,34 @@ def test_an_unknown_piece_is_refused(run: mhd_jax.Run) -> None:
         mhd_jax.Run.load(run.workdir, heads=ScaledHead)
 
 
+@pytest.mark.parametrize(
+    ("settings", "pieces", "said"),
+    [
+        (
+            {"clients.models": (("mlp", 5), ("mlp_small", 3))},
+            {"model": "cnn"},
+            "model = 'cnn': expected one of those that clients.models names, mlp, mlp_small",
+        ),
+        (
+            {"graph.sequence": ("cycle", "star"), "graph.every": 5},
+            {"graph": "complete"},
+            "graph = 'complete': expected one of those that graph.sequence names, cycle, star",
+        ),
+    ],
+)
+def test_a_piece_that_nobody_would_use_is_refused(
+    settings: dict[str, Any], pieces: dict[str, str], said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        mhd_jax.fit(settings, **pieces)
+
+
+@pytest.mark.parametrize("name", ["", 3])
+def test_a_piece_without_a_name_is_not_registered(name: Any) -> None:
+    with pytest.raises(ConfigError, match=f"name = {name!r}: expected what heads.name calls"):
+        mhd_jax.register("heads.name", name, ScaledHead)
+
+
 def test_a_temporary_directory_ends_with_its_run(monkeypatch: pytest.MonkeyPatch) -> None:
     def write_nothing(config: Any, workdir: str) -> None:
         Path(workdir, "seen").write_text("")

@@ -388,6 +388,19 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         {"test": (table(21, 8)[0],)},
         "test = 'tuple': expected a pair (samples, labels), not 1 in number",
     ),
+    "clients without names": (
+        {"clients": [table(20, 0), table(20, 1)], "client_test": None},
+        "clients = 'list': expected samples and labels of every client by its name, such as "
+        "{'north': (x, y)}",
+    ),
+    "labels counted from 1": (
+        {
+            "clients": {"north": (table(20, 0)[0], table(20, 0)[1] + 1)},
+            "client_test": None, "class_names": (),
+        },
+        "clients = ['north']: expected a client with samples of class '0' (label 0); none has any; "
+        "are labels counted from 0?",
+    ),
     "samples of unlike lengths": (
         with_client(([[1.0, 2.0], [3.0]], [0, 1])),
         "clients = 'south': expected an array of samples, all of one shape (ValueError: setting an "

@@ -89,6 +89,7 @@ def fit(
     if not isinstance(workdir, str | os.PathLike | None):
         raise ConfigError("workdir", workdir, "a path, or None for a temporary directory")
     use(made, pieces)
+    _check_used(made, model is not None, graph is not None)
     if init_from is not None:
         made.model.init_from = weights.named(init_from)
     temporary = workdir is None
@@ -106,6 +107,19 @@ def fit(
     if temporary:
         weakref.finalize(run, shutil.rmtree, path, ignore_errors=True)
     return run
+
+
+def _check_used(config: ml_collections.ConfigDict, model: bool, graph: bool) -> None:
+    """Raises `ConfigError` where a given network or graph is none of several that settings name."""
+    models = config_lib.client_models(config) if model else ()  # that of model.name unless others
+    graphs = config.graph.sequence if graph else ()
+    for argument, name, others, several in (
+        ("model", config.model.name, "clients.models", [name for name, _ in models]),
+        ("graph", config.graph.name, "graph.sequence", list(graphs)),
+    ):
+        if several and name not in several:
+            accepted = f"one of those that {others} names, {', '.join(map(str, several))}"
+            raise ConfigError(argument, name, accepted)
 
 
 def _config(

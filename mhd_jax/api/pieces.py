@@ -65,8 +65,10 @@ def register(setting: str, name: str, piece: T) -> T:
       piece: see `fit` for what each setting wants.
 
     Raises:
-      ConfigError: no such setting, or a name that is taken.
+      ConfigError: no such setting, no name, or one that is taken.
     """
+    if not isinstance(name, str) or not name:
+        raise ConfigError("name", name, f"what {setting} calls the piece")
     registries = {registry.setting: registry for registry in PIECES.values()}
     if setting not in registries:
         raise ConfigError("setting", setting, suggest(setting, registries))

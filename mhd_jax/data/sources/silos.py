@@ -142,7 +142,12 @@ def with_client(
 
 def _named(clients: Clients) -> list[tuple[str, Pair]]:
     """Names and samples; every name once, every client with a few samples."""
-    pairs = list(clients.items() if isinstance(clients, Mapping) else clients)
+    accepted = "samples and labels of every client by its name, such as {'north': (x, y)}"
+    with of_piece("clients", type(clients).__name__, accepted):
+        given = clients.items() if isinstance(clients, Mapping) else clients
+        pairs = [(name, pair) for name, pair in given]
+    if any(np.ndim(name) for name, _ in pairs):
+        raise ConfigError("clients", type(clients).__name__, accepted)
     if not pairs:
         raise ConfigError("clients", {}, "at least one client, with a name")
     names = [str(name) for name, _ in pairs]
@@ -246,6 +251,7 @@ def _check_labels(
     for label, name in enumerate(names if complete else ()):
         if not any((split.labels == label).any() for split in parts.values()):
             accepted = f"a client with samples of class {name!r} (label {label}); none has any"
+            accepted += "" if label else "; are labels counted from 0?"
             raise ConfigError("clients", list(parts), accepted)
         if not (test.labels == label).any():
             accepted = f"a sample of every class, but class {name!r} (label {label}) has none"
