@@ -94,6 +94,16 @@ def test_losses_leave_out_what_is_zero() -> None:
     assert titles == ["total loss", "private loss (cross-entropy)"]
 
 
+@pytest.mark.parametrize("steps", [[1], [0, 2], [0, 600, 1500]])
+def test_steps_are_whole_numbers(steps: list[int]) -> None:
+    figure = losses([{"step": step, "loss": [1.0, 2.0]} for step in steps])
+    _render(figure)
+    axis = figure.axes[0]
+    low, high = axis.get_xlim()
+    ticks = [tick for tick in axis.get_xticks() if low <= tick <= high]
+    assert ticks and not any(tick % 1 for tick in ticks)
+
+
 def test_a_distilled_main_head_is_called_so() -> None:
     _, history = synthetic_run(aux=0)
     for line in history:

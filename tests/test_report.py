@@ -114,6 +114,31 @@ def test_the_table_of_heads_has_the_numbers_of_the_terminal() -> None:
         assert cells[6] == f"{row.private.mean:.3f}"
 
 
+@pytest.mark.parametrize(
+    ("edges", "sequence", "named"),
+    [
+        (~np.eye(4, dtype=bool), (), "complete"),  # as of methods that hear everybody
+        (np.zeros((4, 4), bool), (), "none"),
+        (np.eye(4, dtype=bool)[[1, 2, 3, 0]], (), "cycle"),
+        (np.eye(4, dtype=bool)[[1, 2, 3, 0]], ("cycle", "star"), "cycle, star"),
+    ],
+)
+def test_the_graph_is_the_one_that_was_used(
+    edges: np.ndarray, sequence: tuple[str, ...], named: str
+) -> None:
+    summary, _ = synthetic_run(num_clients=4, adjacency=edges)
+    settings = summary.config["graph"] | {"name": "cycle", "sequence": sequence}
+    summary = changed(summary, config=dict(summary.config) | {"graph": settings}, steps=1)
+    words = " ".join(Page(report.render(summary, {})).text.split())
+    assert f"· graph {named} ·" in words and "· 1 step ·" in words
+
+
+def test_one_head_has_one_column() -> None:
+    _, page = make_page(num_clients=3, aux=0)
+    header, first = page.table("client")[1:3]
+    assert header.count("main") == 2 and len(header) == len(first)
+
+
 def test_headline_numbers() -> None:
     summary, page = make_page()
     shared = np.mean(summary["shared_accuracy"], axis=0)[-1]

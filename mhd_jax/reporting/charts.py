@@ -127,7 +127,7 @@ def health(history: History) -> Figure:
         titles(axis, title, "step")
         steps, numbers = _values(history, key)
         if not numbers.size:
-            say(axis, "no labels recorded" if key == "teacher_accuracy" else "nothing recorded")
+            say(axis, "nothing recorded")
             continue
         if key == "teaching_share":
             _band(axis, steps, numbers, INK, "clients")

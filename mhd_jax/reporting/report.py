@@ -123,6 +123,7 @@ def render(summary: Summary, images: Mapping[str, bytes]) -> str:
     return environment.get_template("report.html.j2").render(
         summary=summary,
         settings=flatten(summary.config),
+        graph=_graph_name(summary),
         rows=rows,
         main=heads[0],
         last=heads[-1],
@@ -137,6 +138,18 @@ def render(summary: Summary, images: Mapping[str, bytes]) -> str:
         sections=_sections(summary.config),
         images={name: _embedded(png) for name, png in images.items()},
     )
+
+
+def _graph_name(summary: Summary) -> str:
+    """Of the graph that was used, which is not that of the settings with every method."""
+    settings = summary.config["graph"]
+    edges = np.asarray(summary.adjacency_union, bool)
+    if not edges.any():
+        return "none"
+    always = np.array_equal(summary.adjacency, summary.adjacency_union)
+    if always and edges.sum() == len(edges) * (len(edges) - 1):
+        return "complete"
+    return ", ".join(settings["sequence"]) or settings["name"]
 
 
 def _embedded(png: bytes) -> dict[str, Any]:

@@ -91,6 +91,9 @@ def titles(axis: Axes, title: str, xlabel: str) -> None:
     """Names a panel and its horizontal axis."""
     axis.set_title(title)
     axis.set_xlabel(xlabel)
+    if xlabel == "step":
+        whole = ticker.MaxNLocator("auto", steps=[1, 2, 2.5, 5, 10], integer=True, min_n_ticks=1)
+        axis.xaxis.set_major_locator(whole)
 
 
 def say(axis: Axes, text: str) -> None:
