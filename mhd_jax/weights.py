@@ -48,8 +48,7 @@ def named(given: Given | Sequence[Given]) -> str:
 
     The name is of their contents, so that a run is gone on with from no other weights.
     """
-    several = isinstance(given, list | tuple)
-    given = [_plain(one) for one in given] if several else _plain(given)
+    given = [_plain(one) for one in given] if isinstance(given, list | tuple) else _plain(given)
     # A path's text: its bytes in an array are those of a pointer, which no other process has.
     given = jax.tree.map(_as_text, given)
     if isinstance(given, str):

@@ -96,7 +96,7 @@ def test_losses_leave_out_what_is_zero() -> None:
 
 @pytest.mark.parametrize("steps", [[1], [0, 2], [0, 600, 1500]])
 def test_steps_are_whole_numbers(steps: list[int]) -> None:
-    figure = losses([{"step": step, "loss": [1.0, 2.0]} for step in steps])
+    figure = charts.losses([{"step": step, "loss": [1.0, 2.0]} for step in steps])
     _render(figure)
     axis = figure.axes[0]
     low, high = axis.get_xlim()

@@ -443,6 +443,31 @@ def test_bad_input_is_named_in_one_line(case: str) -> None:
     assert str(error.value) == message
 
 
+def test_columns_with_names_have_one_order() -> None:
+    pandas = pytest.importorskip("pandas")
+
+    def frame(rows: int, columns: str) -> Any:
+        samples, labels = table(rows, seed=rows)
+        return pandas.DataFrame(samples, columns=list("abcde"))[list(columns)], labels
+
+    given: dict[str, Any] = {
+        "clients": {"north": frame(20, "abcde"), "south": frame(24, "abcde")},
+        "client_test": {"north": table(6, 1), "south": frame(7, "abcde")},
+        "public": frame(30, "abcde")[0], "test": frame(21, "abcde"),
+    }  # fmt: skip
+    assert silos(**given).image_shape == (F,)
+    for change, named in (
+        ({"clients": {"north": frame(20, "abcde"), "south": frame(24, "bacde")}}, "clients = 's"),
+        ({"public": frame(30, "edcba")[0]}, "public = (30, 5)"),
+        ({"test": frame(21, "abced")}, "test = "),
+        ({"client_test": {"north": table(6, 1), "south": frame(7, "bacde")}}, "client_test = 's"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            silos(**given | change)
+        assert str(caught.value).startswith(named)
+        assert "expected the columns a, b, c, d, e in this order" in str(caught.value)
+
+
 def test_names_may_be_numbers() -> None:
     clients = {7: table(20, 0), 11: table(20, 1)}
     tests = {11: table(6, 2), 7: table(5, 3)}

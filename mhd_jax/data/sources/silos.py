@@ -75,10 +75,11 @@ def from_clients(
     (('north', 'south'), (5,), 70)
     """
     pairs = _named(clients)
-    parts = {who: array_split(("clients", who), *_pair(("clients", who), pair))
-             for who, pair in pairs}  # fmt: skip
     if isinstance(public, tuple):
         raise ConfigError("public", f"{len(public)} arrays", "samples alone: nobody has labels")
+    _check_columns(pairs, public, test, client_test)
+    parts = {who: array_split(("clients", who), *_pair(("clients", who), pair))
+             for who, pair in pairs}  # fmt: skip
     pool = as_samples(_with_shape("public", public), public)
     samples, labels = as_pair(("test", type(test).__name__), test)
     held_out = array_split(_with_shape("test", samples), samples, labels)
@@ -176,6 +177,33 @@ def _with_shape(part: str, samples: object) -> Where:
     """What an error says of samples: which they are, and their shape."""
     with of_piece(part, type(samples).__name__, ALIKE):
         return part, np.shape(samples)  # type: ignore[call-overload]
+
+
+def _check_columns(
+    pairs: Sequence[tuple[str, Pair]],
+    public: Shaped[np.ndarray, "P ..."],
+    test: Pair,
+    client_test: Mapping[str, Pair] | None,
+) -> None:
+    """Raises `ConfigError` where tables whose columns have names have others, or in another order.
+
+    As arrays they would look alike.
+    """
+    own = client_test.items() if isinstance(client_test, Mapping) else ()
+    given: list[tuple[Where, object]] = [
+        *((("clients", who), pair) for who, pair in pairs),
+        (_with_shape("public", public), [public]),
+        (("test", type(test).__name__), test),
+        *((("client_test", who), pair) for who, pair in own),
+    ]
+    first: list[object] = []
+    for where, pair in given:
+        table = pair[0] if isinstance(pair, tuple | list) and pair else None
+        columns = list(getattr(table, "columns", ()))
+        if first and columns and columns != first:
+            named = ", ".join(map(str, first))
+            raise ConfigError(*where, f"the columns {named} in this order, as the first table has")
+        first = first or columns
 
 
 def _own_tests(names: list[str], tests: Mapping[str, Pair] | None) -> list[ArraySplit]:
