@@ -169,4 +169,7 @@ def told_in_one_line(stopped: str, *more: type[Exception]) -> Iterator[None]:
 def end(error: BaseException, status: int = 1) -> NoReturn:
     """Ends the program with one line about `error`, and with its own status where it has one."""
     print(f"{type(error).__name__}: {error}", file=sys.stderr)
-    sys.exit(error.status if isinstance(error, Interrupted) else status)
+    status = error.status if isinstance(error, Interrupted) else status
+    if processes := sys.modules.get("mhd_jax.runtime.processes"):  # else there is but this one
+        processes.leave_soon(status)
+    sys.exit(status)

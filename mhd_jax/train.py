@@ -33,7 +33,7 @@ from mhd_jax.results import Line, Summary, condensed, of_honest
 from mhd_jax.runtime import processes
 from mhd_jax.runtime.checkpoints import Checkpoints
 from mhd_jax.runtime.tensorboard import TensorBoard
-from mhd_jax.runtime.workdir import Workdir
+from mhd_jax.runtime.workdir import Workdir, to_json
 from mhd_jax.state import State
 from mhd_jax.step import Metrics, warm_up
 
@@ -66,9 +66,11 @@ def train_and_evaluate(
     """
     config_lib.validate(config)
     processes.join(config.parallel.distributed)
+    _check_alike(config)
     directory = Workdir(workdir)
     try:
-        with _lock(directory):
+        with processes.losing_one(directory.newest_step), _lock(directory):
+            directory.check_shared()
             summary, reported = _summary(config, directory)
     except ConfigError:
         directory.leave()
@@ -76,6 +78,18 @@ def train_and_evaluate(
     if with_report and not reported and jax.process_index() == 0:
         _report(directory, summary)
     return summary
+
+
+def _check_alike(config: ml_collections.ConfigDict) -> None:
+    """Raises `ConfigError` on all processes where they were started with unlike settings."""
+    settings = config_lib.flatten(config)
+    for name in ("data.dir", "data.public_dir", "data.workers"):  # of the host
+        del settings[name]
+    if not processes.alike(to_json(settings)):
+        raise ConfigError(
+            "parallel.distributed", config.parallel.distributed,
+            "processes with the same settings; some were started with others than this one",
+        )  # fmt: skip
 
 
 def _report(directory: Workdir, summary: Summary) -> None:

@@ -101,19 +101,24 @@ def _workers(
 
     The last of them kills itself before step `dies`, when the checkpoint before is complete.
     """
+
+    def arguments(index: int) -> list[str]:
+        return [str(workdir), repr(changes), str(dies if index == count - 1 else -1)]
+
+    with _started(WORKER, [arguments(index) for index in range(count)]) as started:
+        yield started
+
+
+@contextlib.contextmanager
+def _started(program: str, arguments: list[list[str]]) -> Iterator[list[subprocess.Popen]]:
+    """A process with each of these arguments, that share a run and four devices."""
+    count = len(arguments)
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         address = f"localhost:{probe.getsockname()[1]}"
     started = [
         subprocess.Popen(
-            [
-                sys.executable,
-                "-c",
-                WORKER,
-                str(workdir),
-                repr(changes),
-                str(dies if index == count - 1 else -1),
-            ],
+            [sys.executable, "-c", program, *given],
             cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -126,7 +131,7 @@ def _workers(
                 "JAX_PROCESS_ID": str(index),
             },
         )  # fmt: skip
-        for index in range(count)
+        for index, given in enumerate(arguments)
     ]
     try:
         yield started
@@ -286,3 +291,66 @@ def test_processes_stop_at_the_dispatch_after_the_highest_of_all(monkeypatch):
     with processes.stop_signals() as told:  # of another run
         told()
     assert passed[-1] == passed[0] + 5
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (jax.errors.JaxRuntimeError("INTERNAL: Read error: Connection reset by peer"), 75),
+        (ValueError("UNKNOWN: Gloo AllGather failed: Connection closed by peer"), 75),
+        (ConfigError("graph.peers_per_step", -1, "a number of peers"), None),
+    ],
+)
+def test_a_lost_process_is_told_from_a_mistake(error, status, monkeypatch, capsys):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(os, "_exit", sys.exit)
+    with pytest.raises(SystemExit if status else ConfigError), processes.losing_one(lambda: 50):
+        raise error
+    said = capsys.readouterr().err
+    assert ("checkpoint 50 is there. Start the same command" in said) == bool(status)
+
+
+def test_a_process_that_waits_says_for_what(monkeypatch, capsys):
+    monkeypatch.setattr(processes, "WAIT_SECONDS", 0)
+    monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "host0:1234")
+    with processes._telling_that_it_waits():
+        time.sleep(0.2)
+    assert "waiting for the other processes of the run (JAX_COORD" in capsys.readouterr().err
+
+
+FAILING = """
+import os, sys
+from mhd_jax import command, train
+from mhd_jax.errors import ConfigError, WorkdirError
+from mhd_jax.runtime import processes
+from tests import small
+
+workdir, case = sys.argv[1:]
+second = os.environ["JAX_PROCESS_ID"] == "1"
+processes.LEAVE_SECONDS = 1
+changes = {"seed": 5 if second and case == "settings" else 0, "parallel__client_devices": 0}
+if second and case == "alone":
+    train.experiment_lib.build = lambda config: processes.nothing  # raises what nobody expects
+if second and case == "workdir":
+    workdir += "2"
+try:
+    train.train_and_evaluate(small.config(**changes), workdir)
+except (ConfigError, WorkdirError) as error:
+    command.end(error)
+"""
+
+
+@pytest.mark.parametrize(
+    ("case", "statuses", "said"),
+    [
+        ("settings", {1}, "some were started with others than this one"),
+        ("workdir", {1}, "is not the same directory for all 2 processes"),
+        ("alone", {1, processes.LOST_STATUS}, "AttributeError"),
+    ],
+)
+def test_what_one_of_two_does_otherwise_ends_both(tmp_path, case, statuses, said):
+    with _started(FAILING, [[str(tmp_path / "run"), case]] * 2) as workers:
+        texts = [worker.communicate(timeout=120) for worker in workers]
+        assert {worker.returncode for worker in workers} == statuses, texts
+    assert said in texts[1][1]
+    assert case == "alone" or said in texts[0][1]

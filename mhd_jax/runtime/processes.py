@@ -8,11 +8,14 @@ SIGTERM, and notices the dead. Source: https://docs.jax.dev/en/latest/multi_proc
 from __future__ import annotations
 
 import contextlib
+import functools
+import hashlib
 import itertools
 import os
 import re
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -21,17 +24,21 @@ import numpy as np
 from absl import logging
 from jax.experimental import multihost_utils
 
-from mhd_jax.errors import ConfigError
+from mhd_jax.errors import ConfigError, WorkdirError
 
 # Seconds without a sign of life after which a process counts as dead. A process that is killed is
 # usually noticed at once, by its closed connections; this is for hosts that vanish.
 HEARTBEAT_SECONDS = 30
 LOST_STATUS = 75  # EX_TEMPFAIL of sysexits.h: starting again may help
+WAIT_SECONDS = 20  # for other processes before that is said
+LEAVE_SECONDS = 10  # that a process which has failed waits for the others at its exit
 
 # How Gloo, NCCL and JAX's own service put it that somebody no longer answers.
 _LOST = re.compile(
     r"gloo|nccl|connection|socket|heartbeat|coordination|unavailable|deadline|peer", re.IGNORECASE
 )
+# JAX passes on some of it as `ValueError`, which many other things are.
+_COLLECTIVE = re.compile(r"(gloo|nccl) .*failed", re.IGNORECASE)
 
 # JAX stops the processes at the number after the highest that any has passed, so none may be left
 # out, and all count alike.
@@ -59,10 +66,11 @@ def join(setting: str) -> None:
         return
     try:
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
-        jax.distributed.initialize(
-            **_from_environment(),
-            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
-        )
+        with _telling_that_it_waits():
+            jax.distributed.initialize(
+                **_from_environment(),
+                heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+            )
     except (ValueError, RuntimeError) as error:
         alone = "should be defined" in str(error) or "must be called before" in str(error)
         if not alone:
@@ -79,7 +87,22 @@ def join(setting: str) -> None:
         "process %d of %d, %d of %d devices",
         jax.process_index(), jax.process_count(), jax.local_device_count(), jax.device_count(),
     )  # fmt: skip
+    sys.excepthook = functools.partial(_fail, sys.excepthook)
     _check_even([device.process_index for device in jax.devices()])
+
+
+@contextlib.contextmanager
+def _telling_that_it_waits() -> Iterator[None]:
+    """Says so where others are not there soon: JAX waits for five minutes without a word."""
+    there = ", ".join(f"{name}={os.environ[name]}" for name in _ENVIRONMENT if name in os.environ)
+    said = f"waiting for the other processes of the run{f' ({there})' if there else ''}"
+    timer = threading.Timer(WAIT_SECONDS, print, [said], {"file": sys.stderr, "flush": True})
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _check_even(owners: Sequence[int]) -> None:
@@ -118,6 +141,36 @@ def anywhere(flag: bool) -> bool:
         return bool(np.any(multihost_utils.process_allgather(np.asarray(flag))))
 
 
+def alike(text: str) -> bool:
+    """Whether `text` is the same on all processes; all processes get the same answer."""
+    if jax.process_count() == 1:
+        return True
+    digest = np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8)
+    with jax.transfer_guard("allow"):
+        return bool((multihost_utils.process_allgather(digest) == digest).all())
+
+
+def leave_soon(status: int) -> None:
+    """To be called by a process that ends with an error, alone or like the others.
+
+    At its exit JAX waits for all of them, for minutes where the others in turn wait for this one in
+    a collective. So where they do not come it ends without them, and they notice.
+    """
+    if not jax.distributed.is_initialized() or jax.process_count() == 1:
+        return
+    sys.stdout.flush()
+    sys.stderr.flush()
+    timer = threading.Timer(LEAVE_SECONDS, os._exit, [status])
+    timer.daemon = True
+    timer.start()
+
+
+def _fail(before: Callable[..., object], *error: Any) -> None:
+    """What Python calls for an exception that nobody has caught."""
+    before(*error)
+    leave_soon(1)
+
+
 @contextlib.contextmanager
 def stop_signals() -> Iterator[Callable[[], int]]:
     """A function `told()`, to be called after every dispatch: a signal to save and stop, or 0.
@@ -153,6 +206,15 @@ def stop_signals() -> Iterator[Callable[[], int]]:
             signal.signal(listened, handler)
 
 
+def _is_loss(error: BaseException | None) -> bool:
+    """Whether a collective failed; where a checkpoint was written or read it is the cause."""
+    if isinstance(error, WorkdirError):
+        return _is_loss(error.__cause__)
+    if isinstance(error, jax.errors.JaxRuntimeError):
+        return bool(_LOST.search(str(error)))
+    return isinstance(error, ValueError) and bool(_COLLECTIVE.search(str(error)))
+
+
 @contextlib.contextmanager
 def losing_one(saved: Callable[[], int | None]) -> Iterator[None]:
     """Ends this process, with a message, when a collective fails because another one has ended.
@@ -165,8 +227,8 @@ def losing_one(saved: Callable[[], int | None]) -> Iterator[None]:
     """
     try:
         yield
-    except jax.errors.JaxRuntimeError as error:
-        if jax.process_count() == 1 or not _LOST.search(str(error)):
+    except (jax.errors.JaxRuntimeError, ValueError, WorkdirError) as error:
+        if jax.process_count() == 1 or not _is_loss(error):
             raise
         reason = " ".join(str(error).split())[:300]
         step = saved()

@@ -17,9 +17,11 @@ import hashlib
 import json
 import os
 import socket
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import jax
 import ml_collections
 import numpy as np
 from absl import logging
@@ -30,6 +32,7 @@ from mhd_jax.errors import WorkdirError
 from mhd_jax.files import absolute, is_remote
 from mhd_jax.results import MANY, Line, Summary
 from mhd_jax.results.fields import as_lists
+from mhd_jax.runtime import processes
 
 # What may differ when a run is resumed, because the trained clients do not depend on it.
 FREE_SETTINGS = (
@@ -93,6 +96,28 @@ class Workdir:
             probe = self.path / f".writable.{_process_name()}"
             probe.write_text("")
             probe.unlink()
+
+    def check_shared(self) -> None:
+        """Finds out whether all processes of the run see this directory; all of them call it.
+
+        Raises:
+          WorkdirError: on all of them, where some do not.
+        """
+        if jax.process_count() == 1:
+            return
+        mark = self.path / ".shared"
+        with self._explained("cannot be used as workdir"):
+            if jax.process_index() == 0:
+                mark.write_text(f"{_process_name()} {time.time_ns()}")
+            processes.anywhere(False)  # by now it is there
+            same = processes.alike(mark.read_text() if mark.exists() else "")
+            if jax.process_index() == 0:
+                mark.unlink()
+        if not same:
+            raise WorkdirError(
+                f"{self.path}: is not the same directory for all {jax.process_count()} processes. "
+                "Use one that all hosts see, such as a bucket's"
+            )
 
     def claim(self, config: ml_collections.ConfigDict, data: str = "") -> None:
         """Makes this the directory of the run with `config`, or checks that it is.
@@ -258,8 +283,13 @@ class Workdir:
 
     def begun(self) -> bool:
         """Whether there is a checkpoint to go on from."""
+        return self.newest_step() is not None
+
+    def newest_step(self) -> int | None:
+        """The step of the newest checkpoint, or None."""
         folder = self.checkpoints
-        return folder.is_dir() and any(path.name.isdigit() for path in folder.iterdir())
+        names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+        return max((int(name) for name in names if name.isdigit()), default=None)
 
     def leave(self) -> None:
         """Removes the directory where it was made for a run that claimed nothing in it."""
