@@ -414,6 +414,7 @@ RANGES: dict[str, _Check] = {
         "train.checkpoint_every", "train.keep_checkpoints", "data.batch_size",
         "data.public_batch_size", "exchange.every", "exchange.cache", "exchange.pool_size",
         "exchange.refresh_steps", "average.every", "rounds.private_steps", "rounds.public_steps",
+        "partition.min_size", "partition.shards_per_client", "partition.classes_per_client",
     ),
     **_checks(
         ((lambda x: x >= 0), "0 or more"),
@@ -422,8 +423,12 @@ RANGES: dict[str, _Check] = {
         "distill.nu_aux", "distill.nu_main", "optimizer.warmup_steps", "optimizer.weight_decay",
         "optimizer.clip_norm", "train.steps_per_call", "parallel.client_devices",
         "parallel.data_devices", "privacy.noise_multiplier", "privacy.clip_norm",
+        "partition.skew", "partition.primary_labels",
     ),
-    **_checks(((lambda x: x > 0), "above 0"), "optimizer.learning_rate", "distill.temperature"),
+    **_checks(
+        ((lambda x: x > 0), "above 0"),
+        "optimizer.learning_rate", "distill.temperature", "partition.alpha",
+    ),
     **_checks(
         ((lambda x: 0 <= x < 1), "in [0, 1)"),
         "optimizer.momentum", "distill.alignment_momentum", "privacy.delta",
