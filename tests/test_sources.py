@@ -676,6 +676,69 @@ def test_names_of_classes_may_be_given_as_numbers() -> None:
         lib.check_source(numbered, "mine")
 
 
+class Ramp(interface.Split):
+    """A split of one's own."""
+
+    image_shape = (4,)
+    dtype = np.dtype(np.float32)
+
+    @property
+    def labels(self) -> Any:
+        return np.arange(8) % 2
+
+    def __len__(self) -> int:
+        return 8
+
+    def read(self, indices: Any) -> Any:
+        for index in indices:
+            yield np.full(self.length, index * self.scale, np.float32)
+
+    length, scale = 4, 1.0
+
+
+class Longer(Ramp):
+    length = 5
+
+
+class Shapeless(Ramp):
+    @property
+    def image_shape(self) -> Any:  # type: ignore[override]
+        raise AttributeError("image_shape")
+
+
+class Unmeasured(Ramp):
+    scale = np.nan
+
+
+class Listed(Ramp):
+    @property
+    def labels(self) -> Any:
+        return [0, 1] * 4
+
+
+@pytest.mark.parametrize(
+    ("split", "std", "said"),
+    [
+        (Longer(), (), "expected a Source with a train and a test Split .*TypeError: only uint8"),
+        (Shapeless(), (), "expected a Source with a train and a test Split .*AttributeError"),
+        (np.zeros((8, 4)), (), "expected a Source with a train and a test Split .*AttributeError"),
+        (Listed(), (), "expected integer train labels, an array of shape .N. = .8,., not list"),
+        (Ramp(), (1.0, 1.0, 0.0, 1.0), "expected a std above 0 in every channel"),
+    ],
+)
+def test_a_source_of_ones_own_that_cannot_be_read_is_named(
+    split: Any, std: tuple[float, ...], said: str
+) -> None:
+    source = lib.Source("mine", ("a", "b"), split, split, tuple(0.0 * x for x in std), std)
+    with pytest.raises(ConfigError, match=f"data.name = 'mine': {said}"):
+        lib.check_source(source, "mine")
+
+
+def test_public_samples_that_are_not_finite_are_named() -> None:
+    with pytest.raises(ConfigError, match="'8 public samples': expected finite numbers"):
+        interface.measured_statistics(Unmeasured(), np.arange(8))
+
+
 def test_a_sample_whose_client_pandas_does_not_know_is_counted() -> None:
     pandas = pytest.importorskip("pandas")
     table = (np.ones((3, 3)), np.array([0, 1, 0]))

@@ -24,7 +24,7 @@ from etils import epath
 from jaxtyping import Int, Shaped, UInt8
 from PIL import Image, ImageOps
 
-from mhd_jax.errors import ConfigError
+from mhd_jax.errors import ConfigError, of_piece
 from mhd_jax.registry import Registry
 
 Shape = tuple[int, ...]
@@ -368,13 +368,16 @@ def measured_statistics(
       Both, or () and () for ids, which are not normalised.
 
     Raises:
-      ConfigError: all values of all channels are alike.
+      ConfigError: all values of all channels are alike, or some are not finite.
     """
     if is_ids(split.dtype):
         return (), ()
     images = split.images(at_most(indices, MEASURED))
     scale = 255.0 if images.dtype == np.uint8 else 1.0
     pixels = images.reshape(-1, images.shape[-1]).astype(np.float64) / scale
+    if not np.isfinite(pixels).all():
+        accepted = "finite numbers, but some are NaN or inf"
+        raise ConfigError(setting, f"{len(images)} public samples", accepted)
     mean, std = pixels.mean(axis=0), pixels.std(axis=0)
     std = np.where(np.ptp(pixels, axis=0) > 0, std, 0.0)  # not what is left of rounding
     if not std.any():
@@ -424,7 +427,12 @@ def check_source(found: Source, name: str) -> None:
     if not isinstance(found, Source):
         accepted = f"a loader that returns a Source, not {type(found).__name__}"
         raise ConfigError("data.name", name, accepted)
-    shape, classes = found.image_shape, found.num_classes
+    with of_piece("data.name", name, "a Source with a train and a test Split that can be read"):
+        shape, classes = found.image_shape, found.num_classes
+        parts = [
+            (part, split, split.images(np.zeros(1, np.int64)), split.labels)
+            for part, split in (("train", found.train), ("test", found.test))
+        ]
     if odd := [one for one in found.class_names if not isinstance(one, str)]:
         raise ConfigError("data.name", name, f"class names that are text, not {odd[0]!r}")
     if len(found.mean) not in (0, shape[-1]) or len(found.std) != len(found.mean):
@@ -432,17 +440,20 @@ def check_source(found: Source, name: str) -> None:
             f"a mean and a std of {shape[-1]} channels, or none, not {found.mean} and {found.std}"
         )
         raise ConfigError("data.name", name, accepted)
-    for part, split in (("train", found.train), ("test", found.test)):
-        images, labels = split.images(np.zeros(1, np.int64)), split.labels
+    if not all(value > 0 for value in found.std):
+        raise ConfigError("data.name", name, f"a std above 0 in every channel, not {found.std}")
+    for part, split, images, labels in parts:
         stored = [str(found.train.dtype)] if split is found.test else ["uint8", "float32", "int32"]
         if images.shape != (1, *shape) or str(images.dtype) not in stored:
             accepted = (
                 f"{part} samples of shape {(1, *shape)}, {' or '.join(stored)}, for one index"
             )
             raise ConfigError("data.name", name, f"{accepted}, not {images.dtype}{images.shape}")
-        if labels.shape != (len(split),) or labels.dtype.kind not in "iu":
-            accepted = f"integer {part} labels of shape [N] = {(len(split),)}"
-            raise ConfigError("data.name", name, f"{accepted}, not {labels.dtype}{labels.shape}")
+        array = isinstance(labels, np.ndarray)
+        if not array or labels.shape != (len(split),) or labels.dtype.kind not in "iu":
+            accepted = f"integer {part} labels, an array of shape [N] = {(len(split),)}"
+            given = f"{labels.dtype}{labels.shape}" if array else type(labels).__name__
+            raise ConfigError("data.name", name, f"{accepted}, not {given}")
         if labels.min() < 0 or labels.max() >= classes:
             accepted = f"{part} labels in 0..{classes - 1}, as there are {classes} class names"
             raise ConfigError("data.name", name, f"{accepted}, not {labels.min()}..{labels.max()}")
