@@ -15,6 +15,7 @@ import ml_collections
 import numpy as np
 
 from mhd_jax.errors import ConfigError, suggest
+from mhd_jax.wording import first_few
 
 RENAMED = {
     "control": "isolated_baseline",
@@ -457,12 +458,23 @@ ONE_OF = {
 _MAY_BE_INFINITE = ("partition.skew", "privacy.clip_norm")
 
 
+def check_names(config: ml_collections.ConfigDict) -> None:
+    """Raises `ConfigError` where a config has a setting that is not known, or lacks one."""
+    known, given = flatten(default_config()), flatten(config)
+    for name, value in given.items():
+        check_name(name, value, known)
+    if missing := [name for name in known if name not in given]:
+        accepted = "all settings, as of default_config(), or a dict of those that differ from it"
+        raise ConfigError("config", f"a ConfigDict without {first_few(missing, 3)}", accepted)
+
+
 def validate(config: ml_collections.ConfigDict) -> None:
     """Checks every setting that needs no data; the data's own checks follow when it is read.
 
     Raises:
       ConfigError: naming the setting, its value and what is accepted.
     """
+    check_names(config)
     flat = flatten(config)
     for name, value in flat.items():
         if isinstance(value, float) and not math.isfinite(value):

@@ -13,6 +13,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 import pytest
 
@@ -230,6 +231,18 @@ def test_a_piece_that_nobody_would_use_is_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=said):
         mhd_jax.fit(settings, **pieces)
+
+
+def test_a_config_has_all_settings_and_no_others() -> None:
+    part = ml_collections.ConfigDict({"train": {"steps": 4}})
+    with pytest.raises(
+        ConfigError, match="ConfigDict without attack.clients, .*: expected all settin"
+    ):
+        mhd_jax.fit(part)
+    mistyped = ml_collections.ConfigDict(small.config().to_dict())
+    mistyped.train.stepz = 4
+    with pytest.raises(ConfigError, match="train.stepz = 4: .* did you mean train.steps"):
+        mhd_jax.fit(mistyped)
 
 
 @pytest.mark.parametrize("name", ["", 3])

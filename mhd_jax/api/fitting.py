@@ -127,6 +127,7 @@ def _config(
 ) -> ml_collections.ConfigDict:
     """A config of our own to change."""
     if isinstance(config, ml_collections.ConfigDict):
+        config_lib.check_names(config)
         return config.copy_and_resolve_references()
     if not isinstance(config, Mapping | None):
         accepted = "a ConfigDict, or settings by their names such as {'graph.name': 'cycle'}"
