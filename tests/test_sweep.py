@@ -13,11 +13,11 @@ from unittest import mock
 
 import pytest
 
-from experiments.harness import sweep, workers
+from experiments.harness import records, sweep, workers
 from experiments.harness.study import Cell, Study
 from experiments.harness.sweep import Sweep
 from mhd_jax import train
-from mhd_jax.errors import ConfigError, DivergedError, Interrupted
+from mhd_jax.errors import ConfigError, DivergedError, Interrupted, WorkdirError
 from mhd_jax.runtime.workdir import to_json
 from tests.invented import STUDY, TINY, summary
 
@@ -157,6 +157,24 @@ def test_command_line_lists_and_tells_mistakes(
         sweep.main(STUDY, argv=["--preset=smoke", "--list", "--cells=example/cycle"])
     said = capsys.readouterr().err
     assert "ConfigError: cells = 'example/cycle'" in said and "did you mean 'cycle'?" in said
+
+
+@pytest.mark.parametrize("text", ["{", "{}", '{"results": {}, "renamed": 1}', "[]"])
+def test_a_record_that_cannot_be_read_ends_in_one_line(
+    text: str, tmp_path: Path, said: Callable[..., str]
+) -> None:
+    record = tmp_path / "smoke" / "short" / "fedavg.json"
+    record.parent.mkdir(parents=True)
+    record.write_text(text)
+    (line,) = said(1).splitlines()
+    assert line.startswith(f"WorkdirError: {record}: cannot be read (")
+    assert record.read_text() == text
+
+
+def test_a_record_that_cannot_be_written_ends_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "full").write_text("a file in place of a folder")
+    with pytest.raises(WorkdirError, match="mhd.json: cannot be written: "):
+        records.write(tmp_path / "full" / "mhd.json", "{}")
 
 
 SHORT = Study("short", "One cell", lambda chosen: [Cell("fedavg", "", {"method": "fedavg"})])

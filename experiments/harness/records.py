@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -18,6 +19,7 @@ import numpy as np
 
 from experiments.harness.presets import ROOT, Preset
 from experiments.harness.study import Cell, PerClass, Record, Results, Study
+from mhd_jax.errors import WorkdirError, of_file
 from mhd_jax.results import SeedResult, Summary
 from mhd_jax.runtime.workdir import to_json
 
@@ -188,8 +190,16 @@ def cores() -> int:
 
 
 def read(paths: Iterable[Path]) -> Iterator[Record]:
-    """The records in those of the files that exist."""
-    return (Record.from_json(json.loads(path.read_text())) for path in paths if path.exists())
+    """The records in those of the files that exist.
+
+    Raises:
+      WorkdirError: one is damaged, or of another version.
+    """
+    for path in paths:
+        if path.exists():
+            with of_file(path):
+                made = Record.from_json(json.loads(path.read_text()))
+            yield made
 
 
 def to_compact_json(value: Mapping[str, Any]) -> str:
@@ -199,8 +209,17 @@ def to_compact_json(value: Mapping[str, Any]) -> str:
 
 
 def write(path: Path, text: str) -> None:
-    """All or nothing, so that a file that exists is complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """All or nothing, so that a file that exists is complete.
+
+    Raises:
+      WorkdirError: it cannot be written, as when the disk is full.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text)
-    temporary.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(text)
+        temporary.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise WorkdirError(f"{path}: cannot be written: {error.strerror or error}") from error
