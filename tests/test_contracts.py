@@ -446,6 +446,13 @@ class CountsCalls(nn.Module):
         return logits.reshape(-1, self.num_heads, self.num_classes)
 
 
+class Deterministic(nn.Module):
+    @nn.compact
+    def __call__(self, x: jax.Array, deterministic: bool = True) -> jax.Array:
+        x = nn.Dense(4)(x.reshape(len(x), -1))
+        return nn.Dropout(0.5, deterministic=deterministic)(x)
+
+
 class OfType(nn.Module):
     dtype: Any
 
@@ -459,6 +466,7 @@ BROKEN = [
     ("head", WrongShape, r"heads.name = 'WrongShape': .* \(1, 3, 10\), not \(1, 10\)"),
     ("head", NoFields, "heads.name = 'NoFields': .* num_classes and num_heads"),
     ("head", CountsCalls, "heads.name = 'CountsCalls': expected a head .*, not counter too"),
+    ("model", Deterministic, "'Deterministic': .* that takes `train`, not `deterministic`"),
     ("model", OfType(jnp.int32), "model.name = 'OfType': .* float32 or bfloat16, not int32"),
     ("model", OfType(jnp.complex64), "model.name = 'OfType': .* bfloat16, not complex64"),
     ("model", OfType(jnp.float16), "model.name = 'OfType': .* bfloat16, not float16"),

@@ -114,8 +114,9 @@ def _check_networks(built: Sequence[MultiHeadClassifier], sample: Sample) -> Non
     """Traces every network on one sample.
 
     Raises:
-      ConfigError: a network that cannot take such samples, or with another output than [B, D], or
-        variables, of network or head, that a state does not keep or that cannot be trained.
+      ConfigError: a network that cannot take such samples, or with another output than [B, D]; or
+        of network or head, another flag than `train`, or variables that a state does not keep or
+        that cannot be trained.
     """
     for model in built:
         shape = network_input(sample).shape[1:]
@@ -127,6 +128,9 @@ def _check_networks(built: Sequence[MultiHeadClassifier], sample: Sample) -> Non
             "head": ("heads.name", type(model.head).__name__, "a head"),
         }
         for part, (setting, name, what) in parts.items():
+            if flag := bridge.misnamed_flag(getattr(model, part)):
+                accepted = f"{what} that takes `train`, not `{flag}`, to know that it is trained"
+                raise ConfigError(setting, name, accepted)
             kinds = {kind: tree[part] for kind, tree in variables.items() if part in tree}
             if other := set(kinds) - set(VARIABLES):
                 accepted = f"{what} whose variables are of the kinds {', '.join(VARIABLES)}, not "

@@ -68,6 +68,18 @@ def _takes_train(piece: Callable[..., Any]) -> bool:
     return any(one.name == "train" or one.kind is one.VAR_KEYWORD for one in takes)
 
 
+FLAGS = ("training", "is_training", "deterministic")
+"""What others call `train`, or its opposite."""
+
+
+def misnamed_flag(module: nn.Module) -> str:
+    """What a module takes in place of `train`, and so is never told; "" for nothing."""
+    if isinstance(module, nn.Sequential) or _takes_train(module):
+        return ""
+    takes = inspect.signature(type(module).__call__).parameters
+    return next((flag for flag in FLAGS if flag in takes), "")
+
+
 def is_nnx(piece: object) -> bool:
     """Whether it is an NNX module class, with or without arguments by `functools.partial`."""
     made = getattr(piece, "func", piece)
