@@ -301,7 +301,7 @@ number without a unit has no dimension; accuracies are fractions from 0 to 1.
 ABOUT_FILES = {
     "summary.json": """Written at the end of a run. If `num_seeds` is more than 1, results are those
 of the first seed, and `replicas` has those of every seed. With `method = supervised` one model
-stands for all clients: parameters, bytes and `class_accuracy` are its own, with K = 1.
+stands for all clients: parameters, bytes, `epsilon` and `class_accuracy` are its own, with K = 1.
 """,
     "metrics.jsonl": """Every line has `step` and `seconds`. Lines with losses are written every
 `train.log_every` steps, lines with accuracies every `train.eval_every`. With several seeds, values

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from absl import logging
@@ -173,10 +174,10 @@ def _pair(where: tuple[str, object], pair: Pair) -> Pair:
     return samples, labels
 
 
-def _with_shape(part: str, samples: object) -> Where:
+def _with_shape(part: str, samples: Any) -> Where:
     """What an error says of samples: which they are, and their shape."""
     with of_piece(part, type(samples).__name__, ALIKE):
-        return part, np.shape(samples)  # type: ignore[call-overload]
+        return part, np.shape(samples)
 
 
 def _check_columns(
