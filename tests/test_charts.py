@@ -104,6 +104,11 @@ def test_steps_are_whole_numbers(steps: list[int]) -> None:
     assert ticks and not any(tick % 1 for tick in ticks)
 
 
+def test_agreement_recorded_once_is_a_dot() -> None:
+    figure = charts.health([{"step": 4, "teacher_agreement": [0.4, 0.5]}])
+    assert [line.get_marker() for line in figure.axes[1].lines] == ["o", "o"]
+
+
 def test_a_distilled_main_head_is_called_so() -> None:
     _, history = synthetic_run(aux=0)
     for line in history:

@@ -133,7 +133,8 @@ def health(history: History) -> Figure:
             _band(axis, steps, numbers, INK, "clients")
         elif key == "teacher_agreement":
             for (name, colour), rank in zip(head_colours(numbers.shape[1]), numbers.T, strict=True):
-                axis.plot(steps, rank, color=colour, label=name)
+                marker = "o" if len(steps) < 2 else None
+                axis.plot(steps, rank, color=colour, label=name, marker=marker, ms=4)
         else:
             shown = np.exp(numbers) if key == "prediction_entropy" else numbers
             heads = head_colours(shown.shape[-1])
