@@ -41,23 +41,29 @@ def top_class_share(log_probs: Float[Array, "K B H C"]) -> Float[Array, "K H"]:
 
 
 def agreement(
-    log_probs: Float[Array, "K B H C"], present: Bool[Array, " K"] | None = None
+    log_probs: Float[Array, "N B H C"],
+    present: Bool[Array, " N"] | None = None,
+    versions: int = 1,
 ) -> Float[Array, " H"]:
     """Chance that two different clients' heads of one rank name the same class of an image.
 
     1 for a single client. Source: pairwise agreement, as in the churn literature; from counts
-    n_c of the clients that name class c it is sum_c n_c (n_c - 1) / (K (K - 1)).
+    n_kc of the versions of client k that name class c, n_c in all, it is
+    sum_c (n_c^2 - sum_k n_kc^2) / (V^2 K (K - 1)).
 
     Args:
       log_probs: what they say.
-      present: whom to count; None for everybody.
+      present: what to count; None for everything.
+      versions: V, of each client, which stand together.
     """
     here = jnp.ones(len(log_probs), bool) if present is None else present
-    clients = here.sum()
+    clients = here.sum() / versions
     named = jax.nn.one_hot(jnp.argmax(log_probs, axis=-1), log_probs.shape[-1])
-    count = jnp.einsum("k,kbhc->bhc", here.astype(named.dtype), named)
-    pairs = (count * (count - 1)).sum(axis=-1)
-    return jnp.where(clients > 1, pairs.mean(axis=0) / jnp.maximum(clients * (clients - 1), 1), 1.0)
+    named = jnp.where(here[:, None, None, None], named, 0.0)
+    each = named.reshape(-1, versions, *named.shape[1:]).sum(axis=1)
+    pairs = (each.sum(axis=0) ** 2 - (each**2).sum(axis=0)).sum(axis=-1)
+    all_pairs = versions**2 * clients * (clients - 1)
+    return jnp.where(clients > 1, pairs.mean(axis=0) / jnp.maximum(all_pairs, 1), 1.0)
 
 
 def taught_shares(
@@ -129,7 +135,8 @@ def ignored(
 ) -> Float[Array, "k K"]:
     """1 for a client that a student could learn from but does not hear, 0 for one that it hears.
 
-    NaN for a client that it cannot learn from. A client is heard if any version of it is.
+    NaN for a client that it cannot learn from, and for itself. A client is heard if any version of
+    it is.
 
     Args:
       peers: whom students may learn from.
@@ -143,7 +150,8 @@ def ignored(
     client = _clients_of(index, peers, num_clients, ids, in_front)
     nobody = jnp.zeros((students, num_clients), bool).at[jnp.arange(students)[:, None], client]
     may, does = nobody.max(peers.allowed), nobody.max(heard.allowed)
-    return jnp.where(may, 1.0 - does, jnp.nan)
+    other = jnp.arange(num_clients) != ids[:, None]
+    return jnp.where(may & other, 1.0 - does, jnp.nan)
 
 
 def teacher_accuracy(target: distill.Target, labels: Int[Array, " B"]) -> Float[Array, "k m"]:

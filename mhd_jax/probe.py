@@ -141,6 +141,8 @@ def _group_vitals(
     assert chosen is not None and published.scores is not None
     log_probs = jax.nn.log_softmax(student.scores)  # of log-probabilities: themselves
     peers = peers_of(parts, group, student, published, inputs)
+    if group < parts.frozen:  # nobody teaches them
+        peers = peers.replace(allowed=jnp.zeros_like(peers.allowed), unread=None)
     candidates = screen(parts, peers, devices=1)  # each device has all of the samples
     rows, samples = log_probs.shape[:2]
     keys = student_keys(parts, group, inputs, jnp.arange(samples), seed, step)
@@ -151,7 +153,9 @@ def _group_vitals(
     target = distill.targets(candidates, choice, lambda scores: scores)
     clients, ids = parts.places.num_clients, parts.roster.own(group)
     in_front = candidates.published.shape[0] - published.scores.shape[0]
-    agreement = health.agreement(published.scores, _present(parts, inputs, len(published.scores)))
+    said = len(published.scores)
+    present = _present(parts, inputs, said)
+    agreement = health.agreement(published.scores, present, versions=said // clients)
     return Vitals(
         prediction_entropy=health.prediction_entropy(log_probs),
         top_class_share=health.top_class_share(log_probs),

@@ -44,6 +44,19 @@ def test_a_place_that_nobody_takes_agrees_with_nobody():
     np.testing.assert_array_equal(health.agreement(said, jnp.arange(K) < 1), 1)
 
 
+def test_a_client_does_not_agree_with_an_earlier_state_of_itself():
+    """Two versions of each of two clients."""
+    said = log_probs().argmax(axis=-1)
+    agree = [
+        np.mean([said[i, b, h] == said[j, b, h] for b in range(B) for i in (0, 1) for j in (2, 3)])
+        for h in range(H)
+    ]
+    found = health.agreement(jnp.asarray(log_probs()), versions=2)
+    np.testing.assert_allclose(found, agree, rtol=1e-5)
+    one = health.agreement(jnp.asarray(log_probs()), jnp.arange(K) < 2, versions=2)
+    np.testing.assert_array_equal(one, 1)
+
+
 def test_shares_of_the_lessons_add_up_to_one_for_whoever_learns():
     published = jnp.asarray(log_probs(), jnp.float32)
     allowed = np.array([[False, True, True, False], [True, False, False, False], [False] * 4])
@@ -80,7 +93,7 @@ def test_who_is_ignored_is_counted_by_client_whatever_its_versions():
     heard = allowed.at[0, jnp.array([3, 5, 6])].set(False)
     peers = distill.Candidates(jnp.zeros((7, 1, 1, 2)), allowed, 1)
     found = health.ignored(peers, peers.replace(allowed=heard), 3, jnp.array([0]), in_front=1)
-    np.testing.assert_array_equal(found, [[0, 0, 1]])
+    np.testing.assert_array_equal(found, [[np.nan, 0, 1]])  # nobody reads itself
     alone = peers.replace(allowed=jnp.zeros((1, 7), bool))
     assert np.isnan(health.ignored(alone, alone, 3, jnp.array([0]), in_front=1)).all()
 

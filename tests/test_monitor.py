@@ -85,6 +85,33 @@ def test_devices_that_share_a_batch_look_at_all_of_it():
         np.testing.assert_allclose(shared[name], value, atol=1e-4, err_msg=name)
 
 
+def test_a_liar_with_one_reader_is_ignored_by_all_of_its_readers():
+    """The liar hears itself, and is no reader of itself."""
+    experiment = small.build(
+        graph__name="cycle", attack__name="random_class", attack__clients=(2,), clients__num=4,
+    )  # fmt: skip
+    state, _ = small.run(experiment)
+    found, _ = Monitor(experiment).look(state, 6)
+    assert found["ignored_by"][2] == 1
+    assert set(found["ignored_by"].tolist()) <= {0, 1}
+
+
+def test_frozen_clients_take_no_lessons():
+    """Two that never learn and two that do, all of whom could read all others."""
+    experiment = small.build(clients__models=(("mlp_small", 2), ("mlp", 2)), model__width=0)
+    experiment.config.clients.frozen = 2
+    parts = dataclasses.replace(experiment.parts, frozen=1)
+    experiment = dataclasses.replace(experiment, parts=parts)
+    monitor, given = Monitor(experiment), {}
+    monitor.watch.look = lambda step, **kept: given.update(kept) or []
+    found, _ = monitor.look(experiment.init_state(), 3)
+    np.testing.assert_array_equal(given["shares"].sum(axis=1) > 0, [False, False, True, True])
+    np.testing.assert_array_equal(given["reads"].any(axis=1), [False, False, True, True])
+    assert np.isnan(found["teacher_accuracy"][:2]).all()
+    assert np.isfinite(found["teacher_accuracy"][2:]).all()
+    assert found["teaching_share"].sum() == pytest.approx(1, abs=1e-5)
+
+
 def test_public_labels_reach_the_report_and_no_parameter(plain):
     """Other labels of the public set: another accuracy of teachers, the same bits of parameters."""
     experiment, initial, values, _ = plain
