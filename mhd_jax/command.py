@@ -8,9 +8,9 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import ml_collections
 from absl import flags
@@ -149,21 +149,30 @@ def told_in_one_line(stopped: str, *more: type[Exception]) -> Iterator[None]:
     known = (ConfigError, WorkdirError, DivergedError, Interrupted)
     mendable: tuple[type[Exception], ...] = (*known, *more)
 
-    def leave(number: int, frame: object) -> NoReturn:
+    def leave(number: int, frame: Any) -> NoReturn:
         del frame
         # Not printed: the signal may have come in the middle of a line.
         os.write(2, f"Interrupted: {signal.Signals(number).name}: {stopped}\n".encode())
         os._exit(128 + number)
 
-    before = signal.signal(signal.SIGTERM, leave)
     try:
-        yield
+        with handled_by(leave, signal.SIGTERM):
+            yield
     except mendable as error:
         end(error)
     except KeyboardInterrupt:
         end(KeyboardInterrupt(stopped), 128 + signal.SIGINT)
+
+
+@contextlib.contextmanager
+def handled_by(handler: Callable[[int, Any], NoReturn], *numbers: int) -> Iterator[None]:
+    """These signals go to `handler` meanwhile, and to whom they went before afterwards."""
+    before = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, former in before.items():
+            signal.signal(number, former)
 
 
 def end(error: BaseException, status: int = 1) -> NoReturn:

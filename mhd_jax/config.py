@@ -400,17 +400,21 @@ def is_whole(value: object) -> TypeGuard[int]:
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
-_Check = tuple[Callable[[Any], bool], str]
+Check = tuple[Callable[[Any], bool], str]
 """What a value has to pass, and in words."""
 
+AT_LEAST_1: Check = ((lambda x: x >= 1), "at least 1")
+NOT_BELOW_0: Check = ((lambda x: x >= 0), "0 or more")
+ABOVE_0: Check = ((lambda x: x > 0), "above 0")
 
-def _checks(check: _Check, *names: str) -> dict[str, _Check]:
+
+def _checks(check: Check, *names: str) -> dict[str, Check]:
     return dict.fromkeys(names, check)
 
 
-RANGES: dict[str, _Check] = {
+RANGES: dict[str, Check] = {
     **_checks(
-        ((lambda x: x >= 1), "at least 1"),
+        AT_LEAST_1,
         "clients.num", "num_seeds", "train.steps", "train.log_every", "train.eval_every",
         "train.checkpoint_every", "train.keep_checkpoints", "data.batch_size",
         "data.public_batch_size", "exchange.every", "exchange.cache", "exchange.pool_size",
@@ -418,7 +422,7 @@ RANGES: dict[str, _Check] = {
         "partition.min_size", "partition.shards_per_client", "partition.classes_per_client",
     ),
     **_checks(
-        ((lambda x: x >= 0), "0 or more"),
+        NOT_BELOW_0,
         "seed", "heads.aux", "model.width", "data.image_size", "data.num_classes", "data.workers",
         "clients.frozen", "exchange.embedding_width", "attack.start", "distill.nu_emb",
         "distill.nu_aux", "distill.nu_main", "optimizer.warmup_steps", "optimizer.weight_decay",
@@ -426,10 +430,7 @@ RANGES: dict[str, _Check] = {
         "parallel.data_devices", "privacy.noise_multiplier", "privacy.clip_norm",
         "partition.skew", "partition.primary_labels",
     ),
-    **_checks(
-        ((lambda x: x > 0), "above 0"),
-        "optimizer.learning_rate", "distill.temperature", "partition.alpha",
-    ),
+    **_checks(ABOVE_0, "optimizer.learning_rate", "distill.temperature", "partition.alpha"),
     **_checks(
         ((lambda x: 0 <= x < 1), "in [0, 1)"),
         "optimizer.momentum", "distill.alignment_momentum", "privacy.delta",

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import numbers
-from collections.abc import Callable
 from typing import Any, Literal, Protocol
 
 import ml_collections
@@ -46,10 +45,10 @@ def _check_word(choice: object, field: str, known: tuple[str, ...]) -> None:
 
 
 def _check_number(
-    choice: object, field: str, accepted: str, holds: Callable[[Any], bool], *, whole: bool = False
+    choice: object, field: str, check: config_lib.Check, *, whole: bool = False
 ) -> None:
-    """Raises `ConfigError` where a field of a choice is no number, or one that does not hold."""
-    value = getattr(choice, field)
+    """Raises `ConfigError` where a field of a choice is no number, or one that does not pass."""
+    value, (holds, accepted) = getattr(choice, field), check
     real = isinstance(value, numbers.Real) and math.isfinite(value)
     if not (real and (config_lib.is_whole(value) or not whole) and holds(value)):
         kind = "a whole number" if whole else "a number"
@@ -101,11 +100,10 @@ class Distillation:
         """Raises `ConfigError` for a name that is not known, or a number that cannot be."""
         _check_word(self, "wiring", ("chain", "main"))
         for field in ("nu_emb", "nu_pred", "alignment", "screening"):
-            _check_number(self, field, "0 or more", lambda x: x >= 0)
-        _check_number(self, "temperature", "above 0", lambda x: x > 0)
-        _check_number(self, "alignment_momentum", "in [0, 1)", lambda x: 0 <= x < 1)
-        _check_number(self, "mixup", "0 to 0.5", lambda x: 0 <= x <= 0.5)
-        _check_number(self, "peers", "0 or more", lambda x: x >= 0, whole=True)
+            _check_number(self, field, config_lib.NOT_BELOW_0)
+        for field in ("temperature", "alignment_momentum", "mixup"):
+            _check_number(self, field, config_lib.RANGES[f"distill.{field}"])
+        _check_number(self, "peers", config_lib.NOT_BELOW_0, whole=True)
         distill.RULES.get(self.rule)
         if not self.publishes_energy:
             distill.CONFIDENCES.get(self.confidence)
@@ -166,9 +164,9 @@ class Averaging:
     def __post_init__(self) -> None:
         """Raises `ConfigError` for a name that is not known, or a number that cannot be."""
         _check_word(self, "matrix", ("uniform", "graph"))
-        _check_number(self, "every", "at least 1", lambda x: x >= 1, whole=True)
-        _check_number(self, "after", "0 or more", lambda x: x >= 0, whole=True)
-        _check_number(self, "trim", "0 or more, below 0.5", lambda x: 0 <= x < 0.5)
+        _check_number(self, "every", config_lib.AT_LEAST_1, whole=True)
+        _check_number(self, "after", config_lib.NOT_BELOW_0, whole=True)
+        _check_number(self, "trim", config_lib.RANGES["average.trim"])
         aggregation.AGGREGATORS.get(self.rule)
 
     def due(self, steps: np.ndarray) -> Bool[np.ndarray, " n"]:
@@ -223,7 +221,7 @@ class Rounds:
     def __post_init__(self) -> None:
         """Raises `ConfigError` for a number that cannot be."""
         for field in ("private_steps", "public_steps"):
-            _check_number(self, field, "at least 1", lambda x: x >= 1, whole=True)
+            _check_number(self, field, config_lib.AT_LEAST_1, whole=True)
 
     @property
     def length(self) -> int:

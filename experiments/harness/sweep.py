@@ -378,9 +378,5 @@ def _interrupted_by_signals() -> Iterator[None]:
         said = f"{signal.Signals(number).name}: the runs under way have saved their state"
         raise Interrupted(f"{said}; the same command goes on", 128 + number)
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
+    with command.handled_by(stop, signal.SIGTERM, signal.SIGINT):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

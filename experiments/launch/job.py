@@ -13,7 +13,7 @@ import signal
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import ml_collections
 from absl import flags
@@ -117,18 +117,14 @@ def main(made: argparse.ArgumentParser, actions: Actions, argv: Sequence[str] | 
 def _stopped_by_signals() -> Iterator[None]:
     """SIGTERM and SIGHUP raise `Stopped`; what is ignored, as SIGHUP under `nohup`, stays so."""
 
-    def stop_at(number: int, frame: object) -> NoReturn:
+    def stop_at(number: int, frame: Any) -> NoReturn:
         del frame
         signal.signal(number, signal.SIG_IGN)  # a second one does not stop the giving back
         raise Stopped(signal.Signals(number))
 
     heard = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) != signal.SIG_IGN]
-    before = {number: signal.signal(number, stop_at) for number in heard}
-    try:
+    with command.handled_by(stop_at, *heard):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def make(name: str, config: str, settings: Sequence[str], workdir: str) -> Job:
