@@ -41,6 +41,7 @@ ANYWHERE: dict[str, Settings] = {
     "network of width 256": {"model.width": 256},
     "5 hidden layers": {"model.depth": 5},
     "no normalisation": {"model.norm": "none"},
+    "batch normalisation": {"model.norm": "batch"},
     "8 auxiliary heads": {"heads.aux": 8},
     "star": {"graph.name": "star"},
     "chain": {"graph.name": "chain"},

@@ -19,6 +19,7 @@ from mhd_jax import privacy as privacy_lib
 from mhd_jax.evaluator import Evaluation
 from mhd_jax.exchange import Fresh, Stale
 from mhd_jax.experiment import Experiment
+from mhd_jax.models import statistics
 from mhd_jax.reporting import terminal
 from mhd_jax.results import Accuracies, SeedResult, Summary
 
@@ -50,6 +51,7 @@ def describe(experiment: Experiment) -> str:
         },
         num_params=experiment.num_params,
         num_heads=experiment.parts.models[0].num_heads,
+        statistics=statistics.describe(experiment.parts.paces),
         device=f"{device()}; {experiment.mesh}",
         feed=experiment.feed.why,
         exchange=_teachers(experiment),

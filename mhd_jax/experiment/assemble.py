@@ -19,7 +19,7 @@ from mhd_jax.data.order import Federation
 from mhd_jax.experiment import checks, messages
 from mhd_jax.experiment.clients import Clients, make_clients
 from mhd_jax.experiment.experiment import Experiment
-from mhd_jax.models import shapes
+from mhd_jax.models import shapes, statistics
 from mhd_jax.step import StepParts
 
 STEPS_PER_CALL = 50  # where nobody asks for another number and loops are not slow
@@ -105,6 +105,8 @@ def _parts(
         attackers=messages.make_attackers(config, method),
         privacy=privacy,
         brought=config.clients.offload == "host",
+        paces=statistics.paces(clients.models, clients.sample),
+        baseline_paces=statistics.paces(clients.baseline_models, clients.sample),
     )
 
 

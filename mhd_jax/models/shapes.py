@@ -7,12 +7,15 @@ Tracing a deep network takes a second, and many ask: what was found is kept unti
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec, TypeVar, cast
 
 import flax.linen as nn
 import jax
 import jax.extend
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core.primitives import copy_p, stop_gradient_p
 from jax.interpreters import partial_eval
 
 from mhd_jax.inputs import Sample, network_input
@@ -107,3 +110,62 @@ def draws(model: nn.Module, sample: Sample) -> bool:
     traced = jax.make_jaxpr(apply)(jax.random.key(0), variables, x).jaxpr
     _, used = partial_eval.dce_jaxpr(traced, [True] * len(traced.outvars))
     return used[0]
+
+
+@_kept
+def statistics_momentum(model: nn.Module, sample: Sample) -> Variables:
+    """What a step of training keeps of each running statistic: numbers in a tree as `batch_stats`.
+
+    A running average becomes momentum * old + (1 - momentum) * new, so that its derivative by the
+    old one is the momentum, whichever layer keeps it. What comes of the old one in any other way,
+    such as a count, has 0.
+    """
+    variables = variable_shapes(model, sample, rows=2)
+    stats, tree = jax.tree.flatten(variables.get("batch_stats", {}))
+
+    def new(stats: Sequence[jax.Array], variables: Variables, x: jax.Array, key: jax.Array) -> Any:
+        given, keys = (
+            {**variables, "batch_stats": jax.tree.unflatten(tree, stats)},
+            bridge.keys(key),
+        )
+        return model.apply(given, x, train=True, rngs=keys, mutable=["batch_stats"])[1]
+
+    def derivatives(*inputs: jax.Array) -> list[jax.Array]:
+        old, others = inputs[: len(stats)], inputs[len(stats) :]
+        ones = [_tangent(leaf) for leaf in old]
+        found = jax.jvp(lambda *old: step(*old, *others), old, tuple(ones))[1]
+        return [jnp.zeros(()) if one.dtype == jax.dtypes.float0 else one for one in found]
+
+    if not stats:
+        return {}
+    traced = jax.make_jaxpr(new)(stats, variables, network_input(sample, 2), jax.random.key(0))
+    step = jax.extend.core.jaxpr_as_fun(_without_stops(traced))
+    derived = jax.make_jaxpr(derivatives)(*traced.in_avals)
+    momenta = [_constant(derived, output) for output in range(len(stats))]
+    return cast(Variables, jax.tree.unflatten(tree, momenta))
+
+
+def _without_stops(traced: jax.extend.core.ClosedJaxpr) -> jax.extend.core.ClosedJaxpr:
+    """The same program, differentiable where it stops gradients: NNX does for statistics."""
+    equations = [
+        equation.replace(primitive=copy_p) if equation.primitive is stop_gradient_p else equation
+        for equation in traced.eqns
+    ]
+    return traced.replace(jaxpr=traced.jaxpr.replace(eqns=equations))
+
+
+def _tangent(leaf: jax.Array) -> Any:
+    """Ones; integers have tangents of a type of their own."""
+    if jnp.issubdtype(leaf.dtype, jnp.floating):
+        return jnp.ones(leaf.shape, leaf.dtype)
+    return np.zeros(leaf.shape, jax.dtypes.float0)
+
+
+def _constant(traced: jax.extend.core.ClosedJaxpr, output: int) -> float:
+    """One output of a program, all of whose numbers are alike; 0 if it depends on the inputs."""
+    wanted = [other == output for other in range(len(traced.out_avals))]
+    program, used = partial_eval.dce_jaxpr(traced.jaxpr, wanted)
+    if any(used):
+        return 0.0
+    (value,) = jax.extend.core.jaxpr_as_fun(traced.replace(jaxpr=program))()
+    return round(float(np.mean(value)), 5)  # float32 has no 0.9

@@ -129,6 +129,7 @@ def describe_run(
     num_heads: int,
     device: str,
     feed: str,
+    statistics: str = "",
     exchange: str = "",
     privacy: str = "",
 ) -> str:
@@ -148,6 +149,7 @@ def describe_run(
       num_heads: Heads of every client.
       device: The accelerator, in words.
       feed: How images get there, in words.
+      statistics: What happens to batch statistics, in words; "" for nothing.
       exchange: How teachers are found along the graph, in words; "" where there are none.
       privacy: What is done to private gradients and what that proves; "" for nothing.
     """
@@ -163,6 +165,7 @@ def describe_run(
         "graph": f"{graph.get('name') or _graph_name(config)}: {_describe_graph(graph)}",
         "model": f"{_architectures(config)}: {_range(num_params)} parameters a client, "
         + _describe_heads(num_heads),
+        **({"statistics": statistics} if statistics else {}),
         "device": device,
         "images": feed,
         **({"teachers": exchange} if exchange else {}),

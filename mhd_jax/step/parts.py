@@ -39,6 +39,9 @@ class StepParts:
       method: what is distilled, what is averaged, when.
       models: one per group.
       baseline_models: one per group, with a main head only; () without an isolated baseline.
+      paces: how much further batch statistics move in a step than their layers say, per group, see
+        `mhd_jax.models.statistics`; () where all keep up by themselves.
+      baseline_paces: the same of the isolated baseline.
       optimizer: of one client.
       encoding: the form in which predictions travel.
       load: (data, inputs of one step, seed, step) to a `Batch`.
@@ -77,6 +80,8 @@ class StepParts:
     attackers: Attackers | None = None
     privacy: privacy_lib.Privacy | None = None
     brought: bool = False
+    paces: tuple[PyTree, ...] = ()
+    baseline_paces: tuple[PyTree, ...] = ()
 
     @property
     def layout(self) -> Layout:

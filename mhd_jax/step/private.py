@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from mhd_jax import privacy as privacy_lib
 from mhd_jax.inputs import Batch
-from mhd_jax.models import bridge
+from mhd_jax.models import bridge, statistics
 from mhd_jax.state import Learners
 from mhd_jax.step.parts import PyTree, StepParts, mean_over_data
 
@@ -35,10 +35,12 @@ def private_gradients(
     weight: Float[Array, ""],
     keys: Sequence[Array],
     noise_keys: tuple[Array, ...] = (),
+    paces: tuple[PyTree, ...] = (),
 ) -> PrivateGradients:
     """Gradients of weight * CE(private labels) of the local clients, over their whole batches.
 
-    With `parts.privacy` that of every sample is clipped, and their sum gets noise.
+    With `parts.privacy` that of every sample is clipped, and their sum gets noise. Where there are
+    `paces`, new batch statistics move that much further.
     """
     rest = parts.frozen
     resting, learners, models = learners[:rest], learners[rest:], models[rest:]
@@ -56,6 +58,9 @@ def private_gradients(
 
     params = tuple(group.params for group in learners)
     grads, (stats, losses) = jax.grad(objective, has_aux=True)(params)
+    if paces:
+        old = tuple(group.stats for group in learners)
+        stats = statistics.keep_up(old, stats, paces[rest:])
     grads, stats = mean_over_data(parts, (grads, stats))
     if privacy is not None and unclipped is not None:
         losses = tuple(weight * loss for loss in unclipped)

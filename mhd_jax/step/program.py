@@ -212,7 +212,7 @@ def _learn(
         parts.rests,
         weight > 0,
         lambda: private_gradients(
-            parts, parts.models, state.clients, batch, weight, keys, noise("privacy")
+            parts, parts.models, state.clients, batch, weight, keys, noise("privacy"), parts.paces
         ),
         stats=tuple(group.stats for group in state.clients),
     )
@@ -266,5 +266,7 @@ def _train_baseline(
     if not baseline:
         return (), ()
     models, weight = parts.baseline_models, jnp.float32(1)
-    made = private_gradients(parts, models, baseline, batch, weight, keys, noise_keys)
+    made = private_gradients(
+        parts, models, baseline, batch, weight, keys, noise_keys, parts.baseline_paces
+    )
     return _update(parts, state, baseline, made.grads, made.stats), made.losses

@@ -1,0 +1,144 @@
+# Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
+"""Running statistics follow training, whatever momentum their layer has."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import mhd_jax
+from mhd_jax import models, record
+from mhd_jax.models import shapes, statistics
+from mhd_jax.models.classifier import MultiHeadClassifier
+from tests import small
+
+SAMPLE = (8, 8, 1)
+
+
+class Normed(nn.Module):
+    """A dense layer and its batch normalisation."""
+
+    momentum: float = 0.99
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        x = nn.Dense(16)(x.reshape(len(x), -1))
+        return nn.BatchNorm(use_running_average=not train, momentum=self.momentum)(x)
+
+
+class NormedNnx(nnx.Module):
+    """The same in NNX, which stops the gradients of its statistics."""
+
+    def __init__(self, rngs: nnx.Rngs) -> None:
+        self.dense = nnx.Linear(64, 16, rngs=rngs)
+        self.norm = nnx.BatchNorm(16, momentum=0.95, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.norm(self.dense(x.reshape(len(x), -1)))
+
+
+class Odd(nn.Module):
+    """Keeps a count, something never changed, a square, and an average of its own making."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        x = nn.Dense(16)(x.reshape(len(x), -1))
+        count = self.variable("batch_stats", "count", lambda: jnp.zeros((), jnp.int32))
+        self.variable("batch_stats", "never", lambda: jnp.zeros(3))
+        square = self.variable("batch_stats", "square", lambda: jnp.ones(3))
+        mean = self.variable("batch_stats", "mean", lambda: jnp.zeros(16))
+        if train:
+            count.value += 1
+            square.value = square.value**2
+            mean.value = 0.98 * mean.value + 0.02 * x.mean(axis=0)
+        return x - mean.value
+
+
+@pytest.fixture(scope="module", autouse=True)
+def pieces(pieces: None) -> None:
+    """What is registered here is forgotten."""
+
+
+def classifier(network: Any, **settings: Any) -> MultiHeadClassifier:
+    return models.build({"name": network, **settings}, num_classes=10, num_heads=2)
+
+
+@pytest.mark.parametrize(
+    ("network", "expected"),
+    [
+        (Normed(), {"BatchNorm_0": {"mean": 0.99, "var": 0.99}}),
+        (Normed(0.9), {"BatchNorm_0": {"mean": 0.9, "var": 0.9}}),
+        (NormedNnx, {"norm": {"mean": 0.95, "var": 0.95}}),
+        (Odd(), {"count": 0.0, "never": 1.0, "square": 0.0, "mean": 0.98}),
+    ],
+)
+def test_the_momentum_of_any_layer_is_found(network: Any, expected: dict[str, Any]) -> None:
+    assert shapes.statistics_momentum(classifier(network), SAMPLE) == {"network": expected}
+
+
+def test_it_is_that_of_the_numbers_a_network_computes() -> None:
+    """Of two old values, new ones differ by the momentum."""
+    model = classifier(Normed(0.97))
+    x = np.random.default_rng(0).normal(size=(4, *SAMPLE)).astype(np.float32)
+    variables = model.init(jax.random.key(0), x, train=False)
+
+    def new(by: float) -> Any:
+        stats = jax.tree.map(lambda leaf: leaf + by, variables["batch_stats"])
+        given = {**variables, "batch_stats": stats}
+        return model.apply(given, x, train=True, mutable=["batch_stats"])[1]["batch_stats"]
+
+    moved = jax.tree.map(lambda one, other: one - other, new(1.0), new(0.0))
+    found = shapes.statistics_momentum(model, SAMPLE)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), moved, jax.tree.map(
+        lambda leaf, momentum: np.full(leaf.shape, momentum), moved, found
+    ))  # fmt: skip
+
+
+@pytest.mark.parametrize("settings", [{"name": "mlp"}, {"name": "cnn"}, {"name": "resnet8"}])
+@pytest.mark.parametrize("norm", ["batch", "default"])
+def test_networks_of_ours_keep_up_by_themselves(settings: dict[str, str], norm: str) -> None:
+    network = settings["name"]
+    assert statistics.paces([classifier(network, norm=norm)], SAMPLE) == ()
+
+
+def test_what_is_no_average_stays_as_its_network_makes_it() -> None:
+    (paces,) = statistics.paces([classifier(Odd())], SAMPLE)
+    found = {"network": {"count": 1.0, "never": 1.0, "square": 1.0, "mean": pytest.approx(5)}}
+    assert paces == found
+    old = {"count": jnp.int32(3), "never": jnp.ones(3), "square": jnp.ones(3), "mean": jnp.ones(2)}
+    new = {**old, "count": jnp.int32(4), "square": jnp.zeros(3), "mean": jnp.full(2, 0.98)}
+    kept = statistics.keep_up(old, new, paces["network"])
+    assert kept["count"] == 4 and (kept["square"] == 0).all()
+    np.testing.assert_allclose(kept["mean"], 0.9, atol=1e-6)
+
+
+@pytest.mark.parametrize("networks", [("normed",), ("mlp_small", "normed")])
+def test_a_slow_layer_trains_like_one_that_keeps_up(networks: tuple[str, ...]) -> None:
+    """Clients and their isolated baseline, alone or beside networks without statistics."""
+    ends = []
+    for momentum in (0.99, 0.9):
+        mhd_jax.register("model.name", f"normed {momentum}", Normed(momentum))
+        names = [f"{name} {momentum}" if name == "normed" else name for name in networks]
+        experiment = small.build(
+            clients__models=tuple((name, 4 // len(names)) for name in names),
+            isolated_baseline=True,
+        )
+        state, _ = small.run(experiment)
+        ends.append([group.stats for group in (*state.clients, *state.baseline)])
+    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-4), *ends)
+    assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(ends[1])) > 0.1
+
+
+def test_it_is_told() -> None:
+    mhd_jax.register("model.name", "slow", Normed())
+    told = record.describe(small.build(model__name="slow"))
+    line = "statistics running averages of batch normalisation keep 0.9 in a step, not 0.99"
+    assert line in told
+    assert "statistics" not in record.describe(small.build(model__norm="batch"))
