@@ -119,16 +119,13 @@ def test_what_is_no_average_stays_as_its_network_makes_it() -> None:
     np.testing.assert_allclose(kept["mean"], 0.9, atol=1e-6)
 
 
-@pytest.mark.parametrize("networks", [("normed",), ("mlp_small", "normed")])
-def test_a_slow_layer_trains_like_one_that_keeps_up(networks: tuple[str, ...]) -> None:
-    """Clients and their isolated baseline, alone or beside networks without statistics."""
+def test_a_slow_layer_trains_like_one_that_keeps_up() -> None:
+    """Clients and their isolated baseline, beside networks without statistics."""
     ends = []
     for momentum in (0.99, 0.9):
         mhd_jax.register("model.name", f"normed {momentum}", Normed(momentum))
-        names = [f"{name} {momentum}" if name == "normed" else name for name in networks]
         experiment = small.build(
-            clients__models=tuple((name, 4 // len(names)) for name in names),
-            isolated_baseline=True,
+            clients__models=(("mlp_small", 2), (f"normed {momentum}", 2)), isolated_baseline=True
         )
         state, _ = small.run(experiment)
         ends.append([group.stats for group in (*state.clients, *state.baseline)])

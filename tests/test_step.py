@@ -138,8 +138,10 @@ def _on_one_device(*changes):
 
 @pytest.mark.parametrize(
     ("devices", "changes"),
-    [((2, 1), {}), ((4, 1), {}), ((3, 1), {}), ((2, 2), {}), ((2, 2), {"exchange__cache": 4}),
-     ((2, 2), {"data__public_batch_size": 32})],
+    [pytest.param((2, 1), {}, marks=pytest.mark.slow),  # between 3, with inert rows, and 4
+     ((4, 1), {}), ((3, 1), {}),
+     pytest.param((2, 2), {}, marks=pytest.mark.slow),  # the same with a cache, or more images
+     ((2, 2), {"exchange__cache": 4}), ((2, 2), {"data__public_batch_size": 32})],
     ids=["2", "4", "3 with inert rows", "2 x 2", "2 x 2, readers with a cache",
          "2 x 2, enough images to tell who looks at them"],
 )  # fmt: skip
