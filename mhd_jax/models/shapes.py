@@ -118,7 +118,7 @@ def statistics_momentum(model: nn.Module, sample: Sample) -> Variables:
 
     A running average becomes momentum * old + (1 - momentum) * new, so that its derivative by the
     old one is the momentum, whichever layer keeps it. What comes of the old one in any other way,
-    such as a count, has 0.
+    such as a count, has 0; so has everything where it cannot be told.
     """
     variables = variable_shapes(model, sample, rows=2)
     stats, tree = jax.tree.flatten(variables.get("batch_stats", {}))
@@ -140,8 +140,11 @@ def statistics_momentum(model: nn.Module, sample: Sample) -> Variables:
         return {}
     traced = jax.make_jaxpr(new)(stats, variables, network_input(sample, 2), jax.random.key(0))
     step = jax.extend.core.jaxpr_as_fun(_without_stops(traced))
-    derived = jax.make_jaxpr(derivatives)(*traced.in_avals)
-    momenta = [_constant(derived, output) for output in range(len(stats))]
+    try:
+        derived = jax.make_jaxpr(derivatives)(*traced.in_avals)
+        momenta = [_constant(derived, output) for output in range(len(stats))]
+    except TypeError:  # old statistics reach a `jax.custom_vjp`, which has no such derivative
+        momenta = [0.0] * len(stats)
     return cast(Variables, jax.tree.unflatten(tree, momenta))
 
 
