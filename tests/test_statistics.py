@@ -123,10 +123,9 @@ def test_it_is_that_of_the_numbers_a_network_computes() -> None:
     ))  # fmt: skip
 
 
-@pytest.mark.parametrize("settings", [{"name": "mlp"}, {"name": "cnn"}, {"name": "resnet8"}])
+@pytest.mark.parametrize("network", ["mlp", "cnn", "resnet8"])
 @pytest.mark.parametrize("norm", ["batch", "default"])
-def test_networks_of_ours_keep_up_by_themselves(settings: dict[str, str], norm: str) -> None:
-    network = settings["name"]
+def test_networks_of_ours_keep_up_by_themselves(network: str, norm: str) -> None:
     assert statistics.paces([classifier(network, norm=norm)], SAMPLE) == ()
 
 

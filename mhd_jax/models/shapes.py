@@ -7,7 +7,7 @@ Tracing a deep network takes a second, and many ask: what was found is kept unti
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar, cast
 
 import flax.linen as nn
@@ -99,15 +99,21 @@ def has_statistics(model: nn.Module, sample: Sample) -> bool:
 
 
 @_kept
-def draws(model: nn.Module, sample: Sample) -> bool:
-    """Whether what the network says in training is a matter of chance, as with dropout."""
+def _training_pass(model: nn.Module, sample: Sample) -> jax.extend.core.ClosedJaxpr:
+    """One pass in training as a program: (key, variables, x) to (outputs, new statistics)."""
 
     def apply(key: jax.Array, variables: Variables, x: jax.Array) -> Any:
         keys = bridge.keys(key)
         return model.apply(variables, x, train=True, rngs=keys, mutable=["batch_stats"])
 
-    variables, x = variable_shapes(model, sample), network_input(sample)
-    traced = jax.make_jaxpr(apply)(jax.random.key(0), variables, x).jaxpr
+    variables = variable_shapes(model, sample)
+    return jax.make_jaxpr(apply)(jax.random.key(0), variables, network_input(sample))
+
+
+@_kept
+def draws(model: nn.Module, sample: Sample) -> bool:
+    """Whether what the network says in training is a matter of chance, as with dropout."""
+    traced = _training_pass(model, sample).jaxpr
     _, used = partial_eval.dce_jaxpr(traced, [True] * len(traced.outvars))
     return used[0]
 
@@ -120,28 +126,23 @@ def statistics_momentum(model: nn.Module, sample: Sample) -> Variables:
     old one is the momentum, whichever layer keeps it. What comes of the old one in any other way,
     such as a count, has 0; so has everything where it cannot be told.
     """
-    variables = variable_shapes(model, sample, rows=2)
+    variables = variable_shapes(model, sample)
     stats, tree = jax.tree.flatten(variables.get("batch_stats", {}))
-
-    def new(stats: Sequence[jax.Array], variables: Variables, x: jax.Array, key: jax.Array) -> Any:
-        given, keys = (
-            {**variables, "batch_stats": jax.tree.unflatten(tree, stats)},
-            bridge.keys(key),
-        )
-        return model.apply(given, x, train=True, rngs=keys, mutable=["batch_stats"])[1]
-
-    def derivatives(*inputs: jax.Array) -> list[jax.Array]:
-        old, others = inputs[: len(stats)], inputs[len(stats) :]
-        ones = [_tangent(leaf) for leaf in old]
-        found = jax.jvp(lambda *old: step(*old, *others), old, tuple(ones))[1]
-        return [jnp.zeros(()) if one.dtype == jax.dtypes.float0 else one for one in found]
-
     if not stats:
         return {}
-    traced = jax.make_jaxpr(new)(stats, variables, network_input(sample, 2), jax.random.key(0))
-    step = jax.extend.core.jaxpr_as_fun(_without_stops(traced))
+    step = jax.extend.core.jaxpr_as_fun(_without_stops(_training_pass(model, sample)))
+
+    def derivatives(key: jax.Array, variables: Variables, x: jax.Array) -> list[jax.Array]:
+        def new(old: Variables) -> list[jax.Array]:
+            inputs = key, {**variables, "batch_stats": old}, x
+            return step(*jax.tree.leaves(inputs))[-len(stats) :]
+
+        old = variables["batch_stats"]
+        found = jax.jvp(new, (old,), (jax.tree.map(_tangent, old),))[1]
+        return [jnp.zeros(()) if one.dtype == jax.dtypes.float0 else one for one in found]
+
     try:
-        derived = jax.make_jaxpr(derivatives)(*traced.in_avals)
+        derived = jax.make_jaxpr(derivatives)(jax.random.key(0), variables, network_input(sample))
         momenta = [_constant(derived, output) for output in range(len(stats))]
     except TypeError:  # old statistics reach a `jax.custom_vjp`, which has no such derivative
         momenta = [0.0] * len(stats)
