@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -80,6 +81,15 @@ def pieces() -> Iterator[None]:
     yield
     for kind, registry in api.PIECES.items():
         registry._pieces = before[kind]
+
+
+@pytest.fixture
+def number(request: pytest.FixtureRequest) -> Iterator[signal.Signals]:
+    """A signal that is not ignored, as SIGHUP is under `nohup` and SIGINT in the background."""
+    usual = signal.default_int_handler if request.param == signal.SIGINT else signal.SIG_DFL
+    before = signal.signal(request.param, usual)
+    yield request.param
+    signal.signal(request.param, before)
 
 
 @pytest.fixture

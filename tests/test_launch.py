@@ -12,7 +12,6 @@ import signal
 import subprocess
 import tarfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -318,15 +317,6 @@ def test_a_slice_that_cannot_be_given_back_is_said_with_the_command(
     programs.answer({**UP, "describe": [away]})
     with pytest.raises(SystemExit, match="(?s)may still be there, .*: gcloud .* delete mhd .*find"):
         tpu.main(["up", *TPU])
-
-
-@pytest.fixture
-def number(request: pytest.FixtureRequest) -> Iterator[signal.Signals]:
-    """A signal that is not ignored, as SIGHUP is where the tests run under `nohup`."""
-    usual = signal.default_int_handler if request.param == signal.SIGINT else signal.SIG_DFL
-    before = signal.signal(request.param, usual)
-    yield request.param
-    signal.signal(request.param, before)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT], indirect=True)

@@ -52,6 +52,7 @@ def test_a_mistyped_setting_ends_in_one_line(argument, message, capsys, monkeypa
         (signal.SIGINT, "KeyboardInterrupt: stopped\n"),
         (signal.SIGTERM, "Interrupted: SIGTERM: stopped\n"),
     ],
+    indirect=["number"],
 )
 def test_a_signal_ends_in_one_line(number, message):
     text = f"""
