@@ -8,7 +8,7 @@ import json
 import math
 import numbers
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, TypeGuard
 
 import ml_collections
@@ -303,8 +303,9 @@ def update(config: ml_collections.ConfigDict, settings: Mapping[str, Any]) -> No
     Raises:
       ConfigError: an unknown name (with the nearest known one) or a value of another type.
     """
+    known = flatten(config)
     for name, value in settings.items():
-        check_name(name, value, flatten(config))
+        check_name(name, value, known)
         *path, leaf = name.split(".")
         node = config
         for part in path:
@@ -336,14 +337,13 @@ def like(value: object) -> str:
     return f"{kinds.get(type(value), 'a value')} like {example}"
 
 
-def check_name(name: str, value: object, known: Iterable[str]) -> None:
+def check_name(name: str, value: object, known: Collection[str]) -> None:
     """Raises `ConfigError` unless `name` is one of the `known` settings.
 
     >>> check_name("replicas", 3, flatten(default_config()))
     Traceback (most recent call last):
     mhd_jax.errors.ConfigError: replicas = 3: expected its new name, num_seeds
     """
-    known = list(known)
     if name in known:
         return
     if name in RENAMED:

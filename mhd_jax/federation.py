@@ -108,9 +108,13 @@ def sample_of(source: sources.Source) -> Sample:
 
 def check_augment(name: str) -> None:
     """Raises `ConfigError` where neither devices nor the host have an augmentation of that name."""
-    known = [*augment.AUGMENTS, *streaming.HOST_AUGMENTS.names()]
-    if name not in known:
+    if name not in augment.AUGMENTS and name not in streaming.HOST_AUGMENTS:
+        known = [*augment.AUGMENTS, *streaming.HOST_AUGMENTS]
         raise ConfigError("data.augment", name, suggest(name, known))
+
+
+def _is_on_host(name: str) -> bool:
+    return name not in augment.AUGMENTS and name in streaming.HOST_AUGMENTS
 
 
 def preparation(
@@ -124,16 +128,17 @@ def preparation(
     Raises:
       ConfigError: there is no such augmentation, or it cannot change such samples.
     """
-    name, on_host = config.data.augment, streaming.HOST_AUGMENTS.names()
+    name = config.data.augment
     check_augment(name)
+    on_host = _is_on_host(name)
     split = federations[0].source.train
-    if name in on_host:
+    if on_host:
         if len(split.image_shape) != 3:
             augment.refuse(name, split.image_shape)
     else:
         augment.check(name, split.image_shape, split.dtype)
     statistics = np.array([(fed.mean, fed.std) for fed in federations], np.float32)
-    return Preparation("none" if name in on_host else name, statistics, visits, mixup)
+    return Preparation("none" if on_host else name, statistics, visits, mixup)
 
 
 def _mixup(method: methods.Method, source: sources.Source) -> float:
@@ -188,7 +193,7 @@ def make_feed(
     prepared = preparation(config, federations, visits, mixup)
     resident = Resident(order, prepared)
     name = config.data.augment
-    on_host = name if name in streaming.HOST_AUGMENTS.names() else ""
+    on_host = name if _is_on_host(name) else ""
     needed = resident_bytes(resident, roster.layout)
     streamed, why = streams(config.data.feed, needed, memory, on_host)
     feed: Resident | streaming.Streaming = resident

@@ -378,8 +378,8 @@ def mhd(config: ml_collections.ConfigDict) -> Method:
 
 
 def _check_confidence(name: str) -> None:
-    known = [*distill.CONFIDENCES, distill.ENERGY]
-    if name not in known:
+    if name not in distill.CONFIDENCES and name != distill.ENERGY:
+        known = [*distill.CONFIDENCES, distill.ENERGY]
         raise ConfigError("distill.confidence", name, suggest(name, known))
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -163,7 +163,19 @@ def init_learner(
     return Learners(params, variables.get("batch_stats", {}), optimizer.init(params))
 
 
-def init_state(
+class Initial(NamedTuple):
+    """The initial state of a run, before it is made.
+
+    Attributes:
+      shapes: its shapes, types and shardings; nothing is compiled for them.
+      make: compiles and runs what draws it.
+    """
+
+    shapes: State
+    make: Callable[[], State]
+
+
+def initial(
     seeds: Sequence[int],
     layout: Layout,
     models: Sequence[nn.Module],
@@ -176,8 +188,7 @@ def init_state(
     with_publishers: bool = False,
     cache: PyTree = (),
     same_start: bool = False,
-    abstract: bool = False,
-) -> State:
+) -> Initial:
     """The sharded initial state of all replicas; nothing is ever whole on one device.
 
     Args:
@@ -193,7 +204,6 @@ def init_state(
       with_publishers: each device keeps those of its own clients alone.
       cache: shapes of what readers keep, leaves [K, B', ...]; () for nothing.
       same_start: give every client of a group the parameters of its first client.
-      abstract: return shapes, types and shardings only; nothing is compiled.
     """
     widths = [shapes.embedding_width(model, sample) for model in models]
 
@@ -220,16 +230,16 @@ def init_state(
         return State(jnp.zeros((), jnp.int32), clients, baseline, pool, start, kept)
 
     seed_array = jnp.asarray(seeds, jnp.uint32)
-    made = jax.eval_shape(jax.jit(everything), seed_array)  # jitted, so that it is traced once
-    spread = shardings(made, layout, with_publishers)
-    if abstract:
-        return jax.tree.map(
-            lambda x, to: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=to), made, spread
-        )
+    found = jax.eval_shape(jax.jit(everything), seed_array)  # jitted, so that it is traced once
+    spread = shardings(found, layout, with_publishers)
+
     # Runs once: on CPU, optimising the random number generators takes seconds and gains nothing.
     options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
     init = jax.jit(everything, out_shardings=spread, compiler_options=options)
-    return init(seed_array)
+    shapes_of = jax.tree.map(
+        lambda x, to: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=to), found, spread
+    )
+    return Initial(shapes_of, lambda: init(seed_array))
 
 
 def start_from(
@@ -238,7 +248,7 @@ def start_from(
     """The initial state with given weights in place of drawn ones, the same in every replica.
 
     Args:
-      state: as `init_state` makes it.
+      state: as `initial` makes it.
       layout: who owns which client.
       clients: weights of every client, see `mhd_jax.weights.fitted`; {} for none.
       baseline: likewise of the isolated baseline.
@@ -277,7 +287,7 @@ def specs(with_publishers: bool = False) -> State:
     """How every field lies on the mesh: the client axis over devices, what all share everywhere.
 
     Args:
-      with_publishers: see `init_state`.
+      with_publishers: see `initial`.
     """
     rows, everywhere = PartitionSpec(None, CLIENTS), PartitionSpec()
     fields: Any = {

@@ -90,7 +90,7 @@ def read(name: str, num_clients: int) -> tuple[Variables | None, ...]:
     """
     if not name:
         return ()
-    given = WEIGHTS.get(name) if name in WEIGHTS.names() else name
+    given = WEIGHTS.get(name) if name in WEIGHTS else name
     several = not isinstance(given, str | Mapping) and isinstance(given, Sequence)
     found = [tree for one in (given if several else [given]) for tree in _loaded(one)]
     if len(found) not in (1, num_clients):

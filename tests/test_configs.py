@@ -38,7 +38,7 @@ def _repeats(file, name, devices=4):
     return (
         name == "tpu" and file != FILES[0]
         or name in ("cpu", "smoke") and file.stem in SMALL_IMAGES[1:]
-        or name == "" and file.stem in SMALL_IMAGES[1:]
+        or name == "" and "tpu" in _module(file).VARIANTS
         or devices == 1
     )  # fmt: skip
 
@@ -73,6 +73,7 @@ def stand_in(monkeypatch):
 def test_every_config_trains(file, devices, stand_in):
     config = _module(file).get_config("smoke")
     update(config, {"clients.num": 4, "parallel.client_devices": devices})
+    config.isolated_baseline = file.stem == "digits"  # it is the same network once more
     experiment = experiment_lib.build(config)
     before = small.clients(experiment, experiment.init_state())
     state, metrics = small.run(experiment, calls=2)

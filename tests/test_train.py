@@ -199,7 +199,10 @@ def test_a_signal_saves_and_the_same_command_goes_on(finished, tmp_path, monkeyp
             {"exchange__mode": "stale", "exchange__pool_size": 2, "exchange__refresh_steps": 4},
             marks=pytest.mark.slow,
         ),
-        {"exchange__every": 4, "exchange__encoding": "int4", "exchange__embedding_width": 3},
+        pytest.param(
+            {"exchange__every": 4, "exchange__encoding": "int4", "exchange__embedding_width": 3},
+            marks=pytest.mark.slow,
+        ),
         {"exchange__cache": 4, "exchange__encoding": "int8"},
     ],
     ids=["refreshes", "exchanges", "visits"],

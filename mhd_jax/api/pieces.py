@@ -73,7 +73,7 @@ def register(setting: str, name: str, piece: T) -> T:
     if setting not in registries:
         raise ConfigError("setting", setting, suggest(setting, registries))
     registry = registries[setting]
-    ours = (setting, name) not in _YOURS and name in registry.names()
+    ours = (setting, name) not in _YOURS and name in registry
     if ours and _is_ours(registry.get(name)):
         if registry.get(name) != piece:
             raise ConfigError(setting, name, "a name that no piece of mhd_jax has")

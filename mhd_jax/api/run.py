@@ -192,7 +192,7 @@ class Run:
             return _Restored(self.config, self._directory, self._data)
         except ConfigError as error:
             for argument, registry in PIECES.items():
-                if error.setting == registry.setting and error.value not in registry.names():
+                if error.setting == registry.setting and error.value not in registry:
                     accepted = f"{error.accepted}; a piece of your own is passed to Run.load as "
                     accepted += f"{argument!r} again"
                     raise ConfigError(error.setting, error.value, accepted) from error

@@ -287,7 +287,7 @@ def _ours(setting: str, name: str) -> bool:
     """Whether the piece of this name is the package's."""
     registries = {**NAMED, graph.GRAPHS.setting: graph.GRAPHS, "graph.sequence": graph.GRAPHS}
     registry = registries.get(setting)
-    if registry is None or name not in registry.names():
+    if registry is None or name not in registry:
         return True  # a word, such as the modes of exchange
     piece = registry.get(name)
     module: str = getattr(getattr(piece, "func", piece), "__module__", "")

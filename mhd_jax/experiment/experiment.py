@@ -123,17 +123,17 @@ class Experiment:
     def init_state(self, abstract: bool = False) -> State:
         """The initial state, sharded, at `home`; with `abstract` its shapes and shardings only."""
         if abstract:
-            return self._shapes
+            return self._initial.shapes
         made = self.random_state()
         return state.start_from(made, self.home, *self.weights) if self.weights else made
 
-    @functools.cached_property
-    def _shapes(self) -> State:
-        return self.random_state(abstract=True)
-
-    def random_state(self, abstract: bool = False) -> State:
+    def random_state(self) -> State:
         """The same without the weights that clients are given."""
-        return state.init_state(
+        return self._initial.make()
+
+    @functools.cached_property
+    def _initial(self) -> state.Initial:
+        return state.initial(
             self.seeds,
             self.home,
             self.parts.models,
@@ -149,7 +149,6 @@ class Experiment:
                 self.config.data.public_batch_size,
             ),
             same_start=self.parts.method.same_start,
-            abstract=abstract,
         )
 
     def seat(self, everyone: State, step: int) -> State:

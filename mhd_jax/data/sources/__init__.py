@@ -131,7 +131,7 @@ def made_public(config: ConfigDict) -> tuple[str, ...]:
         halves = shared_folders(config.dir, directory)
         kinds = {TEST if half.endswith("test") else PRIVATE for half in halves}
         return tuple(sorted(kinds))
-    return (PRIVATE,) if name not in SOURCES.names() or directory == config.dir else ()
+    return (PRIVATE,) if name not in SOURCES or directory == config.dir else ()
 
 
 def _without_variant(name: str) -> str:
@@ -144,7 +144,7 @@ def _without_variant(name: str) -> str:
 
 
 def _load(name: str, directory: str, split: str, shape: Shape, client_key: str = "") -> Source:
-    if name in SOURCES.names():
+    if name in SOURCES:
         if client_key:
             accepted = f"'' for {name!r}: only TensorFlow Datasets have features by name"
             raise ConfigError("data.client_key", client_key, accepted)

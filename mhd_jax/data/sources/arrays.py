@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import functools
 import pathlib
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
@@ -62,10 +64,10 @@ def digits(directory: str, split: str, shape: Shape) -> Source:
     Source: UCI "Optical Recognition of Handwritten Digits", the test part, through
     https://scikit-learn.org/stable/modules/generated/sklearn.datasets.load_digits.html.
     """
-    from sklearn import datasets, model_selection  # slow to import
+    from sklearn import model_selection  # slow to import
 
     del directory  # the images come with scikit-learn
-    data = datasets.load_digits()
+    data = _load_digits()
     images: Float[np.ndarray, "N 8 8 1"] = (data.images / 16).astype(np.float32)[..., None]
     target = resolve_shape(images.shape[1:], shape)
     if target != images.shape[1:]:
@@ -83,6 +85,14 @@ def digits(directory: str, split: str, shape: Shape) -> Source:
         mean=(0.0,) * channels,
         std=(1.0,) * channels,
     )
+
+
+@functools.cache
+def _load_digits() -> Any:
+    """They come as text, which takes as long to read as the rest of a run to build."""
+    from sklearn import datasets  # slow to import
+
+    return datasets.load_digits()
 
 
 @SOURCES.register("photos")
