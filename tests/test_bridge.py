@@ -290,3 +290,51 @@ def test_convolutions_are_found_along_any_number_of_axes(model: Any, convolves: 
     config = small.config(model__width=8)
     use(config, {"model": model})
     assert experiment_lib.build(config).parts.convolutional == convolves
+
+
+class LinenConvolutions(nn.Module):
+    """Of every kind that people put into a small network."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        x = nn.relu(nn.Conv(4, (3, 3))(x))
+        x = nn.relu(nn.remat(nn.Conv)(4, (2, 2), strides=2, padding="VALID", use_bias=False)(x))
+        x = nn.Conv(4, (3,), padding="CIRCULAR")(x.reshape(len(x), -1, 4))
+        return nn.Dense(8)(x.reshape(len(x), -1))
+
+
+class NnxConvolutions(nnx.Module):
+    """Likewise in NNX, inside another module."""
+
+    def __init__(self, *, rngs: nnx.Rngs) -> None:
+        first = nnx.Conv(1, 4, (3, 3), rngs=rngs)
+        second = nnx.Conv(4, 4, (2, 2), strides=2, padding="VALID", rngs=rngs)
+        self.layers = nnx.Sequential(first, nnx.relu, second)
+        self.last = nnx.Linear(64, 8, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.last(self.layers(x).reshape(len(x), -1))
+
+
+@pytest.mark.parametrize("network", [LinenConvolutions, NnxConvolutions])
+def test_convolutions_from_elsewhere_are_lowered_like_ours(network: Any) -> None:
+    x = jax.random.normal(jax.random.key(0), (3, 2, 8, 8, 1))
+
+    def made(lowering: str) -> tuple[Any, str, Any]:
+        model = models.build({"name": network}, 3, 2, conv_lowering=lowering)
+        init = lambda key: model.init(bridge.keys(key), x[0], train=True)  # noqa: E731
+        variables = jax.vmap(init)(jax.random.split(jax.random.key(1), 3))
+
+        def loss(params: Any, x: jax.Array) -> jax.Array:
+            logits, _ = model.apply({**rest, "params": params}, x, train=True)
+            return jnp.sin(logits).sum()
+
+        params = variables.pop("params")
+        rest = jax.tree.map(lambda leaf: leaf[0], variables)
+        gradient = jax.vmap(jax.grad(loss))
+        return variables, str(jax.make_jaxpr(gradient)(params, x)), gradient(params, x)
+
+    (before, plain, expected), (after, lowered, found) = made("grouped"), made("unrolled")
+    assert "feature_group_count=3" in plain and "feature_group_count=3" not in lowered
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found, expected)
+    assert jax.tree.structure(before) == jax.tree.structure(after)

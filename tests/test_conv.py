@@ -16,16 +16,29 @@ import pytest
 from jax import lax
 from jax.sharding import PartitionSpec as P
 
-from mhd_jax.models.conv import AUTO, LAYOUT, Conv, Geometry, resolve, stacked_convolution
+from mhd_jax.models.conv import (
+    AUTO,
+    Conv,
+    Geometry,
+    convolution,
+    resolve,
+    stacked_convolution,
+)
 
+LAYOUTS = {
+    1: ("NWC", "WIO", "NWC"),
+    2: ("NHWC", "HWIO", "NHWC"),
+    3: ("NDHWC", "DHWIO", "NDHWC"),
+}
 LOWERINGS = ("auto", "grouped", "unrolled", "looped")
 CLIENTS, BATCH, CHANNELS, FEATURES = 4, 2, 3, 5
 Convolution = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 def plain(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
-    padding, stride = (geometry.padding,) * 2, (geometry.stride,) * 2
-    return lax.conv_general_dilated(x, kernel, stride, [padding] * 2, dimension_numbers=LAYOUT)
+    return lax.conv_general_dilated(
+        x, kernel, geometry.strides, geometry.padding, dimension_numbers=LAYOUTS[x.ndim - 2]
+    )
 
 
 def operands(geometry: Geometry) -> tuple[jax.Array, jax.Array]:
@@ -70,10 +83,13 @@ def _convolution(x: jax.Array, kernel: jax.Array, geometry: Geometry, lowering: 
 
 
 GEOMETRIES = {
-    "3x3": Geometry((3, 3), 1, 1, (6, 5)),
-    "3x3, stride 2": Geometry((3, 3), 2, 1, (8, 7)),
-    "1x1, stride 2": Geometry((1, 1), 2, 0, (6, 5)),
-    "7x7, stride 2": Geometry((7, 7), 2, 3, (10, 9)),
+    "3x3": Geometry((3, 3), (1, 1), ((1, 1),) * 2, (6, 5)),
+    "3x3, stride 2": Geometry((3, 3), (2, 2), ((1, 1),) * 2, (8, 7)),
+    "1x1, stride 2": Geometry((1, 1), (2, 2), ((0, 0),) * 2, (6, 5)),
+    "7x7, stride 2": Geometry((7, 7), (2, 2), ((3, 3),) * 2, (10, 9)),
+    "2x4, strides 1 and 3, unlike sides": Geometry((2, 4), (1, 3), ((0, 1), (2, 0)), (5, 8)),
+    "one axis": Geometry((5,), (2,), ((1, 3),), (9,)),
+    "three axes": Geometry((2, 3, 1), (1, 2, 1), ((0, 1), (1, 1), (0, 0)), (3, 4, 2)),
 }
 
 
@@ -165,3 +181,58 @@ def test_the_module_equals_flax(stride: int) -> None:
     assert jax.tree.map(jnp.shape, variables) == jax.tree.map(jnp.shape, shapes)
     found, expected = (np.asarray(module.apply(variables, x)) for module in (ours, theirs))
     np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+ASKED: dict[str, dict[str, Any]] = {
+    "SAME, stride 2": {"window_strides": (2, 2), "padding": "SAME"},
+    "VALID": {"window_strides": (1, 1), "padding": "VALID"},
+    "unlike sides": {"window_strides": (1, 2), "padding": [(0, 2), (1, 0)]},
+}
+LEFT_ALONE: dict[str, dict[str, Any]] = {
+    "dilation": {"rhs_dilation": (2, 1)},
+    "dilated input": {"lhs_dilation": (1, 2), "padding": [(1, 1), (1, 1)]},
+    "groups": {"feature_group_count": 3},
+    "precision": {"precision": lax.Precision.HIGHEST},
+    "grouped": {"lowering": "grouped"},
+}
+
+
+def groups_of(one: Convolution, x: jax.Array, kernel: jax.Array) -> set[int]:
+    """Group counts of all convolutions of a stack and its gradients."""
+    jaxpr = str(jax.make_jaxpr(outcome(jax.vmap(one)))(x, kernel))
+    return {int(word.split("=")[1]) for word in jaxpr.split() if "feature_group_count=" in word}
+
+
+@pytest.mark.parametrize("asked", ASKED.values(), ids=ASKED.keys())
+def test_the_function_is_that_of_jax(asked: dict[str, Any]) -> None:
+    """Called as `flax.linen.Conv` calls it."""
+    x, kernel = operands(Geometry((3, 3), (1, 1), ((1, 1),) * 2, (7, 6)))
+    ours = functools.partial(convolution, dimension_numbers=LAYOUTS[2], **asked)
+    theirs = functools.partial(lax.conv_general_dilated, dimension_numbers=LAYOUTS[2], **asked)
+    found, expected = (outcome(jax.vmap(one))(x, kernel) for one in (ours, theirs))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found, expected)
+    assert groups_of(ours, x, kernel) == {1}
+
+
+@pytest.mark.parametrize("asked", LEFT_ALONE.values(), ids=LEFT_ALONE.keys())
+def test_other_convolutions_are_left_alone(asked: dict[str, Any]) -> None:
+    x, kernel = operands(Geometry((3, 3), (1, 1), ((1, 1),) * 2, (7, 6)))
+    if "feature_group_count" in asked:
+        kernel = jnp.tile(kernel[..., :1, :], (1, 1, 1, 1, 3))
+    usual = {"window_strides": (1, 1), "padding": "SAME", "dimension_numbers": LAYOUTS[2]} | asked
+    ours = functools.partial(convolution, **usual)
+    usual.pop("lowering", None)
+    theirs = functools.partial(lax.conv_general_dilated, **usual)
+    assert str(jax.make_jaxpr(ours)(x[0], kernel[0])) == str(
+        jax.make_jaxpr(theirs)(x[0], kernel[0])
+    )
+
+
+def test_another_layout_is_left_alone() -> None:
+    """Channels first, as they are where no layout is given."""
+    x, kernel = jnp.ones((2, 3, 6, 5)), jnp.ones((4, 3, 3, 3))
+    ours, theirs = (
+        functools.partial(one, window_strides=(1, 1), padding="SAME")
+        for one in (convolution, lax.conv_general_dilated)
+    )
+    assert str(jax.make_jaxpr(ours)(x, kernel)) == str(jax.make_jaxpr(theirs)(x, kernel))

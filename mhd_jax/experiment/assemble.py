@@ -146,8 +146,8 @@ def _privacy(
 def _steps_per_call(config: ml_collections.ConfigDict, convolutional: bool, feed: Feed) -> int:
     """Steps per dispatch: what was asked for, 1 where images are streamed, or 50.
 
-    1 as well where the host brings the clients of every step, and for convolutions on a CPU: plain
-    ones (`flax.linen.Conv`) are up to a fifth slower in a loop there.
+    1 as well where the host brings the clients of every step, and for convolutions on a CPU: those
+    with groups or dilation, which are left to XLA, are up to a fifth slower in a loop there.
     """
     asked, train = config.train.steps_per_call, config.train
     if config.clients.offload == "host":

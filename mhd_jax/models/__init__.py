@@ -90,6 +90,7 @@ def build(
         ),
         num_classes=num_classes,
         num_heads=num_heads,
+        conv_lowering=conv_lowering,
     )
 
 

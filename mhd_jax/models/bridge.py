@@ -1,22 +1,27 @@
 # Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
-"""Networks written in `flax.nnx`, as embedding networks, through Flax's own bridge to Linen.
+"""Networks from elsewhere, as embedding networks: of Linen, and of NNX through Flax's own bridge.
+
+Their convolutions take the lowering of the built-in ones, see `mhd_jax.models.conv`.
 
 Source: https://flax.readthedocs.io/en/latest/guides/bridge_guide.html.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import flax.linen as nn
 import jax
 from flax import nnx
+from jax import lax
 from jaxtyping import Array, Float
 
 from mhd_jax.errors import ConfigError
+from mhd_jax.models.conv import convolution
 
 RANDOM = ("params", "default")
 """The names under which a network gets its random keys. Linen takes "params" and NNX "default" for
@@ -43,21 +48,58 @@ class NnxNetwork(nnx.bridge.ToLinen):
         return getattr(getattr(made, "func", made), "__name__", type(self).__name__)
 
     def __call__(  # type: ignore[override]
-        self, x: Float[Array, "B ..."], train: bool
+        self, x: Float[Array, "B ..."], train: bool, conv_lowering: str = "auto"
     ) -> Float[Array, "B D"]:
         """Embeddings of samples."""
-        return super().__call__(x, nnx_method=functools.partial(_forward, train=train))
+        forward = functools.partial(_forward, train=train, conv_lowering=conv_lowering)
+        return super().__call__(x, nnx_method=forward)
 
 
-def _forward(module: nnx.Module, x: Array, *, train: bool) -> Array:
+def _forward(module: nnx.Module, x: Array, *, train: bool, conv_lowering: str) -> Array:
     (module.train if train else module.eval)()
     takes = inspect.signature(type(module).__call__).parameters
-    return module(x, **({"train": train} if "train" in takes else {}))
+    with contextlib.ExitStack() as lowered:
+        for _, part in nnx.iter_graph(module):
+            if isinstance(part, nnx.Conv) and part.conv_general_dilated is lax.conv_general_dilated:
+                lowered.enter_context(_lowered(part, conv_lowering))
+        return module(x, **({"train": train} if "train" in takes else {}))
 
 
-def call(module: nn.Module, x: Array, *, train: bool) -> Array:
+def call(module: nn.Module, x: Array, *, train: bool, conv_lowering: str = "auto") -> Array:
     """What a Linen module makes of x; it is told `train` where its `__call__` takes it."""
-    return module(x, train=train) if _takes_train(module) else module(x)
+    if isinstance(module, NnxNetwork):
+        return module(x, train, conv_lowering)
+    with nn.intercept_methods(functools.partial(_lower_layers, conv_lowering)):
+        return module(x, train=train) if _takes_train(module) else module(x)
+
+
+def _lower_layers(
+    lowering: str,
+    call_layer: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    context: nn.module.InterceptorContext,
+) -> Any:
+    """Calls a layer of a Linen module; if it convolves by XLA, with the chosen lowering."""
+    layer: Any = context.module
+    own = "conv_general_dilated_cls", "conv_general_dilated"
+    if not isinstance(layer, nn.Conv) or any(getattr(layer, name) for name in own):
+        return call_layer(*args, **kwargs)
+    with _lowered(layer, lowering):
+        return call_layer(*args, **kwargs)
+
+
+@contextlib.contextmanager
+def _lowered(layer: Any, lowering: str) -> Iterator[None]:
+    """Has a layer convolve by `mhd_jax.models.conv.convolution`; both kinds of Flax ask for it."""
+    before = layer.conv_general_dilated
+    # A bound Linen module refuses ordinary assignment.
+    put = functools.partial(object.__setattr__, layer, "conv_general_dilated")
+    put(functools.partial(convolution, lowering=lowering))
+    try:
+        yield
+    finally:
+        put(before)
 
 
 def _takes_train(piece: Callable[..., Any]) -> bool:

@@ -87,12 +87,14 @@ class MultiHeadClassifier(nn.Module):
       head: `__call__(embedding [B, D], train) -> logits [B, H, C]`.
       num_classes: C.
       num_heads: H, the main head included.
+      conv_lowering: of convolutions that the network does not lower itself.
     """
 
     network: nn.Module
     head: nn.Module
     num_classes: int
     num_heads: int
+    conv_lowering: str = "auto"
 
     @nn.compact
     def __call__(
@@ -105,7 +107,8 @@ class MultiHeadClassifier(nn.Module):
         """
         accepted = f"a network for samples of shape {x.shape[1:]}"
         with of_piece("model.name", label(self.network), accepted):
-            embedding = jnp.asarray(call(self.network, x, train=train))
+            made = call(self.network, x, train=train, conv_lowering=self.conv_lowering)
+            embedding = jnp.asarray(made)
         if embedding.ndim != 2 or embedding.shape[0] != x.shape[0]:
             raise ConfigError(
                 "model.name",

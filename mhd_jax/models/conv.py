@@ -10,14 +10,16 @@ both its gradients are separate operations here, each with a choice of lowerings
 - `looped`: the same as a loop over clients, so that compile time does not grow with them.
 
 All lowerings compute the same numbers up to rounding, under any nesting of `vmap`, `scan` and
-`shard_map`, whether inputs, kernels or both are stacked.
+`shard_map`, whether inputs, kernels or both are stacked. `flax.linen.Conv` and `flax.nnx.Conv` of
+networks from elsewhere take them as well, see `mhd_jax.models.bridge`.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -26,8 +28,6 @@ from jax import lax
 from jax.custom_batching import custom_vmap
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
-
-LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 Operation = Callable[[Array, Array], Array]
 
@@ -45,21 +45,39 @@ def resolve(lowering: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Geometry:
-    """The static numbers of one convolution: kernel and input sizes are (height, width)."""
+    """The static numbers of one convolution, for each of its axes: one, two or three of them.
 
-    kernel: tuple[int, int]
-    stride: int
-    padding: int
-    size: tuple[int, int]
+    Attributes:
+      kernel: size of the kernel.
+      strides: step from window to window.
+      padding: zeros before and after the input.
+      size: of the input.
+    """
+
+    kernel: tuple[int, ...]
+    strides: tuple[int, ...]
+    padding: tuple[tuple[int, int], ...]
+    size: tuple[int, ...]
 
     @property
-    def output(self) -> tuple[int, int]:
-        """Height and width of the result."""
-        height, width = (
-            (size + 2 * self.padding - kernel) // self.stride + 1
-            for size, kernel in zip(self.size, self.kernel, strict=True)
-        )
-        return height, width
+    def axes(self) -> list[tuple[int, int, int, int, int]]:
+        """Kernel, stride, padding before, size and size of the result along every axis."""
+        return [
+            (window, stride, low, size, (size + low + high - window) // stride + 1)
+            for window, stride, (low, high), size in zip(
+                self.kernel, self.strides, self.padding, self.size, strict=True
+            )
+        ]
+
+    @property
+    def layout(self) -> lax.ConvDimensionNumbers:
+        """Samples first and channels last; of kernels, channels in and out last."""
+        return _channels_last(len(self.kernel))
+
+
+def _channels_last(axes: int) -> lax.ConvDimensionNumbers:
+    samples = (0, axes + 1, *range(1, axes + 1))
+    return lax.ConvDimensionNumbers(samples, (axes + 1, axes, *range(axes)), samples)
 
 
 def _convolve(x: Array, kernel: Array, geometry: Geometry) -> Array:
@@ -67,9 +85,9 @@ def _convolve(x: Array, kernel: Array, geometry: Geometry) -> Array:
     return lax.conv_general_dilated(
         x,
         kernel,
-        (geometry.stride,) * 2,
-        [(geometry.padding,) * 2] * 2,
-        dimension_numbers=LAYOUT,
+        geometry.strides,
+        geometry.padding,
+        dimension_numbers=geometry.layout,
     )
 
 
@@ -84,17 +102,17 @@ def _input_gradient(gradient: Array, kernel: Array, geometry: Geometry) -> Array
         shape = (gradient.shape[0], *geometry.size, kernel.shape[2])
         x = jax.ShapeDtypeStruct(shape, gradient.dtype)
         return jax.linear_transpose(lambda x: _convolve(x, kernel, geometry), x)(gradient)[0]
-    padding = []
-    for size, out, window in zip(geometry.size, geometry.output, geometry.kernel, strict=True):
-        low = window - 1 - geometry.padding
-        padding.append((low, size - geometry.stride * (out - 1) - 1 + geometry.padding))
+    padding = [
+        (window - 1 - low, size - stride * (out - 1) - 1 + low)
+        for window, stride, low, size, out in geometry.axes
+    ]
     return lax.conv_general_dilated(
         gradient,
-        kernel[::-1, ::-1].swapaxes(2, 3),
-        (1, 1),
+        lax.rev(kernel, range(kernel.ndim - 2)).swapaxes(-2, -1),
+        (1,) * len(padding),
         padding,
-        lhs_dilation=(geometry.stride,) * 2,
-        dimension_numbers=LAYOUT,
+        lhs_dilation=geometry.strides,
+        dimension_numbers=geometry.layout,
     )
 
 
@@ -107,19 +125,20 @@ def _kernel_gradient(x: Array, gradient: Array, geometry: Geometry) -> Array:
         shape = (*geometry.kernel, x.shape[-1], gradient.shape[-1])
         kernel = jax.ShapeDtypeStruct(shape, gradient.dtype)
         return jax.linear_transpose(lambda k: _convolve(x, k, geometry), kernel)(gradient)[0]
-    padding = []
-    for size, out, window in zip(geometry.size, geometry.output, geometry.kernel, strict=True):
-        reach = geometry.stride * (out - 1) + window
-        padding.append((geometry.padding, reach - size - geometry.padding))
+    padding = [
+        (low, stride * (out - 1) + window - size - low)
+        for window, stride, low, size, out in geometry.axes
+    ]
+    inner, last = range(1, x.ndim - 1), x.ndim - 1
     result = lax.conv_general_dilated(
-        x.transpose(3, 1, 2, 0),
-        gradient.transpose(1, 2, 0, 3),
-        (1, 1),
+        x.transpose(last, *inner, 0),
+        gradient.transpose(*inner, 0, last),
+        (1,) * len(padding),
         padding,
-        rhs_dilation=(geometry.stride,) * 2,
-        dimension_numbers=LAYOUT,
+        rhs_dilation=geometry.strides,
+        dimension_numbers=geometry.layout,
     )
-    return result.transpose(1, 2, 0, 3)
+    return result.transpose(*inner, 0, last)
 
 
 def _row_by_row(operation: Operation, looped: bool) -> Operation:
@@ -153,8 +172,8 @@ def _lower(lowering: str, one_pass: Callable[..., Array], geometry: Geometry) ->
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def stacked_convolution(
-    x: Float[Array, "B H W C"], kernel: Float[Array, "kh kw C O"], geometry: Geometry, lowering: str
-) -> Float[Array, "B h w O"]:
+    x: Float[Array, "B ... C"], kernel: Float[Array, "... C O"], geometry: Geometry, lowering: str
+) -> Float[Array, "B ... O"]:
     """The convolution of one client; `vmap` over clients takes the chosen lowering.
 
     Args:
@@ -184,6 +203,45 @@ def _backward(
 stacked_convolution.defvjp(_forward, _backward)
 
 
+def convolution(
+    lhs: Array,
+    rhs: Array,
+    window_strides: Sequence[int],
+    padding: str | Sequence[tuple[int, int]],
+    lhs_dilation: Sequence[int] | None = None,
+    rhs_dilation: Sequence[int] | None = None,
+    dimension_numbers: Any = None,
+    *,
+    lowering: str = "auto",
+    **other: Any,
+) -> Array:
+    """`jax.lax.conv_general_dilated` for layers that call it; `vmap` takes the chosen lowering.
+
+    Convolutions with groups of channels, dilation, another layout or a precision of their own are
+    left to XLA.
+    """
+    size, window = lhs.shape[1:-1], rhs.shape[:-2]
+    numbers = lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
+    usual = (
+        resolve(lowering) != "grouped"
+        and lhs.dtype == rhs.dtype
+        and 1 <= len(window) <= 3
+        and numbers == _channels_last(len(window))
+        and {*(lhs_dilation or ()), *(rhs_dilation or ())} <= {1}
+        and all(value in (None, 1) for value in other.values())
+    )
+    if not usual:
+        return lax.conv_general_dilated(
+            lhs, rhs, window_strides, padding, lhs_dilation, rhs_dilation, dimension_numbers,
+            **other,
+        )  # fmt: skip
+    strides = tuple(window_strides)
+    if isinstance(padding, str):
+        padding = lax.padtype_to_pads(size, window, strides, padding)
+    pads = tuple((int(low), int(high)) for low, high in padding)
+    return stacked_convolution(lhs, rhs, Geometry(window, strides, pads, size), lowering)
+
+
 class Conv(nn.Module):
     """A 2-D convolution with the parameters of `flax.linen.Conv` and symmetric padding.
 
@@ -210,7 +268,8 @@ class Conv(nn.Module):
         shape = (size, size, x.shape[-1], self.features)
         kernel = self.param("kernel", nn.initializers.he_normal(), shape)
         _, height, width, _ = x.shape
-        geometry = Geometry((size, size), self.stride, (size - 1) // 2, (height, width))
+        pad = (size - 1) // 2
+        geometry = Geometry((size, size), (self.stride,) * 2, ((pad, pad),) * 2, (height, width))
         y = stacked_convolution(
             x.astype(self.dtype), kernel.astype(self.dtype), geometry, self.lowering
         )
