@@ -197,7 +197,9 @@ class Stepper:
         return metrics
 
     def _inputs(self, step: int) -> StepInputs:
-        return self.experiment.schedule.inputs(step, step + self.experiment.parts.steps_per_call)
+        with jax.transfer_guard("allow"):  # a graph of one's own may be made with jax.numpy
+            stop = step + self.experiment.parts.steps_per_call
+            return self.experiment.schedule.inputs(step, stop)
 
 
 class Passage:

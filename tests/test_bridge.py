@@ -338,3 +338,26 @@ def test_convolutions_from_elsewhere_are_lowered_like_ours(network: Any) -> None
     assert "feature_group_count=3" in plain and "feature_group_count=3" not in lowered
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found, expected)
     assert jax.tree.structure(before) == jax.tree.structure(after)
+
+
+class Deterministic(nnx.Module):
+    """Its dropout does as `__call__` says, and nothing says anything else to that."""
+
+    def __init__(self, *, rngs: nnx.Rngs) -> None:
+        self.dense, self.dropout = nnx.Linear(F, 8, rngs=rngs), nnx.Dropout(0.5, rngs=rngs)
+
+    def __call__(self, x: jax.Array, deterministic: bool = True) -> jax.Array:
+        return self.dropout(self.dense(x), deterministic=deterministic)
+
+
+class Undecided(Deterministic):
+    """None leaves it to the layer."""
+
+    def __call__(self, x: jax.Array, deterministic: bool | None = None) -> jax.Array:
+        return super().__call__(x, deterministic)  # type: ignore[arg-type]
+
+
+def test_a_flag_of_another_name_is_noticed_in_nnx() -> None:
+    assert bridge.misnamed_flag(bridge.network(Deterministic)) == "deterministic"
+    told = functools.partial(Told, F)
+    assert not any(map(bridge.misnamed_flag, map(bridge.network, (Nnx, told, Undecided))))

@@ -524,6 +524,19 @@ def test_a_function_of_the_step(ones_own: Own) -> None:
     assert sorted(set(asked)) == [0, 1, 2]
 
 
+def test_clients_who_read_nobody(ones_own: Own) -> None:
+    """Of a matrix and of a function; whom they would have read has fewer readers."""
+
+    def everybody(step: int) -> np.ndarray:
+        return ~np.eye(4, dtype=bool)
+
+    for name in ("complete", ones_own(everybody)):
+        whole = graph.make_topology({"name": name}, 4, seed=0)
+        cut = whole.without_readers(2)
+        assert not cut.at(5)[:2].any() and (cut.at(5)[2:] == whole.at(5)[2:]).all()
+        assert (cut.reads(0, 3)[:, 2:] == whole.reads(0, 3)[:, 2:]).all()
+
+
 def test_a_function_is_asked_at_the_first_step_of_a_turn(ones_own: Own) -> None:
     def growing(step: int) -> np.ndarray:
         return np.arange(36).reshape(6, 6) % 7 * step > 12

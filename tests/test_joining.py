@@ -18,11 +18,12 @@ from etils import epath
 from flax import nnx
 
 import mhd_jax
-from mhd_jax import api, train, weights
+from mhd_jax import api, methods, train, weights
 from mhd_jax import experiment as experiment_lib
 from mhd_jax.api import joining
 from mhd_jax.data.sources import silos
 from mhd_jax.errors import ConfigError, WorkdirError
+from mhd_jax.experiment import messages
 from tests import small
 
 NAMES = ("north", "south", "east")
@@ -206,6 +207,15 @@ def test_frozen_clients_have_weights_and_company() -> None:
         experiment_lib.build(small.config(**SETTINGS, clients__frozen=2))
     with pytest.raises(ConfigError, match="clients.frozen = 3: expected fewer than"):
         experiment_lib.build(small.config(**SETTINGS, clients__frozen=3))
+
+
+def test_what_frozen_clients_alone_could_read_is_not_sent() -> None:
+    """On a cycle of three who all have weights, the last one is read by the first alone."""
+    config = small.config(**SETTINGS, graph__name="cycle", clients__frozen=1)
+    method, fed = methods.build(config), experiment_lib.build(small.config(**SETTINGS)).federations
+    (cut,) = messages.make_topologies(config, method, fed)
+    assert cut.at(0).sum(axis=1).tolist() == [0, 1, 1]
+    assert cut.at(0).any(axis=0).tolist().count(False) == 1
 
 
 # --- Weights to start from ------------------------------------------------------------------------

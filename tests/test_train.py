@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from unittest import mock
 
 import jax
@@ -378,3 +379,18 @@ def test_killed_at_random_and_restarted_gives_the_same_bits(tmp_path, kills):
     _same(_final_state(killed, config), _final_state(tmp_path / "whole", config))
     steps = [json.loads(x)["step"] for x in (killed / "metrics.jsonl").read_text().splitlines()]
     assert steps == sorted(steps)
+
+
+def test_a_graph_of_ones_own_may_be_made_with_jax() -> None:
+    """Inputs of later calls are made while nothing else may move to the devices."""
+
+    def inputs(start: int, stop: int) -> jax.Array:
+        return jax.random.bernoulli(jax.random.key(start), shape=(stop - start, 4, 4))
+
+    stepper = object.__new__(train.Stepper)
+    parts = SimpleNamespace(steps_per_call=2)
+    stepper.experiment = SimpleNamespace(schedule=SimpleNamespace(inputs=inputs), parts=parts)
+    with jax.transfer_guard("disallow"):
+        with pytest.raises(jax.errors.JaxRuntimeError, match="Disallowed"):
+            inputs(7, 9)
+        assert stepper._inputs(7).shape == (2, 4, 4)

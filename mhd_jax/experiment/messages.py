@@ -29,12 +29,17 @@ UNUSED = {"sequence": (), "matrix": "", "peers_per_step": 0, "every": 0, "drop":
 def make_topologies(
     config: ml_collections.ConfigDict, method: methods.Method, federations: Sequence[Federation]
 ) -> list[graph.Topology]:
-    """The graphs of all replicas, with as many peers a step as settings or method ask for."""
+    """The graphs of all replicas, with as many peers a step as settings or method ask for.
+
+    Frozen clients read nobody: what is sent to them alone counts nowhere.
+    """
     own = {**UNUSED, "name": method.own_graph} if method.own_graph else {}
     settings = {**config.graph, **own}
     made = [graph.make_topology(settings, config.clients.num, fed.seed) for fed in federations]
     return [
-        _with_drawn_peers(config, method, topology, fed.partition.sizes)
+        _with_drawn_peers(config, method, topology, fed.partition.sizes).without_readers(
+            config.clients.frozen
+        )
         for topology, fed in zip(made, federations, strict=True)
     ]
 

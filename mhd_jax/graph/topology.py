@@ -112,6 +112,15 @@ class Topology:
                 break
         return union
 
+    def without_readers(self, first: int) -> Topology:
+        """The same, but the first so many clients read nobody."""
+        reads = np.arange(self.num_clients)[:, None] >= first
+
+        def cut(graph: Adjacency | Callable[[int], Adjacency]) -> Any:
+            return graph & reads if isinstance(graph, np.ndarray) else lambda at: graph(at) & reads
+
+        return dataclasses.replace(self, graphs=tuple(map(cut, self.graphs)))
+
     def degrees(self, steps: int) -> tuple[int, int]:
         """Fewest peers of a client that reads anybody, and most of any, in a run of `steps` steps.
 

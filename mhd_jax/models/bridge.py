@@ -116,6 +116,12 @@ FLAGS = ("training", "is_training", "deterministic")
 
 def misnamed_flag(module: nn.Module) -> str:
     """What a module takes in place of `train`, and so is never told; "" for nothing."""
+    if isinstance(module, NnxNetwork):
+        made: Any = module.nnx_class
+        takes = inspect.signature(getattr(made, "func", made).__call__).parameters
+        # None leaves it to the layers, as they are switched.
+        takes = {flag: one for flag, one in takes.items() if one.default is not None}
+        return "" if "train" in takes else next((flag for flag in FLAGS if flag in takes), "")
     if isinstance(module, nn.Sequential) or _takes_train(module):
         return ""
     takes = inspect.signature(type(module).__call__).parameters
