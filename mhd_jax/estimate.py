@@ -28,7 +28,7 @@ from mhd_jax.data.feed import Entries, Feed, Resident, resident_bytes
 from mhd_jax.errors import ConfigError
 from mhd_jax.experiment import Experiment
 from mhd_jax.inputs import Sample, network_input
-from mhd_jax.models import shapes
+from mhd_jax.models import bridge, shapes
 from mhd_jax.parallel import IN_FLIGHT
 from mhd_jax.state import State
 from mhd_jax.step import StepParts
@@ -118,7 +118,7 @@ class Estimate:
       published: bytes a device, predictions and embeddings of all clients, or of its own and those
         that arrive.
       flops: floating-point operations a step and device, of the program before optimisation.
-      sent: bytes a step that all clients together send, mean over the run.
+      sent: bytes a step that all clients of one seed together send, mean over the run.
       memory: bytes of one device, what the estimate is for.
     """
 
@@ -203,7 +203,7 @@ def estimate(config: ml_collections.ConfigDict, memory: int) -> Estimate:
         gradients=_gradient_bytes(parts, state),
         data=_data_bytes(experiment),
         activations=_activations(experiment),
-        published=round(experiment.ledger.predictions.sum() * arriving),
+        published=round(experiment.ledger.predictions.sum() * arriving * parts.replicas),
         flops=_flops(experiment, state),
         sent=experiment.ledger.sent(counted) / counted,
         memory=memory,
@@ -249,7 +249,8 @@ def _activations(experiment: Experiment) -> int:
     public = config.data.public_batch_size // layout.data_devices
     for rows, model in zip(parts.places.rows, parts.models, strict=True):
         one = saved_bytes(model, sample, private)
-        one += saved_bytes(model, sample, public) if parts.method.distillation else 0
+        if parts.method.distillation:
+            one += saved_bytes(model, sample, public, train=False)
         total += one * rows
     several = bool(parts.baseline_models)
     for rows, model in zip(parts.places.rows, parts.baseline_models, strict=several):
@@ -257,26 +258,35 @@ def _activations(experiment: Experiment) -> int:
     return total * parts.replicas // layout.client_devices
 
 
-def saved_bytes(model: nn.Module, sample: Sample, batch_size: int) -> int:
-    """Bytes that one client's forward pass keeps for the backward pass, parameters not counted."""
+def saved_bytes(model: nn.Module, sample: Sample, batch_size: int, train: bool = True) -> int:
+    """Bytes that one client's forward pass keeps for the backward pass, parameters not counted.
+
+    Args:
+      model: the client's network.
+      sample: shape of a sample, or its shape and type.
+      batch_size: samples of the pass.
+      train: whether dropout and statistics of the batch are those of training.
+    """
     # What does not depend on the batch, parameters above all, cancels in the difference.
-    twice, once = (_kept_bytes(model, sample, n * batch_size) for n in (2, 1))
+    twice, once = (_kept_bytes(model, sample, n * batch_size, train) for n in (2, 1))
     return twice - once
 
 
-def _kept_bytes(model: nn.Module, sample: Sample, batch_size: int) -> int:
+def _kept_bytes(model: nn.Module, sample: Sample, batch_size: int, train: bool) -> int:
     """Bytes of the backward pass's inputs, whatever they are."""
     batch = network_input(sample, batch_size)
     variables = shapes.variable_shapes(model, sample, batch_size)
     params, rest = variables["params"], {k: v for k, v in variables.items() if k != "params"}
 
-    def residuals(params: Variables, rest: Variables, x: Array) -> object:
+    def residuals(params: Variables, rest: Variables, x: Array, key: Array) -> object:
         def forward(params: Variables) -> object:
-            return model.apply({"params": params, **rest}, x, train=False)
+            both, rngs = {"params": params, **rest}, bridge.keys(key) if train else None
+            # New statistics are left out: no gradient passes through them.
+            return model.apply(both, x, train=train, rngs=rngs, mutable=["batch_stats"])[0]
 
         return jax.vjp(forward, params)[1]
 
-    return tree_bytes(jax.eval_shape(residuals, params, rest, batch))
+    return tree_bytes(jax.eval_shape(residuals, params, rest, batch, jax.random.key(0)))
 
 
 class _Shapes:

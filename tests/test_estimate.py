@@ -7,10 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import flax.linen as nn
 import jax
 import pytest
 
-from mhd_jax import estimate
+from mhd_jax import estimate, models
 from mhd_jax import experiment as experiment_lib
 from mhd_jax.errors import ConfigError
 from mhd_jax.models.shapes import embedding_width
@@ -56,6 +57,49 @@ def test_activations_grow_with_the_batch():
     assert large_batch == 2 * small_batch
     kept_at_least = 8 * 4 * (16 + embedding_width(model, (8, 8, 1)))
     assert small_batch > kept_at_least
+
+
+def test_batch_normalisation_keeps_more_in_training():
+    settings = {"name": "resnet8", "norm": "batch", "dtype": "bfloat16"}
+    model = models.build(settings, 10, num_heads=2)
+    trained, read = (estimate.saved_bytes(model, (8, 8, 3), 8, train) for train in (True, False))
+    assert trained > 1.3 * read
+
+
+def test_the_private_pass_and_the_baseline_train_and_the_public_pass_does_not(monkeypatch):
+    traced = []
+
+    def saved(model, sample, batch_size, train=True):
+        traced.append(train)
+        return 0
+
+    monkeypatch.setattr(estimate, "saved_bytes", saved)
+    estimate._activations(small.build(isolated_baseline=True))
+    assert traced == [True, False, True]
+
+
+class Dropping(nn.Module):
+    """An embedding network with dropout."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        x = nn.relu(nn.Dense(8)(x.reshape(len(x), -1)))
+        return nn.Dropout(0.5, deterministic=not train)(x)
+
+
+def test_dropout_keeps_what_it_lets_pass():
+    model = models.build({"name": Dropping()}, 10, num_heads=2)
+    trained, read = (estimate.saved_bytes(model, (4,), 8, train) for train in (True, False))
+    assert trained > read
+
+
+def test_every_seed_has_its_own_of_everything_but_shared_data():
+    one, four = (estimate.estimate(small.config(num_seeds=seeds), 2**30) for seeds in (1, 4))
+    for name in ("gradients", "activations", "published"):
+        assert getattr(four, name) == 4 * getattr(one, name), name
+    assert four.flops == pytest.approx(4 * one.flops, rel=1e-3)
+    assert abs(four.state - 4 * one.state) <= 16  # the step is there once
+    assert four.sent == one.sent  # of one seed, as in the summary
 
 
 def test_what_is_sent_is_the_ledger(planned):

@@ -13,8 +13,9 @@ from absl import logging
 from PIL import Image
 
 import mhd_jax
+from mhd_jax import config as config_lib
 from mhd_jax import experiment as experiment_lib
-from mhd_jax import federation, record
+from mhd_jax import federation, methods, record
 from mhd_jax.data.partition import PARTITIONS, Owners
 from mhd_jax.errors import ConfigError
 from mhd_jax.experiment import checks
@@ -236,6 +237,11 @@ def test_what_brings_embeddings_to_one_width_counts_as_parameters():
         ),
         ({"data__public_dir": "elsewhere"}, "no effect without data.public_name"),
         (
+            {"method": "fedavg", "distill__mixup": 0.2},
+            "distill.mixup = 0.2: no effect with method = fedavg, only with mhd or fedmd or",
+        ),
+        ({"average__every": 3}, "average.every = 3: no effect with method = mhd, only with fedavg"),
+        (
             {"distill__class_frequencies": (1,) * 10, "distill__alignment": 0.0},
             "no effect, as nothing is aligned",
         ),
@@ -268,6 +274,30 @@ def test_pieces_of_others_may_read_any_setting(caplog, monkeypatch):
 def test_names_are_known_even_where_nobody_reads_them(setting):
     with pytest.raises(ConfigError, match=f"{setting} = 'meen': .*did you mean 'mean'"):
         small.build(method="isolated", **{setting.replace(".", "__"): "meen"})
+
+
+@pytest.mark.parametrize("name", ["isolated", "supervised", "fedavg", "gossip", "fedmd", "feddf"])
+def test_methods_make_nothing_of_settings_that_they_do_not_read(name):
+    """Another value of the same type; those that are read change the method, see below."""
+    others = {
+        "distill.rule": "mean",
+        "distill.confidence": "margin",
+        "distill.temperature": 0.5,
+        "distill.mixup": 0.25,
+    }
+    usual = config_lib.flatten(config_lib.default_config())
+    method, mhd = (methods.build(small.config(method=one)) for one in (name, "mhd"))
+    for setting, readers in checks.READ_BY_METHODS.items():
+        if setting.startswith("exchange.") or setting == "distill.publish_label_shares":
+            continue  # what reads messages makes them, not the method
+        value = usual[setting]
+        other = value + 1 if type(value) is int else (1.0,) * 10 if value == () else not value
+        other = others.get(setting, float(other) if isinstance(value, float) else other)
+        changed = {setting.replace(".", "__"): other}
+        same = methods.build(small.config(method=name, **changed)) == method
+        assert same or name in readers, setting
+        if "mhd" in readers:
+            assert methods.build(small.config(**changed)) != mhd, setting
 
 
 def test_what_settings_say_of_who_reads_them_is_what_is_checked():

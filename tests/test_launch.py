@@ -122,6 +122,12 @@ def test_the_newest_line_of_the_metrics_in_words() -> None:
     assert job.newest('{"step": 7, "seconds": 1.0, "loss": [null]}').endswith("loss nan")
 
 
+def test_a_half_written_last_line_is_passed_over() -> None:
+    half = '{"step": 30, "seco'
+    assert job.newest(f"{METRICS}\n{half}") == "step 20 after 4 s, loss 1.5"
+    assert job.newest(half) == "no metrics yet"
+
+
 # --- TPU -----------------------------------------------------------------------------------------
 
 UP = {

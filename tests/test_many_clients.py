@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import Any
 
@@ -14,7 +15,7 @@ from mhd_jax import graph
 from mhd_jax.reporting import graph_drawing, report, terminal
 from mhd_jax.results import MANY, QUANTILES, Summary, condensed, fields
 from mhd_jax.runtime.workdir import to_json
-from tests.synthetic import synthetic_run
+from tests.synthetic import cycle, synthetic_run
 
 CLIENTS = MANY + 88
 
@@ -42,6 +43,47 @@ def test_a_line_of_many_clients_is_quantiles_over_those_who_took_part(many):
     few = condensed({"loss": loss[:MANY]})
     assert len(few["loss"]) == MANY
     assert json.loads(to_json(few))["loss"][7] is None  # JSON has no NaN
+
+
+def test_a_head_that_is_known_of_nobody_does_not_hide_the_others():
+    values = np.random.default_rng(0).random((CLIENTS, 2))
+    values[7] = np.nan  # took no part
+    values[:, 1] = np.nan
+    values[3, 1] = 0.5
+    found = condensed({"teacher_accuracy": values})["teacher_accuracy"]
+    known = np.delete(values[:, 0], 7)
+    np.testing.assert_array_equal(found[[0, -1], 0], [known.min(), known.max()])
+    np.testing.assert_array_equal(found[:, 1], 0.5)
+    values[3, 1] = np.nan
+    found = condensed({"teacher_accuracy": values})["teacher_accuracy"]
+    assert np.isnan(found[:, 1]).all() and not np.isnan(found[:, 0]).any()
+
+
+def test_clients_that_lie_are_left_out_of_quantiles_means_and_curves():
+    summary, _ = synthetic_run(CLIENTS, aux=1, adjacency=_two_rings(), isolated_baseline=False)
+    lying = np.arange(CLIENTS) < 40
+    shared = np.where(lying[:, None], 0.0, summary.shared_accuracy)
+    summary = dataclasses.replace(
+        summary, shared_accuracy=shared, own_test_accuracy=shared, liars=np.flatnonzero(lying)
+    )
+    rows, honest = report.client_rows(summary), shared[~lying]
+    assert rows[0]["shared_main"] == rows[0]["own_main"] == honest[:, 0].min()
+    assert rows[2]["shared_last"] == np.median(honest[:, 1])
+    page = " ".join(report.render(summary, {}).split())
+    assert f"Of {len(honest)} clients that do not lie the least" in page
+    last = terminal.final_table(summary).splitlines()[-1]
+    assert last.endswith(f"mean of all that do not lie  main {honest[:, 0].mean():.3f}")
+    (line,) = graph_drawing.communication_graph(summary).axes[2].lines
+    np.testing.assert_array_equal(line.get_xdata(), [2])  # who hears one client lies
+    np.testing.assert_allclose(line.get_ydata(), [honest[:, 1].mean()])
+
+
+def _two_rings() -> np.ndarray:
+    """The first 40 clients hear one each, the others two."""
+    edges = np.zeros((CLIENTS, CLIENTS), bool)
+    edges[:40, :40] = cycle(40)
+    edges[40:, 40:] = cycle(CLIENTS - 40) | cycle(CLIENTS - 40).T
+    return edges
 
 
 def test_a_graph_of_many_clients_is_kept_as_lists_of_peers(many):

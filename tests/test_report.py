@@ -171,6 +171,13 @@ def test_table_of_clients() -> None:
         assert cells[-1] == report.signed(gain)
 
 
+def test_a_client_without_test_samples_has_a_dash() -> None:
+    summary, _ = synthetic_run(num_clients=2, aux=0, isolated_baseline=False)
+    summary = changed(summary, own_test_accuracy=[[0.5], [None]])
+    table = Page(report.render(summary, {})).table("client")[2:]
+    assert [cells[-1] for cells in table] == ["0.500", "–"]
+
+
 def test_many_primary_labels_are_counted_and_none_is_said() -> None:
     summary, _ = synthetic_run(num_clients=2, num_classes=100)
     assert report.client_rows(summary)[0]["labels"] == "100 labels"
@@ -255,6 +262,7 @@ def test_a_figure_is_as_wide_as_it_was_drawn() -> None:
         (0.5, "+0.500"),
         (-0.5, "−0.500"),
         (-0.0001, "0.000"),
+        (np.nan, "–"),
         (Spread(0.1, 0, 1, 0.02), "+0.100 ± 0.020"),
     ],
 )

@@ -18,6 +18,14 @@ def test_heads_are_named_and_clients_averaged():
     }  # fmt: skip
 
 
+def test_what_has_no_axis_of_clients_is_by_rank_or_of_the_first_seed():
+    values = {"teacher_agreement": [0.25, 0.75], "last_head_accuracy": np.array([0.5, 0.9])}
+    assert tensorboard.scalars(values) == {
+        "teacher_agreement/head_0": 0.25, "teacher_agreement/head_1": 0.75,
+        "last_head_accuracy": 0.5,
+    }  # fmt: skip
+
+
 def test_without_the_extra_nothing_is_written(tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     tensorboard.TensorBoard(tmp_path).write(1, {"loss": [1.0]})

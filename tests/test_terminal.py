@@ -68,6 +68,33 @@ def test_final_table_of_replicas() -> None:
     assert "2 clients and 2 seeds (± std of the seeds' means)" in table[-1]
 
 
+def own_tests(main: list[float | None], isolated: list[float | None]) -> dict[str, Any]:
+    """What `make_summary` says of two clients' own test samples."""
+    baseline = {"shared_accuracy": [[0.3], [0.5]], "private_accuracy": [[0.95], [0.97]]}
+    return {
+        "own_test_accuracy": [[value, value] for value in main],
+        "isolated_baseline": baseline | {"own_test_accuracy": [[value] for value in isolated]},
+    }
+
+
+def test_a_client_without_test_samples_has_a_dash() -> None:
+    summary = make_summary(**own_tests([0.75, None], [0.5, None]))
+    assert terminal.final_table(summary).splitlines()[-3:] == [
+        "on the client's own test samples (private accuracy above is re-weighted):",
+        "  0  main 0.750  isolated 0.500",
+        "  1  main     –  isolated     –",
+    ]
+
+
+def test_own_test_samples_are_those_of_all_seeds() -> None:
+    first = make_summary(**own_tests([0.5, None], [0.4, None]))
+    other = make_summary(**own_tests([0.7, None], [0.6, None]))
+    both = changed(first, replicas=[first.to_json(), other.to_json()])
+    title, *lines = terminal.final_table(both).splitlines()[-3:]
+    assert title.endswith("(private accuracy above is re-weighted), mean over 2 seeds:")
+    assert lines == ["  0  main 0.600  isolated 0.500", "  1  main     –  isolated     –"]
+
+
 # ----------------------------------------------------------------------------- progress
 
 

@@ -195,21 +195,29 @@ def pack(shell: Shell, archive: Path) -> None:
 
 
 def newest(metrics: str) -> str:
-    """The last line of `metrics.jsonl` in a few words.
+    """The last whole line of `metrics.jsonl` in a few words; a run may be stopped within a line.
 
     >>> newest('{"step": 50, "seconds": 3.2, "loss": [1.0, 2.0]}')
     'step 50 after 3 s, loss 1.5'
     """
-    lines = metrics.strip().splitlines()
-    if not lines:
+    values = next(filter(None, map(_parsed, reversed(metrics.splitlines()))), None)
+    if values is None:
         return "no metrics yet"
-    values = json.loads(lines[-1])
     text = f"step {values['step']} after {values['seconds']:.0f} s"
     for name in ("loss", "shared_accuracy"):
         if name in values:
             flat = _flat(values[name]) or [math.nan]
             text += f", {name.replace('_', ' ')} {sum(flat) / len(flat):.3g}"
     return text
+
+
+def _parsed(line: str) -> dict[str, Any] | None:
+    """What a line of `metrics.jsonl` says; None for one that is no JSON object."""
+    try:
+        values = json.loads(line)
+    except ValueError:
+        return None
+    return values if isinstance(values, dict) else None
 
 
 def _flat(value: object) -> list[float]:

@@ -61,6 +61,23 @@ READ_BY: Mapping[str, tuple[str, tuple[str, ...]]] = {
 }
 """Settings that some pieces of ours alone read: what picks the piece, and those that do."""
 
+_TEACHING = ("mhd", "fedmd", "feddf", "codistillation")
+READ_BY_METHODS: Mapping[str, tuple[str, ...]] = {
+    **dict.fromkeys(
+        (
+            "distill.rule", "distill.confidence", "distill.temperature", "distill.include_self",
+            "distill.same_rank", "distill.alignment", "distill.alignment_momentum",
+            "distill.screening", "distill.mixup", "distill.class_frequencies",
+            "distill.publish_label_shares", "exchange.every", "exchange.cache",
+        ),
+        _TEACHING,
+    ),
+    **dict.fromkeys(("distill.nu_emb", "distill.split_nu_aux"), ("mhd",)),
+    **dict.fromkeys(("distill.fade_in", "exchange.mode"), ("mhd", "codistillation")),
+    "average.every": ("fedavg", "gossip"),
+}  # fmt: skip
+"""Settings of an exchange that some methods of ours alone read."""
+
 
 def before_data(config: ml_collections.ConfigDict) -> None:
     """Names, and numbers that need no data: reading the data may take minutes.
@@ -203,10 +220,9 @@ def _warn_of_idle_settings(config: ml_collections.ConfigDict, method: methods.Me
         **_idle_of_data(config.data),
         **_idle_of_graph(config, method, follows),
         **_idle_of_teachers(config, method),
-        **_idle_of_pieces(config),
     }
     values = config_lib.flatten(config)
-    for name, (holds, what) in idle.items():
+    for name, (holds, what) in (*idle.items(), *_idle_of_pieces(config).items()):
         if holds:
             logging.warning("%s = %s: %s", name, values[name], what)
 
@@ -273,7 +289,8 @@ def _idle_of_pieces(config: ml_collections.ConfigDict) -> dict[str, tuple[bool, 
     given = config_lib.flatten(config)
     usual = config_lib.flatten(config_lib.default_config())
     found = {}
-    for name, (picks, readers) in READ_BY.items():
+    of_methods = {name: ("method", readers) for name, readers in READ_BY_METHODS.items()}
+    for name, (picks, readers) in {**READ_BY, **of_methods}.items():
         chosen = (given[picks],)
         if picks == "graph.name" and config.graph.sequence:
             picks, chosen = "graph.sequence", config.graph.sequence

@@ -118,10 +118,10 @@ def misnamed_flag(module: nn.Module) -> str:
     """What a module takes in place of `train`, and so is never told; "" for nothing."""
     if isinstance(module, NnxNetwork):
         made: Any = module.nnx_class
-        takes = inspect.signature(getattr(made, "func", made).__call__).parameters
+        told = inspect.signature(getattr(made, "func", made).__call__).parameters
         # None leaves it to the layers, as they are switched.
-        takes = {flag: one for flag, one in takes.items() if one.default is not None}
-        return "" if "train" in takes else next((flag for flag in FLAGS if flag in takes), "")
+        flags = [flag for flag in FLAGS if flag in told and told[flag].default is not None]
+        return "" if "train" in told or not flags else flags[0]
     if isinstance(module, nn.Sequential) or _takes_train(module):
         return ""
     takes = inspect.signature(type(module).__call__).parameters

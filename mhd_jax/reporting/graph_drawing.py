@@ -9,6 +9,7 @@ from typing import Any
 import matplotlib as mpl
 import networkx as nx
 import numpy as np
+from jaxtyping import Int
 from matplotlib import ticker
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
@@ -66,9 +67,11 @@ def communication_graph(summary: Summary) -> Figure:
 
 @mpl.rc_context(STYLE)
 def graph_counts(summary: Summary) -> Figure:
-    """A large graph in numbers: peers of a client, hops of a pair, and accuracy by peers."""
+    """A large graph in numbers: peers of a client, hops of a pair, and accuracy by peers.
+
+    Accuracies are those of clients that do not lie.
+    """
     degrees = summary.adjacency.sum(axis=1)
-    accuracy = for_every_client(summary.shared_accuracy, len(degrees))[:, -1]
     figure, (peers, hops, by_peers) = new_figure(2.6, 1, 3)
     values, count = np.unique(degrees, return_counts=True)
     titles(peers, "clients, by number of peers", "peers")
@@ -77,14 +80,22 @@ def graph_counts(summary: Summary) -> Figure:
     titles(hops, "pairs of clients, by distance", "hops")
     hops.bar(np.arange(1, len(pairs) + 1), pairs, color=MUTED)
     titles(by_peers, "shared accuracy, last head", "peers")
-    groups = [accuracy[degrees == value] for value in values]
-    by_peers.plot(values, [group.mean() for group in groups], color=INK, marker="o", ms=3)
-    low, high = zip(*(np.quantile(group, [0.1, 0.9]) for group in groups), strict=True)
-    by_peers.fill_between(values, low, high, color=INK, alpha=0.15, linewidth=0)
-    by_peers.set_ylim(bottom=0)
+    _accuracy_by_peers(by_peers, summary, degrees)
     for axis in (peers, hops, by_peers):
         axis.xaxis.set_major_locator(ticker.MaxNLocator(6, integer=True, min_n_ticks=1))
     return figure
+
+
+def _accuracy_by_peers(axis: Axes, summary: Summary, degrees: Int[np.ndarray, " K"]) -> None:
+    """Mean, and range without the tenths at both ends, over honest clients of so many peers."""
+    accuracy = for_every_client(summary.shared_accuracy, len(degrees))[:, -1]
+    honest = np.broadcast_to(summary.honest, degrees.shape)
+    values = np.unique(degrees[honest])
+    groups = [accuracy[honest & (degrees == value)] for value in values]
+    axis.plot(values, [group.mean() for group in groups], color=INK, marker="o", ms=3)
+    low, high = zip(*(np.quantile(group, [0.1, 0.9]) for group in groups), strict=True)
+    axis.fill_between(values, low, high, color=INK, alpha=0.15, linewidth=0)
+    axis.set_ylim(bottom=0)
 
 
 def _nodes(

@@ -9,12 +9,14 @@ from __future__ import annotations
 import base64
 import io
 import json
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jinja2
 import numpy as np
 from etils import epath
+from jaxtyping import Bool, Float
 from matplotlib.figure import Figure
 
 from mhd_jax.config import default_config, flatten
@@ -162,9 +164,11 @@ def _embedded(png: bytes) -> dict[str, Any]:
 def number(value: float | Spread) -> str:
     """An accuracy; of a spread over replicas the mean and its standard deviation.
 
-    >>> number(0.84217), number(Spread(0.84217, 0.8, 0.9, std=0.0123))
-    ('0.842', '0.842 ± 0.012')
+    >>> number(0.84217), number(Spread(0.84217, 0.8, 0.9, std=0.0123)), number(math.nan)
+    ('0.842', '0.842 ± 0.012', '–')
     """
+    if not isinstance(value, Spread) and math.isnan(value):
+        return "–"
     return value.text() if isinstance(value, Spread) else f"{value:.3f}"
 
 
@@ -174,6 +178,8 @@ def signed(value: float | Spread) -> str:
     >>> signed(-0.0041), signed(0.4821), signed(0.0)
     ('−0.004', '+0.482', '0.000')
     """
+    if not isinstance(value, Spread) and math.isnan(value):
+        return "–"
     text = value.text(signed=True) if isinstance(value, Spread) else f"{value:+.3f}"
     return text[1:] if text[1:].startswith("0.000") else text.replace("-", "−")
 
@@ -216,7 +222,7 @@ def client_rows(summary: Summary) -> list[dict[str, Any]]:
 
 
 def summary_rows(summary: Summary) -> list[dict[str, Any]]:
-    """Least, greatest and some quantiles over all clients, for each column by itself."""
+    """Least, greatest and some quantiles over clients that do not lie, each column by itself."""
     baseline, main = summary.isolated_baseline, summary.own_test_accuracy
     own = baseline.own_test_accuracy if baseline else None
     columns: dict[str, np.ndarray | None] = {
@@ -237,11 +243,19 @@ def summary_rows(summary: Summary) -> list[dict[str, Any]]:
     rows = []
     for name, share in SHARES.items():
         found = {
-            key: None if values is None else float(np.nanquantile(values, share))
+            key: None if values is None else _quantile(values, share, summary.honest)
             for key, values in columns.items()
         }
         rows.append({"client": name, **found, **{k: round(found[k] or 0) for k in whole}})
     return rows
+
+
+def _quantile(values: Float[np.ndarray, " K"], share: float, told: Bool[np.ndarray, " K"]) -> float:
+    """Over the clients that are told of, as far as known."""
+    # One pooled model stands for all clients.
+    chosen = np.broadcast_to(values, told.shape)[told]
+    known = chosen[~np.isnan(chosen)]
+    return float(np.quantile(known, share)) if known.size else math.nan
 
 
 SHARES = {"least": 0.0, "10 %": 0.1, "median": 0.5, "90 %": 0.9, "greatest": 1.0}

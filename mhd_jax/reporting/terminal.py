@@ -8,15 +8,15 @@ import shutil
 import sys
 import textwrap
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from ml_collections import ConfigDict
 from tqdm.auto import tqdm
 
-from mhd_jax.results import Spread, Summary, epsilon_range, head_rows
+from mhd_jax.results import Accuracies, Spread, Summary, epsilon_range, head_rows
 from mhd_jax.wording import first_few
 
 # Without a terminal nobody watches a bar: one plain line whenever there are new values, and
@@ -66,19 +66,39 @@ MOST_OWN = 40  # clients with a line of their own
 
 def _own_tests(summary: Summary) -> list[str]:
     """A line per client with its accuracy on its own test samples, where there are such."""
-    own, baseline = summary.own_test_accuracy, summary.isolated_baseline
+    own = _own_main(summary.seeds)
     if own is None:
         return []
-    alone = baseline.own_test_accuracy if baseline else None
-    lines = ["", "on the client's own test samples (private accuracy above is re-weighted):"]
+    alone = _own_main([seed.isolated_baseline for seed in summary.seeds])
+    title = "on the client's own test samples (private accuracy above is re-weighted)"
+    title += f", mean over {len(summary.seeds)} seeds" if len(summary.seeds) > 1 else ""
+    lines = ["", f"{title}:"]
     width = max(map(len, summary.names[:MOST_OWN]))
     for client, name in enumerate(summary.names[:MOST_OWN]):
-        line = f"  {name.ljust(width)}  main {own[client, 0]:.3f}"
-        lines.append(line if alone is None else f"{line}  isolated {alone[client, 0]:.3f}")
+        line = f"  {name.ljust(width)}  main {_or_dash(own[client])}"
+        lines.append(line if alone is None else f"{line}  isolated {_or_dash(alone[client])}")
     if len(own) > MOST_OWN:
-        mean = np.nanmean(own[:, 0])
-        lines.append(f"  and {len(own) - MOST_OWN:,} more; mean of all  main {mean:.3f}")
+        told = own[summary.honest & ~np.isnan(own)]
+        mean = _or_dash(told.mean() if told.size else np.nan)
+        whose = "all that do not lie" if len(summary.liars) else "all"
+        lines.append(f"  and {len(own) - MOST_OWN:,} more; mean of {whose}  main {mean}")
     return lines
+
+
+def _own_main(results: Iterable[Accuracies | None]) -> Float[np.ndarray, " K"] | None:
+    """The main heads' accuracy on the clients' own test samples, mean over seeds."""
+    known = [one.own_test_accuracy for one in results if one is not None]
+    found = [own[:, 0] for own in known if own is not None]
+    return np.mean(found, axis=0) if found else None
+
+
+def _or_dash(value: float) -> str:
+    """An accuracy, or a dash for a client without test samples, equally wide.
+
+    >>> _or_dash(0.5), _or_dash(float("nan"))
+    ('0.500', '    –')
+    """
+    return f"{'–':>5}" if np.isnan(value) else f"{value:.3f}"
 
 
 def _legend(summary: Summary, gains: bool) -> str:

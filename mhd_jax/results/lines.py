@@ -75,7 +75,8 @@ def condensed(values: Line) -> dict[str, Any]:
     """A line of `metrics.jsonl`; quantiles in place of the numbers of many clients.
 
     The least comes first, the greatest last, the others lie evenly between them, so that mean and
-    range over them are those over the clients; those who took no part are left out.
+    range over them are those over the clients; those who took no part are left out, and of one
+    head's numbers those that are not known.
     """
     return {
         name: _quantiles(np.asarray(value)) if _by_client(name) and len(value) > MANY else value
@@ -117,8 +118,14 @@ _PER_CLIENT = {doc.key for doc in LINE_FIELDS if doc.shape.startswith("[K")}
 
 
 def _quantiles(values: Float[np.ndarray, "K ..."]) -> Float[np.ndarray, "q ..."]:
-    known = np.isfinite(values.reshape(len(values), -1)).all(axis=1)
-    if not known.any():
-        return np.full((QUANTILES, *values.shape[1:]), np.nan)
-    found: np.ndarray = np.quantile(values[known], np.linspace(0, 1, QUANTILES), axis=0)
+    """Over those that are known, number by number; NaN where none is."""
+    columns = values.reshape(len(values), -1).T
+    found = [_spread(column[np.isfinite(column)]) for column in columns]
+    return np.stack(found, axis=-1).reshape(QUANTILES, *values.shape[1:])
+
+
+def _spread(known: Float[np.ndarray, " n"]) -> Float[np.ndarray, " q"]:
+    if not known.size:
+        return np.full(QUANTILES, np.nan)
+    found: np.ndarray = np.quantile(known, np.linspace(0, 1, QUANTILES))
     return found

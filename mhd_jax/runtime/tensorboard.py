@@ -17,9 +17,13 @@ import numpy as np
 from absl import logging
 from jaxtyping import Float
 
+from mhd_jax.results import LINE_FIELDS
+
 
 def scalars(values: Mapping[str, Any]) -> dict[str, float]:
     """Flattens logged values to one number a name: means over clients, a name per head.
+
+    Of several seeds the first's.
 
     >>> scalars({"loss": np.array([1.0, 3.0]), "shared_accuracy": np.array([[0.5, 1.0]])})
     {'loss': 2.0, 'shared_accuracy/head_0': 0.5, 'shared_accuracy/head_1': 1.0}
@@ -27,12 +31,19 @@ def scalars(values: Mapping[str, Any]) -> dict[str, float]:
     flat: dict[str, float] = {}
     for name, value in values.items():
         array = np.asarray(value, np.float64)
-        if array.ndim < 2:
+        if name in _PER_SEED:
+            array = array[0]
+        if array.ndim < 2 and name not in _PER_HEAD:
             flat[name] = _mean(array)
         else:
             for head, column in enumerate(array.T):
                 flat[f"{name}/head_{head}"] = _mean(column)
     return flat
+
+
+_PER_SEED = {doc.key for doc in LINE_FIELDS if doc.shape == "[R]"}
+_PER_HEAD = {doc.key for doc in LINE_FIELDS if doc.shape == "[h]"}
+"""What has no axis of clients."""
 
 
 def _mean(values: Float[np.ndarray, "*n"]) -> float:
