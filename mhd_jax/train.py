@@ -25,7 +25,7 @@ from mhd_jax.errors import ConfigError, DivergedError, Interrupted, WorkdirError
 from mhd_jax.evaluator import Evaluation
 from mhd_jax.experiment import Experiment
 from mhd_jax.inputs import StepInputs
-from mhd_jax.methods import When
+from mhd_jax.methods import Method
 from mhd_jax.monitor import Monitor
 from mhd_jax.parallel import InFlight
 from mhd_jax.reporting import terminal
@@ -329,7 +329,7 @@ class Passage:
     def _log(self, step: int) -> None:
         """Writes the means since the last log of the first replica, per client."""
         collected, self._collected = self._collected, []
-        means = _means(collected, self.experiment.parts.method.when, step)
+        means = _means(collected, self.experiment.parts.method, step)
         speed = (step - self.first_step) / max(self.seconds_training, 1e-9)
         sent = self.experiment.ledger.sent(step)
         vitals, lines = self.monitor.look(self.state, step)
@@ -392,18 +392,21 @@ class Passage:
 
 
 def _means(
-    collected: Sequence[Mapping[str, np.ndarray]], when: When, step: int
+    collected: Sequence[Mapping[str, np.ndarray]], method: Method, step: int
 ) -> dict[str, np.ndarray]:
     """Means of the first seed's metrics of the steps before `step`, each over those it exists in.
 
-    Steps without distillation have no metrics of it, nor those without private training of that. A
-    client counts in the steps in which it takes part; NaN if there are none.
+    Steps without distillation have no metrics of it, nor those without private training or without
+    an average of these. A client counts in the steps in which it takes part; NaN if there are none.
     """
     steps = {name: np.concatenate([part[name] for part in collected]) for name in collected[0]}
     distils = steps.pop("distils")
-    trains = when(np.arange(step - len(distils), step))[:, 0] > 0
+    at = np.arange(step - len(distils), step)
+    trains = method.when(at)[:, 0] > 0
     counted = dict.fromkeys(LESSONS, distils) | dict.fromkeys(PRIVATE, trains)
     counted["gradient_cosine"] = distils & trains
+    if method.averaging is not None:
+        counted["unreadable_parameters"] = method.averaging.due(at)
     here = steps.pop("here")[:, 0]
     means = {}
     for name, x in steps.items():

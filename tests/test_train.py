@@ -21,8 +21,8 @@ import numpy as np
 import pytest
 
 from mhd_jax import experiment as experiment_lib
+from mhd_jax import methods, train
 from mhd_jax import state as state_lib
-from mhd_jax import train
 from mhd_jax.api import Run
 from mhd_jax.errors import DivergedError, Interrupted, WorkdirError
 from mhd_jax.evaluator import Evaluator
@@ -347,7 +347,7 @@ COMMAND = """
 import sys
 sys.path.insert(0, {root!r})
 from tests import small
-from mhd_jax import train
+from mhd_jax import methods, train
 train.train_and_evaluate(small.config(train__steps=60, train__checkpoint_every=5,
     train__log_every=5, train__eval_every=30), sys.argv[1], with_report=False)
 """
@@ -394,3 +394,14 @@ def test_a_graph_of_ones_own_may_be_made_with_jax() -> None:
         with pytest.raises(jax.errors.JaxRuntimeError, match="Disallowed"):
             inputs(7, 9)
         assert stepper._inputs(7).shape == (2, 4, 4)
+
+
+def test_parameters_are_unreadable_in_steps_that_average_alone():
+    """Of six steps the third and the sixth average; the first client's are dropped in one."""
+    method = methods.build(small.config(method="fedavg", average__every=3))
+    dropped = np.zeros((6, 1, 2))
+    dropped[2, 0, 0] = 1
+    collected = [{"distils": np.zeros(6, bool), "here": np.ones((6, 1, 2), bool),
+                  "unreadable_parameters": dropped}]  # fmt: skip
+    assert train._means(collected, method, 6)["unreadable_parameters"].tolist() == [0.5, 0]
+    assert train._means(collected, method, 8)["unreadable_parameters"].tolist() == [0, 0]  # 2 to 7
