@@ -208,7 +208,7 @@ class EveryNth:
         """The weights of `when`, that of distillation 0 in all other steps."""
         distils = steps % self.every == 0
         both = np.stack([np.ones_like(distils), distils], axis=1)
-        return (self.when(steps) * both).astype(np.float32)
+        return (np.asarray(self.when(steps)) * both).astype(np.float32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -282,7 +282,11 @@ class Method:
         """In which of `steps` distillation has weight; in no others is anything published."""
         if self.distillation is None:
             return np.zeros(len(steps), bool)
-        return self.when(steps)[:, 1] > 0
+        return self.weights(steps)[:, 1] > 0
+
+    def weights(self, steps: np.ndarray) -> Float[np.ndarray, "n 2"]:
+        """What `when` says of `steps`, which may be nested lists in a method of one's own."""
+        return np.asarray(self.when(steps), np.float32)
 
     def steps_shown(self, steps: int) -> Int[np.ndarray, " n"]:
         """Steps of a run of so many in which it has shown all that it does."""
@@ -335,11 +339,12 @@ def _check_choices(name: str, made: Method, steps: int) -> None:
             accepted = f"a Method whose {field} is a {kind.__name__} or None, not {value!r}"
             raise ConfigError("method", name, accepted)
     accepted = "a Method whose `when` gives weights [n, 2] of steps [n]"
-    with of_piece("method", name, accepted):
-        found = np.shape(made.when(np.arange(3)))
-    if found != (3, 2):
-        raise ConfigError("method", name, f"{accepted}, not of shape {found} for 3 steps")
-    weights = np.asarray(made.when(made.steps_shown(steps)))
+    for shown in (np.arange(3), made.steps_shown(steps)):
+        with of_piece("method", name, accepted):
+            weights = made.weights(shown)
+        if weights.shape != (len(shown), 2):
+            found = f"not of shape {weights.shape} for {len(shown)} steps"
+            raise ConfigError("method", name, f"{accepted}, {found}")
     if len(odd := np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)).all(axis=1))):
         accepted = f"{accepted}, of 0 or more, not {weights[odd[0]].tolist()} in step {odd[0]}"
         raise ConfigError("method", name, accepted)

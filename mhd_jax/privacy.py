@@ -216,7 +216,7 @@ def _check_claim(config: ml_collections.ConfigDict, smallest: int, own_public: b
 
 def private_steps(method: Method, steps: int) -> int:
     """Steps of a run in which the private loss has weight; no others read private samples."""
-    return int((method.when(np.arange(steps))[:, 0] > 0).sum())
+    return int((method.weights(np.arange(steps))[:, 0] > 0).sum())
 
 
 def epsilons(

@@ -68,7 +68,7 @@ class Schedule:
             reads=self._reads([reading.reads for reading in readings]),
             versions=np.stack([r.versions for r in readings], axis=1),
             write=readings[0].write,
-            weights=self.parts.method.when(steps),
+            weights=self.parts.method.weights(steps),
             average=average,
             mixing=mixing,
             label_shares=self._shares(seated),

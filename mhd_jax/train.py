@@ -402,7 +402,7 @@ def _means(
     steps = {name: np.concatenate([part[name] for part in collected]) for name in collected[0]}
     distils = steps.pop("distils")
     at = np.arange(step - len(distils), step)
-    trains = method.when(at)[:, 0] > 0
+    trains = method.weights(at)[:, 0] > 0
     counted = dict.fromkeys(LESSONS, distils) | dict.fromkeys(PRIVATE, trains)
     counted["gradient_cosine"] = distils & trains
     if method.averaging is not None:

@@ -140,6 +140,17 @@ def test_numbers_of_another_type_do_not_stand_for_bytes() -> None:
             as_stored("samples", row.astype(dtype), (2,), np.dtype(np.uint8))
 
 
+@pytest.mark.parametrize("shape", [(5,), (2, 3), (4, 4, 1)])
+def test_truths_are_numbers_to_predict_as_to_train_on(shape: tuple[int, ...]) -> None:
+    truths = np.arange(3 * np.prod(shape)).reshape(3, *shape) % 2 == 0
+    trained = as_samples(("data.name", "mine"), truths)
+    stored = as_stored("samples", truths, shape, trained.dtype)
+    assert stored.dtype == trained.dtype == np.float32
+    np.testing.assert_array_equal(stored, trained)
+    with pytest.raises(ConfigError, match="an array of bool': expected ids"):
+        as_stored("samples", truths, shape, np.dtype(np.int32))
+
+
 @pytest.mark.parametrize("row", [[-1, 0], [0, 2**32]])
 def test_ids_to_predict_are_checked_as_those_to_train_on(row: list[int]) -> None:
     with pytest.raises(ConfigError, match=r"samples = 'an array of int64': expected ids"):

@@ -286,6 +286,40 @@ def test_pieces_of_this_package_keep_their_names() -> None:
         mhd_jax.register("head.name", "mine", ScaledHead)
     mhd_jax.register("heads.name", "mine", ScaledHead)
     mhd_jax.register("heads.name", "mine", type("Newer", (ScaledHead,), {}))  # a cell run again
+    with pytest.raises(ConfigError, match="'random_resized_crop': .* no augmentation of the host"):
+        mhd_jax.register("data.augment", "random_resized_crop", lambda key, x: x)
+
+
+@pytest.mark.usefixtures("pieces")
+def test_an_augmentation_of_ones_own_has_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train, "train_and_evaluate", lambda config, workdir: None)
+
+    def half(key: jax.Array, x: jax.Array) -> jax.Array:
+        return x / 2
+
+    assert mhd_jax.register("data.augment", "mine", half) is half
+    named = mhd_jax.fit(small.config(), augment="mine")
+    given = mhd_jax.fit(small.config(), augment=half)
+    assert [run.config.data.augment for run in (named, given)] == ["mine", "half"]
+    keys, images = jax.random.split(jax.random.key(0), 2), jnp.ones((2, 8, 8, 1))
+    for run in (named, given):
+        feed = experiment_lib.build(run.config).feed
+        seen = feed._preparation.train(images, keys, jnp.array([[0.0], [1.0]]))
+        np.testing.assert_array_equal(seen, images / 2)
+
+
+@pytest.mark.usefixtures("pieces")
+def test_a_metric_of_ones_own_stands_beside_those_of_the_settings(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(train, "train_and_evaluate", lambda config, workdir: None)
+
+    def best(correct: np.ndarray, count: np.ndarray, owned: np.ndarray) -> np.ndarray:
+        return correct.max(axis=-1)
+
+    for metric in (best, (best, "worst_class")):
+        run = mhd_jax.fit(small.config(metrics=("worst_class",)), metric=metric)
+        assert run.config.metrics == ("worst_class", "best")
 
 
 @pytest.mark.usefixtures("pieces")

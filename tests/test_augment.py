@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -99,6 +100,24 @@ def test_crops_are_shifts_of_the_padded_image_and_its_mirror(size: int) -> None:
 def test_unknown_augmentation_is_refused() -> None:
     with pytest.raises(ConfigError, match="data.augment = 'crop': .* did you mean 'crop_flip'"):
         lib.augment("crop", rng.each(jax.random.key(0), jnp.arange(1)), jnp.asarray(batch(1)))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda key, x: (x, x), "one that makes an array of a sample, not tuple"),
+        (lambda key, x: None, "one that makes an array of a sample, not NoneType"),
+        (lambda key, x: x.nothing, r"samples of shape \(8, 8, 1\) .AttributeError"),
+        (lambda key, x: {}["a"], r"samples of shape \(8, 8, 1\) .KeyError"),
+        (lambda key, x: x[:4], r"leaves uint8\(8, 8, 1\) so, not uint8\(4, 8, 1\)"),
+    ],
+)
+def test_one_that_breaks_its_contract_is_named(
+    change: Any, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(lib.AUGMENTS._pieces, "mine", change)
+    with pytest.raises(ConfigError, match=f"data.augment = 'mine': expected .*{said}"):
+        lib.check("mine", (8, 8, 1), np.dtype(np.uint8))
 
 
 def test_normalize_takes_bytes_as_parts_of_255_and_floats_as_they_are() -> None:

@@ -43,11 +43,25 @@ def test_every_figure_draws_for_every_kind_of_run(name: str) -> None:
     assert not pyplot.get_fignums()
 
 
+def test_names_with_dollars_are_no_formulas() -> None:
+    """Drawn after the style's context has ended, as the report does."""
+    summary, history = synthetic_run(num_clients=4, num_classes=3)
+    dollars = ("$0%-$5%", "$5%-$10%", "$^$")
+    summary = changed(summary, class_names=dollars, client_names=(*dollars, "$_{$ at a node"))
+    for draw in ON_SUMMARY:
+        _render(draw(summary))
+    figure = charts.accuracy_per_class(summary)
+    _render(figure)
+    shown = [tick.get_text() for tick in figure.axes[-3].get_xticklabels()]
+    assert shown == list(dollars)
+    assert not any(text.get_parse_math() for text in figure.axes[0].get_yticklabels())
+
+
 def _render(figure: Figure) -> None:
     """Lays the figure out and draws it; pytest makes every warning an error."""
     assert isinstance(figure, Figure)
     figure.set_dpi(40)
-    figure.canvas.draw()
+    figure.draw_without_rendering()  # the canvas of a figure without pyplot draws nothing
 
 
 @pytest.mark.parametrize("trace", ON_HISTORY)

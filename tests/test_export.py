@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -36,6 +37,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[mhd_jax.Run]:
         {name: table(20, seed) for seed, name in enumerate(NAMES)},
         public=table(20, 7)[0], test=table(9, 8), class_names=("a", "b", "c"), name="far_away",
     )  # fmt: skip
+    source = dataclasses.replace(source, columns=tuple("vwxyz"))  # as frames bring them
     config = small.config(model__norm="batch", train__steps=3, isolated_baseline=False)
     api.pieces.use(config, {"source": source})
     workdir = tmp_path_factory.mktemp("run") / "run"
@@ -92,6 +94,23 @@ def test_the_folder_says_what_it_is_and_runs_on_every_platform(folder: Path) -> 
     assert about["config"]["clients"]["num"] == 3 and about["heads"] == ["main", "aux 1", "aux 2"]
     function = jax_export.deserialize(bytearray((folder / "predict.jax").read_bytes()))
     assert set(function.platforms) == {"cpu", "cuda", "tpu"}
+
+
+def test_columns_are_those_of_the_data_set(run: mhd_jax.Run, folder: Path) -> None:
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(table(4, seed=32)[0], columns=list("vwxyz"))
+    client = mhd_jax.load_client(folder)
+    np.testing.assert_array_equal(client.predict(frame), client.predict(frame.to_numpy()))
+    assert run.predict(frame).shape == (3, 4, 3, 3)
+    for predict in (client.predict, run.predict):
+        with pytest.raises(ConfigError, match="= 'DataFrame': .* v, w, x, y, z in this order"):
+            predict(frame[list("wvxyz")])
+
+
+def test_truths_are_numbers(run: mhd_jax.Run, folder: Path) -> None:
+    truths = table(4, seed=33)[0] > 0
+    for predict in (mhd_jax.load_client(folder).predict, run.predict):
+        np.testing.assert_array_equal(predict(truths), predict(truths.astype(np.float32)))
 
 
 def test_what_does_not_fit_is_refused(run: mhd_jax.Run, folder: Path, tmp_path: Path) -> None:

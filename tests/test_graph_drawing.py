@@ -17,7 +17,7 @@ def test_arrows_point_from_teacher_to_student() -> None:
     adjacency = [[False, True, False], [False, False, False], [False, True, False]]
     summary = changed(summary, adjacency=adjacency)
     figure = communication_graph(summary)
-    figure.canvas.draw()
+    figure.draw_without_rendering()
     axis = figure.axes[0]
     places = {int(text.get_text()): np.array(text.get_position()) for text in axis.texts}
     arrows = [patch for patch in axis.patches if isinstance(patch, FancyArrowPatch)]

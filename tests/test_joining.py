@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -195,6 +196,22 @@ def test_the_name_of_a_new_client_is_text() -> None:
         "a",
         "7",
     )
+
+
+def test_the_columns_of_a_new_client_are_the_runs() -> None:
+    pandas = pytest.importorskip("pandas")
+
+    def frame(columns: str) -> Any:
+        samples, labels = table(9, 1)
+        return pandas.DataFrame(samples, columns=list("abcde"))[list(columns)], labels
+
+    known = mhd_jax.from_arrays("known", frame("abcde"), table(9, 2))
+    add = functools.partial(silos.with_client, known, [np.arange(9)], ("a",), "new")
+    assert add(frame("abcde"), frame("abcde")).columns == tuple("abcde")
+    with pytest.raises(ConfigError, match="clients = 'new': .* columns a, b, c, d, e in this"):
+        add(frame("bacde"))
+    with pytest.raises(ConfigError, match="client_test = 'new': .* columns a, b, c, d, e in"):
+        add(table(9, 3), frame("edcba"))
 
 
 def test_nobody_joins_a_run_that_is_not_finished(tmp_path: Path) -> None:

@@ -320,6 +320,8 @@ def test_a_pass_that_does_not_count_is_not_run(method, monkeypatch):
         (methods.Method(averaging="foo"), "averaging is a Averaging or None, not 'foo'"),
         (methods.Method(when=lambda steps: 3), r"`when` gives weights .*not of shape \(\)"),
         (methods.Method(when=lambda: 3), r"`when` gives weights .*TypeError"),
+        (methods.Method(when=lambda steps: [[1], [1, 2], []]), "`when` gives .*ValueError"),
+        (methods.Method(when=lambda steps: [[1, 1]] * 3), r"shape \(3, 2\) for 6 steps"),
         (
             methods.Method(when=lambda steps: np.stack([steps, 0.5 - steps], axis=1)),
             r"`when` gives weights .*, of 0 or more, not \[1.0, -0.5\] in step 1",
@@ -337,6 +339,19 @@ def test_a_method_of_other_parts_is_refused(made, said, monkeypatch):
     )
     with pytest.raises(ConfigError, match=f"method = 'mine': expected a Method .*{said}"):
         methods.build(small.config(method="mine"))
+
+
+def test_weights_may_be_nested_lists(monkeypatch):
+    def mine(config):
+        return methods.Method(methods.Distillation(), when=lambda steps: [[1, 0.5] for _ in steps])
+
+    monkeypatch.setitem(methods.METHODS._pieces, "mine", mine)
+    for every in (1, 2):
+        built = small.build(method="mine", exchange__every=every, isolated_baseline=False)
+        weights = built.schedule.host_exchange(0, 2).weights
+        assert weights.dtype == np.float32
+        assert weights.tolist() == [[1, 0.5], [1, 0.5 if every == 1 else 0]]
+        assert built.parts.method.distils(np.arange(2)).tolist() == [True, every == 1]
 
 
 @pytest.mark.parametrize(

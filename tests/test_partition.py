@@ -315,6 +315,19 @@ def test_a_registered_scheme_is_used_and_checked(monkeypatch: pytest.MonkeyPatch
             lib.partition(np.zeros(5, int), 1, num_clients, config(name), 0)
 
 
+@pytest.mark.parametrize("kind", [list, np.asarray])
+def test_a_scheme_may_return_lists(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    owners = lib.Owners([0, 1, 0, 1], kind([[1, 0], [0, 1]]))  # type: ignore[arg-type]
+    monkeypatch.setitem(lib.PARTITIONS._pieces, "listed", lambda *_: owners)
+    parts = lib.partition(np.arange(4) % 2, 2, 2, config("listed"), 0)
+    assert parts.primary.dtype == bool and parts.primary.tolist() == np.eye(2).tolist()
+    assert parts.indices[1].tolist() == [1, 3]
+    for wrong in (owners._replace(primary=[[1], [1, 0]]), owners._replace(client=[0, [1]])):
+        monkeypatch.setitem(lib.PARTITIONS._pieces, "listed", lambda *_, wrong=wrong: wrong)
+        with pytest.raises(ConfigError, match="partition.name = 'listed': .*ValueError"):
+            lib.partition(np.arange(4) % 2, 2, 2, config("listed"), 0)
+
+
 # --- Refusals ------------------------------------------------------------------------------------
 
 

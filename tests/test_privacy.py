@@ -366,6 +366,8 @@ def test_the_private_data_as_the_public_set_have_to_be_said(caplog):
     same = {"data__public_name": "digits", **CLAIM}
     with pytest.raises(ConfigError, match="data.public_name = 'digits'.*public_from_clients"):
         small.build(**same)
+    with pytest.raises(ConfigError, match="data.public_name = 'digits'.*public_from_clients"):
+        small.build(**same, data__public_dir="/anywhere")
     small.build(**same, privacy__public_from_clients=True)
     small.build(**CLAIM, data__public_name="photos")
 

@@ -595,8 +595,9 @@ def test_public_images_that_are_private_or_test_images_are_named(tmp_path: Path)
     def named(**settings: Any) -> tuple[str, ...]:
         return lib.made_public(config(**settings))
 
-    assert named(name="digits", public_name="digits") == (lib.PRIVATE,)
-    assert named(name="imagenet2012", public_name="imagenet2012:5.1.0") == (lib.PRIVATE,)
+    for elsewhere in ("", "/anywhere"):
+        for name, other in (("digits", "digits"), ("imagenet2012", "imagenet2012:5.1.0")):
+            assert named(name=name, public_name=other, public_dir=elsewhere) == (lib.PRIVATE,)
     assert named(name="digits") == named(name="digits", public_name="photos") == ()
     for half in ("train", "test", "public"):
         save(tmp_path / half / "cat" / "0.png", 0)
@@ -661,6 +662,18 @@ def test_arrays_that_are_no_data_set_are_refused() -> None:
     ):
         with pytest.raises(ConfigError, match=f"data.name = 'x': expected {said}"):
             lib.from_arrays("x", (samples, given_labels), table)  # type: ignore[arg-type]
+
+
+def test_columns_of_train_and_test_are_the_same() -> None:
+    pandas = pytest.importorskip("pandas")
+    labels = np.arange(6) % 2
+    frame = pandas.DataFrame(np.eye(6, 3), columns=["age", "height", "weight"])
+    mine = lib.from_arrays("mine", (frame, labels), (frame, labels))
+    assert mine.columns == ("age", "height", "weight")
+    assert lib.from_arrays("mine", (frame, labels), (frame.to_numpy(), labels)).columns
+    for other in (frame[["height", "age", "weight"]], frame.rename(columns={"age": "years"})):
+        with pytest.raises(ConfigError, match="test = 'tuple': .* columns age, height, weight in"):
+            lib.from_arrays("mine", (frame, labels), (other, labels))
 
 
 def test_names_of_classes_may_be_given_as_numbers() -> None:

@@ -21,7 +21,7 @@ from etils import epath
 from jax import export as jax_export
 from jaxtyping import Array, Float, Shaped
 
-from mhd_jax.data.sources.arrays import as_stored
+from mhd_jax.data.sources.arrays import as_stored, check_columns
 from mhd_jax.errors import ConfigError, WorkdirError, of_file
 from mhd_jax.files import absolute
 
@@ -47,6 +47,7 @@ class Facts:
       dtype: of samples as the run's data stores them.
       config: the settings of the run.
       versions: of Python and packages that exported it.
+      columns: of the tables that it was trained on; () where they have no names.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Facts:
     dtype: str
     config: Mapping[str, Any]
     versions: Mapping[str, str]
+    columns: Sequence[str] = ()
 
 
 def write(
@@ -120,8 +122,10 @@ class ExportedClient:
           samples: as the run's data stored them, before normalisation.
 
         Raises:
-          ConfigError: samples of another shape, or of a type that does not fit.
+          ConfigError: samples of another shape, of a type that does not fit, or a table whose
+            columns are others or in another order.
         """
+        check_columns([(("samples", type(samples).__name__), [samples])], self.facts.columns)
         dtype = np.dtype(self.facts.dtype)
         samples = as_stored("samples", samples, self.facts.shape, dtype)
         if samples.dtype != dtype:

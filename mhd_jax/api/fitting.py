@@ -38,6 +38,7 @@ def fit(
     encoding: Piece | None = None,
     metric: Piece | Sequence[Piece] | None = None,
     attack: Piece | None = None,
+    augment: Piece | None = None,
     init_from: Given | Sequence[Given] = None,
 ) -> Run:
     """Runs an experiment to its end, or goes on with the one in `workdir`.
@@ -65,9 +66,11 @@ def fit(
         unless `partition` is given too.
       method: ``config -> Method``.
       encoding: ``config -> Encoding``.
-      metric: ``(correct [K, H, C], count [C], owned [K, C]) -> [K, H]``.
+      metric: ``(correct [K, H, C], count [C], owned [K, C]) -> [K, H]``, beside those that
+        `metrics` names.
       attack: ``(honest [N, B, h, C], view) -> [N, B, h, C]``, what the clients in `attack.clients`
         publish instead of their predictions.
+      augment: ``(key, sample [...]) -> sample`` of the same shape and type, on the devices.
       init_from: weights that clients start from, for all alike or a sequence with those of each,
         None for a client that starts from scratch: trees, see `mhd_jax.weights`, or the paths that
         `model.init_from` takes.
@@ -83,7 +86,7 @@ def fit(
     pieces = {
         "head": head, "model": model, "confidence": confidence, "rule": rule, "graph": graph,
         "partition": partition, "source": source, "method": method, "encoding": encoding,
-        "metric": metric, "attack": attack,
+        "metric": metric, "attack": attack, "augment": augment,
     }  # fmt: skip
     made = _config(config)
     if not isinstance(workdir, str | os.PathLike | None):

@@ -14,8 +14,10 @@ from flax import nnx
 
 from mhd_jax import config as config_lib
 from mhd_jax.attacks import ATTACKS
+from mhd_jax.data.augment import AUGMENTS
 from mhd_jax.data.partition import BY_KEY, PARTITIONS
 from mhd_jax.data.sources import SOURCES, Source
+from mhd_jax.data.streaming import HOST_AUGMENTS
 from mhd_jax.distill import CONFIDENCES, RULES
 from mhd_jax.errors import ConfigError, of_piece, suggest
 from mhd_jax.evaluate import METRICS
@@ -42,6 +44,7 @@ PIECES: dict[str, Registry[Any]] = {
     "encoding": ENCODINGS,
     "metric": METRICS,
     "attack": ATTACKS,
+    "augment": AUGMENTS,
 }
 """Every extension point: the argument of `fit` that takes such a piece, and its registry."""
 
@@ -73,6 +76,8 @@ def register(setting: str, name: str, piece: T) -> T:
     if setting not in registries:
         raise ConfigError("setting", setting, suggest(setting, registries))
     registry = registries[setting]
+    if registry is AUGMENTS and name in HOST_AUGMENTS:  # two kinds answer to one setting
+        raise ConfigError(setting, name, "a name that no augmentation of the host has")
     ours = (setting, name) not in _YOURS and name in registry
     if ours and _is_ours(registry.get(name)):
         if registry.get(name) != piece:
@@ -102,7 +107,8 @@ def use(config: ml_collections.ConfigDict, pieces: Mapping[str, object]) -> None
             _use_matrix(config, piece)
         elif argument == "metric":
             several = piece if isinstance(piece, tuple | list) else [piece]
-            config.metrics = tuple(_name_of(argument, setting, one) for one in several)
+            names = [_name_of(argument, setting, one) for one in several]
+            config.metrics = tuple(dict.fromkeys([*config.metrics, *names]))
         else:
             config_lib.update(config, {setting: _name_of(argument, setting, piece)})
         if isinstance(piece, Source):
@@ -172,4 +178,5 @@ _WANTED = {
     "encoding": "a function from the config to an Encoding",
     "attack": "a function (honest [N, B, h, C], view) to the same shape",
     "metric": "a function (correct [K, H, C], count [C], owned [K, C]) to [K, H]",
+    "augment": "a function (key, sample [...]) to a sample of the same shape and type",
 }

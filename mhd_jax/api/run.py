@@ -23,7 +23,7 @@ from mhd_jax import state as state_lib
 from mhd_jax.api import export
 from mhd_jax.api.pieces import PIECES, use
 from mhd_jax.data.sources import Source, first_classes
-from mhd_jax.data.sources.arrays import as_stored
+from mhd_jax.data.sources.arrays import as_stored, check_columns
 from mhd_jax.errors import ConfigError, WorkdirError, of_file, suggest
 from mhd_jax.experiment import Experiment
 from mhd_jax.files import absolute
@@ -162,8 +162,8 @@ class Run:
           replica: which of several replicas predicts.
 
         Raises:
-          ConfigError: samples of another shape or kind than the clients were trained on, or no
-            such replica.
+          ConfigError: samples of another shape or kind than the clients were trained on, a table
+            whose columns are others or in another order, or no such replica.
           WorkdirError: the data by this name are not those of the run.
         """
         return self._restored.predict(images, replica)
@@ -358,6 +358,8 @@ class _Restored:
     def _checked(self, images: np.ndarray, replica: int) -> np.ndarray:
         """Samples as the run's data stores them, of which there is one at least."""
         self._check_replica(replica)
+        columns = self.experiment.federations[0].source.columns
+        check_columns([(("images", type(images).__name__), [images])], columns)
         images = as_stored("images", images, self.experiment.image_shape, self._dtype)
         if not len(images):
             raise ConfigError("images", f"an array of shape {images.shape}", "at least 1 sample")
@@ -395,6 +397,7 @@ class _Restored:
             dtype=str(source.train.dtype),
             config=self.experiment.config.to_dict(),
             versions=summary.versions,
+            columns=source.columns,
         )
         return export.write(path, facts, variables, forward)
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, Shaped
 
-from mhd_jax.errors import ConfigError
+from mhd_jax.errors import ConfigError, of_piece
 from mhd_jax.registry import Registry
 
 Augment = Callable[[Key[Array, ""], Shaped[Array, "..."]], Shaped[Array, "..."]]
@@ -54,17 +54,17 @@ def check(name: str, shape: Sequence[int], dtype: np.dtype) -> None:
     """Traces an augmentation on one sample.
 
     Raises:
-      ConfigError: it is one of images and these are none, or it fails or changes shape or type.
+      ConfigError: it is one of images and these are none, it fails, makes something else than one
+        array, or changes shape or type.
     """
     if name in IMAGES_ONLY and len(shape) != 3:
         refuse(name, shape)
-    sample = jax.ShapeDtypeStruct(tuple(shape), dtype)
-    try:
-        changed = jax.eval_shape(AUGMENTS.get(name), jax.random.key(0), sample)
-    except (TypeError, ValueError, IndexError) as error:
-        raise ConfigError(
-            "data.augment", name, f"one that can change samples of shape {shape} ({error})"
-        ) from error
+    sample, change = jax.ShapeDtypeStruct(tuple(shape), dtype), AUGMENTS.get(name)
+    with of_piece("data.augment", name, f"one that can change samples of shape {tuple(shape)}"):
+        changed = jax.eval_shape(change, jax.random.key(0), sample)
+    if not isinstance(changed, jax.ShapeDtypeStruct):
+        accepted = f"one that makes an array of a sample, not {type(changed).__name__}"
+        raise ConfigError("data.augment", name, accepted)
     if (changed.shape, changed.dtype) != (sample.shape, sample.dtype):
         accepted = f"one that leaves {sample.dtype}{shape} so, not {changed.dtype}{changed.shape}"
         raise ConfigError("data.augment", name, accepted)

@@ -166,14 +166,11 @@ def partition(
         accepted = "a partition (labels, num_classes, num_clients, config, rng)"
         with of_piece("partition.name", config.name, accepted):
             owners = scheme(labels, num_classes, num_clients, config, generator)
-    _check_owners(owners, labels, num_classes, num_clients, config.name)
-    sizes = np.bincount(owners.client, minlength=num_clients)
+    client, primary = _checked(owners, labels, num_classes, num_clients, config.name)
+    sizes = np.bincount(client, minlength=num_clients)
     _check_nobody_empty(sizes, config.name)
     # A stable sort by owner leaves every client's samples ascending.
-    owned = private[np.argsort(owners.client, kind="stable")].astype(np.int64)
-    primary = owners.primary
-    if primary is None:
-        primary = np.zeros((num_clients, num_classes), dtype=bool)
+    owned = private[np.argsort(client, kind="stable")].astype(np.int64)
     return Partition(
         indices=tuple(np.split(owned, np.cumsum(sizes)[:-1])),
         primary=primary,
@@ -181,31 +178,38 @@ def partition(
     )
 
 
-def _check_owners(
+def _checked(
     owners: Owners,
     labels: Int[np.ndarray, " N"],
     num_classes: int,
     num_clients: int,
     name: str,
-) -> None:
-    """Raises `ConfigError` where a scheme did not keep its contract."""
+) -> tuple[Int[np.ndarray, " N"], Bool[np.ndarray, "K C"]]:
+    """What a scheme decided as arrays; raises `ConfigError` where it did not keep its contract."""
     if not isinstance(owners, Owners):
         accepted = f"a scheme that returns Owners, not {type(owners).__name__}"
         raise ConfigError("partition.name", name, accepted)
-    client = np.asarray(owners.client)
+    accepted = (
+        f"the client, 0 to {num_clients - 1}, of every sample as integers of shape "
+        f"[N] = {labels.shape}"
+    )
+    with of_piece("partition.name", name, accepted):
+        client = np.asarray(owners.client)
     inside = client.dtype.kind in "iu" and np.all((client >= 0) & (client < num_clients))
     if client.shape != labels.shape or not inside:
-        accepted = (
-            f"the client, 0 to {num_clients - 1}, of every sample as integers of shape "
-            f"[N] = {labels.shape}, not {client.dtype} of shape {client.shape}"
-        )
+        accepted += f", not {client.dtype} of shape {client.shape}"
         if client.size and client.dtype.kind in "iuf":
             accepted += f" with values {client.min():g} to {client.max():g}"
         raise ConfigError("partition.name", name, accepted)
     shape = (num_clients, num_classes)
-    if owners.primary is not None and np.shape(owners.primary) != shape:
-        accepted = f"primary labels of shape [K, C] = {shape}, not {np.shape(owners.primary)}"
-        raise ConfigError("partition.name", name, accepted)
+    if owners.primary is None:
+        return client, np.zeros(shape, dtype=bool)
+    accepted = f"primary labels of shape [K, C] = {shape}"
+    with of_piece("partition.name", name, accepted):
+        primary = np.asarray(owners.primary, dtype=bool)
+    if primary.shape != shape:
+        raise ConfigError("partition.name", name, f"{accepted}, not {primary.shape}")
+    return client, primary
 
 
 def pooled(parts: Partition) -> Partition:

@@ -83,7 +83,7 @@ def _parts(
     privacy: privacy_lib.Privacy | None,
 ) -> StepParts:
     """What the step is compiled from, messages going everywhere."""
-    private, distilling = method.when(method.steps_shown(config.train.steps)).T
+    private, distilling = method.weights(method.steps_shown(config.train.steps)).T
     offsets = clients.layout.offsets
     return StepParts(
         roster=clients.roster,

@@ -52,6 +52,7 @@ STYLE: dict[Any, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "text.color": INK,
+    "text.parse_math": False,  # names of classes and clients may have dollars in them
     "legend.frameon": False,
     "legend.handlelength": 1.8,
     "lines.linewidth": 1.6,

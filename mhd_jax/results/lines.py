@@ -54,7 +54,8 @@ LINE_FIELDS = (
              "labels of public images are known; of a mixture, the label of its larger part."),
     FieldDoc("unreadable", "[K]", "1", "Share of steps in which a client's message was dropped, as "
              "it was not finite or no probabilities; left out where none was."),
-    FieldDoc("unreadable_parameters", "[K]", "1", "The same of its parameters, in steps that average."),
+    FieldDoc("unreadable_parameters", "[K]", "1", "The same of its parameters, in "
+             "steps that average."),
     FieldDoc("bytes_sent", "float", "bytes", "Sent by all clients so far."),
     FieldDoc("shared_accuracy", "[K, H]", "1", "As in `summary.json`; this and what follows every "
              "`train.eval_every` steps."),

@@ -119,19 +119,21 @@ PRIVATE, TEST = "the clients' own images", "the test images"
 def made_public(config: ConfigDict) -> tuple[str, ...]:
     """`PRIVATE`, `TEST`, or both, where `public_name` makes them public; () where it does not.
 
-    Told from the names and directories of the data sets; no image is compared.
+    Told from the names of the data sets, and of folders from their directories; no image is
+    compared. Another directory makes no other data set: sources that bring their samples read
+    none, and in TensorFlow Datasets it holds a copy of the same images.
 
     Args:
       config: the settings under `data`.
     """
-    name, directory = _without_variant(config.public_name), config.public_dir or config.dir
+    name = _without_variant(config.public_name)
     if name != _without_variant(config.name):
         return ()
     if name == "folder":
-        halves = shared_folders(config.dir, directory)
+        halves = shared_folders(config.dir, config.public_dir or config.dir)
         kinds = {TEST if half.endswith("test") else PRIVATE for half in halves}
         return tuple(sorted(kinds))
-    return (PRIVATE,) if name not in SOURCES or directory == config.dir else ()
+    return (PRIVATE,)
 
 
 def _without_variant(name: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import functools
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -188,7 +188,8 @@ def from_arrays(
         clients come in the order of their sorted names.
 
     Raises:
-      ConfigError: no pair, or arrays whose shapes or types do not fit together.
+      ConfigError: no pair, arrays whose shapes or types do not fit together, or tables whose
+        columns have other names or another order.
 
     >>> images, labels = np.zeros((6, 8, 8), np.uint8), np.array([0, 1, 2, 0, 1, 2])
     >>> mine = from_arrays("mine", (images, labels), (images[:3], labels[:3]))
@@ -197,6 +198,9 @@ def from_arrays(
     """
     if not isinstance(name, str):
         raise ConfigError("name", name, "what data.name calls the data set")
+    columns = check_columns(
+        ((which, type(pair).__name__), pair) for which, pair in (("train", train), ("test", test))
+    )
     known, held_out = (
         array_split(("data.name", name), *as_pair((which, type(pair).__name__), pair))
         for which, pair in (("train", train), ("test", test))
@@ -205,21 +209,24 @@ def from_arrays(
     if max(classes, len(class_names)) < 2:
         raise ConfigError("data.name", name, "at least 2 classes, not 1")
     names = as_names(class_names, classes)
-    silos = None
-    if len(clients):
-        if len(clients) != len(known):
-            accepted = f"a client for each of {len(known)} training samples, not {len(clients)}"
-            raise ConfigError("data.name", name, accepted)
-        if missing := sum(map(_is_missing, clients)):
-            accepted = f"a client for every training sample; {missing} of them have none"
-            raise ConfigError("data.name", name, accepted)
-        keys, owner = np.unique([str(client) for client in clients], return_inverse=True)
-        silos = Silos(tuple(map(str, keys)), owner)
+    silos = _silos(name, clients, len(known)) if len(clients) else None
     mean, std = statistics(name, known.image_shape[-1])
-    source = Source(name, names, known, held_out, mean, std, silos)
+    source = Source(name, names, known, held_out, mean, std, silos, columns=columns)
     check_source(source, name)
     warn_of_channels_first(source)
     return source
+
+
+def _silos(name: str, clients: Sequence[object] | np.ndarray, samples: int) -> Silos:
+    """Clients by their sorted names; raises `ConfigError` where a training sample has none."""
+    if len(clients) != samples:
+        accepted = f"a client for each of {samples} training samples, not {len(clients)}"
+        raise ConfigError("data.name", name, accepted)
+    if missing := sum(map(_is_missing, clients)):
+        accepted = f"a client for every training sample; {missing} of them have none"
+        raise ConfigError("data.name", name, accepted)
+    keys, owner = np.unique([str(client) for client in clients], return_inverse=True)
+    return Silos(tuple(map(str, keys)), owner)
 
 
 def as_names(given: Sequence[object], classes: int) -> tuple[str, ...]:
@@ -250,6 +257,33 @@ def as_pair(where: Where, pair: object) -> tuple[np.ndarray, np.ndarray]:
     if len(pair) != 2:
         raise ConfigError(*where, f"a pair (samples, labels), not {len(pair)} in number")
     return pair[0], pair[1]
+
+
+def check_columns(
+    given: Iterable[tuple[Where, object]], columns: Sequence[str] = ()
+) -> tuple[str, ...]:
+    """The columns of tables whose columns have names; as arrays, tables with others look alike.
+
+    Args:
+      given: setting and value that an error names, and samples with or without labels: what comes
+        first is looked at.
+      columns: that all have to have; () for those of the first table.
+
+    Returns:
+      The columns; () where none have names.
+
+    Raises:
+      ConfigError: a table has other columns, or has them in another order.
+    """
+    columns = tuple(columns)
+    for where, pair in given:
+        table = pair[0] if isinstance(pair, tuple | list) and pair else None
+        named = tuple(map(str, getattr(table, "columns", ())))
+        if columns and named and named != columns:
+            accepted = f"the columns {', '.join(columns)} in this order, as the first table has"
+            raise ConfigError(*where, accepted)
+        columns = columns or named
+    return columns
 
 
 def array_split(where: Where, samples: np.ndarray, labels: np.ndarray) -> ArraySplit:
@@ -311,7 +345,7 @@ def as_stored(
 
     Args:
       setting: what messages call them.
-      samples: [N, ...].
+      samples: [N, ...]; True and False are the numbers 1 and 0.
       shape: of one sample.
       dtype: uint8 for pixels, another integer type for ids, floating point for other numbers.
 
@@ -328,7 +362,7 @@ def as_stored(
         if kind not in "iu":
             raise ConfigError(setting, given, "ids, which are integers")
         return _ids((setting, given), samples)
-    if kind not in ("f" if images and samples.dtype != np.uint8 else "fiu"):
+    if kind not in ("fb" if images and samples.dtype != np.uint8 else "fiub"):
         accepted = "uint8 or floating point" if images else f"numbers of type {dtype}"
         raise ConfigError(setting, given, accepted)
     if dtype == np.uint8 and samples.dtype != np.uint8 and not images:

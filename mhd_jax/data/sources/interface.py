@@ -135,6 +135,7 @@ class Source:
       std: per channel or feature, the divisor after that; likewise.
       silos: the clients that it comes with; None where samples are to be divided.
       public: an unlabelled public pool of its own; None for a share of `train`.
+      columns: of the tables that it was made from; () where they have no names.
     """
 
     name: str
@@ -145,6 +146,7 @@ class Source:
     std: tuple[float, ...] = ()
     silos: Silos | None = None
     public: Split | None = None
+    columns: tuple[str, ...] = ()
 
     @property
     def num_classes(self) -> int:

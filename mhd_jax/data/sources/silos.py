@@ -19,6 +19,7 @@ from mhd_jax.data.sources.arrays import (
     as_names,
     as_pair,
     as_samples,
+    check_columns,
 )
 from mhd_jax.data.sources.interface import (
     FEWEST,
@@ -78,7 +79,7 @@ def from_clients(
     pairs = _named(clients)
     if isinstance(public, tuple):
         raise ConfigError("public", f"{len(public)} arrays", "samples alone: nobody has labels")
-    _check_columns(pairs, public, test, client_test)
+    columns = _columns(pairs, public, test, client_test)
     parts = {who: array_split(("clients", who), *_pair(("clients", who), pair))
              for who, pair in pairs}  # fmt: skip
     pool = as_samples(_with_shape("public", public), public)
@@ -92,8 +93,9 @@ def from_clients(
     train, owner = _joined(list(parts.values()))
     silos = Silos(tuple(parts), owner, *(_joined(own) if own else ()))
     source = Source(
-        name, names, train, held_out, silos=silos, public=ArraySplit(pool, np.full(len(pool), -1))
-    )
+        name, names, train, held_out, silos=silos, public=ArraySplit(pool, np.full(len(pool), -1)),
+        columns=columns,
+    )  # fmt: skip
     check_source(source, name)
     warn_of_channels_first(source)
     return source
@@ -122,6 +124,7 @@ def with_client(
     """  # fmt: skip
     new = _named([(name, pair) for name in (*names, new)])[-1][0]
     where = ("clients", new)
+    columns = check_columns([(where, pair), (("client_test", new), test)], known.columns)
     part = array_split(where, *_pair(where, pair))
     others = SubSplit(known.train, np.concatenate(owned))
     own = [] if test is None else [_own_test(new, test)]
@@ -139,7 +142,9 @@ def with_client(
         ).astype(np.int64),
     )
     name = f"{known.name}_with_{new}"
-    return dataclasses.replace(known, name=name, train=JoinedSplit([others, part]), silos=silos)
+    return dataclasses.replace(
+        known, name=name, train=JoinedSplit([others, part]), silos=silos, columns=columns
+    )
 
 
 def _named(clients: Clients) -> list[tuple[str, Pair]]:
@@ -180,31 +185,20 @@ def _with_shape(part: str, samples: Any) -> Where:
         return part, np.shape(samples)
 
 
-def _check_columns(
+def _columns(
     pairs: Sequence[tuple[str, Pair]],
     public: Shaped[np.ndarray, "P ..."],
     test: Pair,
     client_test: Mapping[str, Pair] | None,
-) -> None:
-    """Raises `ConfigError` where tables whose columns have names have others, or in another order.
-
-    As arrays they would look alike.
-    """
+) -> tuple[str, ...]:
+    """The columns that all tables have; raises `ConfigError` as `check_columns` does."""
     own = client_test.items() if isinstance(client_test, Mapping) else ()
-    given: list[tuple[Where, object]] = [
+    return check_columns([
         *((("clients", who), pair) for who, pair in pairs),
         (_with_shape("public", public), [public]),
         (("test", type(test).__name__), test),
         *((("client_test", who), pair) for who, pair in own),
-    ]
-    first: list[object] = []
-    for where, pair in given:
-        table = pair[0] if isinstance(pair, tuple | list) and pair else None
-        columns = list(getattr(table, "columns", ()))
-        if first and columns and columns != first:
-            named = ", ".join(map(str, first))
-            raise ConfigError(*where, f"the columns {named} in this order, as the first table has")
-        first = first or columns
+    ])  # fmt: skip
 
 
 def _own_tests(names: list[str], tests: Mapping[str, Pair] | None) -> list[ArraySplit]:
