@@ -75,7 +75,6 @@ class Monitor:
             del values["teacher_accuracy"]
         reads = experiment.topologies[0].at(max(step - 1, 0))
         clients = np.arange(len(reads))
-        reads = reads & (clients >= experiment.config.clients.frozen)[:, None]
         if roster.attendances:
             taken = seated >= 0
             clients, shares = seated[taken], shares[np.ix_(taken, taken)]

@@ -159,13 +159,18 @@ def test_auto_is_a_choice_for_every_platform() -> None:
         assert resolve("auto") == AUTO["gpu"]
 
 
+def groups_of(one: Convolution, x: jax.Array, kernel: jax.Array) -> set[int]:
+    """Group counts of all convolutions of a stack and its gradients."""
+    jaxpr = str(jax.make_jaxpr(outcome(jax.vmap(one)))(x, kernel))
+    return {int(word.split("=")[1]) for word in jaxpr.split() if "feature_group_count=" in word}
+
+
 def test_unrolled_has_no_grouped_convolution() -> None:
     x, kernel = operands(GEOMETRIES["3x3"])
 
     def groups(lowering: str) -> set[int]:
         one = functools.partial(_convolution, geometry=GEOMETRIES["3x3"], lowering=lowering)
-        jaxpr = str(jax.make_jaxpr(outcome(jax.vmap(one)))(x, kernel))
-        return {int(line.split("=")[1]) for line in jaxpr.split() if "feature_group_count=" in line}
+        return groups_of(one, x, kernel)
 
     assert groups("unrolled") == groups("looped") == {1}
     assert CLIENTS in groups("grouped")
@@ -195,12 +200,6 @@ LEFT_ALONE: dict[str, dict[str, Any]] = {
     "precision": {"precision": lax.Precision.HIGHEST},
     "grouped": {"lowering": "grouped"},
 }
-
-
-def groups_of(one: Convolution, x: jax.Array, kernel: jax.Array) -> set[int]:
-    """Group counts of all convolutions of a stack and its gradients."""
-    jaxpr = str(jax.make_jaxpr(outcome(jax.vmap(one)))(x, kernel))
-    return {int(word.split("=")[1]) for word in jaxpr.split() if "feature_group_count=" in word}
 
 
 @pytest.mark.parametrize("asked", ASKED.values(), ids=ASKED.keys())

@@ -101,7 +101,8 @@ def test_frozen_clients_take_no_lessons():
     experiment = small.build(clients__models=(("mlp_small", 2), ("mlp", 2)), model__width=0)
     experiment.config.clients.frozen = 2
     parts = dataclasses.replace(experiment.parts, frozen=1)
-    experiment = dataclasses.replace(experiment, parts=parts)
+    graphs = [topology.without_readers(2) for topology in experiment.topologies]
+    experiment = dataclasses.replace(experiment, parts=parts, topologies=graphs)
     monitor, given = Monitor(experiment), {}
     monitor.watch.look = lambda step, **kept: given.update(kept) or []
     found, _ = monitor.look(experiment.init_state(), 3)

@@ -36,12 +36,11 @@ def make_topologies(
     own = {**UNUSED, "name": method.own_graph} if method.own_graph else {}
     settings = {**config.graph, **own}
     made = [graph.make_topology(settings, config.clients.num, fed.seed) for fed in federations]
-    return [
-        _with_drawn_peers(config, method, topology, fed.partition.sizes).without_readers(
-            config.clients.frozen
-        )
+    drawn = [
+        _with_drawn_peers(config, method, topology, fed.partition.sizes)
         for topology, fed in zip(made, federations, strict=True)
     ]
+    return [topology.without_readers(config.clients.frozen) for topology in drawn]
 
 
 def _with_drawn_peers(
