@@ -45,6 +45,7 @@ DATA: dict[str, Settings] = {
 # Convolutions of stacked seeds take longer to compile than they save.
 CNN: Settings = {"model.name": "cnn", "model.width": 8, "num_seeds": 1}
 RESNET: Settings = {"model.name": "resnet8", "model.width": 8, "num_seeds": 1}
+BATCH_NORM: Settings = {**RESNET, "model.norm": "batch"}
 VIT: Settings = {"model.name": "vit", "model.width": 32, "num_seeds": 1}
 IID: Settings = {"partition.skew": 0.0}
 DIRICHLET: Settings = {"partition.name": "dirichlet", "partition.alpha": 0.1}
@@ -70,7 +71,9 @@ ROWS: tuple[tuple[str, str, Settings], ...] = (
     ("Tiny ImageNet", "mlp, s = 100, directed cycle", CYCLE),
     ("digits", "cnn, s = 100", CNN),
     ("digits", "resnet8, s = 100", RESNET),
+    ("digits", "resnet8 with batch norm, s = 100", BATCH_NORM),
     ("CIFAR-10", "cnn, s = 100", CNN),
+    ("CIFAR-10", "resnet8 with batch norm, s = 100, 4 clients", {**BATCH_NORM, "clients.num": 4}),
     ("CIFAR-10", "vit of width 32, s = 100", VIT),
 )
 """Data, what is tried on it, and the settings of that."""

@@ -282,7 +282,9 @@ def _kept_bytes(model: nn.Module, sample: Sample, batch_size: int, train: bool) 
         def forward(params: Variables) -> object:
             both, rngs = {"params": params, **rest}, bridge.keys(key) if train else None
             # New statistics are left out: no gradient passes through them.
-            return model.apply(both, x, train=train, rngs=rngs, mutable=["batch_stats"])[0]
+            return model.apply(
+                both, x, train=train, renormalise=not train, rngs=rngs, mutable=["batch_stats"]
+            )[0]
 
         return jax.vjp(forward, params)[1]
 

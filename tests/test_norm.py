@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mhd_jax.models.norm import BatchNorm, GroupNorm, norm, num_groups
+from mhd_jax.models.norm import EPSILON, BatchNorm, GroupNorm, norm, num_groups, renormalised
 
 
 def inputs(*shape: int) -> jax.Array:
@@ -66,6 +66,39 @@ def test_batch_norm_equals_flax_in_values_and_running_statistics() -> None:
     y = np.asarray(ours.apply(variables, x, train=False))
     z = np.asarray(theirs.apply(variables, x, use_running_average=True))
     np.testing.assert_allclose(y, z, atol=1e-4)
+
+
+@pytest.mark.parametrize(("shape", "axes"), [((6, 8), (0,)), ((4, 3, 5, 2), (0, 2, 3))])
+def test_renormalised_inputs_have_the_gradient_of_batch_normalisation(
+    shape: tuple[int, ...], axes: tuple[int, ...]
+) -> None:
+    """And their own values, to the bit."""
+    x = inputs(*shape)
+
+    def stepwise(x: jax.Array) -> jax.Array:
+        """Normalised by the batch, then given back what that took, as constants."""
+        mean = x.mean(axes, keepdims=True)
+        deviation = jnp.sqrt(x.var(axes, keepdims=True) + EPSILON)
+        taken = jax.lax.stop_gradient((mean, deviation))
+        return (x - mean) / deviation * taken[1] + taken[0]
+
+    np.testing.assert_array_equal(renormalised(x, axes), x)
+    found, expected = (
+        jax.jit(jax.grad(lambda x, made=made: jnp.sin(made(x)).sum()))(x)
+        for made in (lambda x: renormalised(x, axes), stepwise)
+    )
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    np.testing.assert_allclose(found.sum(axes), 0, atol=1e-4)
+    np.testing.assert_allclose((found * x).sum(axes), 0, atol=1e-4)
+
+
+def test_renormalised_half_precision_is_summed_in_full() -> None:
+    x = inputs(512, 4)
+    half, full = (
+        jax.grad(lambda x: (renormalised(x, (0,)) ** 2).sum())(x.astype(kind)).astype(jnp.float32)
+        for kind in (jnp.bfloat16, jnp.float32)
+    )
+    np.testing.assert_allclose(half, full, atol=0.1)
 
 
 def test_batch_statistics_stay_unless_training_and_mutable() -> None:

@@ -15,7 +15,7 @@ from flax import nnx
 
 import mhd_jax
 from mhd_jax import models, record
-from mhd_jax.models import shapes, statistics
+from mhd_jax.models import bridge, shapes, statistics
 from mhd_jax.models.classifier import MultiHeadClassifier
 from tests import small
 
@@ -121,6 +121,52 @@ def test_it_is_that_of_the_numbers_a_network_computes() -> None:
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), moved, jax.tree.map(
         lambda leaf, momentum: np.full(leaf.shape, momentum), moved, found
     ))  # fmt: skip
+
+
+class Early(nn.Module):
+    """Its features are the first axis but one, and its flag is given in the call."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        x = nn.Dense(16)(x.reshape(len(x), 4, -1)).swapaxes(1, 2)
+        x = nn.BatchNorm(axis=1)(x, use_running_average=not train)
+        return x.mean(axis=2)
+
+
+@pytest.mark.parametrize("network", [Normed(), NormedNnx, Early(), "mlp"])
+def test_gradients_of_public_samples_pass_through_batch_normalisation(network: Any) -> None:
+    """What its statistics will undo has none; values are those of evaluation."""
+    model = classifier(network, norm="batch" if network == "mlp" else "default")
+    x = np.random.default_rng(0).normal(size=(8, *SAMPLE)).astype(np.float32)
+    variables = model.init(bridge.keys(jax.random.key(0)), x, train=False)
+    stats = variables["batch_stats"]
+
+    def embed(params: Any, renormalise: bool) -> jax.Array:
+        given = {"params": params, "batch_stats": stats}
+        return model.apply(given, x, train=False, renormalise=renormalise)[1]
+
+    def gradients(renormalise: bool) -> tuple[Any, Any]:
+        loss = lambda params: jnp.sin(embed(params, renormalise)).sum()  # noqa: E731
+        dense = jax.grad(loss)(variables["params"])["network"]
+        return next(v for k, v in dense.items() if k.lower().startswith("dense"))
+
+    np.testing.assert_array_equal(*[embed(variables["params"], asked) for asked in (True, False)])
+    free, bound = gradients(False), gradients(True)
+    assert np.abs(free["bias"]).max() > 0.01 and np.abs(free["kernel"]).max() > 0.01
+    np.testing.assert_allclose(bound["bias"], 0, atol=1e-5)
+    assert np.abs(bound["kernel"]).max() > 0.01
+
+
+def test_distillation_does_not_move_what_batch_normalisation_undoes() -> None:
+    """The bias in front of it: private batches do not, nor do lessons."""
+    mhd_jax.register("model.name", "normed once", Normed(0.9))
+    experiment = small.build(model__name="normed once", optimizer__name="sgd")
+    before = [group.params for group in experiment.init_state().clients]
+    state, _ = small.run(experiment)
+    for old, new in zip(before, [group.params for group in state.clients], strict=True):
+        old, new = (tree["model"]["network"]["Dense_0"] for tree in (old, new))
+        np.testing.assert_allclose(new["bias"], old["bias"], atol=1e-6)
+        assert np.abs(new["kernel"] - old["kernel"]).max() > 1e-4
 
 
 @pytest.mark.parametrize("network", ["mlp", "cnn", "resnet8"])

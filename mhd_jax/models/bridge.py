@@ -1,7 +1,8 @@
 # Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
 """Networks from elsewhere, as embedding networks: of Linen, and of NNX through Flax's own bridge.
 
-Their convolutions take the lowering of the built-in ones, see `mhd_jax.models.conv`.
+Their convolutions take the lowering of the built-in ones, see `mhd_jax.models.conv`, and gradients
+pass through their batch normalisation as in training, see `mhd_jax.models.norm.renormalised`.
 
 Source: https://flax.readthedocs.io/en/latest/guides/bridge_guide.html.
 """
@@ -16,11 +17,13 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import numpy as np
 from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float
 
 from mhd_jax.errors import ConfigError
+from mhd_jax.models import norm
 from mhd_jax.models.conv import convolution
 
 RANDOM = ("params", "default")
@@ -48,58 +51,102 @@ class NnxNetwork(nnx.bridge.ToLinen):
         return getattr(getattr(made, "func", made), "__name__", type(self).__name__)
 
     def __call__(  # type: ignore[override]
-        self, x: Float[Array, "B ..."], train: bool, conv_lowering: str = "auto"
+        self,
+        x: Float[Array, "B ..."],
+        train: bool,
+        conv_lowering: str = "auto",
+        renormalise: bool = False,
     ) -> Float[Array, "B D"]:
         """Embeddings of samples."""
-        forward = functools.partial(_forward, train=train, conv_lowering=conv_lowering)
+        forward = functools.partial(
+            _forward, train=train, conv_lowering=conv_lowering, renormalise=renormalise
+        )
         return super().__call__(x, nnx_method=forward)
 
 
-def _forward(module: nnx.Module, x: Array, *, train: bool, conv_lowering: str) -> Array:
+def _forward(
+    module: nnx.Module, x: Array, *, train: bool, conv_lowering: str, renormalise: bool
+) -> Array:
     (module.train if train else module.eval)()
     takes = inspect.signature(type(module).__call__).parameters
-    with contextlib.ExitStack() as lowered:
+    with contextlib.ExitStack() as replaced:
         for _, part in nnx.iter_graph(module):
             if isinstance(part, nnx.Conv) and part.conv_general_dilated is lax.conv_general_dilated:
-                lowered.enter_context(_lowered(part, conv_lowering))
+                replaced.enter_context(_lowered(part, conv_lowering))
+            if isinstance(part, nnx.BatchNorm) and renormalise:
+                replaced.enter_context(_renormalised(part))
         return module(x, **({"train": train} if "train" in takes else {}))
 
 
-def call(module: nn.Module, x: Array, *, train: bool, conv_lowering: str = "auto") -> Array:
+def call(
+    module: nn.Module,
+    x: Array,
+    *,
+    train: bool,
+    conv_lowering: str = "auto",
+    renormalise: bool = False,
+) -> Array:
     """What a Linen module makes of x; it is told `train` where its `__call__` takes it."""
     if isinstance(module, NnxNetwork):
-        return module(x, train, conv_lowering)
-    with nn.intercept_methods(functools.partial(_lower_layers, conv_lowering)):
+        return module(x, train, conv_lowering, renormalise)
+    with nn.intercept_methods(functools.partial(_call_layer, conv_lowering, renormalise)):
         return module(x, train=train) if _takes_train(module) else module(x)
 
 
-def _lower_layers(
+def _call_layer(
     lowering: str,
+    renormalise: bool,
     call_layer: Callable[..., Any],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     context: nn.module.InterceptorContext,
 ) -> Any:
-    """Calls a layer of a Linen module; if it convolves by XLA, with the chosen lowering."""
+    """Calls a layer of a Linen module, with what is chosen for convolutions and normalisation."""
     layer: Any = context.module
     own = "conv_general_dilated_cls", "conv_general_dilated"
-    if not isinstance(layer, nn.Conv) or any(getattr(layer, name) for name in own):
-        return call_layer(*args, **kwargs)
-    with _lowered(layer, lowering):
-        return call_layer(*args, **kwargs)
+    if isinstance(layer, nn.Conv) and not any(getattr(layer, name) for name in own):
+        with _lowered(layer, lowering):
+            return call_layer(*args, **kwargs)
+    if isinstance(layer, nn.BatchNorm | norm.BatchNorm) and renormalise and args:
+        x, *rest = args
+        return call_layer(norm.renormalised(x, _batch_axes(layer, x)), *rest, **kwargs)
+    return call_layer(*args, **kwargs)
+
+
+def _lowered(layer: Any, lowering: str) -> contextlib.AbstractContextManager[None]:
+    """Has a layer convolve by `mhd_jax.models.conv.convolution`; both kinds of Flax ask for it."""
+    lowered = functools.partial(convolution, lowering=lowering)
+    return _replaced(layer, "conv_general_dilated", lowered)
+
+
+def _renormalised(layer: nnx.BatchNorm) -> contextlib.AbstractContextManager[None]:
+    """Has a layer's inputs renormalised where it brings them and its variables to one type."""
+    promote = layer.promote_dtype
+
+    def promote_renormalised(values: tuple[Any, ...], **types: Any) -> Any:
+        x, *variables = values
+        return promote((norm.renormalised(x, _batch_axes(layer, x)), *variables), **types)
+
+    return _replaced(layer, "promote_dtype", promote_renormalised)
 
 
 @contextlib.contextmanager
-def _lowered(layer: Any, lowering: str) -> Iterator[None]:
-    """Has a layer convolve by `mhd_jax.models.conv.convolution`; both kinds of Flax ask for it."""
-    before = layer.conv_general_dilated
+def _replaced(layer: Any, attribute: str, value: Any) -> Iterator[None]:
+    """Another value for an attribute of a layer, for as long as the context lasts."""
+    before = getattr(layer, attribute)
     # A bound Linen module refuses ordinary assignment.
-    put = functools.partial(object.__setattr__, layer, "conv_general_dilated")
-    put(functools.partial(convolution, lowering=lowering))
+    put = functools.partial(object.__setattr__, layer, attribute)
+    put(value)
     try:
         yield
     finally:
         put(before)
+
+
+def _batch_axes(layer: Any, x: Array) -> tuple[int, ...]:
+    """Over which a layer of batch normalisation takes means and variances."""
+    features = np.atleast_1d(getattr(layer, "axis", -1)) % x.ndim
+    return tuple(axis for axis in range(x.ndim) if axis not in features)
 
 
 def _takes_train(piece: Callable[..., Any]) -> bool:

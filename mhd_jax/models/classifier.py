@@ -98,16 +98,25 @@ class MultiHeadClassifier(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "B ..."], *, train: bool
+        self, x: Float[Array, "B ..."], *, train: bool, renormalise: bool = False
     ) -> tuple[Float[Array, "B H C"], Float[Array, "B D"]]:
         """Logits of every head and the embedding they share, both float32.
+
+        Args:
+          x: samples.
+          train: whether dropout and statistics of the batch are those of training.
+          renormalise: whether gradients pass through batch normalisation as in training, see
+            `mhd_jax.models.norm.renormalised`.
 
         Raises:
           ConfigError: the network or the head returns another shape than its contract says.
         """
         accepted = f"a network for samples of shape {x.shape[1:]}"
         with of_piece("model.name", label(self.network), accepted):
-            made = call(self.network, x, train=train, conv_lowering=self.conv_lowering)
+            made = call(
+                self.network, x, train=train, conv_lowering=self.conv_lowering,
+                renormalise=renormalise,
+            )  # fmt: skip
             embedding = jnp.asarray(made)
         if embedding.ndim != 2 or embedding.shape[0] != x.shape[0]:
             raise ConfigError(
@@ -119,7 +128,7 @@ class MultiHeadClassifier(nn.Module):
         expected = (x.shape[0], self.num_heads, self.num_classes)
         accepted = f"a head of embeddings {embedding.shape}, called with train as well"
         with of_piece("heads.name", type(self.head).__name__, accepted):
-            logits = jnp.asarray(call(self.head, embedding, train=train))
+            logits = jnp.asarray(call(self.head, embedding, train=train, renormalise=renormalise))
         if logits.shape != expected:
             raise ConfigError(
                 "heads.name",

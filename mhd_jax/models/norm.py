@@ -7,6 +7,8 @@ reductions that keep the last axis are the ones that vectorise.
 
 from __future__ import annotations
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -120,6 +122,38 @@ class BatchNorm(nn.Module):
             inverse = jax.lax.rsqrt(running_variance.value + EPSILON)
         factor = scale * inverse
         return (x * factor + (bias - mean * factor)).astype(self.dtype)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def renormalised(x: Float[Array, "B ... C"], axes: tuple[int, ...]) -> Float[Array, "B ... C"]:
+    """`x` as it is, with the gradient that normalisation by its own batch would have.
+
+    In evaluation mode a layer of batch normalisation takes its statistics for constants. But they
+    follow the batch: what shifts or spreads all of its values is undone some steps later. Gradients
+    that go there drive the weights of a deep network along without end, so none are left.
+
+    Source: batch renormalisation (Ioffe 2017, https://arxiv.org/abs/1702.03275), which trains with
+    the values of running statistics and gradients through the batch.
+
+    Args:
+      x: what the layer gets.
+      axes: over which it takes means and variances.
+    """
+    del axes
+    return x
+
+
+@renormalised.defjvp
+def _renormalised_change(
+    axes: tuple[int, ...], primals: tuple[Array], tangents: tuple[Array]
+) -> tuple[Array, Array]:
+    """What is left of a change once the batch has its mean and variance back."""
+    (x,), (change,) = primals, tangents
+    mean = functools.partial(jnp.mean, axis=axes, keepdims=True)
+    wide, moved = x.astype(jnp.float32), change.astype(jnp.float32)
+    centred = wide - mean(wide)
+    normal = centred * jax.lax.rsqrt(mean(centred * centred) + EPSILON)
+    return x, (moved - mean(moved) - normal * mean(moved * normal)).astype(change.dtype)
 
 
 class NoNorm(nn.Module):

@@ -37,12 +37,15 @@ class Predictions(NamedTuple):
 def public_forward(
     parts: StepParts, model: nn.Module, variables: PyTree, public: Array
 ) -> Predictions:
-    """Predictions in evaluation mode on the public batch, as log-probabilities or logits."""
+    """Predictions in evaluation mode on the public batch, as log-probabilities or logits.
+
+    Gradients pass through batch normalisation as in training.
+    """
     chosen = parts.method.distillation
     assert chosen is not None
 
     def one(variables: PyTree) -> Any:
-        return model.apply(variables, public, train=False)
+        return model.apply(variables, public, train=False, renormalise=True)
 
     logits, embeddings = jax.vmap(one)(variables)
     scores = logits if chosen.mixes_logits else jax.nn.log_softmax(logits)
