@@ -3,9 +3,9 @@
 
     python -m mhd_jax.main --config=configs/cifar100.py --workdir=runs/cifar100
 
-The data set has to be prepared once,
-``python -m experiments.prepare cifar100 --dir=...``,
-in ``data.dir`` or ``$TFDS_DATA_DIR``. ``--estimate`` instead of a workdir says what a run needs.
+Prepare the data set once, in ``data.dir`` or ``$TFDS_DATA_DIR``:
+``python -m experiments.prepare cifar100 --dir=...``.
+With ``--estimate`` instead of a workdir, the command says what a run needs.
 Variants, as in ``configs/cifar100.py:cpu``:
 
 | variant  | network, images               | steps  | hardware     |
@@ -15,7 +15,7 @@ Variants, as in ``configs/cifar100.py:cpu``:
 | `:cpu`   | 3-layer CNN, 16 px            | 3,000  | 2 cores      |
 | `:smoke` | 2-layer CNN, 8 px             | 6      | anything     |
 
-Time and expected figure of every variant: not measured here.
+Neither time nor accuracy of these variants has been measured.
 """
 
 import ml_collections

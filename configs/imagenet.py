@@ -3,9 +3,9 @@
 
     python -m mhd_jax.main --config=configs/imagenet.py --workdir=runs/imagenet
 
-The data set has to be prepared once,
-``python -m experiments.prepare imagenet2012 --dir=... --manual_dir=...``,
-in ``data.dir`` or ``$TFDS_DATA_DIR``. ``--estimate`` instead of a workdir says what a run needs.
+Prepare the data set once, in ``data.dir`` or ``$TFDS_DATA_DIR``:
+``python -m experiments.prepare imagenet2012 --dir=... --manual_dir=...``.
+With ``--estimate`` instead of a workdir, the command says what a run needs.
 Variants, as in ``configs/imagenet.py:cpu``:
 
 | variant  | network, images                  | steps  | hardware     |
@@ -15,8 +15,8 @@ Variants, as in ``configs/imagenet.py:cpu``:
 | `:cpu`   | ResNet-8, 64 px, 5 % of the data | 2,000  | 2 cores      |
 | `:smoke` | ResNet-8 of width 4, 64 px       | 4      | anything     |
 
-Time and expected figure of every variant: not measured here. Method and optimiser are the
-defaults, chosen on smaller data (``experiments/robustness.py``), not on ImageNet.
+Neither time nor accuracy of these variants has been measured. Method and optimiser
+are the defaults. They were chosen on smaller data (``experiments/robustness.py``), not on ImageNet.
 """
 
 import ml_collections
@@ -26,7 +26,7 @@ from mhd_jax.config import variant as _variant
 VARIANTS: dict[str, dict] = {
     "": {
         "data.name": "imagenet2012",
-        "data.batch_size": 32,  # what a device of 16 GiB holds of a ResNet-34 at 224 px
+        "data.batch_size": 32,  # with a ResNet-34 at 224 px, this fits a device of 16 GiB
         "data.public_batch_size": 32,
         "data.augment": "random_resized_crop",  # as is usual for ImageNet
         "model.name": "resnet34",

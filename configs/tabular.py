@@ -3,8 +3,8 @@
 
     python -m mhd_jax.main --config=configs/tabular.py --workdir=runs/tabular
 
-Every client has the tumours of one size, so the first hardly ever meets a malignant one and the
-last hardly ever a benign one; see `mhd_jax.data.sources.arrays.breast_cancer`. Features are
+Each client has the tumours of one size, so the first hardly ever sees a malignant one and the
+last hardly ever a benign one: see `mhd_jax.data.sources.arrays.breast_cancer`. Features are
 normalised with the mean and the standard deviation of the public rows.
 
 Variants: ``configs/tabular.py:smoke`` (a few steps, to see that everything works).
