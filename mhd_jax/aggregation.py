@@ -40,7 +40,12 @@ AGGREGATORS: Registry[Aggregator] = Registry("average.rule")
 def mean(everyone: AnyTree, weights: Float[Array, "k K"], trim: float) -> AnyTree:
     """theta_i <- sum_j M_ij theta_j."""
     del trim
-    return jax.tree.map(lambda x: jnp.einsum("ij,j...->i...", weights, x), everyone)
+
+    def leaf(x: Float[Array, "K ..."]) -> Float[Array, "k ..."]:
+        # Accelerators would round parameters to the ten or seven bits of TF32 or bfloat16.
+        return jnp.einsum("ij,j...->i...", weights, x, precision=jax.lax.Precision.HIGHEST)
+
+    return jax.tree.map(leaf, everyone)
 
 
 def aggregate(
@@ -69,10 +74,10 @@ def aggregate(
     left = jnp.where(readable.all(), weights, left)  # to the bit what it is without liars
     read = jax.tree.map(lambda x: blank(x, readable, 0.0), everyone)
     mixed = AGGREGATORS.get(rule)(read, left, trim)
-    hears = (left > 0).any(axis=1)
+    reads_somebody = (left > 0).any(axis=1)
 
     def keep(new: Array, old: Array) -> Array:
-        return jnp.where(hears.reshape(-1, *[1] * (old.ndim - 1)), new, old)
+        return jnp.where(reads_somebody.reshape(-1, *[1] * (old.ndim - 1)), new, old)
 
     return jax.tree.map(keep, mixed, own), readable
 

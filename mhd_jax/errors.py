@@ -27,6 +27,10 @@ class ConfigError(ValueError):
         self.accepted = accepted
         super().__init__(f"{setting} = {_short(value)}: expected {accepted}")
 
+    def __reduce__(self) -> tuple[type[ConfigError], tuple[str, object, str]]:
+        """How it is pickled, as between the processes of a pool."""
+        return type(self), (self.setting, self.value, self.accepted)
+
 
 def _short(value: object) -> str:
     """What a value looks like, on one line; of a long one the beginning."""
@@ -92,6 +96,10 @@ class Interrupted(RuntimeError):
     def __init__(self, said: str, status: int = 128 + signal.SIGTERM) -> None:
         super().__init__(said)
         self.status = status
+
+    def __reduce__(self) -> tuple[type[Interrupted], tuple[str, int]]:
+        """How it is pickled."""
+        return type(self), (str(self), self.status)
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

@@ -171,7 +171,8 @@ class Averaging:
 
     def due(self, steps: np.ndarray) -> Bool[np.ndarray, " n"]:
         """Which of `steps` end with an average."""
-        return (steps + 1 - self.after) % self.every == 0
+        since_first = steps + 1 - (self.after or self.every)
+        return (since_first >= 0) & (since_first % self.every == 0)
 
 
 class When(Protocol):

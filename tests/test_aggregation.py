@@ -19,6 +19,12 @@ def everyone() -> dict[str, np.ndarray]:
             "b": rng.normal(size=(6, 2, 2)).astype(np.float32)}  # fmt: skip
 
 
+def test_accelerators_do_not_round_what_is_averaged() -> None:
+    lowered = jax.jit(aggregation.mean, static_argnums=2).lower(everyone(), READS / 6.0, 0.0)
+    products = [line for line in lowered.as_text().splitlines() if "dot_general" in line]
+    assert products and all("HIGHEST" in line and "DEFAULT" not in line for line in products)
+
+
 def flat(tree: dict[str, np.ndarray]) -> np.ndarray:
     return np.concatenate([np.asarray(x).reshape(len(x), -1) for x in tree.values()], axis=1)
 

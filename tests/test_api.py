@@ -166,6 +166,19 @@ def test_a_run_is_restored_from_its_directory_alone(run: mhd_jax.Run, images: np
     np.testing.assert_array_equal(again.predict(images), run.predict(images))
 
 
+def test_reading_a_run_writes_nothing(run: mhd_jax.Run, images: np.ndarray) -> None:
+    """So a run may lie where one may only read."""
+    folder = Path(run.workdir)
+
+    def touched() -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in [folder, *folder.rglob("*")]}
+
+    before = touched()
+    again = mhd_jax.Run.load(run.workdir)
+    assert len(again.history) and again.summary.steps and again.predict(images).shape
+    assert before == touched()
+
+
 def test_a_home_directory_is_found(run: mhd_jax.Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(run.workdir.parent))
     assert mhd_jax.Run.load(f"~/{run.workdir.name}").workdir == run.workdir

@@ -37,6 +37,14 @@ def test_errors_of_a_run_are_not_mistaken_for_errors_of_a_config() -> None:
         assert str(pickle.loads(pickle.dumps(kind("client 3")))) == "client 3"
 
 
+def test_errors_survive_a_pool_of_processes() -> None:
+    found = pickle.loads(pickle.dumps(ConfigError("clients.num", 0, "an integer >= 1")))
+    assert str(found) == "clients.num = 0: expected an integer >= 1"
+    assert (found.setting, found.value, found.accepted) == ("clients.num", 0, "an integer >= 1")
+    stopped = pickle.loads(pickle.dumps(Interrupted("saved", 130)))
+    assert (str(stopped), stopped.status) == ("saved", 130)
+
+
 @pytest.mark.parametrize(
     ("typed", "meant"), [("cylce", "cycle"), ("complet", "complete"), ("island", "islands")]
 )

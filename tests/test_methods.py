@@ -49,6 +49,8 @@ def test_averages_come_every_so_many_steps():
     assert np.flatnonzero(methods.Averaging("uniform", 4).due(steps)).tolist() == [3, 7, 11]
     later = methods.Averaging("uniform", 5, after=3)
     assert np.flatnonzero(later.due(steps)).tolist() == [2, 7]
+    late = methods.Averaging("uniform", 3, after=7)
+    assert np.flatnonzero(late.due(steps)).tolist() == [6, 9]
 
 
 def _params(experiment, state):

@@ -197,6 +197,18 @@ def test_noise_differs_between_clients_and_from_the_baseline(private):
     assert np.abs(pairs[np.triu_indices(8, 1)]).max() < 0.6  # the same noise would make it 1
 
 
+def test_accelerators_round_neither_norms_nor_clipped_gradients(private):
+    """Those of the isolated baseline are the same; those of distillation may be rounded."""
+
+    def full(experiment):
+        lowered = experiment.step.lower(*audit.abstract_arguments(experiment)).as_text()
+        return ["HIGHEST" in line for line in lowered.splitlines() if "dot_general" in line]
+
+    protected, plain = full(private[1][0]), full(small.build(isolated_baseline=True))
+    assert 0 < protected.count(False) < plain.count(False) / 2
+    assert protected.count(True) > 10 + plain.count(True)
+
+
 def test_the_audit_sees_the_same_exchange():
     found = audit.audit(
         small.build(parallel__client_devices=4, train__steps_per_call=1, train__steps=1,

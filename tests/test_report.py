@@ -217,9 +217,9 @@ def test_bytes_beside_those_of_fedavg() -> None:
     )
     page = Page(report.render(summary, {}))
     assert [row[2:] for row in page.table("accounting")[1:]] == [
-        ["2 kB (1 kB to 3 kB)", "2 MB", "6.67 ×"],
-        ["50 B", "150 kB", "0.5 ×"],
-        ["100 B", "300 kB", "1 ×"],
+        ["2 kB (1 kB to 3 kB)", "2 MB", "7.14 ×"],
+        ["50 B", "140 kB", "0.5 ×"],
+        ["100 B", "280 kB", "1 ×"],  # seven times in 1,500 steps, the last after 1,400
     ]
     assert "really sent 2 MB" in " ".join(page.text.split())
 

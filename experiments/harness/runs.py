@@ -106,7 +106,7 @@ class Runs:
 
     def summary(self, config: ml_collections.ConfigDict) -> Summary:
         """What the finished run left."""
-        return Workdir(self.path(config)).read_summary()
+        return Workdir(self.path(config), read_only=True).read_summary()
 
     def seconds(self, config: ml_collections.ConfigDict) -> float:
         """Wall seconds spent on the run so far; what a killed process spent is not counted."""

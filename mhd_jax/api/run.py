@@ -57,7 +57,7 @@ class Run:
         config: ml_collections.ConfigDict,
         source: Source | None = None,
     ) -> None:
-        self._directory = Workdir(workdir)
+        self._directory = Workdir(workdir, read_only=True)
         self.workdir = self._directory.path
         self.config = config
         self._data = None

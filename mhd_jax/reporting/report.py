@@ -301,7 +301,10 @@ def byte_rows(summary: Summary) -> list[dict[str, Any]]:
         "fedavg": ("FedAvg", f"all parameters every {average:,} steps"),
     }
     per_step = {key: summary.bytes_per_step[key] for key in what}
-    run = {key: sent.sum() * summary.steps for key, sent in per_step.items()}
+    run = {
+        key: per_step[key].sum() * every * (summary.steps // every)
+        for key, every in (("snapshots", refresh), ("fedavg", average))
+    }
     run["predictions"] = summary.bytes_published  # not all steps distil, nor all clients in them
     return [
         {

@@ -75,8 +75,12 @@ class Workdir:
       report: the report's file.
     """
 
-    def __init__(self, path: epath.PathLike) -> None:
+    def __init__(self, path: epath.PathLike, *, read_only: bool = False) -> None:
         """Creates the directory where it is missing and tries to write in it.
+
+        Args:
+          path: the directory.
+          read_only: whether it is there already, and nothing will be written.
 
         Raises:
           WorkdirError: it cannot be created, or nothing can be written in it.
@@ -90,6 +94,9 @@ class Workdir:
         self._files = self.path / "files.sha256"
         self._metrics = self.path / "metrics.jsonl"
         self._summary = self.path / "summary.json"
+        self._is_new = False
+        if read_only:
+            return
         with self._explained("cannot be used as workdir"):
             self._is_new = not self.path.exists()
             self.path.mkdir(parents=True, exist_ok=True)

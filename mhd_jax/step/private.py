@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -17,6 +19,10 @@ from mhd_jax.inputs import Batch
 from mhd_jax.models import bridge, statistics
 from mhd_jax.state import Learners
 from mhd_jax.step.parts import PyTree, StepParts, mean_over_data
+
+_FULL_PRECISION = functools.partial(jax.default_matmul_precision, "highest")
+"""Matrix products in full float32. Accelerators round their factors by default, and a gradient could
+then be longer than the norm by which it was clipped."""
 
 
 class PrivateGradients(NamedTuple):
@@ -49,7 +55,8 @@ def private_gradients(
     )
     privacy, unclipped = parts.privacy, None
     if privacy is not None:
-        batch, unclipped = _clipped(privacy, models, learners, batch, keys[rest:])
+        with _FULL_PRECISION():
+            batch, unclipped = _clipped(privacy, models, learners, batch, keys[rest:])
 
     def objective(params: tuple[PyTree, ...]) -> tuple[Array, Any]:
         losses, stats = _private_losses(models, params, learners, batch, keys[rest:])
@@ -57,7 +64,8 @@ def private_gradients(
         return jnp.asarray(sum(loss.sum() for loss in losses)), (stats, losses)
 
     params = tuple(group.params for group in learners)
-    grads, (stats, losses) = jax.grad(objective, has_aux=True)(params)
+    with _FULL_PRECISION() if privacy is not None else contextlib.nullcontext():
+        grads, (stats, losses) = jax.grad(objective, has_aux=True)(params)
     if paces:
         old = tuple(group.stats for group in learners)
         stats = statistics.keep_up(old, stats, paces[rest:])
