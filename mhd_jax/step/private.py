@@ -21,7 +21,7 @@ from mhd_jax.state import Learners
 from mhd_jax.step.parts import PyTree, StepParts, mean_over_data
 
 _FULL_PRECISION = functools.partial(jax.default_matmul_precision, "highest")
-"""Matrix products in full float32. Accelerators round their factors by default, and a gradient could
+"""Matrix products in full float32. Accelerators round the factors by default, and a gradient could
 then be longer than the norm by which it was clipped."""
 
 
