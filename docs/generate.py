@@ -53,7 +53,7 @@ ROOMS = {
     "partition": ("data/partition",),
     "model": ("models/",),
     "graph": ("graph",),
-    "optimizer": ("state",),
+    "optimizer": ("optimizer",),
     "distill": ("methods",),
     "train": ("train", "experiment"),
     "parallel": ("models/",),
@@ -224,7 +224,7 @@ of your own like those in [`configs/`](../configs). These come with the package 
 their names, as in `--config=cifar10:cpu`, wherever you are; without `--config` it is `digits`.
 
 ```bash
-python -m mhd_jax.main --config=configs/digits.py --config.graph.name=cycle --config.heads.aux=6
+python -m mhd_jax.main --config=configs/digits.py --workdir=runs/cycle --config.graph.name=cycle --config.heads.aux=6
 ```
 
 ```python

@@ -338,6 +338,8 @@ def _alters(name: str) -> set[str]:
 def _check_clients(clients: tuple[object, ...], num_clients: int) -> None:
     whole = all(isinstance(one, int) and not isinstance(one, bool) for one in clients)
     inside = whole and all(one in range(num_clients) for one in clients)
+    if num_clients == 1:
+        raise ConfigError("attack.clients", clients, "more than one client (clients.num)")
     if not clients or not inside or len(set(clients)) < len(clients):
         accepted = f"different clients from 0 to {num_clients - 1}, such as ({num_clients - 1},)"
         raise ConfigError("attack.clients", clients, accepted)

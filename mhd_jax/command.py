@@ -180,5 +180,5 @@ def end(error: BaseException, status: int = 1) -> NoReturn:
     print(f"{type(error).__name__}: {error}", file=sys.stderr)
     status = error.status if isinstance(error, Interrupted) else status
     if processes := sys.modules.get("mhd_jax.runtime.processes"):  # else there is but this one
-        processes.leave_soon(status)
+        processes.exit_soon(status)
     sys.exit(status)

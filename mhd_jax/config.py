@@ -310,7 +310,7 @@ def update(config: ml_collections.ConfigDict, settings: Mapping[str, Any]) -> No
         node = config
         for part in path:
             node = node[part]
-        value = value.item() if isinstance(value, np.generic) else value
+        value = _plain(value)
         if value is None or isinstance(value, bool) is not isinstance(node[leaf], bool):
             raise ConfigError(name, value, like(node[leaf]))
         try:
@@ -319,16 +319,29 @@ def update(config: ml_collections.ConfigDict, settings: Mapping[str, Any]) -> No
             raise ConfigError(name, value, like(node[leaf])) from error
 
 
+def _plain(value: Any) -> Any:
+    """The same without types of NumPy, at any depth.
+
+    >>> _plain((np.int64(1), np.ones(2)))
+    (1, (1.0, 1.0))
+    """
+    if isinstance(value, np.ndarray) and value.ndim:
+        return tuple(map(_plain, value))
+    if isinstance(value, np.generic | np.ndarray):
+        return value.item()
+    return tuple(map(_plain, value)) if isinstance(value, tuple) else value
+
+
 def like(value: object) -> str:
     """What a setting accepts, from the value that it has.
 
     >>> like(3), like(""), like(())
-    ('a whole number like 3', 'a text', "a tuple like ('a',) or (1, 2)")
+    ('a whole number like 3', 'a string', "a tuple like ('a',) or (1, 2)")
     >>> like(True)
     'True or False'
     """
     kinds = {
-        bool: "True or False", int: "a whole number", float: "a number", str: "a text",
+        bool: "True or False", int: "a whole number", float: "a number", str: "a string",
         tuple: "a tuple",
     }  # fmt: skip
     if value == "" or isinstance(value, bool):
@@ -361,15 +374,14 @@ def from_json(text: str) -> ml_collections.ConfigDict:
     Raises:
       ConfigError: a setting that is not known.
     """
-    config = default_config()
+    made = default_config()
     flat = {name: _tuples(value) for name, value in flatten(json.loads(text)).items()}
     matrix = flat.get("graph.matrix", "")
     if not isinstance(matrix, str):  # rows instead of a file's name
-        with config.graph.ignore_type():
-            # matrix: file with the adjacency [a path: .npy, .csv, .txt, .json or .edges]
-            config.graph.matrix = flat.pop("graph.matrix")
-    update(config, flat)
-    return config
+        with made.graph.ignore_type():
+            made.graph.matrix = flat.pop("graph.matrix")
+    update(made, flat)
+    return made
 
 
 def _tuples(value: Any) -> Any:

@@ -1,5 +1,7 @@
 # Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
-"""What a run would need, from shapes alone: nothing is read, computed or compiled.
+"""What a run would need, from the shapes of its arrays: no step is compiled or run.
+
+Data is read only where a data set of the run is not in `KNOWN`.
 
     python -m mhd_jax.main --config=configs/imagenet.py --estimate --estimate_devices=8
 
@@ -175,7 +177,8 @@ def estimate(config: ml_collections.ConfigDict, memory: int) -> Estimate:
     """What a run needs on all devices of this process.
 
     Args:
-      config: see `mhd_jax.config.default_config`; data sets that are not in `KNOWN` are looked at.
+      config: see `mhd_jax.config.default_config`; if one of its data sets is not in `KNOWN`, the
+        data is read.
       memory: bytes of one device.
 
     Raises:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from flax import linen as nn
@@ -21,6 +21,8 @@ from mhd_jax.state import Learners, State
 TEST_CHUNK = 500  # test samples per forward pass, and ...
 MOST_PASSES = 2**17  # ... so many times the clients of a device, if they are many
 MOST_PADDED = 4  # times their number: what clients' own test samples may take on the devices
+
+_AnyChunk = TypeVar("_AnyChunk", Chunk, OwnChunk)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,6 +185,37 @@ class _OwnTests:
         return found[:, 0].swapaxes(1, 2) if self._pooled else found
 
 
+def _chunk_size(samples: int, layout: Layout) -> int:
+    """Samples of a chunk, the same number on each device that shares a client's batches."""
+    clients = sum(layout.rows) // layout.client_devices
+    size = min(TEST_CHUNK, samples, max(MOST_PASSES // clients, 1))
+    return size + -size % layout.data_devices
+
+
+class _Kept(Generic[_AnyChunk]):
+    """Chunks that stay on the devices after the first passage, if they are to be kept.
+
+    Args:
+      keep: whether they are.
+    """
+
+    def __init__(self, keep: bool) -> None:
+        self._keep = keep
+        self._chunks: list[_AnyChunk] = []
+
+    def chunks(self, made: Iterable[_AnyChunk]) -> Iterator[_AnyChunk]:
+        """Those that were kept, else those of `made`, which is used only then."""
+        if self._chunks:
+            yield from self._chunks
+            return
+        kept = []
+        for chunk in made:
+            if self._keep:
+                kept.append(chunk)
+            yield chunk
+        self._chunks = kept
+
+
 class OwnChunks:
     """Test samples of clients in chunks on the devices, those of a client with the client.
 
@@ -192,8 +225,8 @@ class OwnChunks:
       silos: whose samples they are; there are such.
       sizes: how many each client has, [K].
       layout: of the clients that are asked for at once, on the devices.
-      keep: whether chunks stay on the devices, unless most of them is padding; then all clients
-        are to be asked for.
+      keep: whether chunks stay on the devices, unless most of them is padding; if so, callers must
+        always ask for all clients.
     """
 
     def __init__(
@@ -201,29 +234,22 @@ class OwnChunks:
     ) -> None:
         assert silos.test is not None
         self._split, self._layout = silos.test, layout
-        places, longest = sum(layout.rows) // layout.client_devices, int(sizes.max())
-        size = min(TEST_CHUNK, longest, max(MOST_PASSES // places, 1))
-        self._size = size + -size % layout.data_devices
+        longest = int(sizes.max())
+        self._size = _chunk_size(longest, layout)
         columns = longest + -longest % self._size
-        self._keep = keep and len(sizes) * columns <= MOST_PADDED * len(silos.test)
-        self._kept: list[OwnChunk] = []
+        keep = keep and len(sizes) * columns <= MOST_PADDED * len(silos.test)
+        self._kept: _Kept[OwnChunk] = _Kept(keep)
         order = np.argsort(silos.test_owner, kind="stable")
         self._index = np.full((len(sizes), columns), -1)
         self._index[np.arange(columns) < sizes[:, None]] = order
 
     def __call__(self, clients: Int[np.ndarray, " N"]) -> Iterator[OwnChunk]:
         """The chunks for clients at the places of the devices, -1 for nobody."""
-        if self._kept:
-            yield from self._kept
-            return
         index = np.where(clients[:, None] < 0, -1, self._index[clients])
-        chunks = []
-        for start in range(0, index.shape[1], self._size):
-            chunk = self._chunk(index[:, start : start + self._size])
-            if self._keep:
-                chunks.append(chunk)
-            yield chunk
-        self._kept = chunks
+        starts = range(0, index.shape[1], self._size)
+        return self._kept.chunks(
+            self._chunk(index[:, start : start + self._size]) for start in starts
+        )
 
     def _chunk(self, index: Int[np.ndarray, "N B"]) -> OwnChunk:
         split, there = self._split, index >= 0
@@ -256,23 +282,15 @@ class TestChunks:
         self._split = split
         self._bins = bins
         self._layout = layout
-        self._keep = keep
-        self._kept: list[Chunk] = []
-        clients = sum(layout.rows) // layout.client_devices
-        self._size = min(TEST_CHUNK, len(split), max(MOST_PASSES // clients, 1))
-        self._size += -self._size % layout.data_devices
+        self._kept: _Kept[Chunk] = _Kept(keep)
+        self._size = _chunk_size(len(split), layout)
 
     def __iter__(self) -> Iterator[Chunk]:
-        if self._kept:
-            yield from self._kept
-            return
-        chunks = []
-        for start in range(0, len(self._split), self._size):
-            chunk = self._chunk(np.arange(start, min(start + self._size, len(self._split))))
-            if self._keep:
-                chunks.append(chunk)
-            yield chunk
-        self._kept = chunks
+        samples = np.arange(len(self._split))
+        starts = range(0, len(samples), self._size)
+        return self._kept.chunks(
+            self._chunk(samples[start : start + self._size]) for start in starts
+        )
 
     def _chunk(self, index: np.ndarray) -> Chunk:
         missing = self._size - len(index)

@@ -135,6 +135,9 @@ def preparation(
     if on_host:
         if len(split.image_shape) != 3:
             augment.refuse(name, split.image_shape)
+        if split.image_shape[2] not in (1, 3):
+            accepted = f"none for images of {split.image_shape[2]} channels: {name} needs 1 or 3"
+            raise ConfigError("data.augment", name, accepted)
     else:
         augment.check(name, split.image_shape, split.dtype)
     statistics = np.array([(fed.mean, fed.std) for fed in federations], np.float32)

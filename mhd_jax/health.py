@@ -2,10 +2,11 @@
 """Is distillation going well? What predictions on public images tell, and the warnings they raise.
 
 At every log point a fixed sample of the public set goes through all clients (`probe.make_probe`),
-beside training and without a trace in it. From what the heads say of it come five numbers: how
-spread out a head's predictions are, how often teachers agree, who teaches, who is not heard, and,
-where the public images happen to have labels, how often the chosen teacher is right. `Watch` turns
-them into one line on the terminal when something has gone wrong, once per kind.
+beside training and without a trace in it. What the heads say of it gives six measures: how spread
+out a head's predictions are, what share of the images it gives to one class, how often teachers
+agree, who teaches, who is not heard, and, where the public images happen to have labels, how often
+the chosen teacher is right. `Watch` turns them into one line on the terminal when something has
+gone wrong, once per kind.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ _CONFIG = command.define_config(
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Directory of the run; by default runs/ and the name of the config."
 )
-_ESTIMATE = flags.DEFINE_bool("estimate", False, "Only say what the run needs; reads no data.")
+_ESTIMATE = flags.DEFINE_bool("estimate", False, "Only say what the run needs; train nothing.")
 _DEVICES = flags.DEFINE_integer("estimate_devices", 1, "Number of devices.", lower_bound=1)
 _MEMORY = flags.DEFINE_float("estimate_memory_gib", 16.0, "Memory of each device.")
 
@@ -45,7 +45,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def default_workdir(config_file: str) -> str:
-    """Where a run goes that is not told.
+    """The default workdir of a config.
 
     >>> default_workdir("configs/cifar10.py:cpu"), default_workdir("digits")
     ('runs/cifar10_cpu', 'runs/digits')

@@ -3,7 +3,7 @@
 
 The mesh has two axes. `clients` splits the client axis: every device owns whole clients, their
 parameters and their private data. `data` splits the batches of a client over several devices.
-This is the only module that knows how many devices there are.
+The mesh of the devices is made here and nowhere else.
 """
 
 from __future__ import annotations

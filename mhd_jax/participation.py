@@ -154,7 +154,7 @@ class Roster:
 
 
 def take(tree: AnyTree, rows: Int[Array, " k"] | None) -> AnyTree:
-    """The rows of those who take part; of nobody somebody's."""
+    """The rows of those who take part; an empty place gets an arbitrary row, never read."""
     if rows is None:
         return tree
     return jax.tree.map(lambda x: x.at[rows].get(mode="clip"), tree)

@@ -1,5 +1,5 @@
 # Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
-"""Looks at distillation from beside: what all heads say of a fixed sample of the public set.
+"""Observes distillation without touching training: heads on a fixed sample of the public set.
 
 The probe is a program of its own. It reads the state of a run and changes nothing in it, so that
 what it looks at, the true labels of public images included, cannot reach training.

@@ -26,16 +26,21 @@ from mhd_jax.results import Accuracies, SeedResult, Summary
 TURNS_LOOKED_AT = 100  # graphs of a changing sequence that warnings at the start are about
 
 
-def describe(experiment: Experiment) -> str:
-    """The lines printed before the first step."""
-    first, config = experiment.federations[0], experiment.config
-    topology = experiment.topologies[0]
+def warn(experiment: Experiment) -> None:
+    """Warns, before the first step, of clients out of reach and of settings of the graph."""
+    config, topology = experiment.config, experiment.topologies[0]
     if experiment.parts.method.exchanges:
         graph.warn_unreachable(topology.ever(config.train.steps, most=TURNS_LOOKED_AT))
     reader = experiment.readers[0]
     pool_slots = reader.pool_slots if isinstance(reader, Stale) else 0
     asked = max(config.graph.peers_per_step, 0)
     graph.warn_without_effect(dataclasses.replace(topology, peers_per_step=asked), pool_slots)
+
+
+def describe(experiment: Experiment) -> str:
+    """The lines printed before the first step."""
+    first, config = experiment.federations[0], experiment.config
+    topology = experiment.topologies[0]
     return terminal.describe_run(
         config,
         private_samples=first.partition.sizes.tolist(),

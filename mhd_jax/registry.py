@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from typing import Generic, TypeVar
@@ -65,6 +66,17 @@ class Registry(Generic[T]):
 
     def _entry_points(self) -> metadata.EntryPoints:
         return metadata.entry_points(group=self._group)
+
+
+def is_ours(piece: object) -> bool:
+    """Whether this package brings the piece, possibly wrapped in `functools.partial`.
+
+    >>> is_ours(functools.partial(suggest, "circle")), is_ours(max)
+    (True, False)
+    """
+    made = piece.func if isinstance(piece, functools.partial) else piece
+    module = getattr(made, "__module__", None) or ""  # None where it was made by `exec`
+    return str(module).partition(".")[0] == "mhd_jax"
 
 
 def whole_batch(piece: T) -> T:

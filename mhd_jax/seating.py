@@ -50,7 +50,7 @@ def seat(roster: Roster, state: State, seated: Int[Array, " N"]) -> State:
     )
 
 
-def leave(roster: Roster, everyone: State, changed: State, seated: Int[Array, " N"]) -> State:
+def unseat(roster: Roster, everyone: State, changed: State, seated: Int[Array, " N"]) -> State:
     """The inverse of `seat`: everybody's state with that of those who took part changed."""
     rows = [roster.rows(group, seated) for group in range(len(roster.layout.groups))]
 
@@ -92,7 +92,7 @@ class HostMemory:
         found = self._seat(state, self.layout.put(seated))
         return jax.device_put(found, shardings(found, self.devices))
 
-    def leave(self, state: State, changed: State, seated: Int[np.ndarray, "R N"]) -> State:
+    def unseat(self, state: State, changed: State, seated: Int[np.ndarray, "R N"]) -> State:
         """The state of all clients, in host memory, after those who took part come back.
 
         Args:
@@ -101,7 +101,7 @@ class HostMemory:
           seated: as in `seat`.
         """
         back = jax.device_put(changed, shardings(changed, self.roster.places))
-        return self._leave(state, back, self.layout.put(seated))
+        return self._unseat(state, back, self.layout.put(seated))
 
     def seated_shapes(self, state: State) -> State:
         """What `seat` returns, as shapes, types and shardings."""
@@ -144,14 +144,17 @@ class HostMemory:
         return self._compiled(seat, (specs(), P()), donate=())
 
     @functools.cached_property
-    def _leave(self) -> Callable[[State, State, Array], State]:
-        return self._compiled(leave, (specs(), specs(), P()), donate=(0,))
+    def _unseat(self) -> Callable[[State, State, Array], State]:
+        return self._compiled(unseat, (specs(), specs(), P()), donate=(0,))
 
     def _compiled(
         self, function: Callable[..., State], in_specs: Sequence[Any], donate: Sequence[int]
     ) -> Callable[..., State]:
         """The function for every seed, run by the host's processor."""
-        of_seeds: Any = State(None, 0, 0, 0, 0, 0)  # type: ignore[arg-type]
+        axes_of_state: dict[str, Any] = {
+            "step": None, "clients": 0, "baseline": 0, "pool": 0, "marginals": 0, "cache": 0,
+        }  # fmt: skip
+        of_seeds = State(**axes_of_state)
         axes = (*[of_seeds] * (len(in_specs) - 1), 0)
         each = jax.vmap(functools.partial(function, self.roster), axes, of_seeds)
         sharded = on_mesh(each, self.layout, in_specs=tuple(in_specs), out_specs=specs())

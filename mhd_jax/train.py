@@ -48,7 +48,7 @@ LAST_HEAD = "last_head_accuracy"
 def train_and_evaluate(
     config: ml_collections.ConfigDict, workdir: str | os.PathLike, *, with_report: bool = True
 ) -> Summary:
-    """Runs the experiment `config` in `workdir`, or goes on with it.
+    """Runs the experiment `config` in `workdir`, or resumes it.
 
     Args:
       config: see `mhd_jax.config.default_config`.
@@ -106,7 +106,7 @@ def _report(directory: Workdir, summary: Summary) -> None:
 
 
 def _summary(config: ml_collections.ConfigDict, directory: Workdir) -> tuple[Summary, bool]:
-    """The summary of the run, which is run or gone on with if need be; whether it has a report."""
+    """Starts, resumes or only reads the run; returns its summary and whether its report exists."""
     if processes.anywhere(directory.finished()):
         directory.claim(config)
         if jax.process_index() == 0:
@@ -190,7 +190,7 @@ class Stepper:
                 experiment.seed_array,
                 count,
             )
-            self.state = experiment.leave(self.state, changed, start)
+            self.state = experiment.unseat(self.state, changed, start)
             self._in_flight.add(metrics)
             if stop < experiment.config.train.steps:
                 self._next_step, self._next = stop, self._inputs(stop)
@@ -228,6 +228,7 @@ class Passage:
         """Runs all steps that are left and returns the summary, written."""
         train = self.config.train
         if self.leader:
+            record.warn(self.experiment)
             print(terminal.fitted(record.describe(self.experiment)), flush=True)
         stepper = Stepper(self.experiment, self.state, self.first_step)
         step = self.first_step

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import jax
 import numpy as np
@@ -15,6 +15,9 @@ Leaf: TypeAlias = jax.Array | np.ndarray | jax.ShapeDtypeStruct | PartitionSpec
 """An array, its shape, or how it lies on the mesh."""
 
 Tree: TypeAlias = "Leaf | tuple[Tree, ...] | Mapping[str, Tree]"
+
+PyTree: TypeAlias = Any
+"""A tree of whatever form: parameters, gradients, an optimiser's state."""
 
 Variables: TypeAlias = VariableDict
 """What a Flax module keeps: parameters, batch statistics, or both by collection."""

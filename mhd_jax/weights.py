@@ -46,7 +46,7 @@ MOST = 5  # differences that an error lists
 def named(given: Given | Sequence[Given]) -> str:
     """What `model.init_from` calls these weights: their path, or a name they are filed under.
 
-    The name is of their contents, so that a run is gone on with from no other weights.
+    The name is a hash of the contents, so a run cannot be resumed with other weights.
     """
     given = [_plain(one) for one in given] if isinstance(given, list | tuple) else _plain(given)
     # A path's text: its bytes in an array are those of a pointer, which no other process has.

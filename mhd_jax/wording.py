@@ -1,5 +1,5 @@
 # Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
-"""How messages name what there may be many of."""
+"""Lists in messages, shortened where they are long."""
 
 from __future__ import annotations
 

@@ -120,6 +120,42 @@ def test_a_network_of_another_shape_is_told_the_expected_one() -> None:
         model.init(jax.random.key(0), jnp.zeros((2, 4, 4)), train=False)
 
 
+class _Counts(nn.Module):
+    """A network without gradients, or without features."""
+
+    width: int = 4
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        return nn.Dense(self.width)(x).astype(jnp.int32) if self.width else x[:, :0]
+
+
+class _Votes(nn.Module):
+    """A head without gradients."""
+
+    num_classes: int
+    num_heads: int
+
+    @nn.compact
+    def __call__(self, embedding: jax.Array, train: bool) -> jax.Array:
+        return jnp.ones((len(embedding), self.num_heads, self.num_classes), bool)
+
+
+@pytest.mark.parametrize(
+    ("network", "head", "said"),
+    [
+        (_Counts(), None, "model.name = '_Counts': expected embeddings in floating point, not int"),
+        (_Counts(0), None, r"model.name = '_Counts': expected embeddings .* not \(2, 0\)"),
+        (None, _Votes, "heads.name = '_Votes': expected logits in floating point, not bool"),
+    ],
+)
+def test_what_has_no_gradient_is_refused(network: Any, head: Any, said: str) -> None:
+    name = "mlp" if network is None else lambda settings: network
+    model = build({"name": name}, 10, 5, **({"head": head} if head else {}))
+    with pytest.raises(ConfigError, match=said):
+        model.init(jax.random.key(0), jnp.zeros((2, 4)), train=False)
+
+
 @pytest.mark.parametrize("name", OWN_HEADS)
 def test_every_head_keeps_its_contract(name: str) -> None:
     head = HEADS.get(name)(num_classes=7, num_heads=3)

@@ -86,7 +86,7 @@ def test_mistyped_names_suggest_the_nearest():
 
 def test_a_value_of_another_type_is_refused():
     for setting, value, expected in (
-        ("graph.name", 3, "a text like 'complete'"),
+        ("graph.name", 3, "a string like 'complete'"),
         ("heads.aux", None, "a whole number like 4"),
         ("clients.num", 4.5, "a whole number like 8"),
         ("seed", True, "a whole number like 0"),
@@ -102,6 +102,19 @@ def test_numbers_of_numpy_are_numbers():
     config_lib.update(config, {"clients.num": np.int64(4), "data.public_fraction": np.float32(0.5)})
     assert (config.clients.num, config.data.public_fraction) == (4, 0.5)
     assert type(config.clients.num) is int
+
+
+def test_so_are_those_in_tuples_and_arrays():
+    config = config_lib.default_config()
+    settings = {
+        "attack.clients": tuple(np.array([5, 7])),
+        "clients.models": (("mlp", np.int64(5)), ("mlp_small", np.int64(3))),
+        "distill.class_frequencies": np.ones(3),
+    }
+    config_lib.update(config, settings)
+    assert [type(one) for one in config.attack.clients] == [int, int]
+    assert config_lib.client_models(config) == (("mlp", 5), ("mlp_small", 3))
+    assert config.distill.class_frequencies == (1.0, 1.0, 1.0)
 
 
 def test_cohorts_in_client_order():

@@ -187,6 +187,16 @@ def test_where_nothing_is_exchanged_nobody_reads_anybody(method, caplog):
     assert "graph      none: no edges" in record.describe(experiment)
 
 
+def test_the_graph_is_described_in_silence_and_warned_of_apart(caplog):
+    experiment = small.build(graph__name="none", graph__every=2)
+    caplog.clear()
+    assert "graph      none" in record.describe(experiment)
+    assert not caplog.records
+    record.warn(experiment)
+    assert "no peers, private data only: client" in caplog.text
+    assert "graph.every has no effect" in caplog.text
+
+
 def test_what_brings_embeddings_to_one_width_counts_as_parameters():
     unlike = {"clients__models": (("mlp_small", 2), ("mlp_large", 2)), "model__width": 0}
     experiment = small.build(**unlike)

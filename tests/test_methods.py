@@ -14,7 +14,6 @@ import pytest
 
 from mhd_jax import distill, methods, models
 from mhd_jax import experiment as experiment_lib
-from mhd_jax import state as state_lib
 from mhd_jax.data import sources
 from mhd_jax.errors import ConfigError
 from tests import reference, small
@@ -171,23 +170,6 @@ def test_feddf_distils_the_ensemble_into_the_average():
     logits = _public_logits(experiment, averaged, 2)
     expected = [reference.fedmd_loss(logits[c], consensus, "kl") for c in range(4)]
     np.testing.assert_allclose(metrics["head_losses"][0, 0, :, 0], expected, rtol=1e-3)
-
-
-def test_an_optimiser_that_starts_anew_takes_first_steps_again():
-    """Adam's count starts anew with its averages: a first step is as long as the learning rate."""
-    config = small.config(optimizer__warmup_steps=0, optimizer__schedule="constant",
-                          optimizer__weight_decay=0.0, optimizer__clip_norm=0.0)  # fmt: skip
-    optimizer, params = state_lib.make_optimizer(config), {"w": jnp.ones(3)}
-    opt_state, gradient = optimizer.init(params), {"w": jnp.full(3, 0.1)}
-    for _ in range(30):
-        _, opt_state = optimizer.update(gradient, opt_state, params)
-    kept = state_lib.forgetful(opt_state, jnp.asarray(False))
-    jax.tree.map(np.testing.assert_array_equal, kept, opt_state)
-    anew = state_lib.forgetful(opt_state, jnp.asarray(True))
-    update, _ = optimizer.update(gradient, anew, params)
-    np.testing.assert_allclose(-update["w"], config.optimizer.learning_rate, rtol=1e-4)
-    clock = [leaf for leaf in jax.tree.leaves(anew) if jnp.issubdtype(leaf.dtype, jnp.integer)]
-    assert sorted(int(count) for count in clock) == [0, 30]  # the learning rate's goes on
 
 
 # --- Distilling in some steps only ----------------------------------------------------------------

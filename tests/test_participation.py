@@ -21,8 +21,9 @@ from mhd_jax.data import batches
 from mhd_jax.edges import Form
 from mhd_jax.errors import ConfigError
 from mhd_jax.experiment import Experiment
+from mhd_jax.optimizer import at_step
 from mhd_jax.parallel import make_layout, on_mesh
-from mhd_jax.state import State, at_step
+from mhd_jax.state import State
 from mhd_jax.step.parts import network_keys
 from tests import small
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Iterator
 from importlib import invalidate_caches
@@ -10,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from mhd_jax.distill import max_prob
 from mhd_jax.errors import ConfigError
-from mhd_jax.registry import Registry
+from mhd_jax.models import MODELS
+from mhd_jax.registry import Registry, is_ours
 
 
 @pytest.fixture
@@ -108,3 +111,19 @@ def test_a_broken_package_fails_only_when_asked_for(shapes: Registry[object]) ->
 def test_entry_points_of_another_setting_stay_away(shapes: Registry[object]) -> None:
     with pytest.raises(ConfigError, match="shape.name = 'red'"):
         shapes.get("red")
+
+
+def test_a_piece_is_ours_wherever_it_is_wrapped() -> None:
+    assert is_ours(max_prob) and is_ours(functools.partial(max_prob)) and is_ours(MODELS)
+    assert not is_ours(len) and not is_ours(functools.partial(sorted, reverse=True))
+
+
+def test_a_piece_of_no_module_is_not_ours() -> None:
+    def made(x: object) -> object:
+        return x
+
+    assert not is_ours(made)
+    made.__module__ = None  # type: ignore[assignment]
+    assert not is_ours(made) and not is_ours(functools.partial(made, 1))
+    made.__module__ = "mhd_jax_of_somebody_else"
+    assert not is_ours(made)

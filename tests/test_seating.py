@@ -36,7 +36,7 @@ def walked(
     for step in range(start, steps):
         seated = experiment.seat(state, step)
         changed, _ = experiment.step(*small.arguments(experiment, seated, step))
-        state = experiment.leave(state, changed, step)
+        state = experiment.unseat(state, changed, step)
         found.append(jax.tree.map(np.array, state))
     return found
 

@@ -797,3 +797,22 @@ def test_a_public_table_beside_images_is_named() -> None:
     config.public_name = "breast_cancer"
     with pytest.raises(ConfigError, match=r"data\.public_name = 'breast_cancer'.*\(8, 8, 1\)"):
         lib.public_split(config, (8, 8, 1))
+
+
+def test_public_images_beside_a_table_or_of_other_channels_are_named() -> None:
+    config = default_config().data
+    config.public_name = "digits"
+    for shape, named in (((5,), r"\(5,\)"), ((8, 8, 4), r"\(8, 8, 4\)")):
+        with pytest.raises(ConfigError, match=f"data.public_name = 'digits'.*shape {named}"):
+            lib.public_split(config, shape)
+
+
+@pytest.mark.parametrize(("offset", "lost"), [(1.7e9, True), (1e6, False), (0.0, False)])
+def test_numbers_that_float32_cannot_tell_apart_are_refused(offset: float, lost: bool) -> None:
+    rng, y = np.random.default_rng(0), np.arange(40) % 2
+    x = np.c_[rng.normal(size=40), offset + 40 * y + rng.normal(size=40), np.full(40, 0.1)]
+    if not lost:
+        assert len(lib.from_arrays("m", (x, y), (x, y)).train) == 40
+        return
+    with pytest.raises(ConfigError, match="float32 can tell apart, unlike those of features 1:"):
+        lib.from_arrays("m", (x, y), (x, y))

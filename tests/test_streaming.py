@@ -3,12 +3,17 @@
 
 from __future__ import annotations
 
+import multiprocessing
+
 import jax
 import numpy as np
 import pytest
 from absl import logging
 
+import mhd_jax
+from mhd_jax import api
 from mhd_jax.data import feed as feeds
+from mhd_jax.data import streaming
 from mhd_jax.data.streaming import Streaming, random_resized_crop
 from mhd_jax.errors import ConfigError
 from tests import small
@@ -119,3 +124,27 @@ def test_streamed_crops_are_the_same_at_any_start(tmp_path):
     (whole, _), (late, _) = one.feed.inputs(0, 4)[0][0], other.feed.inputs(2, 4)[0][0]
     np.testing.assert_array_equal(whole[2:], late)
     assert (whole[0] != whole[1]).any()
+
+
+def test_scripts_that_workers_cannot_import_are_refused(pair, monkeypatch):
+    """In the worker, which imports the script again, and where the script was started."""
+    said = r'data.workers = 1: expected a script .* `if __name__ == "__main__":`'
+    with monkeypatch.context() as patched:
+        patched.setattr(multiprocessing.current_process(), "_inheriting", True, raising=False)
+        with pytest.raises(ConfigError, match=said):
+            streaming._check_workers_start(1)
+    ends = multiprocessing.get_context("spawn").Process
+    monkeypatch.setattr(ends, "start", lambda self: None)
+    monkeypatch.setattr(ends, "join", lambda self: None)
+    monkeypatch.setattr(ends, "exitcode", 1)
+    with pytest.raises(ConfigError, match=said):
+        streaming._check_workers_start(1)
+
+
+def test_crops_need_grey_or_colours(monkeypatch):
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 8, 8, 4), np.uint8)
+    images = pixels, np.arange(60) % 3
+    api.pieces.use(small.config(), {"source": mhd_jax.from_arrays("rgba", images, images)})
+    said = "data.augment = 'random_resized_crop': expected none for images of 4 channels"
+    with pytest.raises(ConfigError, match=said):
+        small.build(data__name="rgba", data__augment="random_resized_crop")

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from experiments.benchmarks import networks, ours
 from experiments.benchmarks.timing import Contender
-from mhd_jax import state
+from mhd_jax import optimizer
 from mhd_jax.experiment import Experiment
 
 PLANNED = 50  # steps whose batches are drawn beforehand and then used over and over
@@ -38,7 +38,7 @@ class Sequential:
             networks.load(client, params)
             self.clients.append(client)
             self.optimizers.append(_optimizer(self.config, client))
-        self._rate = state.learning_rate(self.config)
+        self._rate = optimizer.learning_rate(self.config)
         self._rates = np.asarray(self._rate(np.arange(PLANNED)))
         self._load(experiment)
         self._step = 0

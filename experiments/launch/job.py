@@ -26,7 +26,7 @@ from mhd_jax.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# Exit statuses of `mhd_jax.main` after which the same command goes on where it stopped: it saved
+# Exit statuses of `mhd_jax.main` after which the same command resumes where it stopped: it saved
 # after SIGTERM, or another process of the run was lost.
 SAVED, LOST = 143, 75
 

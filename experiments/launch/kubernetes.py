@@ -5,7 +5,7 @@
         --resource=nvidia.com/gpu=8 --config=configs/cifar10.py --workdir=gs://bucket/runs/cifar10
 
 One pod per host. A pod that is lost, by itself or with its node, restarts all of them (JobSet's
-failure policy), and the same command goes on from its last checkpoint. A run that fails, with
+failure policy), and the same command resumes from its last checkpoint. A run that fails, with
 status 1, would fail again and is not restarted. The workdir is a bucket's,
 or a folder below /runs where `--claim` names a volume that all pods can write.
 """

@@ -6,7 +6,7 @@
 
 One task per GPU (one per node without GPUs); JAX finds the others by Slurm's own variables. Two
 minutes before its time is over, or when it is preempted, the job gets SIGTERM, saves, and is put
-back into the queue, where the same command goes on from the checkpoint.
+back into the queue, where the same command resumes from the checkpoint.
 """
 
 from __future__ import annotations

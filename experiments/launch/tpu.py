@@ -6,7 +6,7 @@
 
 `up` is all of it: create, install, run, watch, fetch, delete. Each is also an action of its own.
 When the slice is taken away, `up` (like `watch`) deletes what is left of it, asks for another one
-and starts the same command, which goes on from its last checkpoint. One slice is one queued
+and starts the same command, which resumes from its last checkpoint. One slice is one queued
 resource with one node, both called `--name`; a slice of several hosts runs the command on each.
 """
 

@@ -89,7 +89,7 @@ def fit(
         "metric": metric, "attack": attack, "augment": augment,
     }  # fmt: skip
     made = _config(config)
-    if not isinstance(workdir, str | os.PathLike | None):
+    if workdir == "" or not isinstance(workdir, str | os.PathLike | None):
         raise ConfigError("workdir", workdir, "a path, or None for a temporary directory")
     use(made, pieces)
     _check_used(made, model is not None, graph is not None)

@@ -25,7 +25,7 @@ from mhd_jax.exchange import ENCODINGS
 from mhd_jax.graph import GRAPHS
 from mhd_jax.methods import METHODS
 from mhd_jax.models import HEADS, MODELS
-from mhd_jax.registry import Registry
+from mhd_jax.registry import Registry, is_ours
 
 T = TypeVar("T")
 
@@ -79,7 +79,7 @@ def register(setting: str, name: str, piece: T) -> T:
     if registry is AUGMENTS and name in HOST_AUGMENTS:  # two kinds answer to one setting
         raise ConfigError(setting, name, "a name that no augmentation of the host has")
     ours = (setting, name) not in _YOURS and name in registry
-    if ours and _is_ours(registry.get(name)):
+    if ours and is_ours(registry.get(name)):
         if registry.get(name) != piece:
             raise ConfigError(setting, name, "a name that no piece of mhd_jax has")
         return piece
@@ -89,12 +89,6 @@ def register(setting: str, name: str, piece: T) -> T:
 
 _YOURS: set[tuple[str, str]] = set()
 """Settings and names under which users have registered pieces: theirs to use again."""
-
-
-def _is_ours(piece: object) -> bool:
-    """Whether this package brings the piece, possibly wrapped in `functools.partial`."""
-    module = getattr(getattr(piece, "func", piece), "__module__", "") or ""
-    return module.partition(".")[0] == "mhd_jax"
 
 
 def use(config: ml_collections.ConfigDict, pieces: Mapping[str, object]) -> None:

@@ -47,7 +47,7 @@ class Federation:
 
     @property
     def fingerprint(self) -> str:
-        """By which a run knows its data again."""
+        """Hash by which a resumed run recognises its data."""
         return fingerprint(self.source, self.public, self.public_indices)
 
 

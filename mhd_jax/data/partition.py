@@ -406,7 +406,7 @@ def by_key(
 ) -> Owners:
     """Every client has the samples that the data set says are its own. No settings.
 
-    `partition` gives them out by `owner`; here ends who has no such data set.
+    `partition` gives them out by `owner`; this function only refuses data sets without one.
 
     Raises:
       ConfigError: the data set does not say whose a sample is.

@@ -28,6 +28,7 @@ from mhd_jax.data import batches
 from mhd_jax.data.feed import DeviceData, Entries, Preparation
 from mhd_jax.data.order import Federation, SampleOrder
 from mhd_jax.data.sources import Split, fit
+from mhd_jax.data.sources.interface import to_pillow
 from mhd_jax.errors import ConfigError
 from mhd_jax.inputs import Batch, StepInputs
 from mhd_jax.parallel import CLIENTS, DATA
@@ -87,9 +88,8 @@ def random_resized_crop(
 def _resize(image: UInt8[np.ndarray, "h w c"], shape: Sequence[int]) -> np.ndarray:
     """The whole image at another size, antialiased bilinear."""
     height, width, channels = shape
-    picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
-    picture = picture.convert("L" if channels == 1 else "RGB")
-    return np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR)).reshape(shape)
+    picture = to_pillow(image, channels).resize((width, height), Image.Resampling.BILINEAR)
+    return np.asarray(picture).reshape(shape)
 
 
 # --- Reading --------------------------------------------------------------------------------------
@@ -258,12 +258,7 @@ class Streaming:
         steps = grain.MapDataset.source(self._reader).slice(slice(step, None))
         dataset = steps.to_iter_dataset(threads)
         if self._workers:
-            if multiprocessing.parent_process() is not None:
-                raise ConfigError(
-                    "data.workers", self._workers,
-                    'a script whose work is below `if __name__ == "__main__":`, as every worker '
-                    "imports it anew",
-                )  # fmt: skip
+            _check_workers_start(self._workers)
             if not flags.FLAGS.is_parsed():  # Grain reads flags of its own, from Python too
                 flags.FLAGS.mark_as_parsed()
             dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=self._workers))
@@ -314,3 +309,23 @@ class Streaming:
         labels = tuple(owned for _, owned in inputs.private)
         public = self._preparation.public(inputs.public, statistics, seed, step)
         return Batch(tuple(images), labels, public)
+
+
+def _check_workers_start(workers: int) -> None:
+    """Starts a process that has nothing to do, as one that cannot start keeps Grain waiting.
+
+    Raises:
+      ConfigError: the script is not meant to be imported, which every worker does.
+    """
+    guarded = (
+        'a script whose work is below `if __name__ == "__main__":`, as every worker imports it anew'
+    )
+    this = multiprocessing.current_process()
+    # A process has no parent yet while it imports the script.
+    if getattr(this, "_inheriting", False) or multiprocessing.parent_process() is not None:
+        raise ConfigError("data.workers", workers, guarded)
+    idle = multiprocessing.get_context("spawn").Process(target=int)
+    idle.start()
+    idle.join()
+    if idle.exitcode:
+        raise ConfigError("data.workers", workers, guarded)

@@ -6,8 +6,9 @@ H = m + 1 heads of which m are auxiliary, C classes, D embedding width, N candid
 
 A prediction has a `confidence`; `alignment` changes what is published before it is read;
 `candidates` says who may teach whom, and `screening` who of them looks at the images; `rules` make
-targets of them, `robust_rules` such that few liars cannot steer them; `losses` compare a student
-with its targets, and `embeddings` with its peers' embeddings. `messages` drops what cannot be read.
+targets of them, and `robust_rules` make targets that a few liars cannot steer; `losses` compare a
+student with its targets, and `embeddings` with its peers' embeddings. `messages` drops what cannot
+be read, and `contract` tries the pieces of a run before it starts.
 
 Source: A. Zhmoginov et al., "Decentralized Learning with Multi-Headed Distillation", CVPR 2023,
 https://arxiv.org/abs/2211.15774.
@@ -35,6 +36,7 @@ from mhd_jax.distill.confidence import (
     neg_entropy,
     standardized_energy,
 )
+from mhd_jax.distill.contract import check_pieces
 from mhd_jax.distill.embeddings import (
     TrunkGradients,
     embedding_loss,
@@ -45,7 +47,6 @@ from mhd_jax.distill.embeddings import (
 from mhd_jax.distill.losses import (
     LOGIT_LOSSES,
     HeadLoss,
-    check_pieces,
     head_losses,
     logit_kl,
     logit_mae,

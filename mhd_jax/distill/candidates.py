@@ -148,20 +148,20 @@ def candidates_along(
       readable: see `Candidates`.
       own: see `Candidates`.
     """
-    heard = jnp.ones(len(published), bool) if readable is None else readable
+    can_read = jnp.ones(len(published), bool) if readable is None else readable
     extra = {
         "energy": energy, "label_shares": label_shares, "ids": ids, "readable": readable, "own": own
     }  # fmt: skip
     if below.form.kind == "lists":
         rows = below.ids
-        allowed = (rows != NOBODY) & heard[jnp.maximum(rows, 0)]
+        allowed = (rows != NOBODY) & can_read[jnp.maximum(rows, 0)]
         if same is not None:
             also = (rows[:, :, None] == same.ids[:, None]).any(axis=2) & allowed
             allowed = jnp.concatenate([allowed, also], axis=1)
         return Candidates(published, allowed, ranks, rows=rows, **extra)
-    allowed, unread = below.mask() & heard, None
+    allowed, unread = below.mask() & can_read, None
     if same is not None:
-        allowed = jnp.concatenate([allowed, same.mask() & heard], axis=1)
+        allowed = jnp.concatenate([allowed, same.mask() & can_read], axis=1)
     if below.form.kind == "all_but":
         unread = below.ids
         if same is not None:

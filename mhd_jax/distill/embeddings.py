@@ -75,11 +75,11 @@ def embedding_loss_along(
     """
     student = normalize(student_embeddings)
     teacher = jax.lax.stop_gradient(normalize(embeddings))
-    heard = readable.astype(teacher.dtype)
+    can_read = readable.astype(teacher.dtype)
     cross = jnp.einsum("kbd,kbd->kb", student, peers.mean(teacher, first))
-    share = peers.mean(heard[first : first + len(teacher)], first)
+    share = peers.mean(can_read[first : first + len(teacher)], first)
     own = jnp.sum(student**2, axis=-1) * share[:, None]
     theirs = peers.mean(jnp.sum(teacher**2, axis=-1), first)
     loss = jnp.mean(own + theirs - 2.0 * cross, axis=1)
-    every = peers.mean(heard)  # 1 where all peers can be read
+    every = peers.mean(can_read)  # 1 where all peers can be read
     return jnp.where(every > 0, loss / jnp.maximum(every, 1e-6), 0.0)

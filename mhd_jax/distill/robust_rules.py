@@ -161,8 +161,8 @@ def reputations(candidates: Candidates) -> Float[Array, "k K"]:
         r_ij = 1 - mean_b mean_h s_jh(b) (1 - p_i(c_jh(b) | b)),  s = (C max p - 1) / (C - 1)
 
     with c the class that is named. Being unsure costs nothing, so that an honest client with other
-    classes keeps its name. Source of scoring others by one's own data: FLTrust, X. Cao et al.,
-    2020, https://arxiv.org/abs/2012.13995; on predictions, ours.
+    classes keeps its reputation. Source of scoring others by one's own data: FLTrust, X. Cao et
+    al., 2020, https://arxiv.org/abs/2012.13995; on predictions, ours.
     """
     own = jnp.exp(_own(candidates, "reputation")[:, :, 0])
     sure = own.max(axis=-1)

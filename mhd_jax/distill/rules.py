@@ -163,9 +163,9 @@ def label_share_rule(
     """A candidate counts for a class as far as its client holds that class.
 
     p(c) is proportional to sum_j q_j(c) p_j(c) with q_j the label distribution of client j, which
-    clients publish once (`distill.publish_label_shares`). Weights per class and client are those
-    of DaFKD's and FedGKD's relatives; see J. Zhang et al., 2022, FedLC,
-    https://arxiv.org/abs/2209.00189, for label counts as calibration. This form is ours.
+    clients publish once (`distill.publish_label_shares`). Label counts also calibrate logits in
+    FedLC (J. Zhang et al., 2022, https://arxiv.org/abs/2209.00189); weighting teachers by label
+    shares is ours.
 
     Raises:
       ConfigError: clients do not publish their label shares.
@@ -222,11 +222,11 @@ def targets(candidates: Candidates, choice: Choice, link: Callable[[Array], Arra
     if jnp.issubdtype(choice.dtype, jnp.integer):
         return Target(candidates.replace(published=linked).take(choice), choice >= 0)
     mix = _mix if candidates.rows is None else _mix_lists
-    mixed = sum(
-        mix(candidates, choice[:, block * size : (block + 1) * size], linked[:, :, block:stop])
-        for size in [candidates.per_block]
-        for block, stop in ((b, b + candidates.ranks) for b in range(candidates.blocks))
-    )
+    size, ranks = candidates.per_block, candidates.ranks
+    mixed: Any = 0
+    for block in range(candidates.blocks):
+        weights = choice[:, block * size : (block + 1) * size]
+        mixed = mixed + mix(candidates, weights, linked[:, :, block : block + ranks])
     return Target(jnp.asarray(mixed), choice.sum(axis=1) > 0)
 
 

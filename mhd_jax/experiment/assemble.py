@@ -10,7 +10,7 @@ import jax
 import ml_collections
 
 from mhd_jax import config as config_lib
-from mhd_jax import exchange, federation, methods, seating, state
+from mhd_jax import exchange, federation, methods, optimizer, seating
 from mhd_jax import privacy as privacy_lib
 from mhd_jax.data import sources
 from mhd_jax.data.batches import Visits
@@ -90,7 +90,7 @@ def _parts(
         method=method,
         models=clients.models,
         baseline_models=clients.baseline_models,
-        optimizer=state.make_optimizer(config),
+        optimizer=optimizer.make_optimizer(config),
         encoding=exchange.make_encoding(config, method, clients.num_classes),
         load=feed.load,
         num_classes=clients.num_classes,

@@ -26,7 +26,7 @@ from mhd_jax import config as config_lib
 from mhd_jax.data.order import Federation
 from mhd_jax.data.partition import PARTITIONS
 from mhd_jax.errors import ConfigError
-from mhd_jax.registry import Registry
+from mhd_jax.registry import Registry, is_ours
 from mhd_jax.wording import listed
 
 NAMED: Mapping[str, Registry[Any]] = {
@@ -306,6 +306,4 @@ def _ours(setting: str, name: str) -> bool:
     registry = registries.get(setting)
     if registry is None or name not in registry:
         return True  # a word, such as the modes of exchange
-    piece = registry.get(name)
-    module: str = getattr(getattr(piece, "func", piece), "__module__", "")
-    return module.partition(".")[0] == "mhd_jax"
+    return is_ours(registry.get(name))

@@ -157,11 +157,11 @@ class Experiment:
             return everyone
         return self.memory.seat(everyone, self._places(step))
 
-    def leave(self, everyone: State, changed: State, step: int) -> State:
+    def unseat(self, everyone: State, changed: State, step: int) -> State:
         """The state of all clients after a step, from that before it, which is donated."""
         if self.memory is None:
             return changed
-        return self.memory.leave(everyone, changed, self._places(step))
+        return self.memory.unseat(everyone, changed, self._places(step))
 
     def seated_shapes(self) -> State:
         """Shapes, types and shardings of what a step takes."""

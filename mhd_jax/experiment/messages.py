@@ -124,7 +124,10 @@ def make_visits(
     elif config.exchange.mode == "stale":
         accepted = "1 with exchange.mode = stale, or exchange.mode = fresh: snapshots change"
     elif not all(topology.static for topology in topologies):
-        accepted = "1 with a graph that changes: a new reader lacks what was sent before"
+        accepted = (
+            "1 with a graph that changes (graph.every, graph.peers_per_step, graph.drop): a new "
+            "reader lacks what was sent before"
+        )
     elif config.data.public_batch_size // layout.data_devices % count:
         share = config.data.public_batch_size // layout.data_devices
         accepted = f"a divisor of {share}, the public samples of a step and device"

@@ -44,8 +44,8 @@ class Topology:
       graphs: the graphs that take turns: a matrix, or a function from a step to a matrix.
       every: steps for which a graph stays in force; 0 means that the first one is the only one,
         asked afresh in every step if it is a function.
-      peers_per_step: Δ, peers each client reads per step, drawn at random; 0 means all. Where
-        the settings say -1, whoever knows the method may put another number there.
+      peers_per_step: Δ, peers each client reads per step, drawn at random; 0 means all. -1
+        in the settings is stored as 0; `experiment.messages` may replace it by the method's own.
       drop: probability that an edge is silent in a step.
     """
 

@@ -118,12 +118,10 @@ class MultiHeadClassifier(nn.Module):
                 renormalise=renormalise,
             )  # fmt: skip
             embedding = jnp.asarray(made)
-        if embedding.ndim != 2 or embedding.shape[0] != x.shape[0]:
-            raise ConfigError(
-                "model.name",
-                label(self.network),
-                f"embeddings of shape [B, D] with B = {x.shape[0]}, not {embedding.shape}",
-            )
+        if embedding.ndim != 2 or embedding.shape[0] != x.shape[0] or not embedding.shape[1]:
+            accepted = f"embeddings of shape [B, D] with B = {x.shape[0]}, not {embedding.shape}"
+            raise ConfigError("model.name", label(self.network), accepted)
+        _check_type("model.name", label(self.network), "embeddings", embedding)
         embedding = embedding.astype(jnp.float32)
         expected = (x.shape[0], self.num_heads, self.num_classes)
         accepted = f"a head of embeddings {embedding.shape}, called with train as well"
@@ -135,4 +133,11 @@ class MultiHeadClassifier(nn.Module):
                 type(self.head).__name__,
                 f"logits of shape [B, H, C] = {expected}, not {logits.shape}",
             )
+        _check_type("heads.name", type(self.head).__name__, "logits", logits)
         return logits.astype(jnp.float32), embedding
+
+
+def _check_type(setting: str, piece: str, what: str, made: Array) -> None:
+    """Raises `ConfigError` unless numbers have gradients."""
+    if not jnp.issubdtype(made.dtype, jnp.floating):
+        raise ConfigError(setting, piece, f"{what} in floating point, not {made.dtype}")

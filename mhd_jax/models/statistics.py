@@ -9,7 +9,6 @@ shows in them only later, and a loop with such a delay is unstable: with the usu
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +17,7 @@ from jaxtyping import Array
 from mhd_jax.inputs import Sample
 from mhd_jax.models import shapes
 from mhd_jax.models.classifier import MultiHeadClassifier
-
-PyTree = Any
+from mhd_jax.trees import PyTree
 
 MOST_KEPT = 0.9
 """Of a running statistic in a step of training; layers with a larger momentum are sped up to it."""

@@ -151,7 +151,7 @@ class Checkpoints:
         return None
 
     def discard_from(self, step: int) -> None:
-        """Deletes the checkpoints of `step` and later ones: a run should not go on from them."""
+        """Deletes the checkpoints of `step` and later ones: a run should not resume from them."""
         self.wait()
         for later in [saved for saved in self._manager.all_steps() if saved >= step]:
             with self._explained(f"could not delete step {later}"):

@@ -93,7 +93,10 @@ def join(setting: str) -> None:
 
 @contextlib.contextmanager
 def _telling_that_it_waits() -> Iterator[None]:
-    """Says so where others are not there soon: JAX waits for five minutes without a word."""
+    """Prints a line if the other processes have not joined after `WAIT_SECONDS`.
+
+    JAX itself waits for five minutes without a word.
+    """
     there = ", ".join(f"{name}={os.environ[name]}" for name in _ENVIRONMENT if name in os.environ)
     said = f"waiting for the other processes of the run{f' ({there})' if there else ''}"
     timer = threading.Timer(WAIT_SECONDS, print, [said], {"file": sys.stderr, "flush": True})
@@ -150,7 +153,7 @@ def alike(text: str) -> bool:
         return bool((multihost_utils.process_allgather(digest) == digest).all())
 
 
-def leave_soon(status: int) -> None:
+def exit_soon(status: int) -> None:
     """To be called by a process that ends with an error, alone or like the others.
 
     At its exit JAX waits for all of them, for minutes where the others in turn wait for this one in
@@ -168,7 +171,7 @@ def leave_soon(status: int) -> None:
 def _fail(before: Callable[..., object], *error: Any) -> None:
     """What Python calls for an exception that nobody has caught."""
     before(*error)
-    leave_soon(1)
+    exit_soon(1)
 
 
 @contextlib.contextmanager

@@ -5,9 +5,9 @@ Inside `shard_map` a device holds k of the K clients; arrays below carry k, and 
 published is gathered to K. The step consumes arrays (batches, who reads whom, weights) that the
 host computed as functions of (seed, step), so nothing that changes during a run recompiles it.
 
-`program` is the step itself; it calls, in this order, `private` (gradients of the private loss),
-`publishing` (what leaves a client), `lessons` (gradients of distillation) and `averaging`.
-`parts` is what all of them are compiled from.
+`program` is the step: `private` (gradients of the private loss), `lessons` (gradients of
+distillation, from what `publishing` lets clients see), then the snapshot and `averaging`. `parts`
+is what all of them are compiled from.
 """
 
 from mhd_jax.step.parts import Metrics, StepParts

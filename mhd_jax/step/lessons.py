@@ -18,7 +18,6 @@ from mhd_jax.parallel import DATA
 from mhd_jax.state import State
 from mhd_jax.step.parts import (
     Metrics,
-    PyTree,
     StepParts,
     mean_over_data,
     own_messages,
@@ -35,6 +34,7 @@ from mhd_jax.step.publishing import (
     read_heads,
     read_published,
 )
+from mhd_jax.trees import PyTree
 
 
 class Lessons(NamedTuple):
@@ -177,38 +177,67 @@ def peers_of(
     """Whom the local clients of a group may learn from: peers and, if chosen, themselves."""
     chosen = parts.method.distillation
     assert chosen is not None and published.scores is not None
-    num_rows, own = student.scores.shape[0], own_messages(parts, group)
-    reads, scores, energy = inputs.reads[group], published.scores, published.energy
-    readable = published.readable
-    shares = inputs.label_shares if inputs.label_shares.size else None
-    if shares is not None and parts.routes is not None:
-        shares = shares[parts.routes.clients()]
-    elif shares is not None:
-        shares = jnp.repeat(shares, len(scores) // len(shares), axis=0)
-    fresh = not inputs.versions.size
-    if fresh:
-        present = scores[own]
-    else:
-        mine = jax.lax.stop_gradient(read_heads(chosen, student))
-        present = align(parts, chosen, mine.scores)[0] if chosen.alignment else mine.scores
-    mine_in_front = None
-    if chosen.include_self and not fresh:
+    own, reads, in_front = own_messages(parts, group), inputs.reads[group], None
+    shares = _label_shares(parts, inputs, len(published.scores))
+    present = _present(parts, chosen, student, published, inputs, own)
+    if chosen.include_self and inputs.versions.size:
         # One's own present state is no snapshot: it joins the candidates in front.
-        readable = jnp.concatenate([jnp.ones(num_rows, bool), readable])
-        scores = jnp.concatenate([present, scores], axis=0)
-        if energy is not None and mine.energy is not None:
-            energy = jnp.concatenate([mine.energy, energy], axis=0)
+        published = _with_present_in_front(published, present)
         if shares is not None:
             shares = jnp.concatenate([inputs.label_shares[own], shares], axis=0)
-        mine_in_front = inputs.seated[own] if parts.roster.attendances else own
-        reads, own = reads.behind(num_rows), jnp.arange(num_rows)
+        in_front = inputs.seated[own] if parts.roster.attendances else own
+        reads, own = reads.behind(len(own)), jnp.arange(len(own))
     below = reads.including(own) if chosen.include_self else reads
     chain = chosen.wiring == "chain"
+    assert published.scores is not None
     return distill.candidates_along(
-        scores, below, reads if chain and chosen.same_rank else None,
-        student.scores.shape[2] - 1 if chain else 1, energy=energy, label_shares=shares,
-        ids=publishers(parts, inputs, len(scores), mine_in_front), readable=readable, own=present,
+        published.scores, below, reads if chain and chosen.same_rank else None,
+        student.scores.shape[2] - 1 if chain else 1, energy=published.energy, label_shares=shares,
+        ids=publishers(parts, inputs, len(published.scores), in_front),
+        readable=published.readable, own=present.scores,
     )  # fmt: skip
+
+
+def _label_shares(
+    parts: StepParts, inputs: StepInputs, published: int
+) -> Float[Array, "N C"] | None:
+    """Label shares of the clients of all published predictions; None where clients publish none."""
+    shares = inputs.label_shares
+    if not shares.size:
+        return None
+    if parts.routes is not None:
+        return shares[parts.routes.clients()]
+    return jnp.repeat(shares, published // len(shares), axis=0)
+
+
+def _present(
+    parts: StepParts,
+    chosen: Distillation,
+    student: Predictions,
+    published: Published,
+    inputs: StepInputs,
+    own: Int[Array, " k"],
+) -> Predictions:
+    """What the local clients of a group say now, as their readers take it.
+
+    Those who publish it have their energies among what is published.
+    """
+    assert published.scores is not None
+    if not inputs.versions.size:
+        return Predictions(published.scores[own], student.embeddings)
+    mine = jax.lax.stop_gradient(read_heads(chosen, student))
+    return mine._replace(scores=align(parts, chosen, mine.scores)[0]) if chosen.alignment else mine
+
+
+def _with_present_in_front(published: Published, present: Predictions) -> Published:
+    """Published snapshots behind what the local clients say now, which these can always read."""
+    assert published.scores is not None
+    always, energy = jnp.ones(len(present.scores), bool), published.energy
+    readable = jnp.concatenate([always, published.readable])
+    scores = jnp.concatenate([present.scores, published.scores], axis=0)
+    if energy is not None and present.energy is not None:
+        energy = jnp.concatenate([present.energy, energy], axis=0)
+    return published._replace(scores=scores, energy=energy, readable=readable)
 
 
 def screen(parts: StepParts, peers: distill.Candidates, devices: int) -> distill.Candidates:

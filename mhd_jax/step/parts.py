@@ -23,8 +23,8 @@ from mhd_jax.models.classifier import MultiHeadClassifier
 from mhd_jax.parallel import DATA, Layout
 from mhd_jax.participation import Roster
 from mhd_jax.routes import Routes
+from mhd_jax.trees import PyTree
 
-PyTree = Any
 Metrics = dict[str, tuple[Array, ...]]  # per group
 T = TypeVar("T")
 Load = Callable[[PyTree, StepInputs, Array, Array], Batch]

@@ -17,14 +17,14 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array
 
 from mhd_jax.inputs import Batch, StepInputs
+from mhd_jax.optimizer import at_step
 from mhd_jax.parallel import CLIENTS, on_mesh
-from mhd_jax.seating import leave, seat
-from mhd_jax.state import Learners, State, at_step, specs
+from mhd_jax.seating import seat, unseat
+from mhd_jax.state import Learners, State, specs
 from mhd_jax.step.averaging import average
 from mhd_jax.step.lessons import distillation_gradients, trunk_metrics
 from mhd_jax.step.parts import (
     Metrics,
-    PyTree,
     StepParts,
     distils,
     mean_over_data,
@@ -34,6 +34,7 @@ from mhd_jax.step.parts import (
 )
 from mhd_jax.step.private import private_gradients
 from mhd_jax.step.publishing import Memory, write_pool
+from mhd_jax.trees import PyTree
 
 # XLA's library fusions on CPU without convolutions, which are among them by default: the library's
 # are slower than XLA's own, by a tenth to a fifth of a whole step of small residual networks.
@@ -145,7 +146,10 @@ def _all_replicas(
     Data of which there is one copy, leaves [1, ...], are those of every replica.
     """
     per_replica = (state.clients, state.baseline, state.pool, state.marginals, state.cache)
-    axes = StepInputs(0, 0, 0, 0, None, None, None, 0, 0, 0)
+    axes = StepInputs(
+        private=0, public=0, reads=0, versions=0, write=None, weights=None, average=None, mixing=0,
+        label_shares=0, seated=0,
+    )  # fmt: skip
     data_axes = jax.tree.map(lambda x: None if len(x) == 1 else 0, data)
     data = jax.tree.map(lambda x: x[0] if len(x) == 1 else x, data)
 
@@ -192,7 +196,7 @@ def _one_system(
         clients=clients, baseline=baseline, pool=pool, marginals=memory.marginals,
         cache=memory.cache,
     )  # fmt: skip
-    new = changed if parts.brought else leave(parts.roster, everyone, changed, inputs.seated)
+    new = changed if parts.brought else unseat(parts.roster, everyone, changed, inputs.seated)
     trees = (new.clients, new.baseline, new.pool, new.marginals, new.cache)
     return trees, mean_over_data(parts, metrics)
 

@@ -100,17 +100,20 @@ def public_split(config: ConfigDict, image_shape: Shape) -> Split:
       ConfigError: as `source`, naming the `data.public_...` settings.
     """
     directory = config.public_dir or config.dir
+    alike = f"samples of shape {image_shape}, as those of data.name are"
     try:
         if config.public_name == "folder":
             return unlabelled_folder(directory, image_shape)
-        return _load(config.public_name, directory, "train", image_shape).train
+        found = _load(config.public_name, directory, "train", image_shape).train
     except ConfigError as error:
         setting = error.setting.replace("data.", "data.public_")
         if setting.removeprefix("data.") not in config:  # its own shape is asked of it, say
-            accepted = f"samples of shape {image_shape}, as those of data.name are"
-            raise ConfigError("data.public_name", config.public_name, accepted) from error
+            raise ConfigError("data.public_name", config.public_name, alike) from error
         accepted = error.accepted.replace("data.", "data.public_")
         raise ConfigError(setting, error.value, accepted) from error
+    if found.image_shape != tuple(image_shape):
+        raise ConfigError("data.public_name", config.public_name, alike)
+    return found
 
 
 PRIVATE, TEST = "the clients' own images", "the test images"

@@ -405,7 +405,29 @@ def _finite(
     if samples.ndim == 4 and not (samples.min() >= 0 and samples.max() <= 1):
         accepted = f"floating-point images in 0..1, not {samples.min():g}..{samples.max():g}"
         raise ConfigError(*where, accepted)
+    _check_precision(where, samples, given)
     return samples
+
+
+def _check_precision(
+    where: Where, samples: Float[np.ndarray, "N ..."], given: Shaped[np.ndarray, "N ..."]
+) -> None:
+    """Raises unless float32 can tell the values of each feature apart: times in seconds it cannot.
+
+    A feature may be rounded by a hundredth of its standard deviation.
+    """
+    if given.dtype.itemsize <= samples.dtype.itemsize or len(given) < 2:
+        return
+    exact, rounded = (values.reshape(len(given), -1) for values in (given, samples))
+    lost = np.abs(exact - rounded).max(axis=0) > 0.01 * exact.std(axis=0)
+    features = np.flatnonzero(lost & (exact.min(axis=0) < exact.max(axis=0)))
+    if len(features):
+        listed = ", ".join(map(str, features[:MOST_ROWS])) + ", ..." * (len(features) > MOST_ROWS)
+        accepted = (
+            f"numbers that float32 can tell apart, unlike those of features {listed}: subtract "
+            "their mean first"
+        )
+        raise ConfigError(*where, accepted)
 
 
 MOST_ROWS = 5  # that an error lists

@@ -33,10 +33,10 @@ Shape = tuple[int, ...]
 AS_STORED: Shape = (0, 0, 0)
 
 FEWEST = 2
-"""Samples of a client."""
+"""Fewest samples a client may have."""
 
 COMPARED = 256
-"""Samples by which a data set is known again."""
+"""Samples of a split, at most, that go into a data set's fingerprint."""
 
 # Threads that decode images, and images that one decodes before it takes the next block. Decoding
 # leaves the interpreter's lock, reading headers does not: more threads would wait for each other.
@@ -303,11 +303,16 @@ def fit(image: Shaped[np.ndarray, "h w c"], shape: Shape) -> Shaped[np.ndarray, 
     if image.dtype != np.uint8:
         raise TypeError(f"only uint8 images can be resized, not {image.dtype}")
     height, width, channels = shape
-    picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
-    picture = picture.convert("L" if channels == 1 else "RGB")
+    picture = to_pillow(image, channels)
     if picture.size != (width, height):
         picture = ImageOps.fit(picture, (width, height), method=Image.Resampling.BILINEAR)
     return np.asarray(picture).reshape(shape)
+
+
+def to_pillow(image: UInt8[np.ndarray, "h w c"], channels: int) -> Image.Image:
+    """The image for Pillow, grey for one channel and RGB for three."""
+    picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+    return picture.convert("L" if channels == 1 else "RGB")
 
 
 def decode_image(data: bytes, name: str) -> UInt8[np.ndarray, "h w c"]:
@@ -338,7 +343,13 @@ def blocks(values: Int[np.ndarray, " n"], size: int) -> list[Int[np.ndarray, " b
 
 
 def resolve_shape(stored: Sequence[int | None], wanted: Shape) -> Shape:
-    """The shape to deliver: what is wanted, and where that is 0 what is stored."""
+    """The shape to deliver: what is wanted, and where that is 0 what is stored.
+
+    Raises:
+      ConfigError: it is wanted of samples that are no images, or their sizes differ.
+    """
+    if len(stored) != len(wanted):
+        raise ConfigError("data.shape", tuple(stored), f"samples of shape {tuple(wanted)}")
     shape = [want or have for want, have in zip(wanted, stored, strict=True)]
     if not all(shape):
         raise ConfigError("data.image_size", 0, "a size in pixels, as stored images differ in size")

@@ -113,7 +113,7 @@ def tensorflow_dataset(
     """A dataset of TensorFlow Datasets that lies prepared in `directory` or $TFDS_DATA_DIR.
 
     The test split is "test", or "validation" where there is none or its labels are kept secret;
-    `split` has no sample of it. `client_key` is the feature, an integer or a text, that names the
+    `split` has no sample of it. `client_key` is the feature, an integer or a string, that names the
     client of a sample.
 
     Source: https://www.tensorflow.org/datasets/data_source.
