@@ -224,7 +224,8 @@ of your own like those in [`configs/`](../configs). These come with the package 
 their names, as in `--config=cifar10:cpu`, wherever you are; without `--config` it is `digits`.
 
 ```bash
-python -m mhd_jax.main --config=configs/digits.py --workdir=runs/cycle --config.graph.name=cycle --config.heads.aux=6
+python -m mhd_jax.main --config=configs/digits.py --workdir=runs/cycle \\
+  --config.graph.name=cycle --config.heads.aux=6
 ```
 
 ```python
