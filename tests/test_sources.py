@@ -653,6 +653,8 @@ def test_arrays_that_are_no_data_set_are_refused() -> None:
     ):
         with pytest.raises(ConfigError, match=said):
             lib.from_arrays("x", *given)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="^test in data.name = 'x': expected at least one sample"):
+        lib.from_arrays("x", table, (table[0][:0], labels[:0]))
     hidden = np.ma.masked_equal(np.eye(6, 3), 1)  # whose values under the mask are numbers
     for samples, given_labels, said in (
         ([[1, 2], [3]], [0, 1], "an array of samples, all of one shape .ValueError"),

@@ -202,7 +202,7 @@ def from_arrays(
         ((which, type(pair).__name__), pair) for which, pair in (("train", train), ("test", test))
     )
     known, held_out = (
-        array_split(("data.name", name), *as_pair((which, type(pair).__name__), pair))
+        array_split((f"{which} in data.name", name), *as_pair((which, type(pair).__name__), pair))
         for which, pair in (("train", train), ("test", test))
     )
     classes = max(int(known.labels.max()), int(held_out.labels.max())) + 1
