@@ -41,7 +41,7 @@ def fit(
     augment: Piece | None = None,
     init_from: Given | Sequence[Given] = None,
 ) -> Run:
-    """Runs an experiment to its end, or goes on with the one in `workdir`.
+    """Runs an experiment to its end, or resumes the one in `workdir`.
 
     A piece is the name of a registered one, or an object, which is registered under its own
     ``__name__`` (see `register` for objects without one). What each has to be:

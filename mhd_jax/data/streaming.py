@@ -317,15 +317,19 @@ def _check_workers_start(workers: int) -> None:
     Raises:
       ConfigError: the script is not meant to be imported, which every worker does.
     """
-    guarded = (
-        'a script whose work is below `if __name__ == "__main__":`, as every worker imports it anew'
-    )
     this = multiprocessing.current_process()
     # A process has no parent yet while it imports the script.
-    if getattr(this, "_inheriting", False) or multiprocessing.parent_process() is not None:
-        raise ConfigError("data.workers", workers, guarded)
+    is_worker = getattr(this, "_inheriting", False) or multiprocessing.parent_process() is not None
+    if is_worker or not _process_starts():
+        raise ConfigError(
+            "data.workers", workers,
+            'a script whose work is below `if __name__ == "__main__":`, as every worker imports it '
+            "anew",
+        )  # fmt: skip
+
+
+def _process_starts() -> bool:
     idle = multiprocessing.get_context("spawn").Process(target=int)
     idle.start()
     idle.join()
-    if idle.exitcode:
-        raise ConfigError("data.workers", workers, guarded)
+    return not idle.exitcode

@@ -18,7 +18,8 @@ from mhd_jax import privacy as privacy_lib
 from mhd_jax.inputs import Batch
 from mhd_jax.models import bridge, statistics
 from mhd_jax.state import Learners
-from mhd_jax.step.parts import PyTree, StepParts, mean_over_data
+from mhd_jax.step.parts import StepParts, mean_over_data
+from mhd_jax.trees import PyTree
 
 _FULL_PRECISION = functools.partial(jax.default_matmul_precision, "highest")
 """Matrix products in full float32. Accelerators round the factors by default, and a gradient could

@@ -21,7 +21,8 @@ from mhd_jax.exchange import from_wire, projection, to_wire
 from mhd_jax.methods import Distillation
 from mhd_jax.parallel import gather_clients
 from mhd_jax.state import Learners, State
-from mhd_jax.step.parts import PyTree, StepParts, mean_over_data
+from mhd_jax.step.parts import StepParts, mean_over_data
+from mhd_jax.trees import PyTree
 
 ENERGY_OF_LIARS = 4.0  # standard deviations: more than honest ones reach
 

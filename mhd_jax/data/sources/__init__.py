@@ -103,8 +103,9 @@ def public_split(config: ConfigDict, image_shape: Shape) -> Split:
     alike = f"samples of shape {image_shape}, as those of data.name are"
     try:
         if config.public_name == "folder":
-            return unlabelled_folder(directory, image_shape)
-        found = _load(config.public_name, directory, "train", image_shape).train
+            found = unlabelled_folder(directory, image_shape)
+        else:
+            found = _load(config.public_name, directory, "train", image_shape).train
     except ConfigError as error:
         setting = error.setting.replace("data.", "data.public_")
         if setting.removeprefix("data.") not in config:  # its own shape is asked of it, say

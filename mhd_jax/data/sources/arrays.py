@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
-from mhd_jax import rng
+from mhd_jax import rng, wording
 from mhd_jax.data.sources.interface import (
     SOURCES,
     Shape,
@@ -198,12 +198,12 @@ def from_arrays(
     """
     if not isinstance(name, str):
         raise ConfigError("name", name, "what data.name calls the data set")
-    columns = check_columns(
-        ((which, type(pair).__name__), pair) for which, pair in (("train", train), ("test", test))
-    )
+    given = [((which, type(pair).__name__), pair) for which, pair in
+             (("train", train), ("test", test))]  # fmt: skip
+    columns = check_columns(given)
     known, held_out = (
-        array_split((f"{which} in data.name", name), *as_pair((which, type(pair).__name__), pair))
-        for which, pair in (("train", train), ("test", test))
+        array_split((f"{where[0]} in data.name", name), *as_pair(where, pair))
+        for where, pair in given
     )
     classes = max(int(known.labels.max()), int(held_out.labels.max())) + 1
     if max(classes, len(class_names)) < 2:
@@ -422,10 +422,9 @@ def _check_precision(
     lost = np.abs(exact - rounded).max(axis=0) > 0.01 * exact.std(axis=0)
     features = np.flatnonzero(lost & (exact.min(axis=0) < exact.max(axis=0)))
     if len(features):
-        listed = ", ".join(map(str, features[:MOST_ROWS])) + ", ..." * (len(features) > MOST_ROWS)
         accepted = (
-            f"numbers that float32 can tell apart, unlike those of features {listed}: subtract "
-            "their mean first"
+            "numbers that float32 can tell apart, unlike those of features "
+            f"{wording.listed(features)}: subtract their mean first"
         )
         raise ConfigError(*where, accepted)
 
