@@ -580,8 +580,9 @@ def test_public_folder_needs_no_classes(tmp_path: Path) -> None:
     assert images.shape == (4, 6, 6, 3)
     assert sorted(images.mean((1, 2, 3))) == [0, 50, 100, 150]
     assert np.all(split.labels == -1)
-    with pytest.raises(ConfigError, match=r"data.public_name = 'folder': .*shape \(6, 6, 4\)"):
-        lib.public_split(config(public_name="folder", dir=str(tmp_path)), (6, 6, 4))
+    for shape, said in (((6, 6, 4), r"\(6, 6, 4\)"), ((5,), r"\(5,\)")):
+        with pytest.raises(ConfigError, match=f"data.public_name = 'folder': .*shape {said}"):
+            lib.public_split(config(public_name="folder", dir=str(tmp_path)), shape)
 
 
 def test_public_errors_name_the_public_settings(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from jaxtyping import Int, UInt8
 
 from mhd_jax import rng
 from mhd_jax.data.sources.interface import (
+    AS_STORED,
     FEWEST,
     SOURCES,
     Shape,
@@ -204,6 +205,7 @@ def unlabelled_folder(directory: str, shape: Shape) -> Split:
     files = _image_files(_directory(directory, "it"))
     if not files:
         raise ConfigError("data.dir", directory, "a directory with PNG or JPEG images in it")
+    shape = resolve_shape(AS_STORED, shape)
     return FolderSplit(files, np.full(len(files), -1), shape, resize=True)
 
 
