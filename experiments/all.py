@@ -9,6 +9,7 @@ from experiments import (
     communication,
     data_heterogeneity,
     digits_claims,
+    held_out,
     liars,
     main_comparison,
     many_clients,
@@ -44,15 +45,16 @@ EVERY = (
     *STUDIES,
     robustness.STUDY,
     one_change.STUDY,
+    held_out.STUDY,
     liars.STUDY,
     tabular.STUDY,
     many_clients.STUDY,
     ring.STUDY,
 )
 """With those that have data sets and presets of their own, the grid of defaults and its rows with
-one change (`grid`) and the table (`tabular`), with the study of liars, which trains the same
-clients under many attacks, with that of many clients (`many`), and with the ring, whose public
-images are another data set's."""
+one change (`grid`), the tables on which nothing was chosen (`held_out`) and that of silos
+(`tabular`), with the study of liars, which trains the same clients under many attacks, with that of
+many clients (`many`), and with the ring, whose public images are another data set's."""
 
 if __name__ == "__main__":
     sweep.main(*STUDIES)

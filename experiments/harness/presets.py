@@ -11,7 +11,7 @@ from typing import Any
 
 import ml_collections
 
-from experiments.harness import many  # noqa: F401  registers the data of its preset
+from experiments.harness import keel, many  # noqa: F401  they register the data of their presets
 from mhd_jax.config import update
 from mhd_jax.errors import ConfigError, suggest
 
@@ -117,6 +117,7 @@ PRESETS = {
             public_names=("photos",),
         ),
         Preset("grid", "configs/digits.py", seeds=3, num_seeds=3, changes=_QUIET),
+        Preset("held_out", "configs/digits.py", seeds=3, num_seeds=3, changes=_QUIET),
         Preset(
             "tabular",
             "configs/tabular.py",

