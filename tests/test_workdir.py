@@ -227,6 +227,15 @@ def test_floats_keep_every_bit(double: float, single: float) -> None:
     assert np.float32(read["single"]).tobytes() == np.float32(single).tobytes()
 
 
+def test_infinity_is_json_that_every_reader_takes_and_reads_back() -> None:
+    def refused(word: str) -> float:
+        raise ValueError(word)
+
+    written = {"skew": np.inf, "rates": [np.float32(-np.inf)], 'say "Infinity': 'is "Infinity'}
+    read = json.loads(to_json(written), parse_constant=refused)
+    assert read == {"skew": np.inf, "rates": [-np.inf], 'say "Infinity': 'is "Infinity'}
+
+
 def test_what_has_no_json_form_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="set has no JSON form"):
         Workdir(tmp_path).append_metrics({"step": {1, 2}})

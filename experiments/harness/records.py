@@ -21,7 +21,7 @@ from experiments.harness.presets import ROOT, Preset
 from experiments.harness.study import Cell, PerClass, Record, Results, Study
 from mhd_jax.errors import WorkdirError, of_file
 from mhd_jax.results import SeedResult, Summary
-from mhd_jax.runtime.workdir import to_json
+from mhd_jax.runtime.workdir import to_json, without_infinity
 
 _DIGITS = 4  # of the accuracies in a record
 
@@ -205,7 +205,8 @@ def read(paths: Iterable[Path]) -> Iterator[Record]:
 def to_compact_json(value: Mapping[str, Any]) -> str:
     """Indented, but with every list of numbers on one line: small, and readable in a diff."""
     text = json.dumps(value, indent=1, ensure_ascii=False)
-    return re.sub(r"\[[^\[\]{}\"]*\]", lambda found: re.sub(r"\s+", "", found[0]), text) + "\n"
+    text = re.sub(r"\[[^\[\]{}\"]*\]", lambda found: re.sub(r"\s+", "", found[0]), text)
+    return without_infinity(text) + "\n"
 
 
 def write(path: Path, text: str) -> None:

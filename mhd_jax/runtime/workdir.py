@@ -16,6 +16,7 @@ import fnmatch
 import hashlib
 import json
 import os
+import re
 import socket
 import time
 from collections.abc import Iterator, Mapping
@@ -51,6 +52,7 @@ FREE_SETTINGS = (
     "parallel.*",
 )
 
+_STRING_OR_INFINITY = re.compile(r'("(?:[^"\\]|\\.)*")|Infinity')
 _LOCK_UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 
@@ -378,7 +380,20 @@ def to_json(value: Any, indent: int | None = None) -> str:
     >>> to_json({"loss": np.float32([0.1, 2])})
     '{"loss": [0.10000000149011612, 2.0]}'
     """
-    return json.dumps(value, default=_plain, indent=indent)
+    return without_infinity(json.dumps(value, default=_plain, indent=indent))
+
+
+def without_infinity(text: str) -> str:
+    """The same JSON with a number in place of Python's `Infinity`, which other readers refuse.
+
+    The number is too large for 64 bits, so that it reads back as infinity.
+
+    >>> without_infinity('{"skew": Infinity, "said": "Infinity"}')
+    '{"skew": 1e999, "said": "Infinity"}'
+    """
+    if "Infinity" not in text:
+        return text
+    return _STRING_OR_INFINITY.sub(lambda found: found[1] or "1e999", text)
 
 
 def _plain(value: Any) -> Any:
