@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import mhd_jax
-from mhd_jax import api, audit, estimate, federation, rng
+from mhd_jax import api, audit, estimate, federation, rng, train
 from mhd_jax import experiment as experiment_lib
 from mhd_jax.data import augment, sources
 from mhd_jax.data.sources.arrays import as_samples, as_stored
@@ -49,7 +49,9 @@ def source(kind: str) -> sources.Source:
 def run(pieces: None) -> mhd_jax.Run:
     """Clients that learn from ids."""
     config = small.config(data__public_fraction=0.3, clients__num=2, partition__name="iid")
-    return mhd_jax.fit(config, source=source("ids"), model=BagOfWords)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "_report", lambda *_: None)  # nobody looks at it
+        return mhd_jax.fit(config, source=source("ids"), model=BagOfWords)
 
 
 @pytest.mark.parametrize(
