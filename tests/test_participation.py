@@ -43,11 +43,12 @@ def files(tmp_path_factory: Any) -> dict[str, str]:
 
 def config(files: dict[str, str], **changes: Any) -> ml_collections.ConfigDict:
     """Six clients on a random graph, one step a call."""
-    return small.config(
-        clients__num=CLIENTS, graph__name="matrix", graph__matrix=files["graph"],
-        train__steps=STEPS, train__steps_per_call=1, optimizer__warmup_steps=2,
-        optimizer__name="sgd", optimizer__learning_rate=0.05, isolated_baseline=True, **changes,
-    )  # fmt: skip
+    settings = {
+        "clients__num": CLIENTS, "graph__name": "matrix", "graph__matrix": files["graph"],
+        "train__steps": STEPS, "train__steps_per_call": 1, "optimizer__warmup_steps": 2,
+        "optimizer__name": "sgd", "optimizer__learning_rate": 0.05, "isolated_baseline": True,
+    }  # fmt: skip
+    return small.config(**settings | changes)
 
 
 def build(files: dict[str, str], **changes: Any) -> Experiment:
@@ -95,7 +96,7 @@ def _clocks(state: State, step: int) -> State:
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"exchange__mode": "stale", "exchange__refresh_steps": 2}],
+    [{}, {"exchange__mode": "stale", "exchange__refresh_steps": 2, "isolated_baseline": False}],
     ids=["fresh", "stale"],
 )
 def test_a_step_equals_that_of_a_loop_which_skips_the_absent(files, changes):
@@ -120,16 +121,17 @@ def test_a_step_equals_that_of_a_loop_which_skips_the_absent(files, changes):
 
 
 def test_devices_and_feed_change_nothing_and_a_run_goes_on_bit_by_bit(files):
-    alone = build(files, **only(files))
+    settings = only(files) | {"isolated_baseline": False}
+    alone = build(files, **settings)
     states = [alone.init_state()]
     for step in range(3):
         states.append(alone.step(*small.arguments(alone, states[-1], step))[0])
         states[-1] = jax.tree.map(np.asarray, states[-1])
     saved = jax.device_put(states[2])
-    again = build(files, **only(files))  # whatever it kept of earlier steps is gone
+    again = build(files, **settings)  # whatever it kept of earlier steps is gone
     resumed, _ = alone.step(*small.arguments(again, saved, 2))
     jax.tree.map(np.testing.assert_array_equal, resumed, states[3])
-    spread = build(files, **only(files), parallel__client_devices=4, data__feed="streaming")
+    spread = build(files, **settings, parallel__client_devices=4, data__feed="streaming")
     assert sum(spread.parts.places.groups) == 8  # two places a device: 6 clients, padded to 8 rows
     other, metrics = small.run(spread, 3)
     for ours, theirs in zip(
