@@ -6,6 +6,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import pytest
@@ -152,7 +153,17 @@ def test_every_notation_is_read():
     assert axes == [CLIENTS, DATA, DATA, CLIENTS, CLIENTS, CLIENTS, CLIENTS]
 
 
-@pytest.mark.parametrize(("method", "status"), [("mhd", 0), ("fedavg", 1)])
+@pytest.mark.parametrize(("clean", "strict", "status"), [(True, True, 0), (False, False, 0)])
+def test_the_status_of_the_command(clean, strict, status, monkeypatch):
+    """Where it is 1, the command itself runs below."""
+    monkeypatch.setattr(audit, "audit", lambda experiment: SimpleNamespace(clean=clean))
+    monkeypatch.setattr(jax.config, "update", lambda *_: None)  # these devices are made already
+    assert audit.main(small.config(), 4, strict) == status
+
+
+@pytest.mark.parametrize(
+    ("method", "status"), [pytest.param("mhd", 0, marks=pytest.mark.slow), ("fedavg", 1)]
+)
 def test_the_command(method, status):
     done = subprocess.run(
         [sys.executable, "-m", "mhd_jax.audit", "--config=configs/digits.py", "--devices=2",

@@ -19,7 +19,7 @@ from mhd_jax.models.classifier import MultiHeadClassifier
 from tests import reference, small
 
 
-@pytest.mark.parametrize("chunk", [500, 64, 7])
+@pytest.mark.parametrize("chunk", [500, pytest.param(64, marks=pytest.mark.slow), 7])
 @pytest.mark.parametrize("devices", [(1, 1), (2, 2)])
 def test_each_test_sample_counts_once(chunk, devices, monkeypatch):
     monkeypatch.setattr(evaluator, "TEST_CHUNK", chunk)
@@ -95,7 +95,8 @@ def _own_accuracy(experiment: experiment_lib.Experiment, state: Any) -> np.ndarr
             variables = jax.tree.map(
                 lambda x, at=(seed, row): np.asarray(x)[at], state.clients[group].snapshot
             )
-            logits, _ = experiment.parts.models[group].apply(variables, images, train=False)
+            apply = jax.jit(experiment.parts.models[group].apply, static_argnames="train")
+            logits, _ = apply(variables, images, train=False)
             hits = np.argmax(logits, axis=-1) == silos.test.labels[mine][:, None]
             out[seed, client] = hits.mean(axis=0)
     return out

@@ -168,13 +168,13 @@ def test_starting_on_a_worker_does_not_wait_for_the_run(tmp_path: Path) -> None:
     checkout = tmp_path / "mhd-jax"
     python = checkout / ".venv" / "bin" / "python"
     python.parent.mkdir(parents=True)
-    python.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\nsleep 6\nexit 75\n')
+    python.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\nsleep 4\nexit 75\n')
     python.chmod(0o755)
     settings = ["--config.graph.matrix=runs/my graph.npy", "--config.graph.sequence=('a','b')"]
     made = job.make("mhd", "configs/digits.py", [], "gs://b/run")
     made = dataclasses.replace(made, settings=tuple(settings))
     command = ["bash", "-c", tpu.start_script(made)]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=5, check=True)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=3, check=True)
     assert (done.stdout, done.stderr) == (b"", b"")
     status, deadline = checkout / tpu.STATUS, time.monotonic() + 30
     while not (status.exists() and status.read_text()):
