@@ -255,7 +255,7 @@ def _gathered_bytes(experiment) -> int:
         {"exchange__encoding": "bfloat16", "distill__nu_emb": 0.0, "distill__same_rank": True},
         {"distill__confidence": "energy", "exchange__every": 2},
         {"method": "codistillation", "exchange__encoding": "int8"},
-        {"clients__models": (("mlp_small", 2), ("mlp_large", 2)), "exchange__embedding_width": 4},
+        {"clients__models": (("mlp_small", 2), ("mlp", 2)), "exchange__embedding_width": 4},
         {"method": "fedmd"},
         {"exchange__cache": 4, "exchange__encoding": "int4", "exchange__embedding_width": 3},
         *(

@@ -101,8 +101,9 @@ def test_the_new_client_learns_what_the_others_know(joined: mhd_jax.Run) -> None
 
 
 def test_somebody_joins_clients_who_took_turns(run: mhd_jax.Run, tmp_path: Path) -> None:
-    few = {"clients__active": 0.7, "train__steps": 4, "train__log_every": 4,
-           "train__eval_every": 4, "train__checkpoint_every": 4}  # fmt: skip
+    few = {"clients__active": 0.7, "train__steps": 2, "train__log_every": 2, "heads__aux": 1,
+           "train__eval_every": 2, "train__checkpoint_every": 2, "train__steps_per_call": 1,
+           "isolated_baseline": False}  # fmt: skip
     train.train_and_evaluate(
         small.config(**{**SETTINGS, **few}), tmp_path / "few", with_report=False
     )

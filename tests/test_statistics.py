@@ -192,9 +192,10 @@ def test_a_slow_layer_trains_like_one_that_keeps_up() -> None:
     for momentum in (0.99, 0.9):
         mhd_jax.register("model.name", f"normed {momentum}", Normed(momentum))
         experiment = small.build(
-            clients__models=(("mlp_small", 2), (f"normed {momentum}", 2)), isolated_baseline=True
-        )
-        state, _ = small.run(experiment)
+            clients__models=(("mlp_small", 2), (f"normed {momentum}", 2)), isolated_baseline=True,
+            heads__aux=1, train__steps_per_call=1,
+        )  # fmt: skip
+        state, _ = small.run(experiment, calls=3)
         ends.append([group.stats for group in (*state.clients, *state.baseline)])
     jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-4), *ends)
     assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(ends[1])) > 0.1
