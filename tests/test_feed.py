@@ -93,7 +93,7 @@ def _bytes(experiment: Experiment) -> int:
     return feed.resident_bytes(experiment.feed, experiment.layout)
 
 
-@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize("devices", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_seeds_share_one_copy_of_the_same_public_set(devices, monkeypatch):
     changes = {
         "num_seeds": 3, "data__public_name": "digits", "data__augment": "none",
