@@ -251,7 +251,8 @@ def _activations(experiment: Experiment) -> int:
     private = config.data.batch_size // layout.data_devices
     public = config.data.public_batch_size // layout.data_devices
     for rows, model in zip(parts.places.rows, parts.models, strict=True):
-        one = saved_bytes(model, sample, private)
+        joined = parts.method.distillation and shapes.has_statistics(model, sample)
+        one = saved_bytes(model, sample, private + public if joined else private)
         if parts.method.distillation:
             one += saved_bytes(model, sample, public, train=False)
         total += one * rows

@@ -169,6 +169,61 @@ def test_distillation_does_not_move_what_batch_normalisation_undoes() -> None:
         assert np.abs(new["kernel"] - old["kernel"]).max() > 1e-4
 
 
+class Input(nn.Module):
+    """Normalises pixels, and remembers the last batch alone."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        x = x.reshape(len(x), -1)
+        return nn.Dense(8)(nn.BatchNorm(use_running_average=not train, momentum=0.0)(x))
+
+
+@pytest.mark.parametrize(
+    ("step", "changes"),
+    [
+        (0, {}),
+        (1, {"exchange__every": 2}),  # a step without distillation
+        (0, {"method": "fedavg", "average__every": 5}),
+    ],
+)
+def test_batch_statistics_are_those_of_private_and_public_samples(
+    step: int, changes: dict[str, Any]
+) -> None:
+    """Those of private samples alone in isolation, and where nothing is distilled."""
+    mhd_jax.register("model.name", "input", Input())
+    experiment = small.build(
+        model__name="input", isolated_baseline=True, train__steps_per_call=1,
+        data__public_batch_size=24, **changes,
+    )  # fmt: skip
+    *_, (_, _, after) = small.walk(experiment, step + 1)
+    mean, private = (
+        group[0].stats["network"]["BatchNorm_0"]["mean"][0]
+        for group in (after.clients, after.baseline)
+    )
+    expected = private
+    if "method" not in changes:
+        public = small.public_batch(experiment, step).reshape(24, -1).mean(axis=0)
+        expected = (8 * private + 24 * public) / 32
+    np.testing.assert_allclose(mean, expected, atol=1e-5)
+    assert np.abs(private[0] - private[1]).max() > 0.1  # of clients that have other samples
+
+
+def test_clients_whose_batches_hold_a_sample_several_times_are_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def said(**changes: Any) -> str:
+        caplog.clear()
+        with caplog.at_level("WARNING", logger="absl"):
+            small.build(data__batch_size=300, **changes)
+        return caplog.text
+
+    assert "3 of 4 clients have fewer private samples than data.batch_size = 300" in said(
+        model__norm="batch"
+    )
+    assert "fewer private samples" not in said()
+    assert "fewer private samples" not in said(model__norm="batch", method="fedavg")
+
+
 @pytest.mark.parametrize("network", ["mlp", "cnn", "resnet8"])
 @pytest.mark.parametrize("norm", ["batch", "default"])
 def test_networks_of_ours_keep_up_by_themselves(network: str, norm: str) -> None:

@@ -125,6 +125,18 @@ def _check_pieces(
         evaluate.measure(name, np.zeros(shape), np.ones(num_classes, int), owned)
 
 
+def warn_of_repeats(batch_size: int, federations: Sequence[Federation]) -> None:
+    """Warns of clients whose batch statistics rest on a few samples, each several times."""
+    few = np.any([fed.partition.sizes < batch_size for fed in federations], axis=0)
+    if count := int(few.sum()):
+        logging.warning(
+            "batch normalisation: %d of %d clients have fewer private samples than "
+            "data.batch_size = %d, and their main heads may lose their task; "
+            "model.norm = layer or group normalises each sample alone",
+            count, len(few), batch_size,
+        )  # fmt: skip
+
+
 def check_classes(federations: Sequence[Federation]) -> None:
     """Warns of classes that nobody learns or is tested on.
 

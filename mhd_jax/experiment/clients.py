@@ -63,6 +63,11 @@ class Clients:
         """Whether a network has convolutions."""
         return any(shapes.has_convolutions(model, self.sample) for model in self.models)
 
+    @functools.cached_property
+    def batch_statistics(self) -> bool:
+        """Whether a network normalises with statistics of the batch."""
+        return any(shapes.has_statistics(model, self.sample) for model in self.models)
+
 
 def make_clients(
     config: ml_collections.ConfigDict,

@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Shaped
 
 from mhd_jax import privacy as privacy_lib
 from mhd_jax.inputs import Batch
@@ -43,11 +43,13 @@ def private_gradients(
     keys: Sequence[Array],
     noise_keys: tuple[Array, ...] = (),
     paces: tuple[PyTree, ...] = (),
+    public: Shaped[Array, "B' ..."] | None = None,
 ) -> PrivateGradients:
     """Gradients of weight * CE(private labels) of the local clients, over their whole batches.
 
     With `parts.privacy` that of every sample is clipped, and their sum gets noise. Where there are
-    `paces`, new batch statistics move that much further.
+    `paces`, new batch statistics move that much further. Where there are `public` samples, batch
+    statistics are those of private and public samples together.
     """
     rest = parts.frozen
     resting, learners, models = learners[:rest], learners[rest:], models[rest:]
@@ -60,7 +62,7 @@ def private_gradients(
             batch, unclipped = _clipped(privacy, models, learners, batch, keys[rest:])
 
     def objective(params: tuple[PyTree, ...]) -> tuple[Array, Any]:
-        losses, stats = _private_losses(models, params, learners, batch, keys[rest:])
+        losses, stats = _private_losses(models, params, learners, batch, keys[rest:], public)
         losses = tuple(weight * loss for loss in losses)
         return jnp.asarray(sum(loss.sum() for loss in losses)), (stats, losses)
 
@@ -143,10 +145,11 @@ def _private_losses(
     learners: tuple[Learners, ...],
     batch: Batch,
     keys: Sequence[Array],
+    public: Array | None,
 ) -> tuple[tuple[Float[Array, " k"], ...], tuple[PyTree, ...]]:
     """Private losses and new batch statistics of every group."""
     trees = [
-        _private_loss(model, tree["model"], group.stats, images, labels, each, weights)
+        _private_loss(model, tree["model"], group.stats, images, labels, each, weights, public)
         for model, tree, group, images, labels, each, weights in zip(
             models,
             params,
@@ -169,13 +172,14 @@ def _private_loss(
     labels: Int[Array, "k B"],
     keys: Array,
     weights: Float[Array, "k B"] | None,
+    public: Array | None,
 ) -> tuple[Float[Array, " k"], PyTree]:
     """CE of the main head on private labels, the one stream with dropout and new statistics."""
 
     def one(
         params: PyTree, stats: PyTree, images: Array, labels: Array, key: Array, weights: Any
     ) -> tuple[Array, PyTree]:
-        losses, new = _sample_losses(model, params, stats, images, labels, key)
+        losses, new = _sample_losses(model, params, stats, images, labels, key, public)
         return (losses if weights is None else weights * losses).mean(), new
 
     return jax.vmap(one)(params, stats, images, labels, keys, weights)
@@ -188,13 +192,17 @@ def _sample_losses(
     images: Array,
     labels: Int[Array, " B"],
     key: Array,
+    public: Array | None = None,
 ) -> tuple[Float[Array, " B"], PyTree]:
-    """CE of one client's main head on every sample, and its new batch statistics."""
+    """CE of one client's main head on every sample, and its new batch statistics.
+
+    Networks without any do not see the public samples.
+    """
     variables, rngs = {"params": params, "batch_stats": stats}, bridge.keys(key)
-    (logits, _), new = model.apply(
-        variables, images, train=True, rngs=rngs, mutable=["batch_stats"]
-    )
-    losses = optax.losses.softmax_cross_entropy_with_integer_labels(logits[:, 0], labels)
+    batch = images if public is None or not stats else jnp.concatenate([images, public])
+    (logits, _), new = model.apply(variables, batch, train=True, rngs=rngs, mutable=["batch_stats"])
+    main = logits[: len(images), 0]
+    losses = optax.losses.softmax_cross_entropy_with_integer_labels(main, labels)
     return losses, new.get("batch_stats", {})
 
 

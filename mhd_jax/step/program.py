@@ -212,14 +212,16 @@ def _learn(
 ) -> tuple[tuple[Learners, ...], Memory, Metrics]:
     """The clients after their own images and, if due, lessons; what readers remember; metrics."""
     weight, memory = inputs.weights[0], Memory(state.marginals, state.cache)
+    learn = functools.partial(
+        private_gradients, parts, parts.models, state.clients, batch, weight, keys,
+        noise("privacy"), parts.paces,
+        # In steps without distillation, too: statistics of unlike batches would not agree.
+        public=batch.public if parts.method.distillation else None,
+    )  # fmt: skip
     private = where_due(
-        parts.rests,
-        weight > 0,
-        lambda: private_gradients(
-            parts, parts.models, state.clients, batch, weight, keys, noise("privacy"), parts.paces
-        ),
+        parts.rests, weight > 0, learn,
         stats=tuple(group.stats for group in state.clients),
-    )
+    )  # fmt: skip
     grads, metrics = private.grads, {"private_loss": private.losses, "loss": private.losses}
     if parts.method.distillation is not None:
         lessons = where_due(
