@@ -251,10 +251,11 @@ def _activations(experiment: Experiment) -> int:
     private = config.data.batch_size // layout.data_devices
     public = config.data.public_batch_size // layout.data_devices
     for rows, model in zip(parts.places.rows, parts.models, strict=True):
-        joined = parts.method.distillation and shapes.has_statistics(model, sample)
-        one = saved_bytes(model, sample, private + public if joined else private)
+        one = saved_bytes(model, sample, private)
         if parts.method.distillation:
             one += saved_bytes(model, sample, public, train=False)
+            if shapes.has_statistics(model, sample):
+                one += saved_bytes(model, sample, private + public)
         total += one * rows
     several = bool(parts.baseline_models)
     for rows, model in zip(parts.places.rows, parts.baseline_models, strict=several):

@@ -48,8 +48,8 @@ def private_gradients(
     """Gradients of weight * CE(private labels) of the local clients, over their whole batches.
 
     With `parts.privacy` that of every sample is clipped, and their sum gets noise. Where there are
-    `paces`, new batch statistics move that much further. Where there are `public` samples, batch
-    statistics are those of private and public samples together.
+    `paces`, new batch statistics move that much further. Where there are `public` samples, they are
+    those of private and public samples together.
     """
     rest = parts.frozen
     resting, learners, models = learners[:rest], learners[rest:], models[rest:]
@@ -196,14 +196,25 @@ def _sample_losses(
 ) -> tuple[Float[Array, " B"], PyTree]:
     """CE of one client's main head on every sample, and its new batch statistics.
 
-    Networks without any do not see the public samples.
+    With statistics, half of the loss is that of the batch alone, from which a client of one class
+    learns that this is always the answer, and half that of the batch together with public samples,
+    whose statistics are kept for test samples.
     """
     variables, rngs = {"params": params, "batch_stats": stats}, bridge.keys(key)
-    batch = images if public is None or not stats else jnp.concatenate([images, public])
-    (logits, _), new = model.apply(variables, batch, train=True, rngs=rngs, mutable=["batch_stats"])
-    main = logits[: len(images), 0]
-    losses = optax.losses.softmax_cross_entropy_with_integer_labels(main, labels)
-    return losses, new.get("batch_stats", {})
+
+    def losses(batch: Array) -> tuple[Float[Array, " B"], PyTree]:
+        (logits, _), new = model.apply(
+            variables, batch, train=True, rngs=rngs, mutable=["batch_stats"]
+        )
+        main = logits[: len(images), 0]
+        found = optax.losses.softmax_cross_entropy_with_integer_labels(main, labels)
+        return found, new.get("batch_stats", {})
+
+    alone, new = losses(images)
+    if public is None or not stats:
+        return alone, new
+    together, new = losses(jnp.concatenate([images, public]))
+    return (alone + together) / 2, new
 
 
 def _rows_of(group: Learners) -> int:
