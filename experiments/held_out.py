@@ -20,16 +20,14 @@ from experiments.harness.candidates import CANDIDATES
 from experiments.harness.presets import Preset
 from experiments.harness.study import Cell, Record, Study
 
+DIRICHLET: Mapping[str, Any] = {"partition.name": "dirichlet", "partition.alpha": 0.1}
+
 KINDS: dict[str, Mapping[str, Any]] = {
     "s = 100": {},
-    "Dirichlet 0.1, batch norm": {
-        "partition.name": "dirichlet", "partition.alpha": 0.1, "model.norm": "batch",
-    },
-}  # fmt: skip
+    "Dirichlet 0.1": DIRICHLET,
+    "Dirichlet 0.1, batch norm": {**DIRICHLET, "model.norm": "batch"},
+}
 """How rows are divided and what learns on them."""
-
-COLUMNS = {"s = 100": tuple(CANDIDATES), "Dirichlet 0.1, batch norm": ("defaults",)}
-"""Which settings are tried."""
 
 
 def cells(preset: Preset) -> list[Cell]:
@@ -38,7 +36,7 @@ def cells(preset: Preset) -> list[Cell]:
         _cell(table, classes, kind, column)
         for kind in KINDS
         for table, classes in keel.TABLES.items()
-        for column in COLUMNS[kind]
+        for column in (CANDIDATES if kind == "s = 100" else ("defaults",))
     ]
 
 
