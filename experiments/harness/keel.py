@@ -1,5 +1,5 @@
 # Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
-"""Real tables that nothing in this project was chosen on: the data sets of KEEL.
+"""Real tables that the defaults were not chosen on: the data sets of KEEL.
 
 A package of the Python index carries them (14 MB). Only its files are read, so that what it asks
 for itself does not matter:
