@@ -245,7 +245,7 @@ def _data_bytes(experiment: Experiment) -> int:
 
 
 def _activations(experiment: Experiment) -> int:
-    """What the private, the public and the baseline's forward pass keep, all local clients."""
+    """What forward passes keep: private, public, both where batches normalise, and baseline's."""
     config, layout, parts = experiment.config, experiment.layout, experiment.parts
     sample, total = experiment.sample, 0
     private = config.data.batch_size // layout.data_devices

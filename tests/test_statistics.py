@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from typing import Any
 
 import flax.linen as nn
@@ -17,6 +18,7 @@ import mhd_jax
 from mhd_jax import models, record
 from mhd_jax.models import bridge, shapes, statistics
 from mhd_jax.models.classifier import MultiHeadClassifier
+from mhd_jax.step import private
 from tests import small
 
 SAMPLE = (8, 8, 1)
@@ -208,20 +210,46 @@ def test_batch_statistics_are_those_of_private_and_public_samples(
     assert np.abs(private[0] - private[1]).max() > 0.1  # of clients that have other samples
 
 
-def test_clients_whose_batches_hold_a_sample_several_times_are_told(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    def said(**changes: Any) -> str:
-        caplog.clear()
-        with caplog.at_level("WARNING", logger="absl"):
-            small.build(data__batch_size=300, **changes)
-        return caplog.text
+@pytest.mark.parametrize("norm", ["batch", "layer"])
+def test_half_of_the_private_loss_is_that_of_the_private_batch_alone(norm: str) -> None:
+    model, draw = classifier("mlp_small", norm=norm), np.random.default_rng(0)
+    variables = model.init(jax.random.key(0), jnp.zeros((1, *SAMPLE)), train=False)
+    images, public = (draw.normal(size=(n, *SAMPLE)).astype(np.float32) for n in (6, 10))
+    labels = draw.integers(10, size=6)
 
-    assert "3 of 4 clients have fewer private samples than data.batch_size = 300" in said(
-        model__norm="batch"
-    )
-    assert "fewer private samples" not in said()
-    assert "fewer private samples" not in said(model__norm="batch", method="fedavg")
+    def loss(batch: np.ndarray) -> np.ndarray:
+        (logits, _), _ = model.apply(variables, batch, train=True, mutable=["batch_stats"])
+        chances = np.asarray(jax.nn.log_softmax(logits[:6, 0]))
+        return -chances[np.arange(6), labels]
+
+    alone, together = loss(images), loss(np.concatenate([images, public]))
+    assert (np.abs(alone - together).max() > 0.01) == (norm == "batch")
+    found, _ = private._sample_losses(
+        model, variables["params"], variables.get("batch_stats", {}), images, labels,
+        jax.random.key(1), jnp.asarray(public),
+    )  # fmt: skip
+    np.testing.assert_allclose(found, (alone + together) / 2, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "count"),
+    [
+        ({}, 3),
+        ({"num_seeds": 2}, 3),
+        ({"clients__models": (("mlp_small", 3), ("flat", 1))}, 2),
+        ({"clients__models": (("flat", 3), ("mlp_small", 1))}, 1),
+        ({"model__norm": "layer"}, 0),
+        ({"method": "fedavg"}, 0),
+    ],
+)
+def test_clients_whose_batches_hold_a_sample_several_times_are_told(
+    changes: dict[str, Any], count: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    mhd_jax.register("model.name", "flat", nn.Sequential([lambda x: x.reshape(len(x), -1)]))
+    with caplog.at_level("WARNING", logger="absl"):
+        small.build(**{"model__norm": "batch", "data__batch_size": 300} | changes)
+    found = re.findall(r"(\d) of \d clients with batch norm.* data.batch_size = 300", caplog.text)
+    assert found == ([str(count)] if count else [])
 
 
 @pytest.mark.parametrize("network", ["mlp", "cnn", "resnet8"])

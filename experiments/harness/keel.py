@@ -35,7 +35,7 @@ TABLES = {
     "satimage": 6, "segment": 7, "spambase": 2, "splice": 3, "texture": 11, "tic-tac-toe": 2,
     "titanic": 2, "twonorm": 2, "vowel": 11,
 }  # fmt: skip
-"""Every balanced one with at least 900 rows that are complete, and its classes."""
+"""Every one in that folder with at least 900 rows, and its classes."""
 
 TEST_SHARE = 0.2
 

@@ -12,6 +12,10 @@ from jaxtyping import Float
 
 from experiments.harness.study import Record, Study
 from mhd_jax.results import HeadRow, Spread, accuracy_rows, head_names
+from mhd_jax.wording import first_few
+
+DATA_SETS = 4
+"""Names of data sets that a note names."""
 
 
 def grid(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
@@ -160,7 +164,7 @@ def _facts(records: Sequence[Record]) -> str:
     steps = sorted({record.config["train"]["steps"] for record in records})
     clients = {record.config["clients"]["num"] for record in records}
     facts = [
-        " and ".join(dict.fromkeys(record.config["data"]["name"] for record in records)),
+        first_few(list(dict.fromkeys(r.config["data"]["name"] for r in records)), DATA_SETS),
         f"{clients.pop()} clients" if len(clients) == 1 else "as many clients as a row says",
         f"{' and '.join(f'{s:,}' for s in steps)} steps",
         _seeds(records),

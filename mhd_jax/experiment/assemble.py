@@ -50,8 +50,8 @@ def build(
     topologies = messages.make_topologies(config, method, federations)
     planned = config.train.steps + max(config.train.steps_per_call, STEPS_PER_CALL)  # at most
     clients = make_clients(config, method, source, seeds, planned)
-    if method.distillation is not None and clients.batch_statistics:
-        checks.warn_of_repeats(config.data.batch_size, federations)
+    if method.distillation is not None:
+        checks.warn_of_small_clients(config, clients.by_batch, federations)
     visits = messages.make_visits(config, method, topologies, clients.layout)
     trained = federation.trained_on(method, federations)
     privacy = _privacy(config, clients, trained, _own_public(config, source, other))
@@ -138,7 +138,7 @@ def _privacy(
     privacy_lib.check(
         config,
         [fed.partition.sizes for fed in federations],
-        batch_statistics=clients.batch_statistics,
+        batch_statistics=bool(clients.by_batch.any()),
         draws=any(shapes.draws(*network) for network in networks),
         own_public=own_public,
     )

@@ -9,6 +9,7 @@ from typing import Any
 import ml_collections
 import numpy as np
 from absl import logging
+from jaxtyping import Bool
 
 from mhd_jax import (
     aggregation,
@@ -125,15 +126,27 @@ def _check_pieces(
         evaluate.measure(name, np.zeros(shape), np.ones(num_classes, int), owned)
 
 
-def warn_of_repeats(batch_size: int, federations: Sequence[Federation]) -> None:
-    """Warns of clients whose batch statistics rest on a few samples, each several times."""
-    few = np.any([fed.partition.sizes < batch_size for fed in federations], axis=0)
-    if count := int(few.sum()):
+def warn_of_small_clients(
+    config: ml_collections.ConfigDict,
+    by_batch: Bool[np.ndarray, " K"],
+    federations: Sequence[Federation],
+) -> None:
+    """Warns of clients whose batch statistics rest on a few samples, each several times.
+
+    Args:
+      config: of the run.
+      by_batch: whose network normalises with statistics of the batch.
+      federations: one per seed; the count is that of the seed that has most of them.
+    """
+    learning = by_batch & (np.arange(len(by_batch)) >= config.clients.frozen)
+    batch_size = config.data.batch_size
+    small = [learning & (fed.partition.sizes < batch_size) for fed in federations]
+    if count := max(int(few.sum()) for few in small):
         logging.warning(
-            "batch normalisation: %d of %d clients have fewer private samples than "
-            "data.batch_size = %d, and their main heads may lose their task; "
-            "model.norm = layer or group normalises each sample alone",
-            count, len(few), batch_size,
+            "%d of %d clients with batch normalisation have fewer private samples than "
+            "data.batch_size = %d, and their main heads may lose their task; networks that "
+            "normalise each sample alone keep it (built-in ones: model.norm = layer or group)",
+            count, learning.sum(), batch_size,
         )  # fmt: skip
 
 

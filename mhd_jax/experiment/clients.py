@@ -9,7 +9,9 @@ from collections.abc import Sequence
 
 import jax
 import ml_collections
+import numpy as np
 from absl import logging
+from jaxtyping import Bool
 
 from mhd_jax import attacks, distill, federation, methods, models, parallel, participation
 from mhd_jax import config as config_lib
@@ -64,9 +66,10 @@ class Clients:
         return any(shapes.has_convolutions(model, self.sample) for model in self.models)
 
     @functools.cached_property
-    def batch_statistics(self) -> bool:
-        """Whether a network normalises with statistics of the batch."""
-        return any(shapes.has_statistics(model, self.sample) for model in self.models)
+    def by_batch(self) -> Bool[np.ndarray, " K"]:
+        """Whose network normalises with statistics of the batch."""
+        statistics = [shapes.has_statistics(model, self.sample) for model in self.models]
+        return np.repeat(statistics, self.layout.groups)
 
 
 def make_clients(

@@ -2,8 +2,9 @@
 """Running statistics of batch normalisation that keep up with training.
 
 Public samples are normalised by running statistics. What distillation changes shows in these only
-later, and a loop with such a delay is unstable: with the usual momentum of Flax, 0.99, main heads
-of digits lost up to 0.10 of private accuracy, and nothing with 0.9.
+later, and a loop with such a delay is unstable. With statistics of private samples alone and the
+usual momentum of Flax, 0.99, main heads of digits lost up to 0.10 of private accuracy, and nothing
+with 0.9.
 """
 
 from __future__ import annotations

@@ -29,7 +29,9 @@ LINE_FIELDS = (
              "line, or the last start) in which the client took part, null where there are none. "
              "Of more than 512 clients [K] stands here and below for 101 quantiles over the "
              "clients, from the least to the greatest."),
-    FieldDoc("private_loss", "[K]", "nats", "Cross-entropy of the main head on private data."),
+    FieldDoc("private_loss", "[K]", "nats", "Cross-entropy of the main head on private data. With "
+             "batch normalisation and distillation, half of it is measured in a batch with public "
+             "samples, `control_loss` in the private batch alone."),
     FieldDoc("embedding_loss", "[K]", "1", "Embedding distillation, before its weight."),
     FieldDoc("head_losses", "[K, m]", "nats", "Prediction distillation of each head that is "
              "taught, before its weight: the auxiliary heads, or the main head. This and "

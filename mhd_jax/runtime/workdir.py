@@ -384,9 +384,9 @@ def to_json(value: Any, indent: int | None = None) -> str:
 
 
 def without_infinity(text: str) -> str:
-    """The same JSON with a number in place of Python's `Infinity`, which other readers refuse.
+    """The same JSON with a number in place of Python's `Infinity`, which is not valid JSON.
 
-    The number is too large for 64 bits, so that it reads back as infinity.
+    The number is too large for 64 bits. Python, and most other readers, take it as infinity.
 
     >>> without_infinity('{"skew": Infinity, "said": "Infinity"}')
     '{"skew": 1e999, "said": "Infinity"}'

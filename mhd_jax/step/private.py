@@ -48,8 +48,9 @@ def private_gradients(
     """Gradients of weight * CE(private labels) of the local clients, over their whole batches.
 
     With `parts.privacy` that of every sample is clipped, and their sum gets noise. Where there are
-    `paces`, new batch statistics move that much further. Where there are `public` samples, they are
-    those of private and public samples together.
+    `paces`, new batch statistics move that much further. Given `public` samples, batch statistics
+    are those of private and public samples together, and the loss is the mean of two
+    (`_sample_losses`); networks without batch statistics do not look at them.
     """
     rest = parts.frozen
     resting, learners, models = learners[:rest], learners[rest:], models[rest:]
@@ -174,7 +175,7 @@ def _private_loss(
     weights: Float[Array, "k B"] | None,
     public: Array | None,
 ) -> tuple[Float[Array, " k"], PyTree]:
-    """CE of the main head on private labels, the one stream with dropout and new statistics."""
+    """CE of the main head on private labels, with dropout, and new batch statistics."""
 
     def one(
         params: PyTree, stats: PyTree, images: Array, labels: Array, key: Array, weights: Any

@@ -215,7 +215,7 @@ def _learn(
     learn = functools.partial(
         private_gradients, parts, parts.models, state.clients, batch, weight, keys,
         noise("privacy"), parts.paces,
-        # In steps without distillation, too: statistics of unlike batches would not agree.
+        # In steps without distillation, too, or running averages would mix two kinds of batches.
         public=batch.public if parts.method.distillation else None,
     )  # fmt: skip
     private = where_due(
