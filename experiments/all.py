@@ -18,6 +18,7 @@ from experiments import (
     ring,
     robustness,
     scaling,
+    sequences,
     sparse_graphs,
     staleness,
     tabular,
@@ -46,15 +47,16 @@ EVERY = (
     robustness.STUDY,
     one_change.STUDY,
     held_out.STUDY,
+    sequences.STUDY,
     liars.STUDY,
     tabular.STUDY,
     many_clients.STUDY,
     ring.STUDY,
 )
-"""With those that have data sets and presets of their own, the grid of defaults and its rows with
-one change (`grid`), the tables on which nothing was chosen (`held_out`) and that of silos
-(`tabular`), with the study of liars, which trains the same clients under many attacks, with that of
-many clients (`many`), and with the ring, whose public images are another data set's."""
+"""With those that have data sets and presets of their own: the grid of defaults and its rows with
+one change (`grid`), the tables, words and series on which nothing was chosen (`held_out`), silos
+(`tabular`), liars, which attack the same clients in many ways, many clients (`many`), and the ring,
+whose public images are another data set's."""
 
 if __name__ == "__main__":
     sweep.main(*STUDIES)

@@ -47,13 +47,15 @@ def test_rows_are_divided_once(folder):
 
 
 def test_files_of_an_installed_package_are_found_and_it_is_not_imported(folder, monkeypatch):
-    inside = folder / "site" / keel.PACKAGE / keel.FOLDER
+    inside = folder / "site" / keel.PACKAGE.name / keel.PACKAGE.folder
     inside.mkdir(parents=True)
     (folder / "vowel.dat").rename(inside / "vowel.dat")
-    (folder / "site" / keel.PACKAGE / "__init__.py").write_text("raise RuntimeError('imported')")
+    (folder / "site" / keel.PACKAGE.name / "__init__.py").write_text(
+        "raise RuntimeError('imported')"
+    )
     monkeypatch.syspath_prepend(folder / "site")
     assert len(load().train) == 32
-    assert keel.PACKAGE not in sys.modules
+    assert keel.PACKAGE.name not in sys.modules
 
 
 def test_what_is_not_there_is_named(folder, monkeypatch):

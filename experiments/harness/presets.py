@@ -11,7 +11,7 @@ from typing import Any
 
 import ml_collections
 
-from experiments.harness import keel, many  # noqa: F401  they register the data of their presets
+from experiments.harness import keel, many, sequences  # noqa: F401  they register their data
 from mhd_jax.config import update
 from mhd_jax.errors import ConfigError, suggest
 
