@@ -153,6 +153,13 @@ def test_truths_are_numbers_to_predict_as_to_train_on(shape: tuple[int, ...]) ->
         as_stored("samples", truths, shape, np.dtype(np.int32))
 
 
+def test_labels_may_be_truths() -> None:
+    rows, labels = np.zeros((4, 3)), np.array([True, False, True, True])
+    source = mhd_jax.from_arrays("mine", (rows, labels), (rows, labels))
+    assert source.num_classes == 2
+    assert source.train.labels.tolist() == source.test.labels.tolist() == [1, 0, 1, 1]
+
+
 @pytest.mark.parametrize("row", [[-1, 0], [0, 2**32]])
 def test_ids_to_predict_are_checked_as_those_to_train_on(row: list[int]) -> None:
     with pytest.raises(ConfigError, match=r"samples = 'an array of int64': expected ids"):

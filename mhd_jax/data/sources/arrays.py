@@ -298,6 +298,8 @@ def array_split(where: Where, samples: np.ndarray, labels: np.ndarray) -> ArrayS
     if labels.shape != samples.shape[:1]:
         accepted = f"labels of shape [N] = {samples.shape[:1]}, one a sample, not {labels.shape}"
         raise ConfigError(*where, accepted)
+    if labels.dtype == bool:  # a comparison, such as outcome == "ill"
+        labels = labels.astype(np.int32)
     if labels.dtype.kind not in "iu":
         raise ConfigError(*where, f"labels that are integers, not {labels.dtype}")
     if labels.max() > np.iinfo(np.int32).max or labels.min() < np.iinfo(np.int32).min:
