@@ -33,9 +33,8 @@ ROWS = (
     (sequences.WORDS, "words", len(sequences.LANGUAGES), ALL),
     ("series_japanese_vowels", "Japanese vowels", 9, ALL),
     ("series_italy_power_demand", "Italy's power demand", 2, ("cnn", "gru")),
-    ("series_osu_leaf", "OSU leaves", 6, ("cnn",)),
 )
-"""What `data.name` and the table call it, classes, and networks; fewer where series are long."""
+"""What `data.name` and the table call it, classes, and networks."""
 
 COLUMN = "defaults"
 
@@ -74,8 +73,8 @@ STUDY = Study(
         "Words: the 1,000 most frequent ones of 3 to 12 letters in each of 13 languages, as the "
         "package wordfreq 3.1.1 lists them, without those that several languages have; the class "
         "is the language.",
-        "Series: all sets in the package aeon 1.6.0 with classes, equal lengths and at least 400 "
-        "series, training and test parts together.",
+        "Series: all sets in the package aeon 1.6.0 with classes, equal lengths of at most 100 "
+        "steps and at least 400 series, training and test parts together.",
         "A fifth of the samples, drawn once, are for testing. 8 clients, complete graph, 4 "
         "auxiliary heads, 1,000 steps.",
         "A head counts as collapsed where its shared accuracy is no better than naming one class.",

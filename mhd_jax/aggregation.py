@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Protocol
 
@@ -12,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from mhd_jax.distill import blank
 from mhd_jax.distill.robust_rules import inner, middle
+from mhd_jax.errors import ConfigError, of_piece
 from mhd_jax.registry import Registry
 from mhd_jax.trees import AnyTree
 
@@ -34,6 +36,22 @@ class Aggregator(Protocol):
 
 
 AGGREGATORS: Registry[Aggregator] = Registry("average.rule")
+
+WANTED = "a function (everyone, leaves [K, ...], weights [k, K], trim) to leaves [k, ...]"
+
+
+def check(rule: str) -> None:
+    """Calls the named rule on shapes: 2 readers of 3 clients.
+
+    Raises:
+      ConfigError: an unknown name, or parameters of other shapes than the contract says.
+    """
+    own, everyone = (
+        {"kernel": jax.ShapeDtypeStruct((n, 5, 4), jnp.float32),
+         "bias": jax.ShapeDtypeStruct((n, 4), jnp.float32)} for n in (2, 3)
+    )  # fmt: skip
+    weights = jax.ShapeDtypeStruct((2, 3), jnp.float32)
+    jax.eval_shape(functools.partial(aggregate, rule=rule, trim=0.25), own, everyone, weights)
 
 
 @AGGREGATORS.register("mean")
@@ -65,6 +83,9 @@ def aggregate(
 
     Returns:
       New parameters, leaves [k, ...], and whose could be read.
+
+    Raises:
+      ConfigError: the rule returns parameters of other shapes.
     """
     leaves = jax.tree.leaves(everyone)
     finite = jnp.stack([jnp.isfinite(x).reshape(len(x), -1).all(axis=1) for x in leaves])
@@ -73,7 +94,10 @@ def aggregate(
     left = left / jnp.maximum(left.sum(axis=1, keepdims=True), 1e-12)
     left = jnp.where(readable.all(), weights, left)  # to the bit what it is without liars
     read = jax.tree.map(lambda x: blank(x, readable, 0.0), everyone)
-    mixed = AGGREGATORS.get(rule)(read, left, trim)
+    with of_piece("average.rule", rule, WANTED):
+        mixed = AGGREGATORS.get(rule)(read, left, trim)
+    if jax.tree.map(jnp.shape, mixed) != jax.tree.map(jnp.shape, own):
+        raise ConfigError("average.rule", rule, f"{WANTED}, of the same tree")
     reads_somebody = (left > 0).any(axis=1)
 
     def keep(new: Array, old: Array) -> Array:

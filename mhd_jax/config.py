@@ -462,7 +462,6 @@ ONE_OF = {
     "clients.offload": ("none", "host"),
     "data.feed": ("auto", "resident", "streaming"),
     "exchange.mode": ("fresh", "stale"),
-    "optimizer.name": ("sgd", "adamw"),
     "optimizer.schedule": ("constant", "cosine", "linear"),
     "parallel.distributed": ("auto", "on", "off"),
 }

@@ -109,6 +109,9 @@ class Distillation:
             distill.CONFIDENCES.get(self.confidence)
         if self.mixes_logits:
             distill.LOGIT_LOSSES.get(self.loss)
+            if self.temperature != 1:
+                accepted = f"1, as the loss {self.loss} mixes logits"
+                raise ConfigError("Distillation.temperature", self.temperature, accepted)
 
     @property
     def mixes_logits(self) -> bool:
@@ -247,8 +250,8 @@ class Method:
       distillation: None for no distillation; then nothing runs on the public batch.
       averaging: None for no averaging.
       when: weights of private loss and distillation at each step.
-      snapshot_rounds: teachers are everybody's state at the end of the private part of the round
-        rather than what `exchange` says.
+      snapshot_rounds: teachers are everybody's state at the end of the private part of the round,
+        one's own among them, rather than what `exchange` says.
       same_start: all clients start from the same parameters, as averaging needs.
       pooled: one client holds all private data (the supervised upper bound).
     """
@@ -351,6 +354,9 @@ def _check_choices(name: str, made: Method, steps: int) -> None:
         raise ConfigError("method", name, accepted)
     if made.snapshot_rounds and not isinstance(made.when, Rounds):
         accepted = "a Method whose `when` is Rounds, as it has snapshot_rounds"
+        raise ConfigError("method", name, accepted)
+    if made.snapshot_rounds and made.distillation and made.distillation.include_self:
+        accepted = "a Method without include_self, as one's own snapshot is read anyway"
         raise ConfigError("method", name, accepted)
     if made.pooled and made.exchanges:
         accepted = "a Method that is pooled or exchanges something: one model has no peers"

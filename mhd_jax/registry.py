@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from importlib import metadata
 from typing import Generic, TypeVar
 
@@ -56,6 +57,21 @@ class Registry(Generic[T]):
         if name not in self._pieces:
             raise ConfigError(self.setting, name, suggest(str(name), self.names()))
         return self._pieces[name]
+
+    @contextlib.contextmanager
+    def as_it_was(self, pieces: Mapping[str, T]) -> Iterator[None]:
+        """With these pieces under their names, in place of what has come to stand there since."""
+        now = dict(self._pieces)
+        self._pieces.update(pieces)
+        try:
+            yield
+        finally:
+            self._pieces.clear()
+            self._pieces.update(now)
+
+    def here(self) -> dict[str, T]:
+        """All pieces by their names, but those of packages that nobody has asked for yet."""
+        return dict(self._pieces)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.names())

@@ -201,6 +201,25 @@ def test_a_new_process_needs_the_object_again(run: mhd_jax.Run) -> None:
         registry._pieces = before
 
 
+def test_a_run_keeps_its_pieces_whatever_stands_under_their_names_later(
+    run: mhd_jax.Run, images: np.ndarray
+) -> None:
+    class Other(ScaledHead):
+        @nn.compact
+        def __call__(self, embedding: jax.Array, train: bool) -> jax.Array:
+            return -super().__call__(embedding, train)
+
+    heads = api.PIECES["head"]
+    kept, expected = mhd_jax.Run.load(run.workdir), run.predict(images)
+    try:
+        mhd_jax.register("heads.name", "ScaledHead", Other)
+        np.testing.assert_array_equal(kept.predict(images), expected)
+        assert heads.get("ScaledHead") is Other
+        assert np.abs(mhd_jax.Run.load(run.workdir).predict(images) - expected).max() > 0.1
+    finally:
+        heads.register("ScaledHead")(ScaledHead)
+
+
 def test_the_same_fit_again_does_nothing(run: mhd_jax.Run, capsys: pytest.CaptureFixture) -> None:
     mhd_jax.fit(run.config, run.workdir)
     assert "this run is finished" in capsys.readouterr().out

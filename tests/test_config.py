@@ -55,7 +55,6 @@ def test_defaults_are_valid_and_locked():
         ("distill.class_frequencies", ("a", "b"), "finite numbers of 0 or more"),
         ("distill.temperature", 0.0, "above 0"),
         ("optimizer.learning_rate", 0.0, "above 0"),
-        ("optimizer.name", "sdg", "did you mean 'sgd'"),
         ("optimizer.momentum", 1.0, "[0, 1)"),
         ("exchange.mode", "stail", "did you mean 'stale'"),
         ("exchange.every", 0, "at least 1"),

@@ -23,9 +23,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from mhd_jax import api, distill, evaluate, exchange, graph, methods, models
+from mhd_jax import api, distill, evaluate, exchange, graph, methods, models, optimizer
 from mhd_jax import experiment as experiment_lib
 from mhd_jax.attacks import ATTACKS, Attack, View
 from mhd_jax.config import default_config, update
@@ -33,7 +34,7 @@ from mhd_jax.data import sources
 from mhd_jax.data.feed import Resident
 from mhd_jax.data.partition import PARTITIONS, Owners, partition
 from mhd_jax.data.streaming import Streaming
-from mhd_jax.distill import CONFIDENCES, LOGIT_LOSSES, RULES, Candidates
+from mhd_jax.distill import CONFIDENCES, LOGIT_LOSSES, RULES, Candidates, Target
 from mhd_jax.errors import ConfigError
 from mhd_jax.models import HEADS, MODELS
 from mhd_jax.registry import takes_whole_batch
@@ -372,6 +373,47 @@ def float_index(candidates: Candidates, confidence: jax.Array, keys: jax.Array) 
     return jnp.zeros(shape)
 
 
+def scores_of(scores: Any, taught: Any = None) -> Any:
+    """A rule whose target is made by `scores` of what its first candidate has published."""
+
+    def rule(candidates: Candidates, confidence: jax.Array, keys: jax.Array) -> Any:
+        first = jnp.broadcast_to(
+            candidates.by_rank(candidates.published)[:1],
+            (len(candidates.allowed), *confidence.shape[1:], candidates.published.shape[-1]),
+        )
+        some = jnp.broadcast_to(candidates.allowed.any(axis=1)[:, None, None], first.shape[:-1])
+        return scores(first, some if taught is None else some.astype(taught))
+
+    rule.__name__ = "made_up"
+    return rule
+
+
+def no_optimizer(config: Any) -> Any:
+    return "a string"
+
+
+def sums_up(config: Any) -> optax.GradientTransformation:
+    return optax.stateless(lambda updates, _: jax.tree.map(jnp.sum, updates))
+
+
+def grows(config: Any) -> optax.GradientTransformation:
+    return optax.GradientTransformation(
+        lambda params: jnp.zeros(1), lambda updates, state, params: (updates, jnp.zeros(2))
+    )
+
+
+def one_client(everyone: Any, weights: jax.Array, trim: float) -> Any:
+    return jax.tree.map(lambda x: x[2], everyone)
+
+
+def no_trim(everyone: Any, weights: jax.Array) -> Any:
+    return everyone
+
+
+def means(student: jax.Array, target: jax.Array) -> jax.Array:
+    return jnp.abs(student - target).mean(axis=0)
+
+
 def selfish(num_clients: int, rng: np.random.Generator, **_: Any) -> np.ndarray:
     return np.ones((num_clients, num_clients), bool)
 
@@ -477,6 +519,13 @@ BROKEN = [
     ("confidence", forgets_classes, r"distill.confidence = 'forgets_classes': .* \[K, B, H\] = "),
     ("rule", weights_of_nobody, r"distill.rule = 'weights_of_nobody': .* \[k, B, m\] = "),
     ("rule", float_index, r"distill.rule = 'float_index': .*weights of shape \[k, N, B, m\]"),
+    ("rule", scores_of(lambda s, t: Target(jnp.exp(s) * jnp.nan, t)), "rule = .* finite scores"),
+    ("rule", scores_of(lambda s, t: Target(s, t)), "rule = .* probabilities as scores"),
+    ("rule", scores_of(lambda s, t: Target(jnp.exp(s), t), float), "`taught` is True or False"),
+    ("rule", scores_of(lambda s, t: (jnp.exp(s), t)), r"mhd_jax.distill.Target, not a tuple"),
+    ("optimizer", no_optimizer, "optimizer.name = 'no_optimizer': .* optax.Grad.*, not to str"),
+    ("optimizer", sums_up, "optimizer.name = 'sums_up': .* of the shapes of the parameters"),
+    ("optimizer", grows, "optimizer.name = 'grows': .* the same shapes and types after"),
     ("graph", selfish, "graph.name = 'selfish': .* client 0 cannot distil from itself"),
     ("graph", too_large, r"graph.name = 'too_large': expected shape \(4, 4\), .* not \(5, 5\)"),
     ("graph", grows_self, "graph.name = 'grows_self, at step 0': .* distil from itself"),
@@ -514,6 +563,68 @@ def test_a_broken_piece_is_refused_before_anything_is_compiled(
 
 def _nothing_may_run(self: Any) -> Any:
     raise AssertionError("the broken piece got as far as the first compilation")
+
+
+@pytest.mark.usefixtures("registries")
+@pytest.mark.parametrize(
+    ("changes", "kind", "piece", "message"),
+    [
+        ({"method": "fedavg"}, "aggregator", one_client, r"rule = 'one_client': .* leaves \[k"),
+        ({"method": "fedavg"}, "aggregator", no_trim, r"rule = 'no_trim': .* leaves \[k, .*Type"),
+        (
+            {"method": "fedmd"},
+            "loss",
+            means,
+            r"distill.loss = 'means': .* losses \[...\], of shape",
+        ),
+    ],
+)
+def test_a_broken_piece_of_some_methods_is_refused(
+    changes: dict[str, Any], kind: str, piece: Any, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        api.fit(small.config(**changes), tmp_path / "run", **{kind: piece})
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+@pytest.mark.parametrize("rule", [*own(RULES)])
+def test_rules_of_probabilities_are_refused_where_logits_are_mixed(rule: str) -> None:
+    given = {"rule": rule, "confidence": "max_prob", "num_classes": C, "label_shares": True}
+    distill.check_pieces(**given, loss="cross_entropy")
+    mixes = {"mean", "most_confident", "random", "capped"}
+    if rule in mixes:
+        distill.check_pieces(**given, loss="mae")
+        return
+    with pytest.raises(ConfigError, match=f"distill.rule = '{rule}': .*logits, as the loss is mae"):
+        distill.check_pieces(**given, loss="mae")
+
+
+@pytest.mark.usefixtures("registries")
+def test_pieces_of_training_are_used(tmp_path: Path) -> None:
+    """An optimiser that pulls towards the last average, as in FedProx, and a mean of one's own."""
+    anchored = []
+
+    def proximal(config: Any) -> optax.GradientTransformation:
+        def update(updates: Any, state: Any, params: Any) -> Any:
+            count, anchor = state
+            due = count % config.average.every == 0
+            anchor = jax.tree.map(lambda a, p: jnp.where(due, p, a), anchor, params)
+            pull = jax.tree.map(lambda g, p, a: g + 0.1 * (p - a), updates, params, anchor)
+            return pull, (count + 1, anchor)
+
+        start = lambda params: (jnp.zeros((), jnp.int32), params)  # noqa: E731
+        anchored.append(config.optimizer.name)
+        rate = optimizer.learning_rate(config)
+        return optax.chain(optax.GradientTransformation(start, update), optax.sgd(rate))
+
+    def everybody(everyone: Any, weights: jax.Array, trim: float) -> Any:
+        return jax.tree.map(lambda x: jnp.einsum("ij,j...->i...", weights, x), everyone)
+
+    config = small.config(method="fedavg", average__every=2, train__steps=4)
+    api.fit(config, tmp_path / "run", optimizer=proximal, aggregator=everybody)
+    assert set(anchored) == {"proximal"}
+    summary = api.Run.load(tmp_path / "run").summary
+    assert np.ptp(summary.shared_accuracy, axis=0).max() == 0  # all clients are the same
 
 
 @pytest.mark.usefixtures("registries")

@@ -15,8 +15,8 @@ PACKAGE = Path(mhd_jax.__file__).parent
 
 LAYERS = (
     ("errors", "files", "rng", "trees", "wording"),
-    ("config", "edges", "inputs", "optimizer", "registry"),
-    ("attacks", "command", "config_bases", "graph", "models", "parallel"),
+    ("config", "edges", "inputs", "registry"),
+    ("attacks", "command", "config_bases", "graph", "models", "optimizer", "parallel"),
     ("participation", "routes"),
     ("data", "distill", "results", "weights"),
     ("aggregation",),

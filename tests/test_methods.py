@@ -312,6 +312,13 @@ def test_a_pass_that_does_not_count_is_not_run(method, monkeypatch):
         ),
         (methods.Method(snapshot_rounds=True), "`when` is Rounds, as it has snapshot_rounds"),
         (
+            methods.Method(
+                methods.Distillation(include_self=True), when=methods.Rounds(2, 1),
+                snapshot_rounds=True,
+            ),
+            "without include_self, as one's own snapshot is read anyway",
+        ),
+        (
             methods.Method(methods.Distillation(), pooled=True),
             "is pooled or exchanges something: one model has no peers",
         ),
@@ -352,6 +359,10 @@ def test_weights_may_be_nested_lists(monkeypatch):
         (
             lambda: methods.Distillation(temperature=0.0),
             "Distillation.temperature = 0.0: expected a number, above 0",
+        ),
+        (
+            lambda: methods.Distillation(loss="mae", temperature=2.0),
+            "Distillation.temperature = 2.0: expected 1, as the loss mae mixes logits",
         ),
         (
             lambda: methods.Distillation(alignment=float("nan")),

@@ -57,9 +57,10 @@ def test_an_optimiser_that_starts_anew_takes_first_steps_again() -> None:
     optimizer, opt_state, gradient, params = _after(
         30, optimizer__warmup_steps=0, optimizer__schedule="constant", optimizer__learning_rate=2e-3
     )
-    kept = lib.reset_moments(opt_state, jnp.asarray(False))
+    fresh = optimizer.init(params)
+    kept = lib.restarted(opt_state, fresh, jnp.asarray(False))
     jax.tree.map(np.testing.assert_array_equal, kept, opt_state)
-    anew = lib.reset_moments(opt_state, jnp.asarray(True))
+    anew = lib.restarted(opt_state, fresh, jnp.asarray(True))
     update, _ = optimizer.update(gradient, anew, params)
     np.testing.assert_allclose(-update["w"], 2e-3, rtol=1e-4)
     clock = [leaf for leaf in jax.tree.leaves(anew) if jnp.issubdtype(leaf.dtype, jnp.integer)]

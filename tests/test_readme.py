@@ -106,12 +106,12 @@ def test_the_snippets_about_extending_run() -> None:
         heads__name="halved", model__name="flat", distill__confidence="squared",
         distill__rule="softmax_of_confidence", graph__name="leader", data__name="noise",
         partition__name="by_turns", exchange__encoding="float16", metrics=("best_class",),
-        data__augment="dimmed",
+        data__augment="dimmed", optimizer__name="lion",
     )  # fmt: skip
     experiment = experiment_lib.build(made)
     assert experiment.topologies[0].at(0).sum() == 3
-    made.method = "only_embeddings"
-    assert experiment_lib.build(made).parts.method.distillation.nu_pred == 0
+    made.method = "one_head"
+    assert experiment_lib.build(made).parts.method.distillation.wiring == "main"
 
 
 @pytest.mark.parametrize("page", PAGES)

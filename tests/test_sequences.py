@@ -77,11 +77,11 @@ def test_series_are_those_of_both_parts_with_features_last(folder):
 
 
 def test_what_is_not_there_is_named(folder, monkeypatch):
-    with pytest.raises(ConfigError, match=r"data\.dir.*a folder with OSULeaf_TRAIN\.ts"):
-        load("series_osu_leaf", folder)
+    with pytest.raises(ConfigError, match=r"data\.dir.*a folder with ItalyPowerDemand_TRAIN\.ts"):
+        load("series_italy_power_demand", folder)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match="pip install --no-deps aeon"):
-        load("series_osu_leaf", "")
+        load("series_italy_power_demand", "")
     with pytest.raises(ConfigError, match="pip install --no-deps wordfreq"):
         load("words", "")
 

@@ -41,10 +41,9 @@ VOCABULARY = 128
 SERIES = {
     "JapaneseVowels_eq": ("japanese_vowels", 9),
     "ItalyPowerDemand": ("italy_power_demand", 2),
-    "OSULeaf": ("osu_leaf", 6),
 }
-"""Files of all in the package with classes, equal lengths and at least 400 series: what `data.name`
-calls them after "series_", and classes."""
+"""Files of all in the package with classes, equal lengths of at most 100 steps and at least 400
+series: what `data.name` calls them after "series_", and classes."""
 
 
 # --- Words ----------------------------------------------------------------------------------------
@@ -123,8 +122,8 @@ def load_series(file: str, directory: str, split: str, shape: sources.Shape) -> 
 def series_name(file: str) -> str:
     """What `data.name` calls a set.
 
-    >>> series_name("OSULeaf")
-    'series_osu_leaf'
+    >>> series_name("ItalyPowerDemand")
+    'series_italy_power_demand'
     """
     return f"series_{SERIES[file][0]}"
 

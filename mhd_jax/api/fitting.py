@@ -39,6 +39,9 @@ def fit(
     metric: Piece | Sequence[Piece] | None = None,
     attack: Piece | None = None,
     augment: Piece | None = None,
+    optimizer: Piece | None = None,
+    aggregator: Piece | None = None,
+    loss: Piece | None = None,
     init_from: Given | Sequence[Given] = None,
 ) -> Run:
     """Runs an experiment to its end, or resumes the one in `workdir`.
@@ -57,7 +60,7 @@ def fit(
         (`functools.partial` gives a class its arguments); or a function from `ModelSettings` to one
         of these.
       confidence: ``log_probs [..., C] -> [...]``, larger is surer.
-      rule: a `TeacherRule`, from candidates to an index or weights.
+      rule: a `TeacherRule`, from candidates to an index, weights, or a `mhd_jax.distill.Target`.
       graph: ``(num_clients, rng, **settings) -> bool [K, K]``, ``(step) -> bool [K, K]`` for a
         graph that changes, or the matrix itself. ``A[i, j]``: client i learns from client j.
       partition: ``(labels, num_classes, num_clients, config, rng) -> Owners``.
@@ -71,6 +74,12 @@ def fit(
       attack: ``(honest [N, B, h, C], view) -> [N, B, h, C]``, what the clients in `attack.clients`
         publish instead of their predictions.
       augment: ``(key, sample [...]) -> sample`` of the same shape and type, on the devices.
+      optimizer: ``config -> optax.GradientTransformation``, of one client; gradients are clipped
+        before, see `mhd_jax.optimizer`.
+      aggregator: ``(everyone, leaves [K, ...], weights [k, K], trim) -> leaves [k, ...]``, what
+        clients make of each other's parameters where a method averages them.
+      loss: ``(student [..., C], target [..., C]) -> [...]``, of logits, where a method such as
+        fedmd mixes these.
       init_from: weights that clients start from, for all alike or a sequence with those of each,
         None for a client that starts from scratch: trees, see `mhd_jax.weights`, or the paths that
         `model.init_from` takes.
@@ -86,7 +95,8 @@ def fit(
     pieces = {
         "head": head, "model": model, "confidence": confidence, "rule": rule, "graph": graph,
         "partition": partition, "source": source, "method": method, "encoding": encoding,
-        "metric": metric, "attack": attack, "augment": augment,
+        "metric": metric, "attack": attack, "augment": augment, "optimizer": optimizer,
+        "aggregator": aggregator, "loss": loss,
     }  # fmt: skip
     made = _config(config)
     if workdir == "" or not isinstance(workdir, str | os.PathLike | None):

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import flax.linen as nn
@@ -12,13 +13,14 @@ import numpy as np
 from absl import logging
 from flax import nnx
 
+from mhd_jax import aggregation, optimizer
 from mhd_jax import config as config_lib
 from mhd_jax.attacks import ATTACKS
 from mhd_jax.data.augment import AUGMENTS
 from mhd_jax.data.partition import BY_KEY, PARTITIONS
 from mhd_jax.data.sources import SOURCES, Source
 from mhd_jax.data.streaming import HOST_AUGMENTS
-from mhd_jax.distill import CONFIDENCES, RULES
+from mhd_jax.distill import CONFIDENCES, LOGIT_LOSSES, RULES, losses
 from mhd_jax.errors import ConfigError, of_piece, suggest
 from mhd_jax.evaluate import METRICS
 from mhd_jax.exchange import ENCODINGS
@@ -45,6 +47,9 @@ PIECES: dict[str, Registry[Any]] = {
     "metric": METRICS,
     "attack": ATTACKS,
     "augment": AUGMENTS,
+    "optimizer": optimizer.OPTIMIZERS,
+    "aggregator": aggregation.AGGREGATORS,
+    "loss": LOGIT_LOSSES,
 }
 """Every extension point: the argument of `fit` that takes such a piece, and its registry."""
 
@@ -112,6 +117,27 @@ def use(config: ml_collections.ConfigDict, pieces: Mapping[str, object]) -> None
             config_lib.update(config, clients)
 
 
+class Pieces:
+    """All pieces as they are now, whatever is registered under their names later.
+
+    Data sources are left out, as they may be large.
+    """
+
+    def __init__(self) -> None:
+        self._kept = {
+            argument: registry.here() for argument, registry in PIECES.items()
+            if registry is not SOURCES
+        }  # fmt: skip
+
+    @contextlib.contextmanager
+    def in_place(self) -> Iterator[None]:
+        """With them under their names."""
+        with contextlib.ExitStack() as stack:
+            for argument, kept in self._kept.items():
+                stack.enter_context(PIECES[argument].as_it_was(kept))
+            yield
+
+
 def _warn_of_settings_for_reading(config: ml_collections.ConfigDict, source: Source) -> None:
     """Names settings that say how data are read, and mean nothing to samples that are here."""
     usual = config_lib.default_config().data
@@ -164,7 +190,7 @@ _WANTED = {
     "model": "a Linen module or its class, an NNX class, or a function from ModelSettings to one",
     "confidence": "a function from log-probabilities [..., C] to confidences [...]",
     "rule": "a function (candidates, confidence, keys) to an index [k, B, m] or weights "
-    "[k, N, B, m]",
+    "[k, N, B, m], or to a Target",
     "graph": "a matrix [K, K], or a function that returns one",
     "partition": "a function that returns Owners",
     "source": "a Source, or a function that returns one",
@@ -173,4 +199,7 @@ _WANTED = {
     "attack": "a function (honest [N, B, h, C], view) to the same shape",
     "metric": "a function (correct [K, H, C], count [C], owned [K, C]) to [K, H]",
     "augment": "a function (key, sample [...]) to a sample of the same shape and type",
+    "optimizer": optimizer.WANTED,
+    "aggregator": aggregation.WANTED,
+    "loss": losses.WANTED,
 }

@@ -21,7 +21,7 @@ from mhd_jax import config as config_lib
 from mhd_jax import experiment as experiment_lib
 from mhd_jax import state as state_lib
 from mhd_jax.api import export
-from mhd_jax.api.pieces import PIECES, use
+from mhd_jax.api.pieces import PIECES, Pieces, use
 from mhd_jax.data.sources import Source, first_classes
 from mhd_jax.data.sources.arrays import as_stored, check_columns
 from mhd_jax.errors import ConfigError, WorkdirError, of_file, suggest
@@ -60,9 +60,10 @@ class Run:
         self._directory = Workdir(workdir, read_only=True)
         self.workdir = self._directory.path
         self.config = config
+        self._pieces = Pieces()  # names stand for whatever was registered under them last
         self._data = None
         if source is not None and not config.data.public_name:
-            # Kept here: the name stands for whatever was registered under it last.
+            # Kept here, like all other pieces.
             known = first_classes(source, config.data.num_classes)
             self._data = known, known.public
 
@@ -189,7 +190,8 @@ class Run:
     @functools.cached_property
     def _restored(self) -> _Restored:
         try:
-            return _Restored(self.config, self._directory, self._data)
+            with self._pieces.in_place():
+                return _Restored(self.config, self._directory, self._data)
         except ConfigError as error:
             for argument, registry in PIECES.items():
                 if error.setting == registry.setting and error.value not in registry:

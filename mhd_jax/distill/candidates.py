@@ -35,7 +35,8 @@ class Candidates(struct.PyTreeNode):
     to whom those L clients are all there are (see `choose`).
 
     Attributes:
-      published: scores of all clients, log-probabilities or logits.
+      published: scores of all clients: log-probabilities, or logits where the method's loss is one
+        of logits.
       allowed: who may learn from whom.
       ranks: number of taught heads m.
       energy: standardised energies, published only where `confidence="energy"` asks for them.

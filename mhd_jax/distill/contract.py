@@ -32,6 +32,9 @@ def check_pieces(
       ConfigError: an unknown name, a rule that needs what clients do not publish, or a result of
         another shape, or other values, than the contract says.
     """
+    on_logits = loss != "cross_entropy"
+    if on_logits and getattr(RULES.get(rule), "of_probabilities", False):
+        raise ConfigError("distill.rule", rule, f"a rule that mixes logits, as the loss is {loss}")
     students, teachers, samples, ranks = 2, 3, 5, 4
     student = jax.ShapeDtypeStruct((students, samples, ranks, num_classes), jnp.float32)
     scores = jax.ShapeDtypeStruct((teachers, samples, ranks, num_classes), jnp.float32)
@@ -50,15 +53,17 @@ def check_pieces(
         raise ConfigError("distill.loss", loss, "losses of shape [k, B, m]")
     pieces = [RULES.get(rule), *([] if confidence == ENERGY else [CONFIDENCES.get(confidence)])]
     if not all(map(is_ours, pieces)):
-        _check_values(rule, confidence, num_classes, label_shares)
+        _check_values(rule, confidence, num_classes, label_shares, on_logits)
 
 
-def _check_values(rule: str, confidence: str, num_classes: int, label_shares: bool) -> None:
+def _check_values(
+    rule: str, confidence: str, num_classes: int, label_shares: bool, on_logits: bool
+) -> None:
     """Calls a rule on numbers: 2 students, of whom the first may learn from two of 3 clients.
 
     Raises:
-      ConfigError: a confidence that is no number, an index of no candidate that may teach, or
-        weights that are not shares.
+      ConfigError: a confidence that is no number, an index of no candidate that may teach, weights
+        that are not shares, or a target that is no probability, or no number.
     """
     keys = jax.random.split(jax.random.key(0), (2, 5))
     scores = jax.nn.log_softmax(2 * jax.random.normal(jax.random.key(1), (3, 5, 4, num_classes)))
@@ -69,10 +74,9 @@ def _check_values(rule: str, confidence: str, num_classes: int, label_shares: bo
     )  # fmt: skip
     if confidence != ENERGY and np.isnan(CONFIDENCES.get(confidence)(scores)).any():
         raise ConfigError("distill.confidence", confidence, "numbers, not NaN, for probabilities")
-    choice = choose(candidates, keys, rule=rule, confidence=confidence)
+    choice = choose(candidates, keys, rule=rule, confidence=confidence, on_logits=on_logits)
     if isinstance(choice, Target):
-        alone = bool(np.asarray(choice.taught)[1].any())
-        accepted = "`taught` False for a client without peers" if alone else ""
+        accepted = _wrong_target(np.asarray(choice.scores), np.asarray(choice.taught), on_logits)
     elif np.issubdtype(choice.dtype, np.integer):
         accepted = _wrong_indices(np.asarray(choice), np.asarray(allowed))
     else:
@@ -90,6 +94,20 @@ def _wrong_indices(found: Int[np.ndarray, "k B m"], allowed: Bool[np.ndarray, "k
     students = np.arange(len(found))[:, None, None]
     if not (allowed[students, np.maximum(found, 0)] | (found < 0)).all():
         return "candidates that `candidates.allowed` permits, or -1 for none"
+    return ""
+
+
+def _wrong_target(
+    scores: Float[np.ndarray, "k B m C"], taught: Bool[np.ndarray, "k B m"], on_logits: bool
+) -> str:
+    """What a rule's `Target` should have been; "" where it is right."""
+    if taught[1].any():
+        return "`taught` False for a client without peers"
+    read = scores[taught]
+    if not np.isfinite(read).all():
+        return "finite scores wherever `taught` is True"
+    if not on_logits and (read.min(initial=0) < 0 or not np.allclose(read.sum(-1), 1, atol=1e-3)):
+        return "probabilities as scores, which add up to 1 over the classes"
     return ""
 
 

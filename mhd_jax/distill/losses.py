@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Protocol
 
@@ -13,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Key
 
 from mhd_jax.distill.candidates import Candidates, Teachers
 from mhd_jax.distill.rules import choose, sharpen, targets
+from mhd_jax.errors import ConfigError, of_piece
 from mhd_jax.registry import Registry
 
 
@@ -34,6 +36,8 @@ class HeadLoss(Protocol):
 
 
 LOGIT_LOSSES: Registry[HeadLoss] = Registry("distill.loss")
+
+WANTED = "a function (student [..., C], target [..., C]), both logits, to losses [...]"
 
 
 @LOGIT_LOSSES.register("mae")
@@ -105,8 +109,21 @@ def head_losses(
     link = (lambda logits: logits) if on_logits else jnp.exp
     target, taught = targets(candidates, choice, link)
     if on_logits:
-        return _taught_mean(LOGIT_LOSSES.get(loss), student, target, taught)
+        return _taught_mean(functools.partial(_logit_loss, loss), student, target, taught)
     return _taught_mean(soft_cross_entropy, student, sharpen(target, temperature), taught)
+
+
+def _logit_loss(
+    name: str, student: Float[Array, "*shape C"], target: Float[Array, "*shape C"]
+) -> Float[Array, "*shape"]:
+    """The named loss; `ConfigError` for one of another shape."""
+    with of_piece("distill.loss", name, WANTED):
+        losses = LOGIT_LOSSES.get(name)(student, target)
+        shape = jnp.shape(losses)
+    if shape != student.shape[:-1]:
+        accepted = f"{WANTED}, of shape {student.shape[:-1]}, not {shape}"
+        raise ConfigError("distill.loss", name, accepted)
+    return losses
 
 
 def _taught_mean(

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from mhd_jax.distill.candidates import Candidates
-from mhd_jax.distill.rules import RULES, Target
+from mhd_jax.distill.rules import RULES, Target, of_probabilities
 from mhd_jax.edges import NOBODY
 from mhd_jax.errors import ConfigError
 from mhd_jax.registry import whole_batch
@@ -105,6 +105,7 @@ def inner(place: Int[Array, " N"], count: Array, trim: float) -> Bool[Array, " N
 
 
 @RULES.register("median")
+@of_probabilities
 def median_rule(
     candidates: Candidates, confidence: Float[Array, "N B m"], keys: Key[Array, "k B"]
 ) -> Target:
@@ -117,6 +118,7 @@ def median_rule(
 
 
 @RULES.register("trimmed_mean")
+@of_probabilities
 def trimmed_mean_rule(
     candidates: Candidates, confidence: Float[Array, "N B m"], keys: Key[Array, "k B"]
 ) -> Target:
@@ -135,6 +137,7 @@ def _own(candidates: Candidates, rule: str) -> Float[Array, "k B H C"]:
 
 
 @RULES.register("agreement")
+@of_probabilities
 def agreement_rule(
     candidates: Candidates, confidence: Float[Array, "N B m"], keys: Key[Array, "k B"]
 ) -> Int[Array, "k B m"]:
@@ -178,6 +181,7 @@ def reputations(candidates: Candidates) -> Float[Array, "k K"]:
 
 
 @RULES.register("reputation")
+@of_probabilities
 @whole_batch
 def reputation_rule(
     candidates: Candidates, confidence: Float[Array, "N B m"], keys: Key[Array, "k B"]

@@ -53,6 +53,12 @@ class TeacherRule(Protocol):
 RULES: Registry[TeacherRule] = Registry("distill.rule")
 
 
+def of_probabilities(rule: TeacherRule) -> TeacherRule:
+    """Marks a rule that takes what is published for log-probabilities, not for logits."""
+    rule.of_probabilities = True  # type: ignore[attr-defined]
+    return rule
+
+
 @RULES.register("most_confident")
 def most_confident_rule(
     candidates: Candidates, confidence: Float[Array, "N B m"], keys: Key[Array, "k B"]
@@ -85,6 +91,7 @@ def mean_rule(
 
 
 @RULES.register("entropy_weighted")
+@of_probabilities
 def entropy_weighted_rule(
     candidates: Candidates, confidence: Float[Array, "N B m"], keys: Key[Array, "k B"]
 ) -> Float[Array, "k N B m"]:
@@ -99,6 +106,7 @@ def entropy_weighted_rule(
 
 
 @RULES.register("entropy_power")
+@of_probabilities
 def entropy_power_rule(
     candidates: Candidates, confidence: Float[Array, "N B m"], keys: Key[Array, "k B"]
 ) -> Float[Array, "k N B m"]:
@@ -115,6 +123,7 @@ def entropy_power_rule(
 
 
 @RULES.register("class_thresholds")
+@of_probabilities
 @whole_batch
 def class_thresholds_rule(
     candidates: Candidates, confidence: Float[Array, "N B m"], keys: Key[Array, "k B"]
@@ -140,6 +149,7 @@ def class_thresholds_rule(
 
 
 @RULES.register("mean_log_prob")
+@of_probabilities
 def mean_log_prob_rule(
     candidates: Candidates, confidence: Float[Array, "N B m"], keys: Key[Array, "k B"]
 ) -> Target:
@@ -157,6 +167,7 @@ def mean_log_prob_rule(
 
 
 @RULES.register("label_share")
+@of_probabilities
 def label_share_rule(
     candidates: Candidates, confidence: Float[Array, "N B m"], keys: Key[Array, "k B"]
 ) -> Target:
@@ -293,7 +304,12 @@ def _choice(
     rule = RULES.get(name)
     with of_piece("distill.rule", name, "a rule (candidates, certainty [N, B, m], keys [k, B])"):
         made = rule(candidates, certainty, keys)
-        made = made if isinstance(made, Target) else jnp.asarray(made)
+        if isinstance(made, Target):
+            made = Target(*map(jnp.asarray, made))
+        elif isinstance(made, tuple):
+            raise ConfigError("distill.rule", name, "a mhd_jax.distill.Target, not a tuple")
+        else:
+            made = jnp.asarray(made)
     students, (num, *rest) = len(candidates.allowed), certainty.shape
     if isinstance(made, Target):
         shape = (students, *rest, candidates.published.shape[-1])
@@ -302,6 +318,9 @@ def _choice(
                 f"a Target with scores [k, B, m, C] = {shape} and taught {shape[:-1]}, not "
                 f"{made.scores.shape} and {made.taught.shape}"
             )
+            raise ConfigError("distill.rule", name, accepted)
+        if made.taught.dtype != bool:
+            accepted = f"a Target whose `taught` is True or False, not {made.taught.dtype}"
             raise ConfigError("distill.rule", name, accepted)
         return made
     choice: Array = made

@@ -92,7 +92,7 @@ def _parts(
         method=method,
         models=clients.models,
         baseline_models=clients.baseline_models,
-        optimizer=optimizer.make_optimizer(config),
+        optimizer=optimizer.make_optimizer(config, clients.parameters),
         encoding=exchange.make_encoding(config, method, clients.num_classes),
         load=feed.load,
         num_classes=clients.num_classes,

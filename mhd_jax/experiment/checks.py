@@ -21,6 +21,7 @@ from mhd_jax import (
     graph,
     methods,
     models,
+    optimizer,
     participation,
 )
 from mhd_jax import config as config_lib
@@ -34,7 +35,7 @@ NAMED: Mapping[str, Registry[Any]] = {
     registry.setting: registry
     for registry in (
         PARTITIONS, models.HEADS, exchange.ENCODINGS, attacks.ATTACKS, aggregation.AGGREGATORS,
-        distill.RULES, methods.METHODS,
+        distill.RULES, methods.METHODS, optimizer.OPTIMIZERS,
     )
 }  # fmt: skip
 """Settings that name a piece whatever the others are, and where it is found."""
@@ -120,6 +121,8 @@ def _check_pieces(
             rule=chosen.rule, confidence=chosen.confidence, loss=chosen.loss,
             num_classes=num_classes, label_shares=config.distill.publish_label_shares,
         )  # fmt: skip
+    if method.averaging is not None:
+        aggregation.check(method.averaging.rule)
     for name in evaluate.chosen_metrics(config.metrics):
         shape = (config.clients.num, method.num_heads(config.heads.aux), num_classes)
         owned = np.zeros((shape[0], num_classes))

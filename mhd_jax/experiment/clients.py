@@ -24,6 +24,7 @@ from mhd_jax.models.classifier import MultiHeadClassifier
 from mhd_jax.parallel import Layout
 from mhd_jax.participation import Roster
 from mhd_jax.registry import takes_whole_batch
+from mhd_jax.trees import PyTree
 
 VARIABLES = ("params", "batch_stats")
 """Kinds of variables that a client's state keeps."""
@@ -59,6 +60,12 @@ class Clients:
     def embedding_widths(self) -> tuple[int, ...]:
         """D of every group."""
         return tuple(shapes.embedding_width(model, self.sample) for model in self.models)
+
+    @functools.cached_property
+    def parameters(self) -> tuple[PyTree, ...]:
+        """Shapes of a client's in every group, without projections of embeddings."""
+        found = [shapes.variable_shapes(model, self.sample) for model in self.models]
+        return tuple({"model": v.get("params", {}), "projections": {}} for v in found)
 
     @functools.cached_property
     def convolutional(self) -> bool:

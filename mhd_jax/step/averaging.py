@@ -13,7 +13,7 @@ from mhd_jax.attacks import Attackers
 from mhd_jax.exchange import from_wire, to_wire
 from mhd_jax.inputs import StepInputs
 from mhd_jax.methods import Averaging
-from mhd_jax.optimizer import reset_moments
+from mhd_jax.optimizer import restarted
 from mhd_jax.parallel import gather_clients
 from mhd_jax.state import Learners
 from mhd_jax.step.parts import StepParts
@@ -56,7 +56,7 @@ def average(
     (params, stats), unreadable = jax.lax.cond(due, mix, lambda tree: (tree, nothing), values)
     opt_state = group.opt_state
     if averaging.reset_momentum:
-        opt_state = reset_moments(opt_state, due)
+        opt_state = restarted(opt_state, jax.vmap(parts.optimizer.init)(params), due)
     return (Learners(params, stats, opt_state),), (unreadable,)
 
 
