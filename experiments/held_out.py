@@ -12,18 +12,14 @@ the rule in `experiments.harness.keel` is left out.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from matplotlib.figure import Figure
 
 from experiments.harness import keel, sweep, worst
-from experiments.harness.candidates import CANDIDATES
+from experiments.harness.candidates import CANDIDATES, DIRICHLET, Settings
 from experiments.harness.presets import Preset
-from experiments.harness.study import Cell, Record, Study
+from experiments.harness.study import Cell, Record, Study, slug
 
-Settings = Mapping[str, Any]
-
-DIRICHLET: Settings = {"partition.name": "dirichlet", "partition.alpha": 0.1}
 BATCH_NORM: Settings = {"model.norm": "batch"}
 
 KINDS: dict[str, tuple[Settings, Mapping[str, Settings]]] = {
@@ -48,8 +44,7 @@ def cells(preset: Preset) -> list[Cell]:
 def _cell(table: str, kind: str, column: str, changes: Settings) -> Cell:
     classes = keel.TABLES[table]
     data = {"data.name": keel.data_name(table), "data.num_classes": classes}
-    words = f"{table} {kind} {column}".lower()
-    name = "-".join("".join(c if c.isalnum() or c in ".-" else " " for c in words).split())
+    name = slug(f"{table} {kind} {column}")
     label = f"{table}, {classes} classes"
     return Cell(name, label, {"train.steps": 1000, **data, **changes}, group=kind, column=column)
 

@@ -10,17 +10,14 @@ of it runs. Rows of photographs need prepared data sets; see `docs/launching.md`
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
 from experiments.harness import sweep, worst
-from experiments.harness.candidates import ALL_PEERS, CANDIDATES
+from experiments.harness.candidates import ALL_PEERS, CANDIDATES, DIRICHLET, Settings
 from experiments.harness.presets import Preset
 from experiments.harness.study import Cell, Record, Study
-
-Settings = Mapping[str, Any]
 
 CHANGED: dict[str, Settings] = {
     "all peers": {},
@@ -48,7 +45,6 @@ RESNET: Settings = {"model.name": "resnet8", "model.width": 8, "num_seeds": 1}
 BATCH_NORM: Settings = {**RESNET, "model.norm": "batch"}
 VIT: Settings = {"model.name": "vit", "model.width": 32, "num_seeds": 1}
 IID: Settings = {"partition.skew": 0.0}
-DIRICHLET: Settings = {"partition.name": "dirichlet", "partition.alpha": 0.1}
 CYCLE: Settings = {"graph.name": "cycle"}
 
 ROWS: tuple[tuple[str, str, Settings], ...] = (

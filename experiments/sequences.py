@@ -10,31 +10,29 @@ No default was changed after a look at these data.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
 
 from matplotlib.figure import Figure
 
 from experiments.harness import sequences, sweep, worst
+from experiments.harness.candidates import DIRICHLET, Settings
 from experiments.harness.presets import Preset
-from experiments.harness.study import Cell, Record, Study
+from experiments.harness.study import Cell, Record, Study, slug
 
 ALL = ("cnn", "gru", "transformer")
 """Networks of `experiments.harness.sequence_networks`."""
 
-DIRICHLET = {"partition.name": "dirichlet", "partition.alpha": 0.1}
-
-KINDS: Mapping[str, tuple[Mapping[str, Any], Collection[str]]] = {
+KINDS: Mapping[str, tuple[Settings, Collection[str]]] = {
     "s = 100": ({}, ALL),
     "Dirichlet 0.1": (DIRICHLET, ("cnn",)),
 }
 """How labels are divided, and networks that are tried on that."""
 
 ROWS = (
-    (sequences.WORDS, "words", len(sequences.LANGUAGES), ALL),
-    ("series_japanese_vowels", "Japanese vowels", 9, ALL),
-    ("series_italy_power_demand", "Italy's power demand", 2, ("cnn", "gru")),
+    (sequences.WORDS, "words", ALL),
+    ("series_japanese_vowels", "Japanese vowels", ALL),
+    ("series_italy_power_demand", "Italy's power demand", ("cnn", "gru")),
 )
-"""What `data.name` and the table call it, classes, and networks."""
+"""What `data.name` and the table call it, and networks."""
 
 COLUMN = "defaults"
 
@@ -42,21 +40,22 @@ COLUMN = "defaults"
 def cells(preset: Preset) -> list[Cell]:
     del preset
     return [
-        _cell(name, f"{label}, {classes} classes, {network}", classes, network, kind)
+        _cell(name, label, network, kind)
         for kind, (_, tried) in KINDS.items()
-        for name, label, classes, networks in ROWS
+        for name, label, networks in ROWS
         for network in networks
         if network in tried
     ]
 
 
-def _cell(name: str, label: str, classes: int, network: str, kind: str) -> Cell:
-    slug = "-".join(f"{name} {network} {kind}".lower().replace("=", "").split())
+def _cell(name: str, label: str, network: str, kind: str) -> Cell:
+    classes = sequences.CLASSES[name]
     changes = {
         "train.steps": 1000, "data.name": name, "data.num_classes": classes,
         "model.name": f"sequence_{network}", **KINDS[kind][0],
     }  # fmt: skip
-    return Cell(slug.replace("_", "-"), label, changes, group=kind, column=COLUMN)
+    label = f"{label}, {classes} classes, {network}"
+    return Cell(slug(f"{name} {network} {kind}"), label, changes, group=kind, column=COLUMN)
 
 
 def draw(records: Sequence[Record]) -> Figure:

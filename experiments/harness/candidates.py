@@ -28,6 +28,9 @@ FORMER: Settings = {
 }
 """The defaults of version 0.1."""
 
+DIRICHLET: Settings = {"partition.name": "dirichlet", "partition.alpha": 0.1}
+"""Many clients have one class, and some a handful of samples."""
+
 CANDIDATES: dict[str, Settings] = {
     "defaults": {},
     "MHD (no alignment)": PAPER,

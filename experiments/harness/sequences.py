@@ -143,5 +143,8 @@ def parse(text: str) -> tuple[Float[np.ndarray, "N T F"], np.ndarray, list[str]]
     return np.array(series).swapaxes(1, 2), labels, list(map(str, names))
 
 
+CLASSES = {WORDS: len(LANGUAGES), **{series_name(file): SERIES[file][1] for file in SERIES}}
+"""How many classes there are, by what `data.name` calls the data."""
+
 for _file in SERIES:
     sources.SOURCES.register(series_name(_file))(functools.partial(load_series, _file))

@@ -66,6 +66,15 @@ class Study:
     extra: Callable[[Sequence[Record]], str] | None = None
 
 
+def slug(words: str) -> str:
+    """A name for the file of a record.
+
+    >>> slug("tic-tac-toe s = 100 MHD (no alignment)")
+    'tic-tac-toe-s-100-mhd-no-alignment'
+    """
+    return "-".join("".join(c if c.isalnum() or c in ".-" else " " for c in words.lower()).split())
+
+
 # --- Records --------------------------------------------------------------------------------------
 
 
