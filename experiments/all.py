@@ -9,6 +9,7 @@ from experiments import (
     communication,
     data_heterogeneity,
     digits_claims,
+    embedding_weight,
     held_out,
     liars,
     main_comparison,
@@ -46,6 +47,7 @@ EVERY = (
     *STUDIES,
     robustness.STUDY,
     one_change.STUDY,
+    embedding_weight.STUDY,
     held_out.STUDY,
     sequences.STUDY,
     liars.STUDY,
@@ -53,10 +55,10 @@ EVERY = (
     many_clients.STUDY,
     ring.STUDY,
 )
-"""With those that have data sets and presets of their own: the grid of defaults and its rows with
-one change (`grid`), the tables, words and series on which nothing was chosen (`held_out`), silos
-(`tabular`), liars, which attack the same clients in many ways, many clients (`many`), and the ring,
-whose public images are another data set's."""
+"""With those that have data sets and presets of their own: the grid of defaults, its rows with one
+change and the weight of embeddings (`grid`), the tables, words and series on which nothing was
+chosen (`held_out`), silos (`tabular`), liars, which attack the same clients in many ways, many
+clients (`many`), and the ring, whose public images are another data set's."""
 
 if __name__ == "__main__":
     sweep.main(*STUDIES)
