@@ -238,7 +238,8 @@ A name or a value that is not accepted is refused before any work is done, with 
 value and what would be accepted. Where a setting takes a name, it also takes the name of a piece
 that you registered: see [Extending](extending.md). The settings of a run are in its `config.json`.
 
-What the defaults rest on is told in [Method: defaults](method.md#defaults).
+[Method: defaults](method.md#defaults) gives the reason for each default, [One default for
+everything](defaults.md) the measurements.
 """
 
 
@@ -295,8 +296,9 @@ run.summary["shared_accuracy"]  # [K, H]: one row per client, one column per hea
 run.history  # metrics.jsonl as a pandas frame, means over clients
 ```
 
-Shapes: K clients, H = m + 1 heads (the main head, then the auxiliary heads by rank), C classes. A
-number without a unit has no dimension; accuracies are fractions from 0 to 1.
+Shapes: K clients, H = m + 1 heads (the main head, then the auxiliary heads by rank) of which h are
+published, C classes, R seeds. A number without a unit has no dimension; accuracies are fractions
+from 0 to 1.
 """
 
 ABOUT_FILES = {

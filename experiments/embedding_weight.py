@@ -77,7 +77,8 @@ STUDY = Study(
         "8 clients unless the row says otherwise, complete graph, 4 auxiliary heads and 1,000 "
         "steps. Photographs are at 16 px; of Tiny ImageNet the first 20 classes. Tables, words and "
         "series are those of `experiments.held_out` and `experiments.sequences`.",
-        "A head counts as collapsed where its shared accuracy is no better than naming one class.",
+        "A row counts as collapsed if any auxiliary head of any client, in any seed, is no better "
+        "than always predicting one class.",
     ),
     extra=worst.verdict,
 )

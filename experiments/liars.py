@@ -277,16 +277,15 @@ STUDY = Study(
     draw=draw,
     extra=losses,
     definitions=(
-        "Everything is of honest clients alone.",
-        "Messages of NaN are dropped: with them the run is one in which the liar is silent, and "
-        "what is lost is what nobody else knows.",
-        "default is the most confident of aligned and screened teachers, two peers a step; all "
-        "peers the same with everybody in every step, no screening that of all aligned ones, paper "
-        "the same without alignment; other rules see all peers, aligned, and screened if they are "
-        "called so.",
-        "A liar of random class is certain of a class that is fixed for every image; coordinated "
-        "liars name the same one; of rare class, honest but on one image in 16, there certain of "
-        "the class it names least; a shifted one gives each class the name of the next.",
+        "All numbers are those of honest clients. A message of NaN is dropped, so that the liar is "
+        "silent, and what is lost is what nobody else knows.",
+        "*default*: two random peers a step, aligned and screened. *all peers*: the same with all "
+        "peers in every step. *no screening*: all peers, aligned but not screened. *paper*: all "
+        "peers, neither aligned nor screened. Other rules hear all peers, aligned, and screened "
+        "only where the name says so.",
+        "*random class*: certain of one class, fixed for each image. *coordinated*: liars agree on "
+        "that class. *rare class*: honest, except that on one image in 16 the liar is certain of "
+        "the class it names least. *shifted*: gives each class the name of the next.",
     ),
 )
 

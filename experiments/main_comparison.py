@@ -66,7 +66,7 @@ STUDY = Study(
         WHAT_IS_OURS,
         "With mixup, up to a quarter of another public sample is mixed into each.",
         "All methods take the same number of steps with the same batches, optimiser and learning "
-        "rate, none of it tuned for any of them.",
+        "rate. These were chosen for aligned MHD; nothing was tuned for the other methods.",
         "Supervised is one model on all private data, in the steps and batch of a single client.",
         "FedAvg and gossip average parameters (of everybody; of graph neighbours) every "
         "`average.every` steps, all clients taking part, momentum staying with its client; "

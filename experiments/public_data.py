@@ -96,8 +96,8 @@ STUDY = Study(
         "What is public is not private: a larger public set leaves the clients fewer samples, one "
         "from elsewhere leaves them all.",
         "FedAvg has no use for public data.",
-        "One client with labels learns alone, from as many images as are public in the other rows "
-        "and from the labels that nobody has there.",
+        "*One client with labels* trains alone on as many images as are public in the other rows, "
+        "with their labels.",
     ),
     extra=against,
 )

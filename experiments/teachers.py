@@ -66,7 +66,7 @@ STUDY = Study(
     definitions=(
         "All peers teach in every step, and unless a row says otherwise a client's own lower head "
         "may be its teacher.",
-        "Not aligned, the first row is the paper's method.",
+        "Without alignment, the first row is the paper's method.",
         "A standardised energy costs one number more per sample and head, label shares one number "
         "per class and client, once.",
     ),

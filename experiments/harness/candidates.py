@@ -65,8 +65,8 @@ CHANGES: dict[str, Settings] = {
 """Settings of those that are not a method's name alone."""
 
 WHAT_IS_OURS = (
-    "MHD is the paper's rule, the most confident teacher, but of two random peers a step; "
-    "aligned MHD, the default, first divides each teacher's predictions by their own mean over the "
-    "public set, and hears those alone who look at it."
+    "MHD is the paper's rule, the most confident teacher, but only two random peers teach in a "
+    "step. Aligned MHD, the default, first divides each teacher's predictions by their mean over "
+    "the public set, and ignores peers whose predictions are unrelated to the images."
 )
 """Stands below tables that compare methods."""

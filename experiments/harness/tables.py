@@ -79,7 +79,7 @@ def markdown(study: Study, records: Sequence[Record]) -> str:
     wide = any(record.column for record in records)
     parts = [side_by_side(records) if wide else _table(study, records), _facts(records)]
     if study.definitions:
-        parts.append("What is defined here: " + " ".join(study.definitions))
+        parts.append("Definitions: " + " ".join(study.definitions))
     if study.extra is not None:
         parts.insert(1, study.extra([record for record in records if record.found]))
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -169,13 +169,18 @@ def _facts(records: Sequence[Record]) -> str:
         f"{' and '.join(f'{s:,}' for s in steps)} steps",
         _seeds(records),
         " and ".join(dict.fromkeys(f"{r.hardware} ({r.device})" for r in records)),
-        f"{minutes:.0f} minutes for these rows",
+        f"{minutes:.0f} minute{'s' if round(minutes) != 1 else ''} for these rows",
     ]
-    return (
-        "Mean ± standard deviation over seeds of the mean over clients; the lowest client is that "
-        "of the last head over all seeds; gain is the last head over the same clients in "
-        "isolation; kB are sent per client and step. " + "; ".join(facts) + f". `{first.command}`"
+    wide = any(record.column for record in records)
+    explained = (
+        "Mean ± standard deviation over seeds of the mean over clients. ",
+        ""
+        if wide
+        else "*Lowest client*: the lowest shared accuracy of any client's last head in any seed. ",
+        "*Gain*: over the same clients in isolation. ",
+        "" if wide else "*kB*: sent by one client in a step. ",
     )
+    return "".join(explained) + "; ".join(facts) + f". `{first.command}`"
 
 
 def _seeds(records: Sequence[Record]) -> str:

@@ -27,8 +27,8 @@ LINE_FIELDS = (
     FieldDoc("loss", "[K]", "nats", "The whole objective; this and what follows up to "
              "`bytes_sent` every `train.log_every` steps, means over the steps since (the last "
              "line, or the last start) in which the client took part, null where there are none. "
-             "Of more than 512 clients [K] stands here and below for 101 quantiles over the "
-             "clients, from the least to the greatest."),
+             "With more than 512 clients, every [K] here and below becomes 101 quantiles over "
+             "the clients, from the least to the greatest."),
     FieldDoc("private_loss", "[K]", "nats", "Cross-entropy of the main head on private data. With "
              "batch normalisation and distillation, half of it is measured in a batch with public "
              "samples, `control_loss` in the private batch alone."),
@@ -54,8 +54,8 @@ LINE_FIELDS = (
              "says of public images does not go together with what they say (screening)."),
     FieldDoc("teacher_accuracy", "[K, m]", "1", "How often the chosen teacher is right, where "
              "labels of public images are known; of a mixture, the label of its larger part."),
-    FieldDoc("unreadable", "[K]", "1", "Share of steps in which a client's message was dropped, as "
-             "it was not finite or no probabilities; left out where none was."),
+    FieldDoc("unreadable", "[K]", "1", "Share of steps in which a client's message was dropped "
+             "because it was not finite or did not hold probabilities; left out where none was."),
     FieldDoc("unreadable_parameters", "[K]", "1", "The same of its parameters, in "
              "steps that average."),
     FieldDoc("bytes_sent", "float", "bytes", "Sent by all clients so far."),

@@ -64,8 +64,8 @@ class SeedResult(Accuracies):
         "[K, C]", "bool", "Which labels are primary labels of a client.", dtype=bool
     )
     adjacency: Bool[np.ndarray, "K K"] = field(
-        "[K, K]", "bool", "Row i, column j: client i learns from client j; at the first step. Of "
-        "more than 512 clients instead the list of those that client i learns from.",
+        "[K, K]", "bool", "Row i, column j: client i learns from client j; at the first step. "
+        "With more than 512 clients: for each client, the list of those it learns from.",
         dtype=bool,
     )  # fmt: skip
     adjacency_union: Bool[np.ndarray, "K K"] = field(
@@ -86,7 +86,7 @@ class SeedResult(Accuracies):
     )  # fmt: skip
     epsilon: Float[np.ndarray, " K"] | None = field(
         "[K] or null", "1",
-        "Of the differential privacy of one private sample of each client, at `privacy.delta`, "
+        "ε of the differential privacy of one private sample of each client, at `privacy.delta`, "
         "after all steps; null without a claim, and for clients that are frozen.",
         dtype=float, default=None,
     )  # fmt: skip
