@@ -143,7 +143,8 @@ def _group_vitals(
     peers = peers_of(parts, group, student, published, inputs)
     if group < parts.frozen:  # nobody teaches them
         peers = peers.replace(allowed=jnp.zeros_like(peers.allowed), unread=None)
-    candidates = screen(parts, peers, devices=1)  # each device has all of the samples
+    # Each device has all of the samples, each of them once.
+    candidates = screen(parts, peers, devices=1, repeats=1.0)
     rows, samples = log_probs.shape[:2]
     keys = student_keys(parts, group, inputs, jnp.arange(samples), seed, step)
     choice = distill.choose(

@@ -13,6 +13,7 @@ import pytest
 from mhd_jax import distill, methods
 from mhd_jax import experiment as experiment_lib
 from mhd_jax.config import default_config, update
+from mhd_jax.data import batches
 from mhd_jax.distill import Candidates
 from mhd_jax.distill.screening import WIDEST, overlap
 from mhd_jax.errors import ConfigError
@@ -113,6 +114,20 @@ def test_who_always_says_the_same_is_not_heard_and_who_sees_nothing_hears_everyb
 def test_few_images_tell_nothing() -> None:
     published = np.stack([*say(0, 2, samples=8), blind(0, samples=8)])
     assert distill.heard(candidates(published, published), methods.SCREENING).all()
+
+
+@pytest.mark.parametrize("distinct", [32, 40, 48, 56])
+def test_images_that_a_batch_holds_more_than_once_count_once(distinct: int) -> None:
+    """Otherwise a lie that is fixed for each image seems related to what anybody says of it."""
+    heard: list[np.ndarray] = []
+    for seed in range(20):
+        walk = batches.batch_indices(seed, "public", 0, distinct, 64, 3, 4)[0]
+        said = np.stack([*say(seed, 2, samples=distinct), blind(seed, samples=distinct)])[:, walk]
+        often = batches.repeats(distinct, 64)
+        heard.append(distill.heard(candidates(said, said[:2]), methods.SCREENING, repeats=often))
+    honest, lying = np.mean(heard, axis=0)[:, :2], np.mean(heard, axis=0)[:, 2]
+    assert honest.min() > 0.9
+    assert lying.max() < 0.1
 
 
 def test_lists_hear_whom_pairs_hear() -> None:

@@ -79,6 +79,24 @@ def public_indices(
     return walk[sent - first, places // visits.count]
 
 
+def repeats(size: int, batch_size: int) -> float:
+    """How often a public batch holds the same sample, on average over the batch.
+
+    With c_u copies of sample u it is sum c_u^2 / B': sums of independent values, one for each
+    sample, vary like those of B' / repeats samples that are all different. That a batch which
+    spans two epochs of a larger public set may hold a sample twice is left out.
+
+    Args:
+      size: of the public set.
+      batch_size: B'.
+
+    >>> repeats(130, 64), repeats(32, 64), repeats(48, 64)
+    (1.0, 2.0, 1.5)
+    """
+    whole, rest = divmod(batch_size, size)
+    return (rest * (whole + 1) ** 2 + (size - rest) * whole**2) / batch_size
+
+
 @functools.lru_cache(maxsize=ORDERS_CACHED)
 def epoch_order(
     seed: int, purpose: str, client: int, size: int, epoch: int

@@ -87,7 +87,7 @@ def relation(
     overlapping: Float[Array, "*shape"],
     mine: Float[Array, "*shape"],
     theirs: Float[Array, "*shape"],
-    samples: int,
+    samples: float,
 ) -> Float[Array, "*shape"]:
     """How far two sets of predictions go together beyond chance, in standard deviations.
 
@@ -118,6 +118,7 @@ def heard(
     logits: bool = False,
     across: AcrossDevices = lambda x: x,
     devices: int = 1,
+    repeats: float = 1.0,
 ) -> Bool[Array, "k n"]:
     """Whom each student takes for somebody who looks at the images, for each of its K or L peers.
 
@@ -133,12 +134,15 @@ def heard(
       logits: scores are logits.
       across: see `AcrossDevices`.
       devices: among which a public batch is shared.
+      repeats: see `mhd_jax.data.batches.repeats`. What is said of one image counts once, however
+        often a batch holds it; or else any answer that is fixed for each image seems related to
+        any other.
     """
     assert candidates.own is not None
     plain = jax.nn.log_softmax if logits else lambda x: x
     scores = jax.lax.stop_gradient(plain(candidates.published))
     own = jax.lax.stop_gradient(plain(candidates.own))
-    samples = scores.shape[1] * devices
+    samples = scores.shape[1] * devices / repeats
     said = views(jnp.moveaxis(scores, 2, 1), across)
     theirs = jax.tree.map(lambda x: x[:, 0], said)
     mine = views(own[:, :, 0], across)
@@ -151,13 +155,13 @@ def heard(
     return (related >= threshold) & consistent[at] | cannot_judge[:, None]
 
 
-def _at_most(concentration: Float[Array, "*N"], samples: int) -> Float[Array, "*N"]:
+def _at_most(concentration: Float[Array, "*N"], samples: float) -> Float[Array, "*N"]:
     """The relation of predictions with themselves."""
     return relation(concentration, concentration, concentration, samples)
 
 
 def _consistent(
-    said: Views, threshold: float, samples: int, across: AcrossDevices
+    said: Views, threshold: float, samples: float, across: AcrossDevices
 ) -> Bool[Array, " N"]:
     """Whose other heads, [N, h, B, w], go together with the first, as far as that can be told."""
     main = jax.tree.map(lambda x: x[:, :1], said)

@@ -13,7 +13,7 @@ from mhd_jax import config as config_lib
 from mhd_jax import exchange, federation, methods, optimizer, seating
 from mhd_jax import privacy as privacy_lib
 from mhd_jax.data import sources
-from mhd_jax.data.batches import Visits
+from mhd_jax.data.batches import Visits, repeats
 from mhd_jax.data.feed import Feed, Resident, device_memory
 from mhd_jax.data.order import Federation
 from mhd_jax.experiment import checks, messages
@@ -62,7 +62,11 @@ def build(
     horizon = config.train.steps + parts.steps_per_call  # the last call is planned whole
     who = clients.roster.attendances
     readers = exchange.make_readers(config, method, topologies, seeds, horizon, who)
-    parts = dataclasses.replace(parts, routes=messages.make_routes(topologies, readers, parts))
+    parts = dataclasses.replace(
+        parts,
+        routes=messages.make_routes(topologies, readers, parts),
+        repeats=repeats(len(federations[0].public_indices), config.data.public_batch_size),
+    )
     return Experiment(
         config=config,
         seeds=seeds,

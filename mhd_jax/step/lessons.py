@@ -147,7 +147,7 @@ def _head_losses(
     if group < parts.frozen:
         return jnp.zeros((len(student.scores), _taught(chosen, student).shape[2]))
     peers = peers_of(parts, group, student, published, inputs)
-    candidates = screen(parts, peers, parts.layout.data_devices)
+    candidates = screen(parts, peers, parts.layout.data_devices, parts.repeats)
     taught = _taught(chosen, student)
     count = student.scores.shape[1]
     samples = jax.lax.axis_index(DATA) * count + jnp.arange(count)
@@ -240,13 +240,16 @@ def _with_present_in_front(published: Published, present: Predictions) -> Publis
     return published._replace(scores=scores, energy=energy, readable=readable)
 
 
-def screen(parts: StepParts, peers: distill.Candidates, devices: int) -> distill.Candidates:
+def screen(
+    parts: StepParts, peers: distill.Candidates, devices: int, repeats: float
+) -> distill.Candidates:
     """The same, of whom students learn from those alone whom they hear.
 
     Args:
       parts: of the step.
       peers: whom they may learn from.
       devices: over which the samples are divided.
+      repeats: how often they hold the same one, see `mhd_jax.data.batches.repeats`.
     """
     chosen = parts.method.distillation
     assert chosen is not None
@@ -254,7 +257,7 @@ def screen(parts: StepParts, peers: distill.Candidates, devices: int) -> distill
         return peers
     hears = distill.heard(
         peers, chosen.screening, logits=chosen.mixes_logits,
-        across=functools.partial(mean_over_data, parts), devices=devices,
+        across=functools.partial(mean_over_data, parts), devices=devices, repeats=repeats,
     )  # fmt: skip
     return distill.screened(peers, hears)
 

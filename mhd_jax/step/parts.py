@@ -54,6 +54,7 @@ class StepParts:
       embedding_width: numbers in which an embedding travels; 0 for all it has.
       frozen: groups, the first ones, whose clients publish but never learn.
       visits: how often what was sent of a public sample is read.
+      repeats: how often a public batch holds the same sample, see `mhd_jax.data.batches.repeats`.
       routes: which messages go to which device; None where all go to all.
       attackers: who lies and how; None where nobody does, and then nothing of it is compiled.
       privacy: what happens to private gradients; None for nothing.
@@ -76,6 +77,7 @@ class StepParts:
     embedding_width: int = 0
     frozen: int = 0
     visits: Visits = Visits()
+    repeats: float = 1.0
     routes: Routes | None = None
     attackers: Attackers | None = None
     privacy: privacy_lib.Privacy | None = None
