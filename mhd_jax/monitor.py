@@ -92,17 +92,13 @@ class Monitor:
         """Lines for people where heads fall behind the isolated baseline."""
         if not self.works or found.baseline is None:
             return []
-        # Frozen clients learn nothing: there is nothing to compare.
-        frozen = np.arange(len(self.experiment.honest)) < self.experiment.config.clients.frozen
-        learning = self.experiment.honest & ~frozen
-        if not learning.any():
-            return []
+        counted = self.experiment.counted
         (shared, private), (alone, kept) = (
             (pair[0][0], pair[1][0]) for pair in ((found.shared, found.private), found.baseline)
         )
-        lines = self.watch.compare(step, private[:, 0], kept[:, 0], learning)
+        lines = self.watch.compare(step, private[:, 0], kept[:, 0], counted)
         if step == self.experiment.config.train.steps and shared.shape[1] > 1:
-            lines += self.watch.at_end(step, shared[:, -1], alone[:, 0], learning)
+            lines += self.watch.at_end(step, shared[:, -1], alone[:, 0], counted)
         return lines
 
     @functools.cached_property

@@ -29,7 +29,7 @@ from mhd_jax.methods import Method
 from mhd_jax.monitor import Monitor
 from mhd_jax.parallel import InFlight
 from mhd_jax.reporting import terminal
-from mhd_jax.results import Line, Summary, condensed, of_honest
+from mhd_jax.results import Line, Summary, condensed, of_counted
 from mhd_jax.runtime import processes
 from mhd_jax.runtime.checkpoints import Checkpoints
 from mhd_jax.runtime.tensorboard import TensorBoard
@@ -348,8 +348,8 @@ class Passage:
         found = self.experiment.evaluator.evaluate(self.state)
         self._evaluation, self._evaluated = found, step
         values = {"shared_accuracy": found.shared[0], "private_accuracy": found.private[0]}
-        honest = self.experiment.honest
-        shared = found.shared[:, honest]
+        counted = self.experiment.counted
+        shared = found.shared[:, counted]
         values[LAST_HEAD] = shared[..., -1].mean(axis=1)
         self._accuracies.append((step, values[LAST_HEAD].tolist()))
         if found.baseline is not None:
@@ -366,7 +366,7 @@ class Passage:
         shown = {"β_sh main": heads[0]}
         if len(heads) > 1:
             shown[f"β_sh aux {len(heads) - 1}"] = heads[-1]
-        shown["β_priv main"] = found.private[:, honest, 0].mean()
+        shown["β_priv main"] = found.private[:, counted, 0].mean()
         self.progress.update(step, {name: float(value) for name, value in shown.items()})
         self._say(self.monitor.compare(step, found))
 
@@ -382,8 +382,7 @@ class Passage:
             seconds = round(time.monotonic() - self._started, 3)
             line = condensed(values)
             self.directory.append_metrics({"step": step, "seconds": seconds, **line})
-            honest = self.experiment.honest
-            (told,) = of_honest([values], np.flatnonzero(~honest).tolist(), len(honest))
+            (told,) = of_counted([values], self.experiment.counted)
             self._tensorboard.write(step, told)
 
     def _speed(self, stepper: Stepper) -> dict[str, float]:

@@ -25,6 +25,8 @@ from mhd_jax.api import joining
 from mhd_jax.data.sources import silos
 from mhd_jax.errors import ConfigError, WorkdirError
 from mhd_jax.experiment import messages
+from mhd_jax.reporting import terminal
+from mhd_jax.results import head_rows
 from tests import small
 
 NAMES = ("north", "south", "east")
@@ -98,6 +100,19 @@ def test_the_new_client_learns_what_the_others_know(joined: mhd_jax.Run) -> None
     assert new.peers == [0, 1, 2] and new.samples.tolist() == [30, 0, 0]
     assert alone < 0.5 < new.shared_accuracy[-1]
     assert np.isfinite(joined.summary.own_test_accuracy[-1]).all()
+
+
+def test_tables_and_means_are_of_the_new_client_alone(joined: mhd_jax.Run) -> None:
+    """The others' isolated baseline is what they came with, so that it says nothing of them."""
+    summary = joined.summary
+    assert summary.frozen == len(NAMES) and summary.counted.tolist() == [False] * 3 + [True]
+    *heads, isolated = head_rows(summary)
+    assert [row.shared.mean for row in heads] == summary.shared_accuracy[-1].tolist()
+    assert summary.isolated_baseline is not None
+    assert isolated.shared.mean == summary.isolated_baseline.shared_accuracy[-1, 0]
+    assert "over 1 client that learns" in terminal.final_table(summary)
+    last = joined.records[-1]
+    assert last["last_head_accuracy"] == [last["shared_accuracy"][-1][-1]]
 
 
 def test_somebody_joins_clients_who_took_turns(run: mhd_jax.Run, tmp_path: Path) -> None:

@@ -157,8 +157,6 @@ def test_heads_are_compared_with_the_baseline_of_those_who_learn_and_do_not_lie(
     assert "last heads end 0.40 below" in line
     behind = Evaluation(correct, high, 0 * high, alone, {}, None, None)
     assert "(client 1 most" not in Monitor(experiment).compare(5, behind)[0]
-    experiment.config.clients.frozen = 4
-    assert Monitor(experiment).compare(6, behind) == []
 
 
 @pytest.mark.parametrize(("settings", "collapses"), [(FORMER, True), ({}, False)])

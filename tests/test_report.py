@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from mhd_jax.reporting import report, style
-from mhd_jax.results import Spread, Summary, head_rows, of_honest
+from mhd_jax.results import Spread, Summary, head_rows, of_counted
 from tests.synthetic import changed, synthetic_run
 
 # One white pixel.
@@ -286,9 +286,9 @@ def test_save_all_writes_every_figure(tmp_path: Any, monkeypatch: pytest.MonkeyP
 def test_curves_leave_out_clients_that_lie() -> None:
     summary, history = synthetic_run(num_clients=3)
     lying = changed(summary, liars=[1])
-    told = of_honest(history, lying.liars, 3)
+    told = of_counted(history, lying.counted)
     (line,) = [line for line in history if "shared_accuracy" in line][-1:]
     kept = [each for each in told if each["step"] == line["step"] and "shared_accuracy" in each]
     assert kept[0]["shared_accuracy"] == [line["shared_accuracy"][client] for client in (0, 2)]
     shares = [len(each["teaching_share"]) for each in told if "teaching_share" in each]
-    assert set(shares) == {3} and of_honest(history, (), 3) is history
+    assert set(shares) == {3} and of_counted(history, summary.counted) is history

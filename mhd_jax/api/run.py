@@ -30,7 +30,7 @@ from mhd_jax.files import absolute
 from mhd_jax.reporting import charts
 from mhd_jax.reporting.graph_drawing import communication_graph
 from mhd_jax.reporting.terminal import final_table
-from mhd_jax.results import History, Line, Summary, head_names, of_honest
+from mhd_jax.results import History, Line, Summary, counted, head_names, of_counted
 from mhd_jax.runtime import tensorboard
 from mhd_jax.runtime.checkpoints import Checkpoints
 from mhd_jax.runtime.workdir import Workdir
@@ -115,14 +115,15 @@ class Run:
 
     @property
     def _told(self) -> History:
-        """The same without clients that lie."""
+        """The same without clients that lie or are frozen."""
         attack = self.config.attack
         liars = () if attack.name == attacks.NONE else attack.clients
-        return of_honest(self.records, liars, self.config.clients.num)
+        clients = self.config.clients
+        return of_counted(self.records, counted(clients.num, liars, clients.frozen))
 
     @property
     def history(self) -> Any:
-        """Means over all clients that do not lie, one row per logged step.
+        """Means over all clients that learn and do not lie, one row per logged step.
 
         What is said of teachers is the mean over all of them, and beyond 512 clients everything.
         A pandas frame where pandas is installed, else a list of dicts. Columns are named like

@@ -13,7 +13,7 @@ import ml_collections
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from mhd_jax import exchange, federation, graph, state, weights
+from mhd_jax import exchange, federation, graph, results, state, weights
 from mhd_jax import privacy as privacy_lib
 from mhd_jax.data.feed import Feed, Resident
 from mhd_jax.data.order import Federation
@@ -115,10 +115,15 @@ class Experiment:
         ]
 
     @property
-    def honest(self) -> Bool[np.ndarray, " K"]:
-        """Which clients do not lie; all are measured, even where one pooled model trains."""
-        liars, clients = self.parts.attackers, len(self.federations[0].partition.sizes)
-        return ~np.isin(np.arange(clients), liars.clients if liars else ())
+    def liars(self) -> tuple[int, ...]:
+        """The clients that lie."""
+        return self.parts.attackers.clients if self.parts.attackers else ()
+
+    @property
+    def counted(self) -> Bool[np.ndarray, " K"]:
+        """Which clients means are of; all are measured, even where one pooled model trains."""
+        clients = len(self.federations[0].partition.sizes)
+        return results.counted(clients, self.liars, self.config.clients.frozen)
 
     def init_state(self, abstract: bool = False) -> State:
         """The initial state, sharded, at `home`; with `abstract` its shapes and shardings only."""

@@ -69,7 +69,7 @@ def communication_graph(summary: Summary) -> Figure:
 def graph_counts(summary: Summary) -> Figure:
     """A large graph in numbers: peers of a client, hops of a pair, and accuracy by peers.
 
-    Accuracies are those of clients that do not lie.
+    Accuracies are those of clients that learn and do not lie.
     """
     degrees = summary.adjacency.sum(axis=1)
     figure, (peers, hops, by_peers) = new_figure(2.6, 1, 3)
@@ -87,11 +87,11 @@ def graph_counts(summary: Summary) -> Figure:
 
 
 def _accuracy_by_peers(axis: Axes, summary: Summary, degrees: Int[np.ndarray, " K"]) -> None:
-    """Mean, and range without the tenths at both ends, over honest clients of so many peers."""
+    """Mean, and range without the tenths at both ends, over counted clients of so many peers."""
     accuracy = for_every_client(summary.shared_accuracy, len(degrees))[:, -1]
-    honest = np.broadcast_to(summary.honest, degrees.shape)
-    values = np.unique(degrees[honest])
-    groups = [accuracy[honest & (degrees == value)] for value in values]
+    counted = np.broadcast_to(summary.counted, degrees.shape)
+    values = np.unique(degrees[counted])
+    groups = [accuracy[counted & (degrees == value)] for value in values]
     axis.plot(values, [group.mean() for group in groups], color=INK, marker="o", ms=3)
     low, high = zip(*(np.quantile(group, [0.1, 0.9]) for group in groups), strict=True)
     axis.fill_between(values, low, high, color=INK, alpha=0.15, linewidth=0)

@@ -29,9 +29,10 @@ from mhd_jax.results import (
     History,
     Spread,
     Summary,
+    counted,
     head_rows,
     hop_table,
-    of_honest,
+    of_counted,
 )
 
 ON_SUMMARY = (
@@ -89,7 +90,8 @@ def save_all(summary: Summary, history: History, directory: epath.PathLike) -> l
     paths = []
     for draw in ON_SUMMARY:
         paths.append(_save(draw(summary), folder, draw))
-    told = of_honest(history, summary.liars, len(summary.label_histogram))
+    everybody = len(summary.label_histogram)
+    told = of_counted(history, counted(everybody, summary.liars, summary.frozen))
     for trace in ON_HISTORY:
         paths.append(_save(trace(told), folder, trace))
     return paths
@@ -222,7 +224,7 @@ def client_rows(summary: Summary) -> list[dict[str, Any]]:
 
 
 def summary_rows(summary: Summary) -> list[dict[str, Any]]:
-    """Least, greatest and some quantiles over clients that do not lie, each column by itself."""
+    """Least, greatest and some quantiles over the clients that count, each column by itself."""
     baseline, main = summary.isolated_baseline, summary.own_test_accuracy
     own = baseline.own_test_accuracy if baseline else None
     columns: dict[str, np.ndarray | None] = {
@@ -243,7 +245,7 @@ def summary_rows(summary: Summary) -> list[dict[str, Any]]:
     rows = []
     for name, share in SHARES.items():
         found = {
-            key: None if values is None else _quantile(values, share, summary.honest)
+            key: None if values is None else _quantile(values, share, summary.counted)
             for key, values in columns.items()
         }
         rows.append({"client": name, **found, **{k: round(found[k] or 0) for k in whole}})

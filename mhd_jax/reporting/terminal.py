@@ -78,9 +78,9 @@ def _own_tests(summary: Summary) -> list[str]:
         line = f"  {name.ljust(width)}  main {_or_dash(own[client])}"
         lines.append(line if alone is None else f"{line}  isolated {_or_dash(alone[client])}")
     if len(own) > MOST_OWN:
-        told = own[summary.honest & ~np.isnan(own)]
+        told = own[summary.counted & ~np.isnan(own)]
         mean = _or_dash(told.mean() if told.size else np.nan)
-        whose = "all that do not lie" if len(summary.liars) else "all"
+        whose = f"all{summary.who_counts}"
         lines.append(f"  and {len(own) - MOST_OWN:,} more; mean of {whose}  main {mean}")
     return lines
 
@@ -102,9 +102,9 @@ def _or_dash(value: float) -> str:
 
 
 def _legend(summary: Summary, gains: bool) -> str:
-    clients = int(summary.honest.sum())
+    clients = int(summary.counted.sum())
     lines = f"mean, min and max over {clients} client{'s' if clients != 1 else ''}"
-    lines += " that do not lie" if len(summary.liars) else ""
+    lines += summary.who_counts
     if len(summary.seeds) > 1:
         lines += f" and {len(summary.seeds)} seeds (± std of the seeds' means)"
     return lines + ("; gain over the isolated baseline" if gains else "")

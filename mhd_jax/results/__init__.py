@@ -20,7 +20,7 @@ from mhd_jax.results.hops import (
     hop_table,
     label_hops,
 )
-from mhd_jax.results.lines import LINE_FIELDS, QUANTILES, History, Line, condensed, of_honest
+from mhd_jax.results.lines import LINE_FIELDS, QUANTILES, History, Line, condensed, of_counted
 from mhd_jax.results.statistics import (
     ISOLATED,
     HeadRow,
@@ -30,7 +30,7 @@ from mhd_jax.results.statistics import (
     head_names,
     head_rows,
 )
-from mhd_jax.results.summary import VERSION, Accuracies, SeedResult, Summary
+from mhd_jax.results.summary import VERSION, Accuracies, SeedResult, Summary, counted
 
 __all__ = [
     "ISOLATED",
@@ -51,6 +51,7 @@ __all__ = [
     "accuracy_by_hops",
     "accuracy_rows",
     "condensed",
+    "counted",
     "describe_fields",
     "epsilon_range",
     "for_every_client",
@@ -59,5 +60,5 @@ __all__ = [
     "hop_name",
     "hop_table",
     "label_hops",
-    "of_honest",
+    "of_counted",
 ]

@@ -50,11 +50,11 @@ def hop_table(result: SeedResult) -> HopTable:
 
     A client is 0 hops from its own primary labels, 1 hop from those of the clients it learns
     from, and so on. A label with several primary clients counts with the nearest; labels without
-    a primary client or a test sample are left out, and so are clients that lie.
+    a primary client or a test sample are left out, and so are clients that lie or are frozen.
     """
     hops = label_hops(result.primary_labels, result.adjacency_union)
     return accuracy_by_hops(
-        result.class_accuracy, np.where(result.honest[:, None], hops, NO_PRIMARY)
+        result.class_accuracy, np.where(result.counted[:, None], hops, NO_PRIMARY)
     )
 
 

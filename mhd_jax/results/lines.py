@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from mhd_jax.results.fields import MANY, FieldDoc
 
@@ -63,7 +63,7 @@ LINE_FIELDS = (
              "`train.eval_every` steps."),
     FieldDoc("private_accuracy", "[K, H]", "1", "As in `summary.json`."),
     FieldDoc("last_head_accuracy", "[R]", "1", "Shared accuracy of the last head of every seed, "
-             "mean over clients that do not lie."),
+             "mean over clients that learn and do not lie."),
     FieldDoc("own_test_accuracy", "[K, H]", "1", "As in `summary.json`; only where clients have "
              "test samples of their own."),
     FieldDoc("control_shared_accuracy", "[K, 1]", "1", "Of the isolated baseline."),
@@ -87,18 +87,18 @@ def condensed(values: Line) -> dict[str, Any]:
     }
 
 
-def of_honest(history: History, liars: Sequence[int], num_clients: int) -> History:
-    """The lines without the rows of clients that lie.
+def of_counted(history: History, counted: Bool[np.ndarray, " K"]) -> History:
+    """The lines without the rows of clients that do not count, those that lie or are frozen.
 
     What is said of all teachers stays whole. So do lines of more than `MANY` clients, whose
     quantiles do not say whose they are.
 
-    >>> of_honest([{"step": 1, "loss": [0.1, 9.0]}], [1], 2)
+    >>> of_counted([{"step": 1, "loss": [0.1, 9.0]}], np.array([True, False]))
     [{'step': 1, 'loss': [0.1]}]
     """
-    if not liars or num_clients > MANY:
+    if counted.all() or len(counted) > MANY:
         return history
-    told = [client for client in range(num_clients) if client not in liars]
+    told = np.flatnonzero(counted).tolist()
     return [
         {
             name: [value[client] for client in told] if _of_learner(name) else value

@@ -76,7 +76,7 @@ def head_names(num_heads: int) -> list[str]:
 def head_rows(result: SeedResult) -> list[HeadRow]:
     """The results of a run, a row per head and one for the isolated baseline where there is one.
 
-    Over those clients alone that do not lie.
+    Over those clients alone that learn and do not lie.
 
     Args:
       result: a summary, or the results of one of its seeds.
@@ -88,7 +88,7 @@ def head_rows(result: SeedResult) -> list[HeadRow]:
     found = [baseline for baseline in baselines if baseline is not None]
 
     def stack(values: Iterable[np.ndarray]) -> Float[np.ndarray, "R K H"]:
-        return np.compress(result.honest, np.stack(list(values)), axis=1)
+        return np.compress(result.counted, np.stack(list(values)), axis=1)
 
     return accuracy_rows(
         stack(seed.shared_accuracy for seed in result.seeds),

@@ -34,6 +34,18 @@ class Accuracies(Record):
     )  # fmt: skip
 
 
+def counted(num_clients: int, liars: Sequence[int], frozen: int) -> Bool[np.ndarray, " K"]:
+    """Which clients tables and means are of: those that learn and do not lie.
+
+    >>> counted(4, liars=[3], frozen=1).tolist()
+    [False, True, True, False]
+    """
+    clients = np.arange(num_clients)
+    honest = ~np.isin(clients, liars)
+    learning = honest & (clients >= frozen)
+    return learning if learning.any() else honest  # somebody has to be told of
+
+
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class SeedResult(Accuracies):
     """What came out for one seed; what each field is stands in its metadata."""
@@ -77,6 +89,11 @@ class SeedResult(Accuracies):
         "[n]", "–", "Clients that lie (`attack.clients`); everything per client is there for them "
         "too, but tables and means leave them out.", default=(),
     )  # fmt: skip
+    frozen: int = field(
+        "int", "clients", "The first clients, so many, teach and do not learn (`clients.frozen`). "
+        "They have no baseline of their own: it is their main head. Tables and means leave them "
+        "out, too.", default=0,
+    )  # fmt: skip
     bytes_to: Mapping[str, float | None] = field(
         "name: float or null", "bytes",
         "Sent by all clients until the first evaluation at which the shared accuracy of the last "
@@ -92,9 +109,17 @@ class SeedResult(Accuracies):
     )  # fmt: skip
 
     @property
-    def honest(self) -> Bool[np.ndarray, " K"]:
-        """Which clients do not lie."""
-        return ~np.isin(np.arange(len(self.shared_accuracy)), self.liars)
+    def counted(self) -> Bool[np.ndarray, " K"]:
+        """Which clients tables and means are of: those that learn and do not lie."""
+        return counted(len(self.shared_accuracy), self.liars, self.frozen)
+
+    @property
+    def who_counts(self) -> str:
+        """What sets them apart from the others, behind "clients"; empty if all count."""
+        one = self.counted.sum() == 1
+        learns, lies = ("learns", "does not lie") if one else ("learn", "do not lie")
+        found = [*([learns] if self.frozen else []), *([lies] if len(self.liars) else [])]
+        return f" that {' and '.join(found)}" if found else ""
 
     @property
     def seeds(self) -> tuple[SeedResult, ...]:
