@@ -282,8 +282,8 @@ class Watch:
             return []
         who = _clients([self._name(int(client)) for client in clients])
         return [
-            f"step {step}: what {who} sends is not finite, or no probabilities; nobody reads it "
-            f"({shares[clients].max():.0%} of the steps)"
+            f"step {step}: messages of {who} are not finite, or no probabilities; nobody reads "
+            f"them ({shares[clients].max():.0%} of the steps)"
         ]
 
     def _collapsed(

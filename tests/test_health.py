@@ -181,5 +181,5 @@ def test_whose_messages_are_dropped_is_told_once_by_number():
     watch = health.Watch(patience=100)
     assert watch.unreadable(1, np.zeros(0)) == [] == watch.unreadable(1, np.zeros(K))
     (line,) = watch.unreadable(2, np.array([0, 0, 0.5, 0]))
-    assert line.startswith("step 2: what client 2 sends is not finite") and "50%" in line
+    assert line.startswith("step 2: messages of client 2 are not finite") and "50%" in line
     assert watch.unreadable(3, np.array([0, 0, 1.0, 0])) == []

@@ -29,6 +29,12 @@ def test_without_weights_there_is_no_distillation():
     assert methods.build(config).distillation is None
 
 
+@pytest.mark.parametrize("method", ["codistillation", "fedmd"])
+def test_nobody_who_has_nothing_to_send_is_unreadable(method):
+    _, metrics = small.run(small.build(method=method, distill__nu_main=0.0))
+    assert not np.any(metrics["unreadable"])
+
+
 def test_distillation_fades_in():
     weights = methods.EveryStep(warmup_steps=3)(np.arange(6))
     np.testing.assert_allclose(weights[:, 0], 1)

@@ -19,11 +19,11 @@ from mhd_jax import privacy as privacy_lib
 from mhd_jax.data.sources import Source
 from mhd_jax.errors import ConfigError, of_piece
 from mhd_jax.inputs import Sample, network_input
-from mhd_jax.models import bridge, shapes
+from mhd_jax.models import bridge, heads, shapes
 from mhd_jax.models.classifier import MultiHeadClassifier
 from mhd_jax.parallel import Layout
 from mhd_jax.participation import Roster
-from mhd_jax.registry import takes_whole_batch
+from mhd_jax.registry import is_ours, takes_whole_batch
 from mhd_jax.trees import PyTree
 
 VARIABLES = ("params", "batch_stats")
@@ -103,6 +103,7 @@ def make_clients(
     built = _classifiers(config, num_classes, method.num_heads(config.heads.aux))
     _check_networks(built, sample)
     alone = _classifiers(config, num_classes, 1) if _wants_baseline(config, method) else ()
+    _warn_of_another_start(config.heads.name, built, alone, sample)
     layout = _layout(config, method, built, sample)
     roster = _roster(config, method, layout, seeds, horizon)
     return Clients(built, alone, roster, sample, num_classes)
@@ -123,6 +124,26 @@ def _classifiers(
         )  # fmt: skip
         for name, _ in config_lib.client_models(config)
     )
+
+
+def _warn_of_another_start(
+    name: str,
+    built: Sequence[MultiHeadClassifier],
+    alone: Sequence[MultiHeadClassifier],
+    sample: Sample,
+) -> None:
+    """Warns where the isolated baseline does not start from the clients' main heads."""
+    if is_ours(models.HEADS.get(name)):
+        return
+    for many, one in zip(built, alone, strict=False):
+        width = shapes.embedding_width(many, sample)
+        if not heads.starts_alike(many.head, one.head, width):
+            logging.warning(
+                "heads.name = %s: the main head has other initial values without auxiliary heads, "
+                "and so the isolated baseline starts from other ones; "
+                "mhd_jax.models.heads.per_head draws the same", name,
+            )  # fmt: skip
+            return
 
 
 def _check_networks(built: Sequence[MultiHeadClassifier], sample: Sample) -> None:

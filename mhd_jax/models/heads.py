@@ -30,6 +30,7 @@ from typing import ClassVar
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from mhd_jax.registry import Registry
@@ -59,6 +60,24 @@ def per_head(initializer: Initializer) -> Initializer:
         return jnp.stack(heads, axis=1)
 
     return initialize
+
+
+def starts_alike(many: nn.Module, one: nn.Module, width: int) -> bool:
+    """Whether the main head has the same initial values with auxiliary heads and without.
+
+    Args:
+      many: all heads.
+      one: the main head alone, of the same class.
+      width: D.
+    """
+    embedding = jnp.asarray(np.random.default_rng(0).normal(size=(2, width)), jnp.float32)
+
+    def main(head: nn.Module) -> Float[np.ndarray, "B C"]:
+        key = jax.random.key(0)
+        logits, _ = head.init_with_output({"params": key, "dropout": key}, embedding, train=False)
+        return np.asarray(logits)[:, 0]
+
+    return bool(np.allclose(main(many), main(one), rtol=1e-3, atol=1e-4))
 
 
 @HEADS.register("linear")

@@ -48,7 +48,7 @@ LINE_FIELDS = (
     FieldDoc("top_class_share", "[K, H]", "1", "Share of public images to which a head gives the "
              "class that it names most."),
     FieldDoc("teacher_agreement", "[h]", "1", "Chance that two clients' published heads of a rank "
-             "name the same class."),
+             "name the same class, both as their readers see them (aligned)."),
     FieldDoc("teaching_share", "[K]", "1", "Share of all lessons that a client gives."),
     FieldDoc("ignored_by", "[K]", "1", "Share of a client's readers that do not hear it: what it "
              "says of public images does not go together with what they say (screening)."),

@@ -161,6 +161,8 @@ def _head_losses(
 def _unreadable(parts: StepParts, group: int, published: Published) -> Float[Array, " k"]:
     """1 for a local client of whose message nothing can be read."""
     readable = published.readable
+    if published.scores is None and not published.embeddings:  # nothing is sent
+        return jnp.zeros(len(own_messages(parts, group)))
     if parts.routes is None:  # all versions of a client together
         readable = readable.reshape(parts.places.num_clients, -1).any(axis=1)
     return 1.0 - readable[own_messages(parts, group)]
