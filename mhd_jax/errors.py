@@ -83,7 +83,7 @@ def _reason(error: Exception) -> str:
 
 
 class DivergedError(RuntimeError):
-    """A loss became NaN or infinite; names the client and the step."""
+    """A loss or parameters became NaN or infinite; names the client and the step."""
 
 
 class Interrupted(RuntimeError):

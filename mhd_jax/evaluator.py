@@ -18,7 +18,7 @@ from mhd_jax.parallel import CLIENTS, DATA, Layout
 from mhd_jax.seating import HostMemory
 from mhd_jax.state import Learners, State
 
-TEST_CHUNK = 500  # test samples per forward pass, and ...
+TEST_CHUNK = 500  # samples per forward pass, and ...
 MOST_PASSES = 2**17  # ... so many times the clients of a device, if they are many
 MOST_PADDED = 4  # times their number: what clients' own test samples may take on the devices
 
@@ -185,10 +185,18 @@ class _OwnTests:
         return found[:, 0].swapaxes(1, 2) if self._pooled else found
 
 
+def chunk_size(samples: int, clients: int) -> int:
+    """Of so many samples those that so many clients on a device predict at once.
+
+    >>> chunk_size(10_000, 100), chunk_size(10_000, 2**16)
+    (500, 2)
+    """
+    return min(TEST_CHUNK, samples, max(MOST_PASSES // clients, 1))
+
+
 def _chunk_size(samples: int, layout: Layout) -> int:
     """Samples of a chunk, the same number on each device that shares a client's batches."""
-    clients = sum(layout.rows) // layout.client_devices
-    size = min(TEST_CHUNK, samples, max(MOST_PASSES // clients, 1))
+    size = chunk_size(samples, sum(layout.rows) // layout.client_devices)
     return size + -size % layout.data_devices
 
 

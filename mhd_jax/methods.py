@@ -37,6 +37,9 @@ LONGEST_PERIOD = 100_000
 """Steps in which any method has shown all that it does."""
 
 
+WEIGHTS = "a Method whose `when` gives weights [n, 2] of steps [n]"
+
+
 def _check_word(choice: object, field: str, known: tuple[str, ...]) -> None:
     """Raises `ConfigError` where a field of a choice is none of a few words."""
     value = getattr(choice, field)
@@ -216,6 +219,19 @@ class EveryNth:
 
 
 @dataclasses.dataclass(frozen=True)
+class OfPiece:
+    """`when` of a method of one's own: whatever goes wrong in it names the method."""
+
+    when: When
+    method: str
+
+    def __call__(self, steps: np.ndarray) -> Float[np.ndarray, "n 2"]:
+        """The weights of `when`; raises `ConfigError`."""
+        with of_piece("method", self.method, WEIGHTS):
+            return np.asarray(self.when(steps), np.float32)
+
+
+@dataclasses.dataclass(frozen=True)
 class Rounds:
     """Rounds of `private_steps` on private data, then `public_steps` of distillation."""
 
@@ -326,6 +342,8 @@ def build(config: ml_collections.ConfigDict) -> Method:
         accepted = f"a function from the config to a Method, not to {type(made).__name__}"
         raise ConfigError("method", config.method, accepted)
     _check_choices(config.method, made, config.train.steps)
+    if not isinstance(made.when, EveryStep | EveryNth | Rounds):
+        made = dataclasses.replace(made, when=OfPiece(made.when, config.method))
     every = config.exchange.every
     if every == 1 or made.distillation is None:
         return made
@@ -342,7 +360,7 @@ def _check_choices(name: str, made: Method, steps: int) -> None:
         if not isinstance(value, kind | None):
             accepted = f"a Method whose {field} is a {kind.__name__} or None, not {value!r}"
             raise ConfigError("method", name, accepted)
-    accepted = "a Method whose `when` gives weights [n, 2] of steps [n]"
+    accepted = WEIGHTS
     for shown in (np.arange(3), made.steps_shown(steps)):
         with of_piece("method", name, accepted):
             weights = made.weights(shown)

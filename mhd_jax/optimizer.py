@@ -140,6 +140,13 @@ def restarted(opt_state: PyTree, fresh: PyTree, where: Bool[Array, ""]) -> PyTre
     return jax.tree.map(chosen, opt_state, fresh, is_leaf=_is_clock)
 
 
+_CLOCKS = (
+    optax.ScaleByScheduleState,
+    type(optax.WrappedSchedule(optax.constant_schedule(0.0)).init()),  # has no public name
+)
+"""What schedules have in a state: `optax.inject_hyperparams` has one of the second for each."""
+
+
 def _is_clock(part: Any) -> bool:
-    """Whether a part of an optimiser's state counts the steps of its learning rate."""
-    return isinstance(part, optax.ScaleByScheduleState)
+    """Whether a part of an optimiser's state counts the steps of a schedule."""
+    return isinstance(part, _CLOCKS)

@@ -48,20 +48,33 @@ class Schedule:
         """Who owns which client."""
         return self.parts.layout
 
-    def host_inputs(self, start: int, stop: int) -> StepInputs:
-        """The inputs of steps start..stop - 1 as host arrays."""
-        private, public = self.feed.inputs(start, stop)
-        made = self.host_exchange(start, stop)._replace(private=private, public=public)
-        if self.parts.routes is None:
-            return made
-        return made._replace(reads=tuple(map(self.parts.routes.translate, made.reads)))
+    def host_inputs(self, start: int, stop: int, rows: int = 0) -> StepInputs:
+        """The inputs of steps start..stop - 1 as host arrays.
 
-    def host_exchange(self, start: int, stop: int) -> StepInputs:
-        """The same less the batches: who reads whom, of all clients, weights, averages."""
+        Args:
+          start: the first step.
+          stop: the step after the last.
+          rows: of the arrays, where a call has room for more steps than there are; those that are
+            left repeat the last step, and nobody may run them.
+        """
+        private, public = self.feed.inputs(start, stop)
+        made = self.host_exchange(start, stop, rows)._replace(private=private, public=public)
+        if self.parts.routes is not None:
+            made = made._replace(reads=tuple(map(self.parts.routes.translate, made.reads)))
+        if rows <= stop - start:
+            return made
+        mixing = made.mixing  # which has as many rows already
+        return _longer(made._replace(mixing=()), rows)._replace(mixing=mixing)
+
+    def host_exchange(self, start: int, stop: int, rows: int = 0) -> StepInputs:
+        """The same less the batches: who reads whom, of all clients, weights, averages.
+
+        There are averaging matrices for `rows` steps, if these are more; all else is not repeated.
+        """
         steps = np.arange(start, stop)
         seated = self.parts.roster.seated(start, stop, len(self.readers))
         readings = [reader(start, stop) for reader in self.readers]
-        average, mixing = self._averages(steps)
+        average, mixing = self._averages(steps, max(rows, len(steps)))
         return StepInputs(
             private=(),
             public=(),
@@ -75,9 +88,9 @@ class Schedule:
             seated=seated,
         )
 
-    def inputs(self, start: int, stop: int) -> StepInputs:
-        """The same on the devices."""
-        return self._put(self.host_inputs(start, stop), input_specs(self.layout, self.feed))
+    def inputs(self, start: int, stop: int, rows: int = 0) -> StepInputs:
+        """`host_inputs` on the devices."""
+        return self._put(self.host_inputs(start, stop, rows), input_specs(self.layout, self.feed))
 
     def exchange(self, step: int) -> StepInputs:
         """`host_exchange` of one step, on the devices."""
@@ -113,11 +126,11 @@ class Schedule:
         return np.broadcast_to(shares, (count, *shares.shape))
 
     def _averages(
-        self, steps: Int[np.ndarray, " n"]
+        self, steps: Int[np.ndarray, " n"], rows: int
     ) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, "m R K K"]]:
         """Which averaging matrix every step ends with, -1 for no average, and the matrices.
 
-        There are as many matrices for all calls of so many steps, some of them without use. Uniform
+        There are as many matrices for all calls of so many rows, some of them without use. Uniform
         weights need none, as devices make them.
         """
         averaging, nobody = self.parts.method.averaging, np.full(len(steps), -1, np.int32)
@@ -134,9 +147,9 @@ class Schedule:
         turns = np.array([first.turn(int(step)) for step in steps])
         _, leading, which = np.unique(turns[due], return_index=True, return_inverse=True)
         nobody[due] = which
-        size = min(-(-len(steps) // averaging.every), first.most_turns(len(steps)))
-        rows, clients = self.layout.rows[0], self.layout.num_clients
-        out = np.zeros((size, len(self.topologies), rows, clients), np.float32)
+        size = min(-(-rows // averaging.every), first.most_turns(rows))
+        shape = self.layout.rows[0], self.layout.num_clients
+        out = np.zeros((size, len(self.topologies), *shape), np.float32)
         for index, step in enumerate(steps[due][leading]):
             out[index] = self._weights(int(step))
         return nobody, out
@@ -161,6 +174,16 @@ class Schedule:
     @functools.cached_property
     def _matrix_on_devices(self) -> jax.Array:
         return self.layout.put(self._matrix, *exchange_specs(self.layout).mixing)
+
+
+def _longer(made: StepInputs, rows: int) -> StepInputs:
+    """Arrays of so many rows, the last of which is repeated."""
+
+    def longer(x: np.ndarray) -> np.ndarray:
+        return np.concatenate([x, np.repeat(x[-1:], rows - len(x), axis=0)])
+
+    longest: StepInputs = jax.tree.map(longer, made)
+    return longest
 
 
 def input_specs(layout: Layout, feed: Feed) -> StepInputs:

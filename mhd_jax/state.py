@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct, traverse_util
 from jax.sharding import PartitionSpec
+from jaxtyping import Array, Bool
 
 from mhd_jax import rng
 from mhd_jax.inputs import Sample, network_input
@@ -289,6 +290,13 @@ def refill(state: State, initial: State, layout: Layout) -> State:
         return state.replace(**_each_group(fill, layout, state, initial))
 
     return jax.jit(whole, out_shardings=shardings(state, layout), donate_argnums=0)(state, initial)
+
+
+@jax.jit
+def finite(params: PyTree) -> Bool[Array, "R k"]:
+    """Whether all parameters [R, k, ...] of every client are finite."""
+    found = [jnp.isfinite(x).all(axis=range(2, x.ndim)) for x in jax.tree.leaves(params)]
+    return functools.reduce(jnp.logical_and, found)
 
 
 def _each_group(

@@ -61,7 +61,8 @@ def train_and_evaluate(
     Raises:
       ConfigError: a setting that cannot work, before any compilation.
       WorkdirError: a workdir that cannot be used, or that belongs to another run.
-      DivergedError: a loss is no longer finite; the last good checkpoint is kept.
+      DivergedError: a loss is no longer finite, or parameters at the end are not; the last good
+        checkpoint is kept.
       Interrupted: SIGTERM or SIGINT came; the state has been saved.
     """
     config_lib.validate(config)
@@ -165,7 +166,9 @@ class Stepper:
     def __init__(self, experiment: Experiment, state: State, step: int) -> None:
         begin = time.monotonic()
         self.experiment, self.state = experiment, state
-        self._next_step, self._next = step, self._inputs(step)
+        # Where no step is left, the program is compiled all the same, for inputs of the last one.
+        self._next_step = min(step, experiment.config.train.steps - 1)
+        self._next = self._inputs(self._next_step)
         self._in_flight = InFlight()
         warm_up(experiment.parts, experiment.config.model.dtype)
         count = experiment.layout.put(np.int32(0))
@@ -197,9 +200,13 @@ class Stepper:
         return metrics
 
     def _inputs(self, step: int) -> StepInputs:
+        """The inputs of a call from a step on; pieces are asked for steps of the run alone."""
         with jax.transfer_guard("allow"):  # a graph of one's own may be made with jax.numpy
-            stop = step + self.experiment.parts.steps_per_call
-            return self.experiment.schedule.inputs(step, stop)
+            rows, steps = self.experiment.parts.steps_per_call, self.experiment.config.train.steps
+            stop = step + rows
+            return self.experiment.schedule.inputs(
+                step, min(stop, steps) if step < steps else stop, rows
+            )
 
 
 class Passage:
@@ -247,6 +254,8 @@ class Passage:
                 }
                 if any(due.values()) or stop:
                     self._collect()
+                if step == train.steps:  # no loss will tell what the last update led to
+                    _check_parameters(self.experiment, self.state, self.checkpoints)
                 if due["log"]:
                     self._log(step)
                 if due["eval"]:
@@ -445,9 +454,34 @@ def _stop_diverged(
 ) -> NoReturn:
     index, replica, client = np.argwhere(~np.isfinite(loss))[0].tolist()
     checkpoints.discard_from(start + index)  # it holds the parameters that gave this loss
-    kept, who = checkpoints.latest_step(), names[client] if names else client
-    raise DivergedError(
-        f"the loss of {group} {who} is {loss[index, replica, client]} at step {start + index}; "
+    who = names[client] if names else client
+    value = loss[index, replica, client]
+    raise _diverged(f"the loss of {group} {who} is {value} at step {start + index}", checkpoints)
+
+
+def _check_parameters(experiment: Experiment, state: State, checkpoints: Checkpoints) -> None:
+    """Raises `DivergedError` for the first client, the baseline's too, that is not finite."""
+    home, steps = experiment.home, experiment.config.train.steps
+    for group, learners in (
+        ("client", state.clients), ("the isolated baseline's client", state.baseline),
+    ):  # fmt: skip
+        if not learners:
+            continue
+        finite = home.join(home.fetch([state_lib.finite(one.params) for one in learners]), axis=1)
+        if not finite.all():
+            _, client = np.argwhere(~finite)[0].tolist()
+            names = experiment.client_names
+            who = names[client] if names else client
+            raise _diverged(
+                f"parameters of {group} {who} are NaN or infinite after {steps} steps", checkpoints
+            )
+
+
+def _diverged(what: str, checkpoints: Checkpoints) -> DivergedError:
+    """The error, with what is left and what may help."""
+    kept = checkpoints.latest_step()
+    return DivergedError(
+        f"{what}; "
         + (f"the checkpoint of step {kept} is kept. " if kept else "there is no checkpoint yet. ")
         + "Try a smaller optimizer.learning_rate or distill.nu_aux, or optimizer.clip_norm"
     )

@@ -9,7 +9,6 @@ whole classifier ("network", with or without "head"), or of the embedding networ
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import zlib
@@ -19,10 +18,12 @@ from typing import Any, TypeAlias
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from absl import logging
 from etils import epath
 from flax import nnx, traverse_util
 from jaxtyping import Shaped
 
+from mhd_jax import manifest
 from mhd_jax.errors import ConfigError
 from mhd_jax.files import absolute
 from mhd_jax.registry import Registry
@@ -110,10 +111,11 @@ def _loaded(given: Given) -> Sequence[Variables | None]:
         if not path.exists():  # Orbax would say so in several warnings first
             raise FileNotFoundError(f"there is no {path}")
         if (path / "checkpoints").exists():
-            names = [step.name for step in (path / "checkpoints").iterdir()]
-            path = path / "checkpoints" / max(filter(str.isdigit, names), key=int)
-        if (path / "manifest.json").exists():
-            return _of_run(path)
+            return _of_checkpoint(_newest_sound(path / "checkpoints"))
+        if (path / manifest.MANIFEST).exists():
+            if problem := manifest.damage(path):
+                raise ValueError(f"{path} cannot be read: {problem}")
+            return _of_checkpoint(path)
         if (path / "client.json").exists():
             path = path / "parameters"
         return [_restored(path)]
@@ -123,9 +125,27 @@ def _loaded(given: Given) -> Sequence[Variables | None]:
         raise ConfigError(SETTING, str(given), accepted) from error
 
 
-def _of_run(checkpoint: epath.Path) -> list[Variables]:
+def _newest_sound(checkpoints: epath.Path) -> epath.Path:
+    """The newest checkpoint of a run whose files are what was written, as a restore takes it.
+
+    Raises:
+      ValueError: there is none.
+    """
+    steps = [int(step.name) for step in checkpoints.iterdir() if step.name.isdigit()]
+    problems: list[str] = []
+    for step in sorted(steps, reverse=True):
+        checkpoint = checkpoints / str(step)
+        problem = manifest.damage(checkpoint)
+        if problem is None:
+            return checkpoint
+        logging.warning("%s cannot be read (%s): going back to the one before", checkpoint, problem)
+        problems.append(f"step {step}: {problem}")
+    raise ValueError(f"no checkpoint in {checkpoints} can be read: {'; '.join(problems) or 'none'}")
+
+
+def _of_checkpoint(checkpoint: epath.Path) -> list[Variables]:
     """The clients of a run's checkpoint, of its first seed."""
-    shapes = json.loads((checkpoint / "manifest.json").read_text())["leaves"]
+    shapes = manifest.read(checkpoint)["leaves"]
     state = _restored(checkpoint / "default", lambda path: path[0] == "clients" and path[2] in KEPT)
     clients = []
     for group, learners in enumerate(state["clients"]):

@@ -1,5 +1,5 @@
 # Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
-"""Lists in messages, shortened where they are long."""
+"""Lists and causes in messages, shortened where they are long."""
 
 from __future__ import annotations
 
@@ -28,3 +28,15 @@ def listed(numbers: Iterable[int]) -> str:
     ('2, 4', '0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 990 more')
     """
     return first_few([str(number) for number in sorted(numbers)], LISTED)
+
+
+def brief(error: BaseException) -> str:
+    """A message on one line; the long ones of TensorStore have the cause at their end.
+
+    >>> brief(ValueError("one,\\n  two"))
+    'ValueError: one, two'
+    """
+    text = " ".join(str(error).split())
+    if len(text) > 500:
+        text = f"{text[:200]} ... {text[-300:]}"
+    return f"{type(error).__name__}: {text}"

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import json
 import subprocess
@@ -18,7 +19,7 @@ import numpy as np
 import pytest
 
 import mhd_jax
-from mhd_jax import api, train
+from mhd_jax import api, evaluator, train
 from mhd_jax import experiment as experiment_lib
 from mhd_jax.data.sources import Source
 from mhd_jax.errors import ConfigError, WorkdirError
@@ -103,6 +104,24 @@ def test_predictions_are_those_of_the_trained_clients(run: mhd_jax.Run) -> None:
     hits = probabilities.argmax(axis=-1) == source.test.labels[None, :, None]
     by_class = [hits[:, source.test.labels == label].mean(axis=1) for label in range(C)]
     np.testing.assert_allclose(np.mean(by_class, axis=0), run.summary["shared_accuracy"])
+
+
+def test_many_clients_predict_few_samples_at_a_time(
+    run: mhd_jax.Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    restored, seen = run._restored, []
+    images = restored.experiment.federations[0].source.test.images(np.arange(7))
+    expected = run.predict(images)
+
+    def counted(forward: Any, variables: Any, samples: Any, replica: int) -> Any:
+        seen.append((len(samples), len(jax.tree.leaves(variables)[0])))
+        return forward(variables, samples, replica)
+
+    each = [functools.partial(counted, forward) for forward in restored._predict]
+    monkeypatch.setattr(restored, "_predict", each)
+    monkeypatch.setattr(evaluator, "MOST_PASSES", 3)
+    np.testing.assert_allclose(run.predict(images), expected, atol=1e-6)
+    assert max(samples * clients for samples, clients in seen) <= 3
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ import pytest
 from etils import epath
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from mhd_jax import manifest
 from mhd_jax.errors import ConfigError, WorkdirError
 from mhd_jax.runtime import checkpoints as checkpoints_lib
 from mhd_jax.runtime.checkpoints import Checkpoints
@@ -347,9 +348,9 @@ def test_a_flipped_bit_in_any_file_that_is_read_is_noticed(copy: Path) -> None:
         path = copy / "3" / name
         good = path.read_bytes()
         path.write_bytes(bytes([good[0] ^ 1]) + good[1:])
-        assert checkpoints_lib._damage(step) == f"{name} is not what was written"
+        assert manifest.damage(step) == f"{name} is not what was written"
         path.write_bytes(good)
-    assert checkpoints_lib._damage(step) is None
+    assert manifest.damage(step) is None
 
 
 # --- Crashes -------------------------------------------------------------------------------------
@@ -447,7 +448,7 @@ def test_a_failed_save_is_told_at_the_latest_on_closing(
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(1, make_state())
     checkpoints.wait()
-    monkeypatch.setattr(checkpoints_lib, "_checksums", fail)
+    monkeypatch.setattr(manifest, "checksums", fail)
     checkpoints.save(2, make_state())
     with pytest.raises(WorkdirError, match="save step 2: OSError: .*output error. Checkp.* 1$"):
         checkpoints.close()

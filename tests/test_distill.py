@@ -558,6 +558,24 @@ def test_aligned_logits_are_aligned_log_probabilities_up_to_a_constant() -> None
     np.testing.assert_allclose(jax.nn.log_softmax(aligned), expected, atol=1e-5)
 
 
+def test_alignment_leaves_the_mean_of_logits_where_it_is() -> None:
+    """Clients that learn logits from each other would otherwise move them on in every round."""
+    logits = jnp.asarray(np.random.default_rng(0).normal(size=(2, 5, 3, 4)), jnp.float32)
+    marginal = distill.mean_prediction(logits, logits=True)
+    aligned = distill.align(logits, marginal, 1.0, frequencies=(1, 2, 3, 4), logits=True)
+    np.testing.assert_allclose(aligned.mean(axis=-1), logits.mean(axis=-1), atol=1e-6)
+
+
+def test_class_frequencies_count_by_their_shares() -> None:
+    log_probs = jnp.asarray(random_log_probs(np.random.default_rng(3), (2, 5, 1, 3)))
+    marginal = distill.mean_prediction(log_probs)
+    expected = distill.align(log_probs, marginal, 1.0, frequencies=(0.0, 0.5, 0.5))
+    for scale in (1e-6, 1e3):
+        frequencies = (0.0, 0.5 * scale, 0.5 * scale)
+        aligned = distill.align(log_probs, marginal, 1.0, frequencies=frequencies)
+        np.testing.assert_allclose(np.exp(aligned), np.exp(expected), atol=1e-6)
+
+
 def test_a_constant_prediction_has_no_lift() -> None:
     """A client that says one class of every image is, aligned, sure of nothing."""
     honest = random_log_probs(np.random.default_rng(0), (2, 8, 2, 4))

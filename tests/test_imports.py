@@ -15,7 +15,7 @@ PACKAGE = Path(mhd_jax.__file__).parent
 
 LAYERS = (
     ("errors", "files", "rng", "trees", "wording"),
-    ("config", "edges", "inputs", "registry"),
+    ("config", "edges", "inputs", "manifest", "registry"),
     ("attacks", "command", "config_bases", "graph", "models", "optimizer", "parallel"),
     ("participation", "routes"),
     ("data", "distill", "results", "weights"),

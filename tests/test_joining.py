@@ -281,6 +281,38 @@ def test_clients_of_a_run_go_on_from_their_own_weights(run: mhd_jax.Run) -> None
     assert same(state.clients[0].opt_state, plain.clients[0].opt_state)
 
 
+def spoiled(checkpoint: Path) -> Path:
+    """A checkpoint with one bit flipped in its largest file."""
+    files = [path for path in checkpoint.rglob("*") if path.is_file()]
+    largest = max(files, key=lambda path: path.stat().st_size)
+    data = bytearray(largest.read_bytes())
+    data[len(data) // 2] ^= 0x40
+    largest.write_bytes(data)
+    return checkpoint
+
+
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
+    run: mhd_jax.Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    given = Path(shutil.copytree(run.workdir, tmp_path / "given"))
+    newest = Path(shutil.copytree(given / "checkpoints/60", given / "checkpoints/120"))
+    expected = weights.read(str(run.workdir), 3)
+    spoiled(newest)
+    assert same(weights.read(str(given), 3), expected)
+    (record,) = [record for record in caplog.records if "cannot be read" in record.getMessage()]
+    assert record.getMessage().startswith(str(newest))
+
+
+@pytest.mark.parametrize("inside", ["", "checkpoints/60"])
+def test_weights_that_are_not_what_was_written_are_refused(
+    run: mhd_jax.Run, tmp_path: Path, inside: str
+) -> None:
+    given = Path(shutil.copytree(run.workdir, tmp_path / "given"))
+    spoiled(given / "checkpoints/60")
+    with pytest.raises(ConfigError, match="model.init_from = .* is not what was written"):
+        weights.read(str(given / inside), 3)
+
+
 def test_a_run_that_goes_on_does_not_read_them(run: mhd_jax.Run, tmp_path: Path) -> None:
     given = shutil.copytree(run.workdir, tmp_path / "given")
     config = small.config(**SETTINGS, model__init_from=str(given))

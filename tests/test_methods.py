@@ -14,8 +14,10 @@ import pytest
 
 from mhd_jax import distill, methods, models
 from mhd_jax import experiment as experiment_lib
+from mhd_jax.api.pieces import register
 from mhd_jax.data import sources
 from mhd_jax.errors import ConfigError
+from mhd_jax.exchange import readers
 from tests import reference, small
 
 
@@ -277,6 +279,36 @@ def test_test_data_stay_out_of_training():
     usual = sources.source(small.config().data).test
     for ours, theirs in zip(final(usual), final(other), strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("method", ["fedmd", "feddf"])
+def test_a_client_alone_does_not_learn_from_itself(method):
+    """It would otherwise be held to what it knew at the start of the round."""
+    experiment = small.build(
+        method=method, clients__num=1, rounds__private_steps=1, rounds__public_steps=2,
+        optimizer__momentum=0.9, train__steps_per_call=3,
+    )  # fmt: skip
+    _, metrics = small.run(experiment)
+    assert (np.asarray(metrics["head_losses"]) == 0).all()
+    assert not experiment.readers[0](0, 3).reads.count.any()
+
+
+def test_who_is_alone_in_a_step_reads_nobody():
+    reader = small.build(method="fedmd", clients__active=0.5).readers[0]
+    count = reader(0, 6).reads.count
+    assert count.max() == 2
+    alone = readers._all_of(np.array([False, True, False]))
+    assert not alone.any() and readers._all_of(np.ones(2, bool)).all()
+
+
+def test_an_error_in_the_weights_of_ones_own_method_names_it(monkeypatch, pieces):
+    weights = np.ones((3, 2))
+    made = methods.Method(methods.Distillation(), when=lambda steps: weights[steps])
+    register("method", "short", lambda config: made)
+    monkeypatch.setattr(methods, "LONGEST_PERIOD", 3)  # what is tried at once
+    built = methods.build(small.config(method="short"))
+    with pytest.raises(ConfigError, match="method = 'short': expected .*IndexError"):
+        built.weights(np.arange(3, 6))
 
 
 @pytest.mark.parametrize("method", ["fedmd", "feddf"])

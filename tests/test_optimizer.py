@@ -52,6 +52,22 @@ def test_a_client_that_was_away_learns_at_the_rate_of_the_run() -> None:
     np.testing.assert_array_equal(update["w"], expected["w"])
 
 
+def test_schedules_of_hyperparameters_follow_the_run_too() -> None:
+    """The rate is that of the step, after time away and after a restart that Adam forgets by."""
+    rate = optax.linear_schedule(1.0, 0.0, 10)
+    optimizer = optax.inject_hyperparams(optax.adam)(learning_rate=rate)
+    params, gradient = {"w": jnp.ones(3)}, {"w": jnp.full(3, 0.1)}
+    state = optimizer.init(params)
+    for _ in range(2):
+        _, state = optimizer.update(gradient, state, params)
+    late = lib.at_step(state, jnp.asarray(5))
+    anew = lib.restarted(late, optimizer.init(params), jnp.asarray(True))
+    for there in (late, anew):
+        update, after = optimizer.update(gradient, there, params)
+        np.testing.assert_allclose(-update["w"], 0.5, rtol=1e-4)
+        np.testing.assert_allclose(after.hyperparams["learning_rate"], 0.5)
+
+
 def test_an_optimiser_that_starts_anew_takes_first_steps_again() -> None:
     """Adam's count starts anew with its averages: a first step is as long as the learning rate."""
     optimizer, opt_state, gradient, params = _after(

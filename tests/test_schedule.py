@@ -57,6 +57,19 @@ def test_a_step_finds_the_matrix_of_its_own_graph(average_every, graph_every):
     assert len(shapes) == 1, "nothing is compiled twice"
 
 
+@pytest.mark.parametrize("method", ["mhd", "gossip"])
+def test_rows_beyond_the_last_step_repeat_it_in_the_same_shapes(method):
+    schedule = small.build(
+        method=method, average__every=2, graph__name="erdos_renyi", graph__every=3
+    ).schedule
+    whole, cut = schedule.host_inputs(0, CALL), schedule.host_inputs(0, 6, CALL)
+    assert jax.tree.map(np.shape, cut) == jax.tree.map(np.shape, whole)
+    whole, cut = (made._replace(mixing=()) for made in (whole, cut))
+    same = np.testing.assert_array_equal
+    jax.tree.map(lambda x, y: same(x[:6], y[:6]), cut, whole)
+    jax.tree.map(lambda x, y: same(x[6:], y[5:6].repeat(6, axis=0)), cut, whole)
+
+
 def test_a_matrix_that_never_changes_goes_to_the_devices_once():
     changes = {"method": "gossip", "graph__name": "cycle"}
     schedule = small.build(**changes).schedule

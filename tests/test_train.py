@@ -14,16 +14,20 @@ import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 from unittest import mock
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from mhd_jax import experiment as experiment_lib
 from mhd_jax import methods, train
 from mhd_jax import state as state_lib
 from mhd_jax.api import Run
+from mhd_jax.api.pieces import register
 from mhd_jax.errors import DivergedError, Interrupted, WorkdirError
 from mhd_jax.evaluator import Evaluator
 from mhd_jax.parallel import IN_FLIGHT
@@ -344,6 +348,50 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     assert found is None or all(np.isfinite(x).all() for x in small.clients(experiment, found[1]))
 
 
+@pytest.mark.parametrize("baseline", [False, True])
+def test_a_last_update_that_is_not_finite_stops_the_run_before_it_is_saved(
+    tmp_path, pieces, baseline
+):
+    """No loss is computed after it."""
+
+    def spoils_the_last(config: Any) -> optax.GradientTransformation:
+        last = config.train.steps - 1
+        rate = optax.scale_by_schedule(lambda step: jnp.where(step == last, jnp.inf, 0.01))
+        return optax.chain(optax.sgd(1.0), rate)
+
+    register("optimizer.name", "spoils_the_last", spoils_the_last)
+    config = small.config(optimizer__name="spoils_the_last", isolated_baseline=baseline)
+    said = "parameters of client 0 are NaN or infinite after 6 steps; the checkpoint of step 3 is"
+    with pytest.raises(DivergedError, match=said):
+        train.train_and_evaluate(config, tmp_path)
+    assert not (tmp_path / "summary.json").exists()
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["3"]
+
+
+def test_pieces_are_asked_for_steps_of_the_run_alone(tmp_path, pieces):
+    """A call of 4 steps begins at step 8 of 10."""
+    asked = []
+
+    def graph(step: int) -> np.ndarray:
+        asked.append(step)
+        return np.roll(np.eye(4, dtype=bool), 1 + step % 3, axis=0)
+
+    def when(steps: np.ndarray) -> np.ndarray:
+        asked.extend(steps.tolist())
+        return np.ones((len(steps), 2), np.float32)
+
+    register("graph.name", "asks", graph)
+    register("method", "asks", lambda _: methods.Method(methods.Distillation(), when=when))
+    config = small.config(
+        method="asks", graph__name="asks", train__steps=10, train__log_every=4,
+        train__eval_every=10, train__checkpoint_every=10,
+    )  # fmt: skip
+    train.train_and_evaluate(config, tmp_path, with_report=False)
+    (tmp_path / "summary.json").unlink()
+    train.train_and_evaluate(config, tmp_path, with_report=False)  # with no step left
+    assert set(asked) == set(range(10))
+
+
 COMMAND = """
 import sys
 sys.path.insert(0, {root!r})
@@ -388,15 +436,18 @@ def test_killed_at_random_and_restarted_gives_the_same_bits(tmp_path, kills, ste
 def test_a_graph_of_ones_own_may_be_made_with_jax() -> None:
     """Inputs of later calls are made while nothing else may move to the devices."""
 
-    def inputs(start: int, stop: int) -> jax.Array:
+    def inputs(start: int, stop: int, rows: int) -> jax.Array:
+        assert rows == 2
         return jax.random.bernoulli(jax.random.key(start), shape=(stop - start, 4, 4))
 
     stepper = object.__new__(train.Stepper)
     parts = SimpleNamespace(steps_per_call=2)
-    stepper.experiment = SimpleNamespace(schedule=SimpleNamespace(inputs=inputs), parts=parts)
+    stepper.experiment = SimpleNamespace(
+        schedule=SimpleNamespace(inputs=inputs), parts=parts, config=small.config(train__steps=10)
+    )
     with jax.transfer_guard("disallow"):
         with pytest.raises(jax.errors.JaxRuntimeError, match="Disallowed"):
-            inputs(7, 9)
+            inputs(7, 9, 2)
         assert stepper._inputs(7).shape == (2, 4, 4)
 
 

@@ -25,6 +25,7 @@ from mhd_jax.api.pieces import PIECES, Pieces, use
 from mhd_jax.data.sources import Source, first_classes
 from mhd_jax.data.sources.arrays import as_stored, check_columns
 from mhd_jax.errors import ConfigError, WorkdirError, of_file, suggest
+from mhd_jax.evaluator import chunk_size
 from mhd_jax.experiment import Experiment
 from mhd_jax.files import absolute
 from mhd_jax.reporting import charts
@@ -36,8 +37,6 @@ from mhd_jax.runtime.checkpoints import Checkpoints
 from mhd_jax.runtime.workdir import Workdir
 from mhd_jax.state import State
 from mhd_jax.trees import Variables
-
-CHUNK = 500  # images per forward pass of `Run.predict`
 
 
 class Run:
@@ -371,12 +370,13 @@ class _Restored:
     def _probabilities(
         self, group: int, rows: slice, images: np.ndarray, replica: int
     ) -> Float[np.ndarray, "k N H C"]:
-        """What some clients of a group say of samples, so many at a time."""
+        """What some clients of a group say of samples, as many at a time as in evaluations."""
+        size = chunk_size(len(images), rows.stop - rows.start)
         chosen = jax.tree.map(lambda x: x[replica, rows], self.state.clients[group].snapshot)
         forward = self._predict[group]
         chunks = [
-            np.asarray(forward(chosen, jnp.asarray(images[start : start + CHUNK]), replica))
-            for start in range(0, len(images), CHUNK)
+            np.asarray(forward(chosen, jnp.asarray(images[start : start + size]), replica))
+            for start in range(0, len(images), size)
         ]
         return np.concatenate(chunks, axis=1)
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 MARGINAL_FLOOR = 1e-6
@@ -45,8 +46,9 @@ def align(
       scores: published log-probabilities, or logits.
       marginal: p_bar, from `mean_prediction` or a moving average of it.
       strength: tau.
-      frequencies: pi, the classes' frequencies in the public set; () takes them as equal.
-      logits: scores are logits, which stay unnormalised.
+      frequencies: pi, the classes' frequencies in the public set, of any scale; () takes them as
+        equal.
+      logits: scores are logits, which stay unnormalised; their mean over classes stays as it is.
 
     >>> says_zero = jnp.log(jnp.array([[[0.9, 0.1]], [[0.6, 0.4]]]))[None]  # K = H = 1, B = 2
     >>> aligned = align(says_zero, mean_prediction(says_zero), 1.0)
@@ -55,6 +57,11 @@ def align(
     """
     lift = jnp.log(jnp.maximum(marginal, MARGINAL_FLOOR))
     if len(frequencies):
-        lift = lift - jnp.log(jnp.maximum(jnp.asarray(frequencies, jnp.float32), MARGINAL_FLOOR))
-    shifted = scores - strength * lift[:, None]
-    return shifted if logits else jax.nn.log_softmax(shifted)
+        shares = np.asarray(frequencies, np.float64) / np.sum(frequencies, dtype=np.float64)
+        lift = lift - jnp.log(jnp.maximum(jnp.asarray(shares, jnp.float32), MARGINAL_FLOOR))
+    if not logits:
+        return jax.nn.log_softmax(scores - strength * lift[:, None])
+    # Centred: what all classes have in common would add up from round to round, as nothing else
+    # holds the mean of the logits where it is.
+    lift = lift - lift.mean(axis=-1, keepdims=True)
+    return scores - strength * lift[:, None]

@@ -207,7 +207,10 @@ def _drawn_peers(
 
 @dataclasses.dataclass(frozen=True)
 class RoundStart:
-    """Everybody's state at the end of the private part of a round, for everybody (FedMD)."""
+    """Everybody's state at the end of the private part of a round, for everybody (FedMD).
+
+    Who is alone reads nobody: there is nothing to learn from oneself.
+    """
 
     num_clients: int
     form: Form
@@ -218,7 +221,8 @@ class RoundStart:
     def extent(self, steps: int) -> Extent:
         """See `Reader`: everybody reads everybody."""
         if self.attendance is None:
-            return Extent(self.num_clients, self.num_clients, self.num_clients)
+            most = self.num_clients if self.num_clients > 1 else 0
+            return Extent(most, self.num_clients, self.num_clients)
         places = self.attendance.num_places
         return Extent(places, self.attendance.fewest, places)
 
@@ -226,14 +230,18 @@ class RoundStart:
         """One slot, written when a round's scoring is due, read by all, oneself included."""
         steps = np.arange(start, stop)
         if self.attendance is None:
-            everybody = np.ones((self.num_clients, self.num_clients), bool)
+            everybody = _all_of(np.ones(self.num_clients, bool))
             reads = edges.repeat(edges.from_mask(everybody, self.form), len(steps))
         else:
             taken = [_seated(self.attendance, step)[1] for step in range(start, stop)]
-            graphs = (among[:, None] & among for among in taken)
-            reads = edges.stack([edges.from_mask(graph, self.form) for graph in graphs])
+            reads = edges.stack([edges.from_mask(_all_of(among), self.form) for among in taken])
         write = np.where(self.rounds.scoring(steps), 0, -1).astype(np.int32)
         return Reading(reads, np.zeros((len(steps), 1), np.int32), write)
+
+
+def _all_of(there: Bool[np.ndarray, " N"]) -> Bool[np.ndarray, "N N"]:
+    """All who are there read all of them, themselves included, if there are several."""
+    return there[:, None] & there & (there.sum() > 1)
 
 
 def make_readers(

@@ -59,9 +59,8 @@ def build(
         config, method, trained, clients.roster, visits, memory or device_memory(), privacy
     )
     parts = _parts(config, method, clients, visits, feed, privacy)
-    horizon = config.train.steps + parts.steps_per_call  # the last call is planned whole
     who = clients.roster.attendances
-    readers = exchange.make_readers(config, method, topologies, seeds, horizon, who)
+    readers = exchange.make_readers(config, method, topologies, seeds, config.train.steps, who)
     parts = dataclasses.replace(
         parts,
         routes=messages.make_routes(topologies, readers, parts),

@@ -13,12 +13,10 @@ the rename: a checkpoint and its manifest appear together or not at all.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import logging as python_logging
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -29,16 +27,14 @@ from etils import epath
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
+from mhd_jax import manifest
 from mhd_jax.errors import ConfigError, WorkdirError
-from mhd_jax.files import absolute, files_below, is_remote
+from mhd_jax.files import absolute, is_remote
 from mhd_jax.runtime.processes import anywhere
 from mhd_jax.trees import AnyTree
-from mhd_jax.wording import first_few
+from mhd_jax.wording import brief, first_few
 
-MANIFEST = "manifest.json"
 UNREADABLE = ".unreadable"
-# Written or rewritten by Orbax at the rename itself and not needed to restore.
-_NOT_SUMMED = (MANIFEST, "_CHECKPOINT_METADATA", "commit_success.txt")
 
 
 class Checkpoints:
@@ -195,12 +191,13 @@ class Checkpoints:
         temporary = final.with_name(final.name + ocp.path.atomicity_types.TMP_DIR_SUFFIX)
         # Object stores have no rename: there Orbax writes in place and marks the end by a file.
         written = temporary if temporary.exists() else final
-        manifest = self._manifest | {"sha256": _checksums(written)}
-        (written / MANIFEST).write_text(json.dumps(manifest, indent=1))
+        contents = self._manifest | {"sha256": manifest.checksums(written)}
+        (written / manifest.MANIFEST).write_text(json.dumps(contents, indent=1))
 
     def _try_restore(self, step: int, abstract_state: AnyTree) -> tuple[str | None, AnyTree | None]:
         """(None, state), or (what is wrong with the checkpoint, None), alike on all processes."""
-        problem = _damage(self.directory / str(step)) if jax.process_index() == 0 else None
+        directory = self.directory / str(step)
+        problem = manifest.damage(directory) if jax.process_index() == 0 else None
         if anywhere(problem is not None):
             return problem or "process 0 found it damaged", None
         self._check_state(step, abstract_state)
@@ -212,7 +209,7 @@ class Checkpoints:
                 state = _with_empty(self._manager.restore(step, args=args), abstract_state)
                 jax.block_until_ready(state)
         except Exception as error:  # Orbax raises whatever the broken file led to.
-            problem = _brief(error)
+            problem = brief(error)
         if anywhere(problem is not None):
             return problem or "another process could not restore it", None
         return None, state
@@ -262,7 +259,7 @@ class Checkpoints:
         except WorkdirError:
             raise
         except Exception as error:
-            raise WorkdirError(f"{self.directory}: {what}: {_brief(error)}.{self._left()}") from (
+            raise WorkdirError(f"{self.directory}: {what}: {brief(error)}.{self._left()}") from (
                 error
             )
 
@@ -281,39 +278,8 @@ class Checkpoints:
         return f" Checkpoints that remain: {steps}" if steps else " There is no earlier checkpoint"
 
 
-def _checksums(directory: epath.Path) -> dict[str, str]:
-    """SHA-256 of every file that a restore reads, by its path below `directory`."""
-    files = {
-        path.relative_to(directory).as_posix(): path
-        for path in files_below(directory)
-        if not (path.parent == directory and path.name in _NOT_SUMMED)
-    }
-    with ThreadPoolExecutor() as pool:
-        return dict(zip(files, pool.map(_digest, files.values()), strict=True))
-
-
-def _read_manifest(directory: epath.Path) -> dict[str, Any]:
-    return json.loads((directory / MANIFEST).read_bytes())
-
-
-def _damage(directory: epath.Path) -> str | None:
-    """What is wrong with the files of a checkpoint, or None."""
-    try:
-        manifest = _read_manifest(directory)
-        written, _ = manifest["sha256"].items(), manifest["leaves"].items()
-        found = _checksums(directory)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        return f"{MANIFEST}: {_brief(error)}"
-    for name, digest in written:
-        if name not in found:
-            return f"{name} is missing"
-        if found[name] != digest:
-            return f"{name} is not what was written"
-    return None
-
-
 def _differences(directory: epath.Path, state: object) -> list[str]:
-    there, here = _read_manifest(directory)["leaves"], _leaves(state)
+    there, here = manifest.read(directory)["leaves"], _leaves(state)
     return [
         f"{name} is {there.get(name, 'missing')} there and {here.get(name, 'missing')} here"
         for name in sorted(there.keys() | here.keys())
@@ -335,14 +301,6 @@ def _leaves(state: object) -> dict[str, str]:
     }
 
 
-def _digest(path: epath.Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def _without_empty(tree: AnyTree) -> AnyTree:
     """`tree` without its arrays of no elements, which Orbax refuses to save."""
     return jax.tree.map(lambda leaf: leaf if leaf.size else None, tree)
@@ -357,14 +315,6 @@ def _with_empty(tree: object, abstract: AnyTree) -> AnyTree:
         )
 
     return jax.tree.map(fill, abstract, tree)
-
-
-def _brief(error: BaseException) -> str:
-    """A message on one line; the long ones of TensorStore have the cause at their end."""
-    text = " ".join(str(error).split())
-    if len(text) > 500:
-        text = f"{text[:200]} ... {text[-300:]}"
-    return f"{type(error).__name__}: {text}"
 
 
 class _OrbaxFilter(python_logging.Filter):
