@@ -487,9 +487,10 @@ def fedmd(config: ml_collections.ConfigDict) -> Method:
     """Rounds: private training, then fitting the consensus, the mean of everybody's logits.
 
     The consensus is that of the models as they were at the end of the private part of the round,
-    on public samples that go on through the public set from round to round. Source: D. Li and
-    J. Wang, 2019, https://arxiv.org/abs/1910.03581. Differs from it in that there is no transfer
-    phase on public labels: labels of the public set are never read.
+    on those public samples that each step would read anyway: the walk through the public set goes
+    on in private steps, too. Source: D. Li and J. Wang, 2019, https://arxiv.org/abs/1910.03581.
+    Differs from it in that there is no transfer phase on public labels: labels of the public set
+    are never read.
     """
     distillation = Distillation(
         wiring="main", rule="mean", loss=config.distill.loss, nu_pred=config.distill.nu_main,
