@@ -697,6 +697,12 @@ def test_names_of_classes_may_be_given_as_numbers() -> None:
         lib.check_source(numbered, "mine")
 
 
+def test_a_source_of_a_single_class_is_refused() -> None:
+    alone = lib.ArraySplit(np.ones((8, 3), np.float32), np.zeros(8, int))
+    with pytest.raises(ConfigError, match="data.name = 'mine': expected at least 2 classes, not 1"):
+        lib.check_source(lib.Source("mine", ("a",), alone, alone), "mine")
+
+
 class Ramp(interface.Split):
     """A split of one's own."""
 
