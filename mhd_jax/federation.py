@@ -206,6 +206,10 @@ def make_feed(
         raise ConfigError("data.feed", config.data.feed, accepted)
     if streamed:
         feed = streaming.Streaming(order, prepared, on_host, config.data.workers)
+    elif config.data.workers:
+        logging.warning(
+            "data.workers = %d: no effect, as samples stay on the devices", config.data.workers
+        )
     feed.why = why
     return feed
 
