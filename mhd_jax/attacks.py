@@ -13,6 +13,7 @@ C classes.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import jax
@@ -270,6 +271,35 @@ class Attackers:
     ) -> Float[Array, "N ..."]:
         """Embeddings or parameters as readers get them; row i is a message of `clients[i]`."""
         return self._told(self.attack.vectors, values, self._view(clients, key), step)
+
+    def check(
+        self,
+        scores: jax.ShapeDtypeStruct | None,
+        images: jax.ShapeDtypeStruct,
+        vectors: Sequence[jax.ShapeDtypeStruct],
+    ) -> None:
+        """Calls the lies on shapes of what a step publishes, one message a client.
+
+        Args:
+          scores: [K, B, h, C]; None where no predictions are published.
+          images: the public batch [B, ...].
+          vectors: embeddings [K, B, D], or arrays of parameters [K, ...].
+
+        Raises:
+          ConfigError: a lie of another shape than what it stands for, or one that cannot be told.
+        """
+        key = jax.eval_shape(lambda: jax.random.key(0))
+        step = jax.ShapeDtypeStruct((), jnp.int32)
+        if scores is not None:
+            jax.eval_shape(
+                lambda honest, *seen: self.on_predictions(honest, len(honest), *seen),
+                scores, images, key, step,
+            )  # fmt: skip
+        for values in vectors:
+            jax.eval_shape(
+                lambda honest, *seen: self.on_vectors(honest, np.arange(len(honest)), *seen),
+                values, key, step,
+            )  # fmt: skip
 
     def _view(self, clients: Int[np.ndarray, " N"], key: Key[Array, ""]) -> View:
         return View(clients, np.isin(clients, self.clients), key)

@@ -32,7 +32,7 @@ def data_sets(config: ml_collections.ConfigDict) -> DataSets:
     source = sources.source(config.data)
     if not config.data.public_name:
         return source, source.public
-    other = sources.public_split(config.data, source.image_shape)
+    other = sources.public_split(config.data, source.image_shape, source.train.dtype)
     for whose in sources.made_public(config.data):
         logging.warning("data.public_name = %s: %s are public, too", config.data.public_name, whose)
     return source, other
@@ -206,6 +206,10 @@ def make_feed(
         raise ConfigError("data.feed", config.data.feed, accepted)
     if streamed:
         feed = streaming.Streaming(order, prepared, on_host, config.data.workers)
+    elif config.data.workers:
+        logging.warning(
+            "data.workers = %d: no effect, as samples stay on the devices", config.data.workers
+        )
     feed.why = why
     return feed
 

@@ -225,6 +225,23 @@ def test_a_lie_that_raises_is_told_by_its_name(about: str) -> None:
             liars.on_predictions(jnp.zeros((4, 2, 1, 3)), 4, jnp.zeros(2), key, 0)
 
 
+@pytest.mark.parametrize(
+    ("changes", "shape"),
+    [
+        ({}, r"\(4, 8, 8\), not \(4, 8, 7\)"),
+        ({"exchange__cache": 4, "exchange__embedding_width": 3}, r"\(4, 2, 3\), not \(4, 2, 2\)"),
+        ({"method": "fedavg"}, r"\(4, 1, 10\), not \(4, 1, 9\)"),
+    ],
+)
+def test_a_lie_about_vectors_is_tried_on_what_travels(
+    changes: dict[str, Any], shape: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shorter = Attack(vectors=lambda honest, view: honest[..., 1:])
+    monkeypatch.setitem(ATTACKS._pieces, "shorter", shorter)
+    with pytest.raises(ConfigError, match=f"attack.name = 'shorter': .* {shape}"):
+        small.build(attack__name="shorter", attack__clients=(1,), **changes)
+
+
 def test_what_is_read_back_leaves_out_liars(tmp_path):
     config = small.config(attack__name="noise", attack__clients=(1,), train__log_every=6)
     train.train_and_evaluate(config, tmp_path)

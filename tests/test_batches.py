@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -36,6 +38,15 @@ def test_clients_seeds_purposes_and_epochs_differ():
     base = walk(0, "private", 0)
     others = [walk(1, "private", 0), walk(0, "public", 0), walk(0, "private", 1), base[::-1]]
     assert not any((base == other).all() for other in others)
+
+
+def test_only_the_last_orders_of_a_walker_stay_in_memory():
+    order = lambda epoch, client=0: batches.epoch_order(3, "kept", client, 10, epoch)  # noqa: E731
+    first, other = order(0).tolist(), order(0, client=1)
+    made = [weakref.ref(order(epoch)) for epoch in range(5)]
+    assert [one() is not None for one in made] == [False, False, False, True, True]
+    assert order(4) is made[4]() and order(0, client=1) is other
+    assert order(0).tolist() == first
 
 
 @pytest.mark.parametrize("batch_size", [3, 40], ids=["few epochs", "many epochs"])

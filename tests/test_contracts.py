@@ -478,6 +478,17 @@ def whole_numbers(config: Any) -> Any:
     return exchange.AllClasses(jnp.int8)
 
 
+def fewer_classes(honest: jax.Array, view: View) -> jax.Array:
+    return honest[..., :3]
+
+
+def unknown_word(honest: jax.Array, view: View) -> jax.Array:
+    return {}["word"]
+
+
+LIES: dict[str, Any] = {"attack__clients": (1,)}
+
+
 class CountsCalls(nn.Module):
     num_classes: int
     num_heads: int
@@ -570,6 +581,13 @@ def _nothing_may_run(self: Any) -> Any:
     ("changes", "kind", "piece", "message"),
     [
         ({"method": "fedavg"}, "aggregator", one_client, r"rule = 'one_client': .* leaves \[k"),
+        (
+            LIES,
+            "attack",
+            fewer_classes,
+            r"name = 'fewer_classes': .* \(4, 8, 2, 10\), not \(4, 8, 2, 3",
+        ),
+        (LIES, "attack", unknown_word, "attack.name = 'unknown_word': .*KeyError"),
         ({"method": "fedavg"}, "aggregator", no_trim, r"rule = 'no_trim': .* leaves \[k, .*Type"),
         (
             {"method": "fedmd"},

@@ -14,8 +14,8 @@ from PIL import Image
 
 import mhd_jax
 from mhd_jax import config as config_lib
+from mhd_jax import distill, federation, methods, models, record
 from mhd_jax import experiment as experiment_lib
-from mhd_jax import federation, methods, record
 from mhd_jax.data.partition import PARTITIONS, Owners
 from mhd_jax.errors import ConfigError
 from mhd_jax.experiment import checks
@@ -260,6 +260,57 @@ def test_what_brings_embeddings_to_one_width_counts_as_parameters():
             "published, but distill.rule = most_confident does not read it",
         ),
         ({"data__public_name": "digits"}, "digits: the clients' own images are public, too"),
+        ({"data__workers": 2}, "data.workers = 2: no effect, as samples stay on the devices"),
+        ({"method": "fedavg"}, "average.every = 200: in 6 steps nobody averages"),
+        ({"method": "feddf"}, "rounds.private_steps = 40: in 6 steps no round gets as far as"),
+        (
+            {"method": "fedmd", "rounds__private_steps": 6},
+            "rounds.private_steps = 6: in 6 steps no round gets as far as its public steps",
+        ),
+        ({"exchange__mode": "stale"}, "exchange.refresh_steps = 200: in 6 steps nobody reads"),
+        (
+            {"distill__nu_aux": 0.0, "distill__nu_emb": 0.0},
+            "method = mhd: nothing is distilled, as all weights",
+        ),
+        ({"method": "codistillation", "distill__nu_main": 0.0}, "nothing is distilled, as all"),
+        ({"heads__aux": 0, "distill__nu_emb": 0.0}, "or no head reads another"),
+        ({"method": "fedavg"}, "heads.aux = 2: no effect with method = fedavg, only with mhd"),
+        ({"method": "isolated", "graph__name": "cycle"}, "with isolated nobody reads anybody"),
+        ({"method": "isolated", "graph__drop": 0.5}, "graph.drop = 0.5: with isolated nobody"),
+        ({"method": "fedavg", "graph__every": 2}, "graph.every = 2: with fedavg everybody reads"),
+        (
+            {"method": "supervised", "clients__active": 0.5},
+            "clients.active = 0.5: no effect, as supervised trains one model in every step",
+        ),
+        (
+            {"exchange__embedding_width": 4, "distill__nu_emb": 0.0},
+            "exchange.embedding_width = 4: no effect, as no embeddings are published",
+        ),
+        (
+            {"distill__alignment": 0.0, "distill__alignment_momentum": 0.5},
+            "distill.alignment_momentum = 0.5: no effect, as nothing is aligned",
+        ),
+        (
+            {"exchange__mode": "stale", "distill__alignment_momentum": 0.5},
+            "distill.alignment_momentum = 0.5: no effect on snapshots",
+        ),
+        (
+            {"distill__confidence": "margin", "distill__rule": "mean"},
+            "distill.confidence = margin: distill.rule = mean does not read it",
+        ),
+        (
+            {"distill__confidence": "energy", "distill__rule": "mean"},
+            "distill.confidence = energy: published, but distill.rule = mean does not read it",
+        ),
+        (
+            {"distill__mixup": 0.2, "data__public_batch_size": 1},
+            "distill.mixup = 0.2: no effect with data.public_batch_size = 1",
+        ),
+        ({"model__remat": True}, "model.remat = True: no effect with model.name = mlp, only with"),
+        (
+            {"clients__models": (("mlp", 2), ("cnn", 2)), "model__stem": "imagenet"},
+            "model.stem = imagenet: no effect with clients.models = mlp, cnn, only with resnet8",
+        ),
     ],
 )
 def test_settings_without_effect_are_told(changes, said, caplog):
@@ -308,6 +359,47 @@ def test_methods_make_nothing_of_settings_that_they_do_not_read(name):
         assert same or name in readers, setting
         if "mhd" in readers:
             assert methods.build(small.config(**changed)) != mhd, setting
+
+
+@pytest.mark.parametrize(
+    ("method", "changes"),
+    [
+        ("fedavg", {"average__every": 6}),
+        ("gossip", {"average__every": 6}),
+        ("fedmd", {"rounds__private_steps": 5}),
+        ("mhd", {"exchange__mode": "stale", "exchange__refresh_steps": 5}),
+    ],
+)
+def test_what_is_due_in_the_last_step_is_not_called_idle(method, changes, caplog):
+    small.build(method=method, heads__aux=4, train__steps=6, **changes)
+    assert "in 6 steps" not in caplog.text
+
+
+@pytest.mark.parametrize("name", models.MODELS.here())
+def test_networks_make_nothing_of_settings_that_they_do_not_read(name):
+    def made(**settings):
+        chosen = models.network_settings(settings, "auto")
+        return models.embedding_network(name, models.MODELS.get(name), chosen)
+
+    others = {"depth": 7, "stem": "imagenet", "remat": True, "signed_embedding": False}
+    for setting, readers in checks.READ_BY_NETWORKS.items():
+        field = setting.removeprefix("model.")
+        assert (made(**{field: others[field]}) != made()) == (name in readers), setting
+
+
+@pytest.mark.parametrize("rule", distill.RULES.here())
+def test_rules_make_nothing_of_a_confidence_that_they_do_not_read(rule):
+    scores = jax.nn.log_softmax(2 * jax.random.normal(jax.random.key(1), (3, 50, 4, 5)))
+    candidates = distill.Candidates(
+        scores, np.ones((2, 3), bool), 4, None, np.full((3, 5), 0.2), own=scores[:2]
+    )
+    keys = jax.random.split(jax.random.key(0), (2, 50))
+    one, other = (
+        jax.tree.leaves(distill.choose(candidates, keys, rule=rule, confidence=confidence))
+        for confidence in ("max_prob", "margin")
+    )
+    differ = any((a != b).any() for a, b in zip(one, other, strict=True))
+    assert differ == (rule in checks.BY_CONFIDENCE)
 
 
 def test_what_settings_say_of_who_reads_them_is_what_is_checked():

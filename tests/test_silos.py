@@ -423,6 +423,13 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         {"test": table(20, 8, classes=2)},
         "test = '20 samples': expected a sample of every class, but class 'c' (label 2) has none",
     ),
+    "a single class": (
+        {
+            "clients": {"north": table(20, 0, classes=1), "south": table(24, 1, classes=1)},
+            "test": table(20, 8, classes=1), "client_test": None, "class_names": (),
+        },
+        "data.name = 'hospitals': expected at least 2 classes, not 1",
+    ),
     "test samples of a stranger": (
         {"client_test": {"nord": table(6, 0)}},
         "client_test = 'nord': expected test samples of every client and of nobody else: "

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import itertools
 import json
 import pickle
 import subprocess
@@ -24,6 +25,8 @@ from mhd_jax.config import default_config
 from mhd_jax.data import sources as lib
 from mhd_jax.data.sources import interface, tfds
 from mhd_jax.errors import ConfigError
+
+BYTES = np.dtype(np.uint8)
 
 
 def config(**changes: Any) -> ConfigDict:
@@ -551,7 +554,7 @@ def test_nothing_imports_tensorflow(tmp_path: Path) -> None:
 
 def test_public_images_take_the_private_shape_and_their_labels_stay_unread(tmp_path: Path) -> None:
     settings = config(public_name="blobs", public_dir=str(write_dataset(tmp_path)))
-    split = lib.public_split(settings, (8, 8, 1))
+    split = lib.public_split(settings, (8, 8, 1), BYTES)
     assert lib.load_all(split).shape == (5, 8, 8, 1)
     assert "labels" not in vars(split)
 
@@ -563,35 +566,35 @@ def test_photos_are_patches_of_two_photographs() -> None:
     images = lib.load_all(photos.train)
     assert images.dtype == np.uint8 and len(np.unique(images, axis=0)) == 416
     assert zlib.crc32(photos.test.labels.astype("<i4").tobytes()) == 2155476953
-    grey = lib.load_all(lib.public_split(config(public_name="photos"), (8, 8, 1)))
+    grey = lib.load_all(lib.public_split(config(public_name="photos"), (8, 8, 1), BYTES))
     assert grey.shape == (416, 8, 8, 1) and grey.dtype == np.uint8 and grey.std() > 20
 
 
 def test_public_images_from_digits() -> None:
-    images = lib.load_all(lib.public_split(config(public_name="digits"), (16, 16, 3)))
+    images = lib.load_all(lib.public_split(config(public_name="digits"), (16, 16, 3), BYTES))
     assert images.shape == (1297, 16, 16, 3) and images.dtype == np.uint8
 
 
 def test_public_folder_needs_no_classes(tmp_path: Path) -> None:
     for i in range(4):
         save(tmp_path / ("deep/er" if i % 2 else ".") / f"{i}.png", 50 * i, (9, 7 + i))
-    split = lib.public_split(config(public_name="folder", dir=str(tmp_path)), (6, 6, 3))
+    split = lib.public_split(config(public_name="folder", dir=str(tmp_path)), (6, 6, 3), BYTES)
     images = lib.load_all(split)
     assert images.shape == (4, 6, 6, 3)
     assert sorted(images.mean((1, 2, 3))) == [0, 50, 100, 150]
     assert np.all(split.labels == -1)
     for shape, said in (((6, 6, 4), r"\(6, 6, 4\)"), ((5,), r"\(5,\)")):
         with pytest.raises(ConfigError, match=f"data.public_name = 'folder': .*shape {said}"):
-            lib.public_split(config(public_name="folder", dir=str(tmp_path)), shape)
+            lib.public_split(config(public_name="folder", dir=str(tmp_path)), shape, BYTES)
 
 
 def test_public_errors_name_the_public_settings(tmp_path: Path) -> None:
     for name in ("cifar100", "no_such_dataset"):
         settings = config(public_name=name, public_dir=str(tmp_path))
         with pytest.raises(ConfigError, match="^data.public_name = .* data.public_dir = "):
-            lib.public_split(settings, (8, 8, 1))
+            lib.public_split(settings, (8, 8, 1), BYTES)
     with pytest.raises(ConfigError, match="^data.public_dir = "):
-        lib.public_split(config(public_name="folder", public_dir=str(tmp_path)), (8, 8, 1))
+        lib.public_split(config(public_name="folder", public_dir=str(tmp_path)), (8, 8, 1), BYTES)
 
 
 def test_public_images_that_are_private_or_test_images_are_named(tmp_path: Path) -> None:
@@ -692,6 +695,12 @@ def test_names_of_classes_may_be_given_as_numbers() -> None:
     numbered = dataclasses.replace(source, class_names=(3, 8))  # of a loader of one's own
     with pytest.raises(ConfigError, match="data.name = 'mine': .*names that are text, not 3"):
         lib.check_source(numbered, "mine")
+
+
+def test_a_source_of_a_single_class_is_refused() -> None:
+    alone = lib.ArraySplit(np.ones((8, 3), np.float32), np.zeros(8, int))
+    with pytest.raises(ConfigError, match="data.name = 'mine': expected at least 2 classes, not 1"):
+        lib.check_source(lib.Source("mine", ("a",), alone, alone), "mine")
 
 
 class Ramp(interface.Split):
@@ -801,7 +810,7 @@ def test_a_public_table_beside_images_is_named() -> None:
     config = default_config().data
     config.public_name = "breast_cancer"
     with pytest.raises(ConfigError, match=r"data\.public_name = 'breast_cancer'.*\(8, 8, 1\)"):
-        lib.public_split(config, (8, 8, 1))
+        lib.public_split(config, (8, 8, 1), BYTES)
 
 
 def test_public_images_beside_a_table_or_of_other_channels_are_named() -> None:
@@ -809,7 +818,38 @@ def test_public_images_beside_a_table_or_of_other_channels_are_named() -> None:
     config.public_name = "digits"
     for shape, named in (((5,), r"\(5,\)"), ((8, 8, 4), r"\(8, 8, 4\)")):
         with pytest.raises(ConfigError, match=f"data.public_name = 'digits'.*shape {named}"):
-            lib.public_split(config, shape)
+            lib.public_split(config, shape, BYTES)
+
+
+TABLE = np.arange(60.0).reshape(20, 3)
+TYPES = {"numbers": TABLE, "ids": TABLE.astype(int), "bytes": TABLE.astype(np.uint8)}
+
+
+@pytest.mark.parametrize(("name", "public"), list(itertools.permutations(TYPES, 2)))
+def test_a_public_table_of_another_type_is_named(
+    name: str, public: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(directory: str, split: str, shape: interface.Shape) -> interface.Source:
+        pair = (TYPES[public], np.arange(20) % 2)
+        return lib.from_arrays(public, pair, pair)
+
+    monkeypatch.setitem(lib.SOURCES._pieces, public, load)
+    dtype = lib.from_arrays(name, *[(TYPES[name], np.arange(20) % 2)] * 2).train.dtype
+    said = f"^data.public_name = '{public}': expected samples of type {dtype}, as those"
+    with pytest.raises(ConfigError, match=said):
+        lib.public_split(config(public_name=public), (3,), dtype)
+
+
+def test_ids_and_images_are_no_public_set_for_each_other() -> None:
+    with pytest.raises(ConfigError, match="data.public_name = 'digits': .* type int32"):
+        lib.public_split(config(public_name="digits"), (8, 8, 1), np.dtype(np.int32))
+
+
+def test_public_images_may_be_bytes_beside_private_ones_in_0_to_1() -> None:
+    photos = lib.public_split(config(public_name="photos"), (8, 8, 1), np.dtype(np.float32))
+    assert photos.dtype == np.uint8
+    digits = lib.public_split(config(public_name="digits"), (8, 8, 1), BYTES)
+    assert digits.dtype == np.float32
 
 
 @pytest.mark.parametrize(("offset", "lost"), [(1.7e9, True), (1e6, False), (0.0, False)])

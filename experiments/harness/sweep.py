@@ -343,7 +343,7 @@ def _missing_data(config: ml_collections.ConfigDict) -> ConfigError | None:
     try:
         source = sources.source(config.data)
         if config.data.public_name:
-            sources.public_split(config.data, source.image_shape)
+            sources.public_split(config.data, source.image_shape, source.train.dtype)
     except ConfigError as error:
         if error.setting in ("data.name", "data.dir", "data.public_name", "data.public_dir"):
             return error

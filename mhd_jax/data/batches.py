@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,9 @@ from scipy import stats
 
 from mhd_jax import rng
 
-ORDERS_CACHED = 1024
+WALKERS_KEPT = 1024
+EPOCHS_KEPT = 2
+"""Of a walker: a call begins in the epoch in which the one before ended, or in the next."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,13 +100,25 @@ def repeats(size: int, batch_size: int) -> float:
     return (rest * (whole + 1) ** 2 + (size - rest) * whole**2) / batch_size
 
 
-@functools.lru_cache(maxsize=ORDERS_CACHED)
 def epoch_order(
     seed: int, purpose: str, client: int, size: int, epoch: int
 ) -> Int[np.ndarray, " size"]:
     """The order in which a client walks its `size` samples in one epoch."""
-    order = rng.generator(seed, purpose, client, epoch).permutation(size).astype(np.int32)
-    order.flags.writeable = False  # cached, so shared
+    return _orders(seed, purpose, client, size)(epoch)
+
+
+@functools.lru_cache(maxsize=WALKERS_KEPT)
+def _orders(
+    seed: int, purpose: str, client: int, size: int
+) -> Callable[[int], Int[np.ndarray, " size"]]:
+    """A walker's orders by epoch, of which the last ones are kept: each is as long as its data."""
+
+    @functools.lru_cache(maxsize=EPOCHS_KEPT)
+    def order(epoch: int) -> Int[np.ndarray, " size"]:
+        shuffled = rng.generator(seed, purpose, client, epoch).permutation(size).astype(np.int32)
+        shuffled.flags.writeable = False  # cached, so shared
+        return shuffled
+
     return order
 
 
@@ -193,7 +208,7 @@ def walks(
     begin, length = start * batch_size, (stop - start) * batch_size
     first, last = begin // sizes, -(-(begin + length) // sizes)
     epochs = last - first
-    if epochs.sum() <= ORDERS_CACHED // 2:  # the next call finds the unfinished epochs kept
+    if epochs.sum() <= WALKERS_KEPT // 2:  # the next call finds the unfinished epochs kept
         rows = [
             batch_indices(seed, purpose, client, size, batch_size, start, stop)
             for client, size in enumerate(sizes.tolist())

@@ -107,7 +107,7 @@ def _parts(
         rests=bool((private == 0).any()),
         frozen=sum(offset < config.clients.frozen for offset in offsets),
         visits=visits,
-        attackers=messages.make_attackers(config, method),
+        attackers=messages.make_attackers(config, method, clients, visits),
         privacy=privacy,
         brought=config.clients.offload == "host",
         paces=statistics.paces(clients.models, clients.sample),

@@ -74,11 +74,21 @@ READ_BY_METHODS: Mapping[str, tuple[str, ...]] = {
         ),
         _TEACHING,
     ),
-    **dict.fromkeys(("distill.nu_emb", "distill.split_nu_aux"), ("mhd",)),
+    **dict.fromkeys(("distill.nu_emb", "distill.split_nu_aux", "heads.aux"), ("mhd",)),
     **dict.fromkeys(("distill.fade_in", "exchange.mode"), ("mhd", "codistillation")),
     "average.every": ("fedavg", "gossip"),
 }  # fmt: skip
 """Settings of an exchange that some methods of ours alone read."""
+
+_RESNETS = tuple(name for name in models.MODELS.here() if name.startswith("resnet"))
+READ_BY_NETWORKS: Mapping[str, tuple[str, ...]] = {
+    "model.depth": ("mlp", "mlp_small", "mlp_large", "cnn", "vit"),
+    **dict.fromkeys(("model.stem", "model.remat", "model.signed_embedding"), _RESNETS),
+}
+"""Settings that some networks of ours alone read."""
+
+BY_CONFIDENCE = ("most_confident", "class_thresholds", "capped", "agreement", "reputation")
+"""Rules of ours that read `distill.confidence`."""
 
 
 def before_data(config: ml_collections.ConfigDict) -> None:
@@ -222,29 +232,10 @@ def _check_alignment(
 
 def _warn_of_idle_settings(config: ml_collections.ConfigDict, method: methods.Method) -> None:
     """Says which settings have no effect, or hardly any, in a run of this length."""
-    steps, distils = config.train.steps, method.distillation is not None
-    follows = distils and not method.hears_everybody
+    follows = method.distillation is not None and not method.hears_everybody
     idle = {
-        "distill.fade_in": (
-            follows and config.distill.fade_in == 1,
-            "distillation reaches its full weight at the last step only",
-        ),
-        "exchange.every": (
-            distils and steps > 1 and config.exchange.every >= steps,
-            f"of {steps:,} steps only the first distils",
-        ),
-        "attack.clients": (
-            config.attack.name == attacks.NONE and bool(config.attack.clients),
-            "nobody lies while attack.name = none",
-        ),
-        "attack.start": (
-            config.attack.name != attacks.NONE and config.attack.start >= steps,
-            f"in {steps:,} steps nobody lies",
-        ),
-        "train.steps_per_call": (
-            config.train.steps_per_call > 1 and config.clients.offload == "host",
-            "1 with clients.offload = host, which brings the clients of each step",
-        ),
+        **_idle_of_run(config, method, follows),
+        **_never_due(config, method, follows),
         **_idle_of_data(config.data),
         **_idle_of_graph(config, method, follows),
         **_idle_of_teachers(config, method),
@@ -253,6 +244,75 @@ def _warn_of_idle_settings(config: ml_collections.ConfigDict, method: methods.Me
     for name, (holds, what) in (*idle.items(), *_idle_of_pieces(config).items()):
         if holds:
             logging.warning("%s = %s: %s", name, values[name], what)
+
+
+def _idle_of_run(
+    config: ml_collections.ConfigDict, method: methods.Method, follows: bool
+) -> dict[str, tuple[bool, str]]:
+    """Settings of the run as a whole, whether they are idle, and why."""
+    steps, chosen = config.train.steps, method.distillation
+    active = config_lib.default_config().clients.active
+    teaches = config.method in _TEACHING and _ours("method", config.method)
+    weighs = chosen is not None and bool(chosen.nu_pred or chosen.nu_emb)
+    return {
+        "method": (
+            teaches and not weighs,
+            "nothing is distilled, as all weights (distill.nu_...) are 0, or no head reads another",
+        ),
+        "distill.fade_in": (
+            follows and config.distill.fade_in == 1,
+            "distillation reaches its full weight at the last step only",
+        ),
+        "exchange.every": (
+            chosen is not None and steps > 1 and config.exchange.every >= steps,
+            f"of {steps:,} steps only the first distils",
+        ),
+        "exchange.embedding_width": (
+            config.exchange.embedding_width > 0 and not (chosen is not None and chosen.nu_emb),
+            "no effect, as no embeddings are published",
+        ),
+        "attack.clients": (
+            config.attack.name == attacks.NONE and bool(config.attack.clients),
+            "nobody lies while attack.name = none",
+        ),
+        "clients.active": (
+            method.pooled and config.clients.active != active,
+            f"no effect, as {config.method} trains one model in every step",
+        ),
+        "train.steps_per_call": (
+            config.train.steps_per_call > 1 and config.clients.offload == "host",
+            "1 with clients.offload = host, which brings the clients of each step",
+        ),
+    }
+
+
+def _never_due(
+    config: ml_collections.ConfigDict, method: methods.Method, follows: bool
+) -> dict[str, tuple[bool, str]]:
+    """Settings of what comes for the first time after some steps, whether the run is over by then.
+
+    All of them may have their defaults, which suit longer runs.
+    """
+    steps, ours = config.train.steps, _ours("method", config.method)
+    averages = ours and config.method in READ_BY_METHODS["average.every"]
+    rounds = ours and isinstance(method.when, methods.Rounds)
+    stale = follows and config.exchange.mode == "stale"
+    first = {  # the step, counted from 0
+        "average.every": (averages, config.average.every - 1, "nobody averages"),
+        "rounds.private_steps": (
+            rounds, config.rounds.private_steps, "no round gets as far as its public steps",
+        ),
+        "exchange.refresh_steps": (
+            stale, config.exchange.refresh_steps, "nobody reads other snapshots than the first",
+        ),
+        "attack.start": (
+            config.attack.name != attacks.NONE, config.attack.start, "nobody lies",
+        ),
+    }  # fmt: skip
+    return {
+        name: (applies and step >= steps, f"in {steps:,} steps {what}")
+        for name, (applies, step, what) in first.items()
+    }
 
 
 def _idle_of_data(chosen: ml_collections.ConfigDict) -> dict[str, tuple[bool, str]]:
@@ -274,14 +334,18 @@ def _idle_of_graph(
     config: ml_collections.ConfigDict, method: methods.Method, follows: bool
 ) -> dict[str, tuple[bool, str]]:
     """Settings of the graph, whether they are idle, and why."""
-    chosen, everybody = config.graph, f"with {config.method} everybody reads everybody"
-    why = everybody if method.hears_everybody else f"{config.method} averages with all neighbours"
-    deaf = method.exchanges and not follows
+    chosen, own = config.graph, bool(method.own_graph)
+    why = f"{config.method} averages with all neighbours"
+    if own:
+        who = "everybody reads everybody" if method.hears_everybody else "nobody reads anybody"
+        why = f"with {config.method} {who}"
     lost = "no message ever arrives" if follows else why
     return {
-        "graph.name": (method.hears_everybody and chosen.name != "complete", everybody),
-        "graph.drop": (follows and chosen.drop == 1 or deaf and chosen.drop > 0, lost),
-        "graph.peers_per_step": (deaf and chosen.peers_per_step > 0, why),
+        "graph.name": (own and chosen.name != "complete", why),
+        "graph.sequence": (own and bool(chosen.sequence), why),
+        "graph.every": (own and chosen.every > 0, why),
+        "graph.drop": (chosen.drop == 1 if follows else chosen.drop > 0, lost),
+        "graph.peers_per_step": (not follows and chosen.peers_per_step > 0, why),
     }
 
 
@@ -300,12 +364,25 @@ def _idle_of_teachers(
         )
         for name in ("rule", "confidence", "temperature", "include_self", "same_rank")
     }
+    unaligned = "no effect, as nothing is aligned"
     frequencies = bool(given.class_frequencies) and not chosen.aligns
-    idle["distill.class_frequencies"] = (frequencies, "no effect, as nothing is aligned")
-    unread = given.publish_label_shares and chosen.rule != "label_share"
-    unread = unread and _ours("distill.rule", chosen.rule)
-    told = f"published, but distill.rule = {chosen.rule} does not read it"
-    idle["distill.publish_label_shares"] = (unread, told)
+    idle["distill.class_frequencies"] = (frequencies, unaligned)
+    snapshots = method.snapshot_rounds or config.exchange.mode == "stale"
+    momentum = given.alignment_momentum != usual.alignment_momentum
+    by_batch = "no effect on snapshots, which are aligned by the mean of each batch"
+    idle["distill.alignment_momentum"] = (
+        momentum and (snapshots or not chosen.aligns), by_batch if chosen.aligns else unaligned,
+    )  # fmt: skip
+    alone = given.mixup > 0 and config.data.public_batch_size == 1
+    idle["distill.mixup"] = (alone, "no effect with data.public_batch_size = 1: there is no other")
+    known = _ours("distill.rule", chosen.rule)
+    unread = f"distill.rule = {chosen.rule} does not read it"
+    shares = known and given.publish_label_shares and chosen.rule != "label_share"
+    idle["distill.publish_label_shares"] = (shares, f"published, but {unread}")
+    if given.confidence == chosen.confidence != usual.confidence:
+        unsure = known and chosen.rule not in BY_CONFIDENCE
+        sent = "published, but " if chosen.publishes_energy else ""
+        idle["distill.confidence"] = (unsure, sent + unread)
     return idle
 
 
@@ -316,21 +393,36 @@ def _idle_of_pieces(config: ml_collections.ConfigDict) -> dict[str, tuple[bool, 
     """
     given = config_lib.flatten(config)
     usual = config_lib.flatten(config_lib.default_config())
+    readings = [
+        *((name, *reading) for name, reading in READ_BY.items()),
+        *((name, "method", readers) for name, readers in READ_BY_METHODS.items()),
+        *((name, "model.name", readers) for name, readers in READ_BY_NETWORKS.items()),
+    ]
     found = {}
-    of_methods = {name: ("method", readers) for name, readers in READ_BY_METHODS.items()}
-    for name, (picks, readers) in {**READ_BY, **of_methods}.items():
-        chosen = (given[picks],)
-        if picks == "graph.name" and config.graph.sequence:
-            picks, chosen = "graph.sequence", config.graph.sequence
+    for name, picks, readers in readings:
+        picks, chosen = _picked(config, picks)
         idle = given[name] != usual[name] and not set(readers) & set(chosen)
         why = f"no effect with {picks} = {', '.join(chosen)}, only with {' or '.join(readers)}"
         found[name] = (idle and all(_ours(picks, piece) for piece in chosen), why)
     return found
 
 
+def _picked(config: ml_collections.ConfigDict, picks: str) -> tuple[str, tuple[str, ...]]:
+    """The setting that really picks where `picks` does by default, and the pieces it names."""
+    if picks == "graph.name" and config.graph.sequence:
+        return "graph.sequence", config.graph.sequence
+    if picks == "model.name" and config.clients.models:
+        return "clients.models", tuple(dict.fromkeys(name for name, _ in config.clients.models))
+    return picks, (config_lib.flatten(config)[picks],)
+
+
 def _ours(setting: str, name: str) -> bool:
     """Whether the piece of this name is the package's."""
-    registries = {**NAMED, graph.GRAPHS.setting: graph.GRAPHS, "graph.sequence": graph.GRAPHS}
+    registries: dict[str, Registry[Any]] = {
+        **NAMED,
+        **dict.fromkeys((graph.GRAPHS.setting, "graph.sequence"), graph.GRAPHS),
+        **dict.fromkeys((models.MODELS.setting, "clients.models"), models.MODELS),
+    }
     registry = registries.get(setting)
     if registry is None or name not in registry:
         return True  # a word, such as the modes of exchange

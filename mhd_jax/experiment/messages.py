@@ -17,6 +17,7 @@ from mhd_jax.data.batches import Visits
 from mhd_jax.data.order import Federation
 from mhd_jax.errors import ConfigError
 from mhd_jax.experiment.clients import Clients
+from mhd_jax.inputs import network_input
 from mhd_jax.models import shapes
 from mhd_jax.parallel import Layout
 from mhd_jax.routes import Routes
@@ -137,13 +138,41 @@ def make_visits(
 
 
 def make_attackers(
-    config: ml_collections.ConfigDict, method: methods.Method
+    config: ml_collections.ConfigDict, method: methods.Method, clients: Clients, visits: Visits
 ) -> attacks.Attackers | None:
-    """Who lies about what the method sends; see `attacks.make`."""
+    """Who lies about what the method sends, tried on shapes of it; see `attacks.make`."""
     chosen = method.distillation
     predictions = chosen is not None and bool(chosen.nu_pred)
     vectors = method.averaging is not None or chosen is not None and bool(chosen.nu_emb)
-    return attacks.make(config, predictions=predictions, vectors=vectors)
+    liars = attacks.make(config, predictions=predictions, vectors=vectors)
+    if liars is None:
+        return None
+    rows = config.data.public_batch_size // visits.count // clients.layout.data_devices
+    heads = chosen.published_heads(clients.models[0].num_heads) if chosen else 0
+    scores = (config.clients.num, rows, heads, clients.num_classes)
+    liars.check(
+        jax.ShapeDtypeStruct(scores, jnp.float32) if predictions else None,
+        network_input(clients.sample, rows),
+        [
+            jax.ShapeDtypeStruct((config.clients.num, *shape), jnp.float32)
+            for shape in _vectors(config, method, clients, rows)
+        ],
+    )
+    return liars
+
+
+def _vectors(
+    config: ml_collections.ConfigDict, method: methods.Method, clients: Clients, rows: int
+) -> list[tuple[int, ...]]:
+    """The different shapes of what a client sends beside predictions."""
+    found: set[tuple[int, ...]] = set()
+    if method.distillation is not None and method.distillation.nu_emb:
+        width = sent_width(config, method, clients)
+        found |= {(rows, width or own) for own in clients.embedding_widths}
+    if method.averaging is not None:  # of clients that are all alike
+        sent = shapes.variable_shapes(clients.models[0], clients.sample)
+        found |= {leaf.shape for leaf in jax.tree.leaves(sent)}
+    return sorted(found)
 
 
 def make_ledgers(

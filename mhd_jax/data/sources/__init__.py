@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from mhd_jax.data.sources.arrays import ArraySplit, from_arrays
@@ -86,7 +87,7 @@ def source(config: ConfigDict) -> Source:
     return first_classes(found, config.num_classes if "num_classes" in config else 0)
 
 
-def public_split(config: ConfigDict, image_shape: Shape) -> Split:
+def public_split(config: ConfigDict, image_shape: Shape, dtype: np.dtype) -> Split:
     """The images of another dataset as the public set; nobody reads its labels.
 
     Args:
@@ -95,9 +96,11 @@ def public_split(config: ConfigDict, image_shape: Shape) -> Split:
         below the directory, whatever its folders are called.
       image_shape: the shape of the private images, to which the public ones are resized and, if
         need be, turned from colour to grey or back.
+      dtype: of the private samples, which that of the public ones has to fit.
 
     Raises:
-      ConfigError: as `source`, naming the `data.public_...` settings.
+      ConfigError: as `source`, naming the `data.public_...` settings; or samples of another shape
+        or type.
     """
     directory = config.public_dir or config.dir
     alike = f"samples of shape {image_shape}, as those of data.name are"
@@ -114,7 +117,20 @@ def public_split(config: ConfigDict, image_shape: Shape) -> Split:
         raise ConfigError(setting, error.value, accepted) from error
     if found.image_shape != tuple(image_shape):
         raise ConfigError("data.public_name", config.public_name, alike)
+    _check_type(config.public_name, found, dtype)
     return found
+
+
+def _check_type(name: str, public: Split, dtype: np.dtype) -> None:
+    """Raises `ConfigError` where public samples are not numbers of the kind of the private ones.
+
+    Both are normalised alike. Normalisation divides bytes by 255, so that images in uint8 fit those
+    in floating point, which lie in 0..1; numbers of tables and series may lie anywhere.
+    """
+    images = len(public.image_shape) == 3 and not (is_ids(dtype) or is_ids(public.dtype))
+    if public.dtype != dtype and not images:
+        accepted = f"samples of type {dtype}, as those of data.name are, not {public.dtype}"
+        raise ConfigError("data.public_name", name, accepted)
 
 
 PRIVATE, TEST = "the clients' own images", "the test images"

@@ -206,8 +206,6 @@ def from_arrays(
         for where, pair in given
     )
     classes = max(int(known.labels.max()), int(held_out.labels.max())) + 1
-    if max(classes, len(class_names)) < 2:
-        raise ConfigError("data.name", name, "at least 2 classes, not 1")
     names = as_names(class_names, classes)
     silos = _silos(name, clients, len(known)) if len(clients) else None
     mean, std = statistics(name, known.image_shape[-1])

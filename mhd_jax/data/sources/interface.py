@@ -35,6 +35,9 @@ AS_STORED: Shape = (0, 0, 0)
 FEWEST = 2
 """Fewest samples a client may have."""
 
+FEWEST_CLASSES = 2
+"""With fewer there is nothing to tell apart."""
+
 COMPARED = 256
 """Samples of a split, at most, that go into a data set's fingerprint."""
 
@@ -241,12 +244,14 @@ def first_classes(source: Source, count: int) -> Source:
     """The data set less all classes but the first `count`; 0 keeps all.
 
     Raises:
-      ConfigError: fewer than 2 classes, or more than there are.
+      ConfigError: fewer than `FEWEST_CLASSES`, or more than there are.
     """
     if count == 0 or count == source.num_classes:
         return source
-    if not 2 <= count <= source.num_classes:
-        accepted = f"0 for all, or 2 to {source.num_classes} classes of {source.name}"
+    if not FEWEST_CLASSES <= count <= source.num_classes:
+        accepted = (
+            f"0 for all, or {FEWEST_CLASSES} to {source.num_classes} classes of {source.name}"
+        )
         raise ConfigError("data.num_classes", count, accepted)
 
     def kept(split: Split) -> Int[np.ndarray, " n"]:
@@ -432,7 +437,7 @@ def part(split: str, num_samples: int) -> slice:
 
 
 def check_source(found: Source, name: str) -> None:
-    """Looks at the types, the shapes and the labels of a source, and at its first image.
+    """Looks at the types, the shapes, the classes and the labels of a source, and its first image.
 
     Raises:
       ConfigError: naming what was expected.
@@ -446,6 +451,8 @@ def check_source(found: Source, name: str) -> None:
             (part, split, split.images(np.zeros(1, np.int64)), split.labels)
             for part, split in (("train", found.train), ("test", found.test))
         ]
+    if classes < FEWEST_CLASSES:
+        raise ConfigError("data.name", name, f"at least {FEWEST_CLASSES} classes, not {classes}")
     if odd := [one for one in found.class_names if not isinstance(one, str)]:
         raise ConfigError("data.name", name, f"class names that are text, not {odd[0]!r}")
     if len(found.mean) not in (0, shape[-1]) or len(found.std) != len(found.mean):
