@@ -39,3 +39,16 @@ def test_the_embedding_has_both_signs_and_a_fixed_length() -> None:
     (_, embedding), _ = model.init_with_output(jax.random.key(1), x, train=True)
     assert (np.asarray(embedding) < 0).mean() > 0.3
     np.testing.assert_allclose(np.linalg.norm(embedding, axis=1), 8.0, rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn"])
+@pytest.mark.parametrize(("norm", "biases"), [("batch", False), ("group", True)])
+def test_there_is_no_bias_in_front_of_batch_normalisation(
+    name: str, norm: str, biases: bool
+) -> None:
+    model = build({"name": name, "norm": norm, "width": 8}, num_classes=4, num_heads=1)
+    variables = jax.eval_shape(
+        lambda key: model.init(key, jnp.zeros((2, 8, 8, 1)), train=True), jax.random.key(0)
+    )
+    dense = [layer for at, layer in variables["params"]["network"].items() if "Dense" in at]
+    assert dense and all(("bias" in layer) == biases for layer in dense)

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from mhd_jax.models.classifier import EmbeddingFactory, ModelSettings
 from mhd_jax.models.conv import Conv
-from mhd_jax.models.norm import norm
+from mhd_jax.models.norm import has_bias_before, norm
 
 
 class CNN(nn.Module):
@@ -38,7 +38,8 @@ class CNN(nn.Module):
             features, stride = self.width * 2**layer, 1 if layer == 0 else 2
             x = Conv(features, stride=stride, dtype=self.dtype, lowering=self.conv)(x)
             x = nn.relu(norm(self.norm, self.dtype)(x, train))
-        x = nn.Dense(x.shape[-1], dtype=self.dtype)(x.mean((1, 2)))
+        bias = has_bias_before(self.norm)
+        x = nn.Dense(x.shape[-1], use_bias=bias, dtype=self.dtype)(x.mean((1, 2)))
         return norm(self.norm, self.dtype)(x, train)
 
 

@@ -11,7 +11,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from mhd_jax.models.classifier import EmbeddingFactory, ModelSettings
-from mhd_jax.models.norm import norm
+from mhd_jax.models.norm import has_bias_before, norm
 
 
 class MLP(nn.Module):
@@ -36,10 +36,11 @@ class MLP(nn.Module):
     def __call__(self, x: Float[Array, "B ..."], train: bool) -> Float[Array, "B D"]:
         """Embeddings of images of any shape."""
         x = x.reshape(x.shape[0], -1).astype(self.dtype)
+        bias = has_bias_before(self.norm)
         for _ in range(self.depth):
-            x = norm(self.norm, self.dtype)(nn.Dense(self.width, dtype=self.dtype)(x), train)
-            x = nn.relu(x)
-        x = nn.Dense(max(1, self.width // 2), dtype=self.dtype)(x)
+            x = nn.Dense(self.width, use_bias=bias, dtype=self.dtype)(x)
+            x = nn.relu(norm(self.norm, self.dtype)(x, train))
+        x = nn.Dense(max(1, self.width // 2), use_bias=bias, dtype=self.dtype)(x)
         return norm(self.norm, self.dtype)(x, train)
 
 

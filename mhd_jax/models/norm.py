@@ -183,3 +183,12 @@ def norm(
         return BatchNorm(dtype=dtype, name=name, scale_init=scale_init)
     groups = 1 if kind == "layer" else 0
     return GroupNorm(groups=groups, dtype=dtype, name=name, scale_init=scale_init)
+
+
+def has_bias_before(kind: str) -> bool:
+    """Whether a layer in front of this normalisation has use for a bias.
+
+    Batch normalisation takes out again what is added to all samples. The gradient of such a bias is
+    rounding noise, which Adam turns into steps as long as any other's.
+    """
+    return kind != "batch"
