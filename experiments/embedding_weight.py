@@ -15,10 +15,9 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 
 from experiments.harness import keel, sequences, sweep, worst
-from experiments.harness.candidates import DIRICHLET, Settings
+from experiments.harness.candidates import DATA, DIRICHLET, Settings
 from experiments.harness.presets import Preset
 from experiments.harness.study import Cell, Record, Study, slug
-from experiments.robustness import DATA
 
 WEIGHTS = (0.2, 0.0, 0.05, 0.5, 1.0)
 """Values of `distill.nu_emb`, the default first."""

@@ -11,15 +11,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from matplotlib.figure import Figure
 
 from experiments.harness import sweep, worst
+from experiments.harness.candidates import DATA, Settings
 from experiments.harness.presets import Preset
 from experiments.harness.study import Cell, Record, Study
-
-Settings = Mapping[str, Any]
 
 ANYWHERE: dict[str, Settings] = {
     "nothing changed": {},
@@ -49,10 +47,6 @@ ANYWHERE: dict[str, Settings] = {
 }
 """What is changed, whatever the data."""
 
-DATA: dict[str, Settings] = {
-    "digits": {},
-    "CIFAR-10": {"data.name": "cifar10", "data.image_size": 16},
-}
 SOMEWHERE: dict[str, Mapping[str, Settings]] = {
     "digits": {
         "26 public images": {"data.public_fraction": 0.02},
@@ -74,7 +68,7 @@ def cells(preset: Preset) -> list[Cell]:
     del preset
     return [
         _cell(data, label, changes)
-        for data in DATA
+        for data in SOMEWHERE
         for label, changes in {**ANYWHERE, **SOMEWHERE[data]}.items()
     ]
 

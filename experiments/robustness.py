@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 
 from experiments.harness import sweep, worst
-from experiments.harness.candidates import ALL_PEERS, CANDIDATES, DIRICHLET, Settings
+from experiments.harness.candidates import ALL_PEERS, CANDIDATES, DATA, DIRICHLET, Settings
 from experiments.harness.presets import Preset
 from experiments.harness.study import Cell, Record, Study
 
@@ -31,14 +31,6 @@ CHANGED: dict[str, Settings] = {
 }
 """What is left out or added, one at a time, where all peers teach in every step."""
 
-DATA: dict[str, Settings] = {
-    "digits": {},
-    "digits at 28 px": {"data.image_size": 28},
-    "CIFAR-10": {"data.name": "cifar10", "data.image_size": 16},
-    "Tiny ImageNet": {
-        "data.name": "tiny_imagenet32", "data.image_size": 16, "data.num_classes": 20,
-    },
-}  # fmt: skip
 # Convolutions of stacked seeds take longer to compile than they save.
 CNN: Settings = {"model.name": "cnn", "model.width": 8, "num_seeds": 1}
 RESNET: Settings = {"model.name": "resnet8", "model.width": 8, "num_seeds": 1}

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -140,13 +141,13 @@ def restarted(opt_state: PyTree, fresh: PyTree, where: Bool[Array, ""]) -> PyTre
     return jax.tree.map(chosen, opt_state, fresh, is_leaf=_is_clock)
 
 
-_CLOCKS = (
-    optax.ScaleByScheduleState,
-    type(optax.WrappedSchedule(optax.constant_schedule(0.0)).init()),  # has no public name
-)
-"""What schedules have in a state: `optax.inject_hyperparams` has one of the second for each."""
-
-
 def _is_clock(part: Any) -> bool:
     """Whether a part of an optimiser's state counts the steps of a schedule."""
-    return isinstance(part, _CLOCKS)
+    return isinstance(part, _clocks())
+
+
+@functools.cache  # not when this module is imported, as it wakes up the devices
+def _clocks() -> tuple[type, ...]:
+    """What schedules have in a state: `optax.inject_hyperparams` has one of the second for each."""
+    injected = jax.eval_shape(lambda: optax.WrappedSchedule(optax.constant_schedule(0.0)).init())
+    return optax.ScaleByScheduleState, type(injected)  # the second has no public name

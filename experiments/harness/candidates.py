@@ -31,6 +31,16 @@ FORMER: Settings = {
 DIRICHLET: Settings = {"partition.name": "dirichlet", "partition.alpha": 0.1}
 """Many clients have one class, and some a handful of samples."""
 
+DATA: Mapping[str, Settings] = {
+    "digits": {},
+    "digits at 28 px": {"data.image_size": 28},
+    "CIFAR-10": {"data.name": "cifar10", "data.image_size": 16},
+    "Tiny ImageNet": {
+        "data.name": "tiny_imagenet32", "data.image_size": 16, "data.num_classes": 20,
+    },
+}  # fmt: skip
+"""Images on which defaults are tried."""
+
 CANDIDATES: dict[str, Settings] = {
     "defaults": {},
     "MHD (no alignment)": PAPER,
