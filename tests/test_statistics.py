@@ -18,6 +18,7 @@ import mhd_jax
 from mhd_jax import models, record
 from mhd_jax.models import bridge, shapes, statistics
 from mhd_jax.models.classifier import MultiHeadClassifier
+from mhd_jax.models.norm import norm
 from mhd_jax.step import private
 from tests import small
 
@@ -135,10 +136,19 @@ class Early(nn.Module):
         return x.mean(axis=2)
 
 
-@pytest.mark.parametrize("network", [Normed(), NormedNnx, Early(), "mlp"])
+class OursNormed(nn.Module):
+    """The same with the layer of the built-in networks."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        x = nn.Dense(16)(x.reshape(len(x), -1))
+        return norm("batch", jnp.float32)(x, train)
+
+
+@pytest.mark.parametrize("network", [Normed(), NormedNnx, Early(), OursNormed()])
 def test_gradients_of_public_samples_pass_through_batch_normalisation(network: Any) -> None:
     """What its statistics will undo has none; values are those of evaluation."""
-    model = classifier(network, norm="batch" if network == "mlp" else "default")
+    model = classifier(network)
     x = np.random.default_rng(0).normal(size=(8, *SAMPLE)).astype(np.float32)
     variables = model.init(bridge.keys(jax.random.key(0)), x, train=False)
     stats = variables["batch_stats"]
