@@ -76,8 +76,7 @@ STUDY = Study(
         "8 clients unless the row says otherwise, complete graph, 4 auxiliary heads and 1,000 "
         "steps. Photographs are at 16 px; of Tiny ImageNet the first 20 classes. Tables, words and "
         "series are those of `experiments.held_out` and `experiments.sequences`.",
-        "A row counts as collapsed if any auxiliary head of any client, in any seed, is no better "
-        "than always predicting one class.",
+        worst.WHAT_COLLAPSES,
     ),
     extra=worst.verdict,
 )

@@ -67,8 +67,7 @@ STUDY = Study(
         "8 clients, complete graph, dense network with 4 auxiliary heads, 1,000 steps. s = 100 and "
         "Dirichlet 0.1 say how labels are divided between clients. How batch normalisation takes "
         "its statistics was changed after a look at these tables.",
-        "A row counts as collapsed if any auxiliary head of any client, in any seed, is no better "
-        "than always predicting one class.",
+        worst.WHAT_COLLAPSES,
     ),
     extra=worst.verdict,
 )

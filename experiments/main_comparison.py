@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from experiments.harness import sweep
-from experiments.harness.candidates import CHANGES, METHODS, WHAT_IS_OURS
+from experiments.harness.candidates import CHANGES, METHODS, SAME_FOR_ALL, WHAT_IS_OURS
 from experiments.harness.presets import Preset
 from experiments.harness.study import Cell, Record, Study
 from experiments.harness.tables import grid
@@ -65,8 +65,7 @@ STUDY = Study(
     definitions=(
         WHAT_IS_OURS,
         "With mixup, up to a quarter of another public sample is mixed into each.",
-        "All methods take the same number of steps with the same batches, optimiser and learning "
-        "rate. These were chosen for aligned MHD; nothing was tuned for the other methods.",
+        SAME_FOR_ALL,
         "Supervised is one model on all private data, in the steps and batch of a single client.",
         "FedAvg and gossip average parameters (of everybody; of graph neighbours) every "
         "`average.every` steps, all clients taking part, momentum staying with its client; "

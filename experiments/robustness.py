@@ -119,8 +119,7 @@ STUDY = Study(
         "8 clients, complete graph, 4 auxiliary heads and 1,000 steps unless the row says "
         "otherwise; networks are the built-in ones, cnn and resnet8 of width 8.",
         "Photographs are at 16 px; of Tiny ImageNet the first 20 classes.",
-        "A row counts as collapsed if any auxiliary head of any client, in any seed, is no better "
-        "than always predicting one class.",
+        worst.WHAT_COLLAPSES,
     ),
     extra=worst.verdict,
 )

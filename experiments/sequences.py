@@ -77,8 +77,7 @@ STUDY = Study(
         "steps and at least 400 series, training and test parts together.",
         "A fifth of the samples, drawn once, are for testing. 8 clients, complete graph, 4 "
         "auxiliary heads, 1,000 steps.",
-        "A row counts as collapsed if any auxiliary head of any client, in any seed, is no better "
-        "than always predicting one class.",
+        worst.WHAT_COLLAPSES,
     ),
     extra=worst.verdict,
 )

@@ -360,15 +360,14 @@ def _check_choices(name: str, made: Method, steps: int) -> None:
         if not isinstance(value, kind | None):
             accepted = f"a Method whose {field} is a {kind.__name__} or None, not {value!r}"
             raise ConfigError("method", name, accepted)
-    accepted = WEIGHTS
     for shown in (np.arange(3), made.steps_shown(steps)):
-        with of_piece("method", name, accepted):
+        with of_piece("method", name, WEIGHTS):
             weights = made.weights(shown)
         if weights.shape != (len(shown), 2):
             found = f"not of shape {weights.shape} for {len(shown)} steps"
-            raise ConfigError("method", name, f"{accepted}, {found}")
+            raise ConfigError("method", name, f"{WEIGHTS}, {found}")
     if len(odd := np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)).all(axis=1))):
-        accepted = f"{accepted}, of 0 or more, not {weights[odd[0]].tolist()} in step {odd[0]}"
+        accepted = f"{WEIGHTS}, of 0 or more, not {weights[odd[0]].tolist()} in step {odd[0]}"
         raise ConfigError("method", name, accepted)
     if made.snapshot_rounds and not isinstance(made.when, Rounds):
         accepted = "a Method whose `when` is Rounds, as it has snapshot_rounds"

@@ -204,9 +204,9 @@ class Stepper:
         with jax.transfer_guard("allow"):  # a graph of one's own may be made with jax.numpy
             rows, steps = self.experiment.parts.steps_per_call, self.experiment.config.train.steps
             stop = step + rows
-            return self.experiment.schedule.inputs(
-                step, min(stop, steps) if step < steps else stop, rows
-            )
+            if step < steps:  # benchmarks go on behind the last one
+                stop = min(stop, steps)
+            return self.experiment.schedule.inputs(step, stop, rows)
 
 
 class Passage:

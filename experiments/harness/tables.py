@@ -77,7 +77,7 @@ def in_short(record: Record) -> str:
 def markdown(study: Study, records: Sequence[Record]) -> str:
     """The table of a study, with the facts that belong to it."""
     wide = any(record.column for record in records)
-    parts = [side_by_side(records) if wide else _table(study, records), _facts(records)]
+    parts = [side_by_side(records) if wide else _table(study, records), _facts(records, wide)]
     if study.definitions:
         parts.append("Definitions: " + " ".join(study.definitions))
     if study.extra is not None:
@@ -158,7 +158,7 @@ def _cells(record: Record, ranks: int, width: int) -> list[str]:
     ]
 
 
-def _facts(records: Sequence[Record]) -> str:
+def _facts(records: Sequence[Record], wide: bool) -> str:
     first = records[0]
     minutes = sum(record.wall_seconds for record in records) / 60
     steps = sorted({record.config["train"]["steps"] for record in records})
@@ -171,7 +171,6 @@ def _facts(records: Sequence[Record]) -> str:
         " and ".join(dict.fromkeys(f"{r.hardware} ({r.device})" for r in records)),
         f"{minutes:.0f} minute{'s' if round(minutes) != 1 else ''} for these rows",
     ]
-    wide = any(record.column for record in records)
     explained = (
         "Mean ± standard deviation over seeds of the mean over clients. ",
         ""

@@ -19,6 +19,12 @@ from mhd_jax.results import Spread
 COLLAPSED = 1.02
 """A head has collapsed if its shared accuracy is below so many times that of naming one class."""
 
+WHAT_COLLAPSES = (
+    "A row counts as collapsed if any auxiliary head of any client, in any seed, is no better than "
+    "always predicting one class."
+)
+"""Stands below tables with a `verdict`."""
+
 
 class Worst(NamedTuple):
     """The worst of some rows, means over seeds and clients.
