@@ -15,6 +15,7 @@ from experiments import (
     main_comparison,
     many_clients,
     one_change,
+    photographs,
     public_data,
     ring,
     robustness,
@@ -50,15 +51,16 @@ EVERY = (
     embedding_weight.STUDY,
     held_out.STUDY,
     sequences.STUDY,
+    photographs.STUDY,
     liars.STUDY,
     tabular.STUDY,
     many_clients.STUDY,
     ring.STUDY,
 )
 """With those that have data sets and presets of their own: the grid of defaults, its rows with one
-change and the weight of embeddings (`grid`), the tables, words and series on which nothing was
-chosen (`held_out`), silos (`tabular`), liars, which attack the same clients in many ways, many
-clients (`many`), and the ring, whose public images are another data set's."""
+change and the weight of embeddings (`grid`), the tables, words, series and networks on which
+nothing was chosen (`held_out`), silos (`tabular`), liars, which attack the same clients in many
+ways, many clients (`many`), and the ring, whose public images are another data set's."""
 
 if __name__ == "__main__":
     sweep.main(*STUDIES)

@@ -125,8 +125,8 @@ def make(config: ml_collections.ConfigDict, folder: Path) -> None:
     Raises:
       ConfigError, WorkdirError, DivergedError, Interrupted: as `train.train_and_evaluate`.
     """
-    # After the command line is read, so that --help is quick; the first registers its networks.
-    from experiments.harness import sequence_networks  # noqa: F401
+    # After the command line is read, so that --help is quick; the first two register networks.
+    from experiments.harness import photo_networks, sequence_networks  # noqa: F401
     from mhd_jax import train
 
     begin = time.monotonic()

@@ -1,0 +1,77 @@
+# Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
+"""The defaults on photographs with networks that they were not chosen on.
+
+    python -m experiments.photographs --preset=held_out --workdir=runs/held_out --jobs=2
+
+No default was changed after a look at these networks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+from matplotlib.figure import Figure
+
+from experiments.harness import sweep, worst
+from experiments.harness.candidates import DATA, DIRICHLET, Settings
+from experiments.harness.presets import Preset
+from experiments.harness.study import Cell, Record, Study, slug
+
+NETWORKS: Mapping[str, str] = {
+    "dropout": "cnn with dropout",
+    "pooled": "cnn with mean pooling",
+    "mixer": "mixer",
+    "transformer": "transformer",
+}
+"""Networks of `experiments.harness.photo_networks`, and what the table calls them."""
+
+KINDS: Mapping[str, tuple[Settings, Collection[str]]] = {
+    "s = 100": ({}, ("CIFAR-10", "Tiny ImageNet")),
+    "Dirichlet 0.1": (DIRICHLET, ("CIFAR-10",)),
+}
+"""How labels are divided, and photographs on which that is tried."""
+
+COLUMN = "defaults"
+
+
+def cells(preset: Preset) -> list[Cell]:
+    del preset
+    return [
+        _cell(data, network, kind)
+        for kind, (_, tried) in KINDS.items()
+        for data in tried
+        for network in NETWORKS
+    ]
+
+
+def _cell(data: str, network: str, kind: str) -> Cell:
+    changes = {
+        "train.steps": 1000, "model.name": f"photo_{network}", **DATA[data], **KINDS[kind][0],
+    }  # fmt: skip
+    label = f"{data}, {NETWORKS[network]}"
+    return Cell(slug(f"{data} {network} {kind}"), label, changes, group=kind, column=COLUMN)
+
+
+def draw(records: Sequence[Record]) -> Figure:
+    """What every row gains over isolation and what main heads keep."""
+    return worst.draw(records, (COLUMN,))
+
+
+STUDY = Study(
+    "photographs",
+    "The defaults with other networks on photographs",
+    cells,
+    draw=draw,
+    definitions=(
+        "Photographs are at 16 px; of Tiny ImageNet the first 20 classes. Networks have 14,000 to "
+        "41,000 parameters: convolutions with dropout and a dense layer; convolutions with group "
+        "normalisation and mean pooling; a mixer and a transformer with patches of 4 x 4 pixels. "
+        "8 clients, complete graph, 4 auxiliary heads, 1,000 steps.",
+        worst.WHAT_COLLAPSES,
+    ),
+    extra=worst.verdict,
+)
+
+
+if __name__ == "__main__":
+    sweep.main(STUDY)
