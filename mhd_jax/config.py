@@ -310,7 +310,7 @@ def update(config: ml_collections.ConfigDict, settings: Mapping[str, Any]) -> No
         node = config
         for part in path:
             node = node[part]
-        value = _plain(value)
+        value = _without_numpy(value)
         if value is None or isinstance(value, bool) is not isinstance(node[leaf], bool):
             raise ConfigError(name, value, like(node[leaf]))
         try:
@@ -319,17 +319,17 @@ def update(config: ml_collections.ConfigDict, settings: Mapping[str, Any]) -> No
             raise ConfigError(name, value, like(node[leaf])) from error
 
 
-def _plain(value: Any) -> Any:
+def _without_numpy(value: Any) -> Any:
     """The same without types of NumPy, at any depth.
 
-    >>> _plain((np.int64(1), np.ones(2)))
+    >>> _without_numpy((np.int64(1), np.ones(2)))
     (1, (1.0, 1.0))
     """
     if isinstance(value, np.ndarray) and value.ndim:
-        return tuple(map(_plain, value))
+        return tuple(map(_without_numpy, value))
     if isinstance(value, np.generic | np.ndarray):
         return value.item()
-    return tuple(map(_plain, value)) if isinstance(value, tuple) else value
+    return tuple(map(_without_numpy, value)) if isinstance(value, tuple) else value
 
 
 def like(value: object) -> str:

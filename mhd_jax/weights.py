@@ -49,9 +49,8 @@ def named(given: Given | Sequence[Given]) -> str:
 
     The name is a hash of the contents, so a run cannot be resumed with other weights.
     """
-    given = [_plain(one) for one in given] if isinstance(given, list | tuple) else _plain(given)
     # A path's text: its bytes in an array are those of a pointer, which no other process has.
-    given = jax.tree.map(_as_text, given)
+    given = jax.tree.map(_as_text, _pure_tree(given))
     if isinstance(given, str):
         return given
     digest = 0
@@ -64,8 +63,10 @@ def named(given: Given | Sequence[Given]) -> str:
     return name
 
 
-def _plain(given: Any) -> Any:
+def _pure_tree(given: Any) -> Any:
     """Parameters and batch statistics of an NNX module or its state, as a tree by kind."""
+    if isinstance(given, list | tuple):
+        return [_pure_tree(one) for one in given]
     state = nnx.state(given) if isinstance(given, nnx.Module) else given
     if not isinstance(state, nnx.State):
         return given

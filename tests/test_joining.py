@@ -24,7 +24,7 @@ from mhd_jax import experiment as experiment_lib
 from mhd_jax.api import joining
 from mhd_jax.data.sources import silos
 from mhd_jax.errors import ConfigError, WorkdirError
-from mhd_jax.experiment import messages
+from mhd_jax.experiment import traffic
 from mhd_jax.reporting import terminal
 from mhd_jax.results import head_rows
 from tests import small
@@ -246,7 +246,7 @@ def test_what_frozen_clients_alone_could_read_is_not_sent() -> None:
     """On a cycle of three who all have weights, the last one is read by the first alone."""
     config = small.config(**SETTINGS, graph__name="cycle", clients__frozen=1)
     method, fed = methods.build(config), experiment_lib.build(small.config(**SETTINGS)).federations
-    (cut,) = messages.make_topologies(config, method, fed)
+    (cut,) = traffic.make_topologies(config, method, fed)
     assert cut.at(0).sum(axis=1).tolist() == [0, 1, 1]
     assert cut.at(0).any(axis=0).tolist().count(False) == 1
 

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from experiments import held_out
+from experiments import held_out, small_tables
 from experiments.harness import keel
 from experiments.harness.presets import PRESETS
 from mhd_jax.config import default_config, update
@@ -73,3 +73,10 @@ def test_every_table_is_a_row_of_each_kind_and_candidate():
     assert len({cell.name for cell in cells}) == len(cells)
     rows = {(cell.group, cell.label) for cell in cells}
     assert len(rows) == len(held_out.KINDS) * len(keel.TABLES)
+
+
+def test_every_small_table_is_a_row_of_each_kind():
+    assert not keel.TABLES.keys() & keel.SMALL_TABLES.keys()
+    cells = small_tables.cells(PRESETS["held_out"])
+    assert len({cell.name for cell in cells}) == len(cells)
+    assert len(cells) == len(small_tables.KINDS) * len(keel.SMALL_TABLES)

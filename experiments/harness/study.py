@@ -144,10 +144,10 @@ class Results:
         del kept["per_class"]
         if not self.bytes_to:
             del kept["bytes_to"]
-        return {name: _plain(value) for name, value in kept.items()}
+        return {name: _as_lists(value) for name, value in kept.items()}
 
 
-def _plain(value: Any) -> Any:
+def _as_lists(value: Any) -> Any:
     if not isinstance(value, np.ndarray):
         return value
     return (value.astype(int) if value.dtype == bool else value).tolist()

@@ -54,7 +54,6 @@ from mhd_jax.distill.losses import (
     prediction_loss,
     soft_cross_entropy,
 )
-from mhd_jax.distill.messages import NORMALISED, blank, readable
 from mhd_jax.distill.robust_rules import reputations
 from mhd_jax.distill.rules import (
     RULES,
@@ -74,6 +73,7 @@ from mhd_jax.distill.rules import (
     targets,
 )
 from mhd_jax.distill.screening import compared_width, heard, relation, screened, views
+from mhd_jax.distill.unreadable import NORMALISED, blank, readable
 
 __all__ = [
     "MARGINAL_FLOOR", "align", "mean_prediction", "Candidates", "Teachers", "candidates_along",

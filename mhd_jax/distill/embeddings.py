@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float
 
-from mhd_jax.distill.messages import blank
+from mhd_jax.distill.unreadable import blank
 from mhd_jax.edges import Edges, from_pairs
 
 

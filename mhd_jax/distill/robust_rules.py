@@ -1,7 +1,7 @@
 # Copyright 2026 The mhd-jax authors. SPDX-License-Identifier: Apache-2.0
 """Teacher rules that one or a few lying clients cannot steer at will.
 
-What cannot be read at all is dropped before any rule sees it (`messages.readable`).
+What cannot be read at all is dropped before any rule sees it (`distill.readable`).
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from mhd_jax.distill.candidates import Candidates, most_confident, random_candidate
 from mhd_jax.distill.confidence import ENERGY, confidence_of, neg_entropy
-from mhd_jax.distill.messages import blank
+from mhd_jax.distill.unreadable import blank
 from mhd_jax.edges import NOBODY, over_columns
 from mhd_jax.errors import ConfigError, of_piece
 from mhd_jax.registry import Registry, whole_batch

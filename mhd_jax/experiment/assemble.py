@@ -16,7 +16,7 @@ from mhd_jax.data import sources
 from mhd_jax.data.batches import Visits, repeats
 from mhd_jax.data.feed import Feed, Resident, device_memory
 from mhd_jax.data.order import Federation
-from mhd_jax.experiment import checks, messages
+from mhd_jax.experiment import checks, traffic
 from mhd_jax.experiment.clients import Clients, make_clients
 from mhd_jax.experiment.experiment import Experiment
 from mhd_jax.models import shapes, statistics
@@ -47,12 +47,12 @@ def build(
     federations = tuple(federation.federate(config, seed, source, other) for seed in seeds)
     checks.check(config, method, source.num_classes)
     checks.check_classes(federations)
-    topologies = messages.make_topologies(config, method, federations)
+    topologies = traffic.make_topologies(config, method, federations)
     planned = config.train.steps + max(config.train.steps_per_call, STEPS_PER_CALL)  # at most
     clients = make_clients(config, method, source, seeds, planned)
     if method.distillation is not None:
         checks.warn_of_small_clients(config, clients.by_batch, federations)
-    visits = messages.make_visits(config, method, topologies, clients.layout)
+    visits = traffic.make_visits(config, method, topologies, clients.layout)
     trained = federation.trained_on(method, federations)
     privacy = _privacy(config, clients, trained, _own_public(config, source, other))
     feed = federation.make_feed(
@@ -63,7 +63,7 @@ def build(
     readers = exchange.make_readers(config, method, topologies, seeds, config.train.steps, who)
     parts = dataclasses.replace(
         parts,
-        routes=messages.make_routes(topologies, readers, parts),
+        routes=traffic.make_routes(topologies, readers, parts),
         repeats=repeats(len(federations[0].public_indices), config.data.public_batch_size),
     )
     return Experiment(
@@ -74,7 +74,7 @@ def build(
         readers=readers,
         parts=parts,
         feed=feed,
-        ledgers=messages.make_ledgers(config, parts, readers[0], clients, topologies),
+        ledgers=traffic.make_ledgers(config, parts, readers[0], clients, topologies),
         memory=seating.host_memory(clients.roster) if parts.brought else None,
     )
 
@@ -102,12 +102,12 @@ def _parts(
         replicas=config.num_seeds,
         steps_per_call=_steps_per_call(config, clients.convolutional, feed),
         convolutional=clients.convolutional,
-        embedding_width=messages.sent_width(config, method, clients),
+        embedding_width=traffic.sent_width(config, method, clients),
         pauses=method.distillation is not None and bool((distilling == 0).any()),
         rests=bool((private == 0).any()),
         frozen=sum(offset < config.clients.frozen for offset in offsets),
         visits=visits,
-        attackers=messages.make_attackers(config, method, clients, visits),
+        attackers=traffic.make_attackers(config, method, clients, visits),
         privacy=privacy,
         brought=config.clients.offload == "host",
         paces=statistics.paces(clients.models, clients.sample),

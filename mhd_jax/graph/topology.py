@@ -45,7 +45,7 @@ class Topology:
       every: steps for which a graph stays in force; 0 means that the first one is the only one,
         asked afresh in every step if it is a function.
       peers_per_step: Δ, peers each client reads per step, drawn at random; 0 means all. -1
-        in the settings is stored as 0; `experiment.messages` may replace it by the method's own.
+        in the settings is stored as 0; `experiment.traffic` may replace it by the method's own.
       drop: probability that an edge is silent in a step.
     """
 

@@ -380,7 +380,7 @@ def to_json(value: Any, indent: int | None = None) -> str:
     >>> to_json({"loss": np.float32([0.1, 2])})
     '{"loss": [0.10000000149011612, 2.0]}'
     """
-    return without_infinity(json.dumps(value, default=_plain, indent=indent))
+    return without_infinity(json.dumps(value, default=_for_json, indent=indent))
 
 
 def without_infinity(text: str) -> str:
@@ -396,7 +396,7 @@ def without_infinity(text: str) -> str:
     return _STRING_OR_INFINITY.sub(lambda found: found[1] or "1e999", text)
 
 
-def _plain(value: Any) -> Any:
+def _for_json(value: Any) -> Any:
     if isinstance(value, ml_collections.ConfigDict):
         return value.to_dict()
     if hasattr(value, "__array__"):

@@ -181,7 +181,7 @@ def peers_of(
     assert chosen is not None and published.scores is not None
     own, reads, in_front = own_messages(parts, group), inputs.reads[group], None
     shares = _label_shares(parts, inputs, len(published.scores))
-    present = _present(parts, chosen, student, published, inputs, own)
+    present = _says_now(parts, chosen, student, published, inputs, own)
     if chosen.include_self and inputs.versions.size:
         # One's own present state is no snapshot: it joins the candidates in front.
         published = _with_present_in_front(published, present)
@@ -212,7 +212,7 @@ def _label_shares(
     return jnp.repeat(shares, published // len(shares), axis=0)
 
 
-def _present(
+def _says_now(
     parts: StepParts,
     chosen: Distillation,
     student: Predictions,
