@@ -142,17 +142,17 @@ def _kinds(together: Record, own_kind: Record) -> Finding:
 def _bytes(plain: Record, small: Record, fedavg: Record) -> Finding:
     """The small form counts if its last head is within 0.01 of float32's.
 
-    What it sends does not depend on the network; FedAvg sends 4 bytes of every parameter in
-    `average.every` steps. So the claim holds from sent * every / 4 parameters on.
+    What it sends does not depend on the network, and what FedAvg sends is in proportion to it. So
+    the claim holds from that size on at which both send the same.
     """
     lost = (small.accuracy("shared") - plain.accuracy("shared"))[..., -1].mean(axis=1)
     every = fedavg.config["average"]["every"]
-    size = short(small.results.bytes_per_client_and_step * every / 4)
+    parameters, sent = fedavg.num_params[0], fedavg.results.bytes_per_client_and_step
+    size = short(parameters * small.results.bytes_per_client_and_step / sent)
     return Finding(
         f"{small.label}: a client sends {kilobytes(small)} kB per step, whatever the network's "
         f"size, for {kilobytes(plain)} in float32; last head {over_seeds(lost)}. FedAvg every "
-        f"{every} steps sends 4 / {every} bytes per parameter and step, {kilobytes(fedavg)} kB for "
-        f"{fedavg.num_params[0]:,} parameters",
+        f"{every} steps sends {kilobytes(fedavg)} kB for {parameters:,} parameters",
         f"yes, from {size} parameters on" if lost.mean() >= -0.01 else "not at this accuracy",
     )
 

@@ -105,6 +105,8 @@ def parse_flags(argv: list[str]) -> list[str]:
         if not any(re.match("--?config(=|$)", word) for word in words):
             words = ["--config=digits", *words]
         return flags.FLAGS([argv[0], *words])
+    except SystemExit:  # after --help, which absl ends as if it were a mistake
+        raise SystemExit(0) from None
     except (ConfigError, flags.Error) as error:
         # What a config file raises, the flag's parser raises anew as an error of its own.
         cause: BaseException | None = error

@@ -30,6 +30,12 @@ DataSets = tuple[sources.Source, sources.Split | None]
 def data_sets(config: ml_collections.ConfigDict) -> DataSets:
     """One source for all replicas; public images come in the shape of the private ones."""
     source = sources.source(config.data)
+    if source.silos and config.partition.name != BY_KEY:
+        logging.warning(
+            "partition.name = %s: deals the samples out anew, although %s says whose they are; "
+            "%s leaves them where they are",
+            config.partition.name, source.name, BY_KEY,
+        )  # fmt: skip
     if not config.data.public_name:
         return source, source.public
     other = sources.public_split(config.data, source.image_shape, source.train.dtype)

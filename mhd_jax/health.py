@@ -267,7 +267,8 @@ class Watch:
         return [
             f"step {step}: last heads end {below:.2f} below the isolated baseline in shared "
             "accuracy: peers taught less than the clients' own labels do. What helps most are more "
-            "public samples (data.public_fraction), and such that look like the clients'"
+            "public samples (data.public_fraction, or a larger pool where the data bring one), and "
+            "such that look like the clients'"
         ]
 
     def unreadable(self, step: int, shares: Float[np.ndarray, " K"]) -> list[str]:

@@ -456,7 +456,13 @@ def _stop_diverged(
     checkpoints.discard_from(start + index)  # it holds the parameters that gave this loss
     who = names[client] if names else client
     value = loss[index, replica, client]
-    raise _diverged(f"the loss of {group} {who} is {value} at step {start + index}", checkpoints)
+    what = f"the loss of {group} {who} is {value} at step {start + index}"
+    if start + index == 0:
+        raise DivergedError(
+            f"{what}, before any update; look at the samples (ids beyond those that the network "
+            "knows, for instance), at the network and at the weights that it starts from"
+        )
+    raise _diverged(what, checkpoints)
 
 
 def _check_parameters(experiment: Experiment, state: State, checkpoints: Checkpoints) -> None:

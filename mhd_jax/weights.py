@@ -181,13 +181,14 @@ def _restored(path: epath.Path, wanted: Any = lambda path: True) -> Any:
     return checkpointer.restore(path, args=ocp.args.PyTreeRestore(item=tree, restore_args=args))
 
 
-def fitted(given: Variables | None, shapes: Variables, who: str) -> Flat:
+def fitted(given: Variables | None, shapes: Variables, who: str, name: str) -> Flat:
     """One client's weights by path, if they are those of its network.
 
     Args:
       given: see the module; None for none.
       shapes: of all variables of its classifier.
       who: the client, for the message.
+      name: what `model.init_from` says, likewise.
 
     Raises:
       ConfigError: weights that the network does not have, lacks or has in another shape, or that
@@ -208,12 +209,12 @@ def fitted(given: Variables | None, shapes: Variables, who: str) -> Flat:
         if _shape(there.get(path)) != _shape(wanted.get(path))
     ]
     if wrong:
-        accepted = f"weights of its network: {first_few(wrong, MOST, between='; ')}"
-        raise ConfigError(SETTING, who, accepted)
+        accepted = f"weights of the network of {who}: {first_few(wrong, MOST, between='; ')}"
+        raise ConfigError(SETTING, name, accepted)
     odd = [path for path in sorted(there) if not np.isfinite(there[path].astype(np.float32)).all()]
     if odd:
-        accepted = f"finite weights, but there is NaN or inf in {first_few(odd, MOST)}"
-        raise ConfigError(SETTING, who, accepted)
+        accepted = f"finite weights, but for {who} NaN or inf is in {first_few(odd, MOST)}"
+        raise ConfigError(SETTING, name, accepted)
     return there
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -17,7 +18,7 @@ from mhd_jax import experiment as experiment_lib
 from mhd_jax.data import augment, sources
 from mhd_jax.data.sources.arrays import as_samples, as_stored
 from mhd_jax.data.streaming import Streaming
-from mhd_jax.errors import ConfigError
+from mhd_jax.errors import ConfigError, DivergedError
 from tests import small
 
 VOCABULARY, LENGTH, ROWS = 11, 6, 40
@@ -203,8 +204,14 @@ def test_augmentation_refuses_what_is_no_image(kind: str, name: str) -> None:
         experiment_lib.build(small.config(clients__num=2, data__augment=name), (source(kind), None))
     assert str(error.value) == (
         f"data.augment = {name!r}: expected none for samples of shape {shape}: {name} changes "
-        "images [H, W, C]"
+        "images [H, W, C], which are uint8 or floating point"
     )
+
+
+def test_ids_in_the_shape_of_images_are_none() -> None:
+    with pytest.raises(ConfigError, match=r"'flip': .* which are uint8 or floating point"):
+        augment.check("flip", (8, 8, 3), np.dtype(np.int32))
+    augment.check("flip", (8, 8, 3), np.dtype(np.uint8))
 
 
 def test_an_augmentation_of_ones_own_may_change_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -222,8 +229,55 @@ def test_an_augmentation_of_ones_own_may_change_a_table(monkeypatch: pytest.Monk
 
 def test_a_network_of_images_refuses_a_table() -> None:
     config = small.config(clients__num=2, model__name="cnn")
-    with pytest.raises(ConfigError, match=r"'CNN': .*samples of shape \(5,\)"):
+    with pytest.raises(ConfigError, match=r"'cnn': .*samples of shape \(5,\) and type float32"):
         experiment_lib.build(config, (source("table"), None))
+    with pytest.raises(ConfigError, match=r"images have the shape \[H, W, C\], and this counts"):
+        experiment_lib.build(config, (source("series"), None))
+
+
+def test_our_networks_refuse_ids_as_a_table_of_integers_looks_like_them() -> None:
+    with pytest.raises(ConfigError, match=r"model.name = 'mlp': .* Give a table as floating point"):
+        experiment_lib.build(small.config(clients__num=2), (source("ids"), None))
+
+
+def test_a_network_of_ids_is_told_that_8_bits_are_pixels(pieces: None) -> None:
+    api.register("model.name", "bag", lambda settings: BagOfWords())
+    labels = np.arange(ROWS) % 2
+    given = samples("ids").astype(np.uint8), labels
+    pixels = mhd_jax.from_arrays("pixels", given, given)
+    with pytest.raises(ConfigError, match="'bag': .* float32 .*; uint8 is taken for pixels"):
+        experiment_lib.build(small.config(clients__num=2, model__name="bag"), (pixels, None))
+
+
+def test_ids_beyond_the_vocabulary_stop_the_run_at_once(pieces: None) -> None:
+    labels = np.arange(ROWS) % 2
+    given = samples("ids") + VOCABULARY, labels
+    far = mhd_jax.from_arrays("far", given, given)
+    config = small.config(clients__num=2, data__public_fraction=0.3)
+    with pytest.raises(DivergedError, match="at step 0, before any update; .*ids beyond those"):
+        mhd_jax.fit(config, source=far, model=BagOfWords)
+
+
+def test_no_prediction_is_an_error(run: mhd_jax.Run, tmp_path: Path) -> None:
+    given = samples("ids", 4)
+    given[2] = VOCABULARY
+    client = mhd_jax.load_client(run.export(0, tmp_path / "client"))
+    for setting, predict in (("images", run.predict), ("samples", client.predict)):
+        with pytest.raises(ConfigError, match=f"{setting} = 'row 2': .*are ids too large"):
+            predict(given)
+
+
+def test_frames_with_types_of_pandas_are_numbers_and_words_are_named() -> None:
+    pandas = pytest.importorskip("pandas")
+    where = ("clients", "north")
+    frame = pandas.DataFrame({"age": [1, 2], "dose": [0.5, 2.5]}).convert_dtypes()
+    assert str(frame.dtypes["dose"]) == "Float64"
+    np.testing.assert_array_equal(as_samples(where, frame), [[1, 0.5], [2, 2.5]])
+    with pytest.raises(ConfigError, match="numbers, not object in the columns ward"):
+        as_samples(where, frame.assign(ward=["a", "b"]))
+    missing = pandas.DataFrame({"age": pandas.array([1.5, None], "Float64")})
+    with pytest.raises(ConfigError, match=r"1 of 2 rows have NaN or inf \(rows 1\)"):
+        as_samples(where, missing)
 
 
 def test_negative_ids_are_refused() -> None:

@@ -14,7 +14,7 @@ from absl import logging
 from PIL import Image
 
 import mhd_jax
-from mhd_jax import api, record, train
+from mhd_jax import api, federation, record, train
 from mhd_jax import experiment as experiment_lib
 from mhd_jax.data import sources
 from mhd_jax.errors import ConfigError, WorkdirError
@@ -85,6 +85,31 @@ def test_a_run_of_some_classes_keeps_only_these(monkeypatch: pytest.MonkeyPatch)
     run = mhd_jax.fit(small.config(data__num_classes=2), source=silos())
     probabilities = run.predict(table(8, seed=3)[0])
     assert probabilities.shape[-1] == run.summary.num_classes == 2
+
+
+def test_clients_of_the_data_in_place_of_those_asked_for_are_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    config = small.config(clients__num=5, partition__name="dirichlet")
+    with caplog.at_level("WARNING", logger="absl"):
+        api.pieces.use(config, {"source": silos()})
+    assert (config.clients.num, config.partition.name) == (3, "by_key")
+    assert "partition.name = dirichlet: taken as by_key" in caplog.text
+    assert "clients.num = 5: taken as 3, as hospitals comes with its clients" in caplog.text
+    caplog.clear()
+    api.pieces.use(config, {"source": silos()})
+    assert not caplog.text
+
+
+def test_samples_that_are_dealt_out_anew_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    api.register("data.name", "hospitals", lambda *_: silos())
+    for name, told in (("iid", True), ("by_key", False)):
+        caplog.clear()
+        config = small.config(clients__num=3, data__name="hospitals", partition__name=name)
+        with caplog.at_level("WARNING", logger="absl"):
+            federation.data_sets(config)
+        said = "partition.name = iid: deals the samples out anew, although hospitals says whose"
+        assert (said in caplog.text) == told
 
 
 def test_settings_of_reading_mean_nothing_to_arrays(caplog: pytest.LogCaptureFixture) -> None:
@@ -432,7 +457,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "test samples of a stranger": (
         {"client_test": {"nord": table(6, 0)}},
-        "client_test = 'nord': expected test samples of every client and of nobody else: "
+        "client_test = ['nord']: expected test samples of every client and of nobody else: "
         "north, south, university hospital",
     ),
     "test samples without names": (
@@ -482,7 +507,7 @@ def test_names_may_be_numbers() -> None:
     source = silos(clients=clients, client_test=tests)
     assert source.silos is not None and source.silos.names == ("7", "11")
     assert np.bincount(source.silos.test_owner).tolist() == [5, 6]
-    with pytest.raises(ConfigError, match="client_test = '7': .* nobody else: 7, 11"):
+    with pytest.raises(ConfigError, match=r"client_test = \['11'\]: .* nobody else: 7, 11"):
         silos(clients=clients, client_test={11: table(6, 2)})
 
 

@@ -228,7 +228,7 @@ def test_header() -> None:
         "everybody hears from everybody within 1 hop",
         "  model      mlp: 20,210 parameters a client, main head and 4 auxiliary heads",
         "  device     1 x cpu",
-        "  images     resident",
+        "  samples    resident",
     ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -285,6 +286,14 @@ def test_the_summary_ends_a_run(tmp_path: Path) -> None:
     workdir = Workdir(tmp_path)
     with pytest.raises(WorkdirError, match=r"cannot read summary\.json: No such file"):
         workdir.read_summary()
+    workdir.claim(config())
+    with pytest.raises(WorkdirError, match=r"not finished \(it has no checkpoint\); the command"):
+        workdir.read_summary()
+    (tmp_path / "checkpoints" / "40").mkdir(parents=True)
+    with pytest.raises(WorkdirError, match=r"not finished \(its last checkpoint is of step 40\)"):
+        workdir.read_summary()
+    shutil.rmtree(tmp_path / "checkpoints")
+    (tmp_path / "config.json").unlink()
     accuracy = np.array([[0.1]], np.float32)
     summary = changed(SUMMARY, shared_accuracy=accuracy.tolist(), config=config().to_dict())
     workdir.write_summary(summary)

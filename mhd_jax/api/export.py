@@ -21,6 +21,7 @@ from etils import epath
 from jax import export as jax_export
 from jaxtyping import Array, Float, Shaped
 
+from mhd_jax import wording
 from mhd_jax.data.sources.arrays import as_stored, check_columns
 from mhd_jax.errors import ConfigError, WorkdirError, of_file
 from mhd_jax.files import absolute
@@ -122,14 +123,15 @@ class ExportedClient:
           samples: as the run's data stored them, before normalisation.
 
         Raises:
-          ConfigError: samples of another shape, of a type that does not fit, or a table whose
-            columns are others or in another order.
+          ConfigError: samples of another shape, of a type that does not fit, or for which the
+            network gives NaN, or a table whose columns are others or in another order.
         """
         check_columns([(("samples", type(samples).__name__), [samples])], self.facts.columns)
         dtype = np.dtype(self.facts.dtype)
         samples = as_stored("samples", samples, self.facts.shape, dtype)
         if samples.dtype != dtype:
-            raise ConfigError("samples", f"an array of {samples.dtype}", f"pixels, {dtype}")
+            accepted = f"pixels of type {dtype}, as in training"
+            raise ConfigError("samples", f"an array of {samples.dtype}", accepted)
         found = []
         for start in range(0, len(samples), BATCH):
             part = samples[start : start + BATCH]
@@ -138,7 +140,23 @@ class ExportedClient:
                 np.asarray(self._call(self._variables, np.pad(part, padding)))[: len(part)]
             )
         shape = (0, len(self.facts.heads), len(self.facts.class_names))
-        return np.concatenate([np.zeros(shape, np.float32), *found])
+        return check_finite("samples", np.concatenate([np.zeros(shape, np.float32), *found]))
+
+
+def check_finite(
+    setting: str, probabilities: Float[np.ndarray, "*k N H C"]
+) -> Float[np.ndarray, "*k N H C"]:
+    """The same, unless they are NaN for some samples, as of ids that no embedding knows.
+
+    Raises:
+      ConfigError: of `setting`, the samples.
+    """
+    odd = ~np.isfinite(probabilities).all(axis=(-2, -1))
+    rows = np.flatnonzero(odd.any(axis=0) if odd.ndim > 1 else odd)
+    if len(rows):
+        accepted = "samples that the network has a prediction for (not NaN); are ids too large?"
+        raise ConfigError(setting, f"row {wording.listed(rows)}", accepted)
+    return probabilities
 
 
 def load_client(path: epath.PathLike) -> ExportedClient:

@@ -113,8 +113,7 @@ def use(config: ml_collections.ConfigDict, pieces: Mapping[str, object]) -> None
         if isinstance(piece, Source):
             _warn_of_settings_for_reading(config, piece)
         if isinstance(piece, Source) and piece.silos and pieces.get("partition") is None:
-            clients = {"partition.name": BY_KEY, "clients.num": len(piece.silos.names)}
-            config_lib.update(config, clients)
+            _keep_clients(config, piece, len(piece.silos.names))
 
 
 class Pieces:
@@ -150,6 +149,19 @@ def _warn_of_settings_for_reading(config: ml_collections.ConfigDict, source: Sou
             )  # fmt: skip
 
 
+def _keep_clients(config: ml_collections.ConfigDict, source: Source, number: int) -> None:
+    """Writes into the config that clients are those of the data, and warns of other settings."""
+    usual = config_lib.flatten(config_lib.default_config())
+    for name, value in {"partition.name": BY_KEY, "clients.num": number}.items():
+        given = config_lib.flatten(config)[name]
+        if given not in (value, usual[name]):
+            logging.warning(
+                "%s = %s: taken as %s, as %s comes with its clients; fit(partition=...) divides "
+                "its samples anew", name, given, value, source.name,
+            )  # fmt: skip
+        config_lib.update(config, {name: value})
+
+
 def _use_matrix(config: ml_collections.ConfigDict, matrix: object) -> None:
     """A matrix stands in the config itself, as rows of 0 and 1."""
     with of_piece("graph", matrix, "a matrix [K, K], or a function"):
@@ -171,11 +183,17 @@ def _name_of(argument: str, setting: str, piece: object) -> str:
     name = _own_name(piece)
     if not callable(piece) or name is None or not name.isidentifier():
         raise ConfigError(
-            setting, piece, f"a name, or {_WANTED[argument]}. An object without a name of its own "
-            f'gets one by mhd_jax.register("{setting}", "a_name", ...)',
+            setting, _shown(piece), f"a name, or {_WANTED[argument]}. An object without a name of "
+            f'its own gets one by mhd_jax.register("{setting}", "a_name", ...)',
         )  # fmt: skip
     register(setting, name, piece)
     return name
+
+
+def _shown(piece: object) -> object:
+    """What an error shows: of samples the type alone."""
+    arrays = isinstance(piece, np.ndarray | tuple | list) or hasattr(piece, "__array__")
+    return type(piece).__name__ if arrays else piece
 
 
 def _own_name(piece: object) -> str | None:
@@ -193,7 +211,7 @@ _WANTED = {
     "[k, N, B, m], or to a Target",
     "graph": "a matrix [K, K], or a function that returns one",
     "partition": "a function that returns Owners",
-    "source": "a Source, or a function that returns one",
+    "source": "a Source, such as from_arrays and from_clients make, or a function that returns one",
     "method": "a function from the config to a Method",
     "encoding": "a function from the config to an Encoding",
     "attack": "a function (honest [N, B, h, C], view) to the same shape",

@@ -163,8 +163,9 @@ class Run:
           replica: which of several replicas predicts.
 
         Raises:
-          ConfigError: samples of another shape or kind than the clients were trained on, a table
-            whose columns are others or in another order, or no such replica.
+          ConfigError: samples of another shape or kind than the clients were trained on, or for
+            which a network gives NaN, a table whose columns are others or in another order, or no
+            such replica.
           WorkdirError: the data by this name are not those of the run.
         """
         return self._restored.predict(images, replica)
@@ -195,8 +196,8 @@ class Run:
         except ConfigError as error:
             for argument, registry in PIECES.items():
                 if error.setting == registry.setting and error.value not in registry:
-                    accepted = f"{error.accepted}; a piece of your own is passed to Run.load as "
-                    accepted += f"{argument!r} again"
+                    accepted = f"{error.accepted}; pieces of your own, all of them, are passed to "
+                    accepted += f"Run.load again, this one as {argument!r}"
                     raise ConfigError(error.setting, error.value, accepted) from error
             raise
 
@@ -378,7 +379,7 @@ class _Restored:
             np.asarray(forward(chosen, jnp.asarray(images[start : start + size]), replica))
             for start in range(0, len(images), size)
         ]
-        return np.concatenate(chunks, axis=1)
+        return export.check_finite("images", np.concatenate(chunks, axis=1))
 
     def export(
         self, index: int, replica: int, path: epath.PathLike, summary: Summary

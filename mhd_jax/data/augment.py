@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, Shaped
 
+from mhd_jax.data.sources import is_ids
 from mhd_jax.errors import ConfigError, of_piece
 from mhd_jax.registry import Registry
 
@@ -57,7 +58,7 @@ def check(name: str, shape: Sequence[int], dtype: np.dtype) -> None:
       ConfigError: it is one of images and these are none, it fails, makes something else than one
         array, or changes shape or type.
     """
-    if name in IMAGES_ONLY and len(shape) != 3:
+    if name in IMAGES_ONLY and (len(shape) != 3 or is_ids(np.dtype(dtype))):
         refuse(name, shape)
     sample, change = jax.ShapeDtypeStruct(tuple(shape), dtype), AUGMENTS.get(name)
     with of_piece("data.augment", name, f"one that can change samples of shape {tuple(shape)}"):
@@ -72,7 +73,8 @@ def check(name: str, shape: Sequence[int], dtype: np.dtype) -> None:
 
 def refuse(name: str, shape: Sequence[int]) -> NoReturn:
     """Raises `ConfigError` for an augmentation of images and samples that are none."""
-    accepted = f"none for samples of shape {tuple(shape)}: {name} changes images [H, W, C]"
+    accepted = f"none for samples of shape {tuple(shape)}: {name} changes images [H, W, C], which "
+    accepted += "are uint8 or floating point"
     raise ConfigError("data.augment", name, accepted)
 
 

@@ -302,7 +302,7 @@ def _choice(
 ) -> Choice:
     """What the named rule makes of the candidates; `ConfigError` for another shape or type."""
     rule = RULES.get(name)
-    with of_piece("distill.rule", name, "a rule (candidates, certainty [N, B, m], keys [k, B])"):
+    with of_piece("distill.rule", name, "a rule (candidates, confidence [N, B, m], keys [k, B])"):
         made = rule(candidates, certainty, keys)
         if isinstance(made, Target):
             made = Target(*map(jnp.asarray, made))

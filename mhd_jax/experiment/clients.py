@@ -16,6 +16,7 @@ from jaxtyping import Bool
 from mhd_jax import attacks, distill, federation, methods, models, parallel, participation
 from mhd_jax import config as config_lib
 from mhd_jax import privacy as privacy_lib
+from mhd_jax.data import sources
 from mhd_jax.data.sources import Source
 from mhd_jax.errors import ConfigError, of_piece
 from mhd_jax.inputs import Sample, network_input
@@ -101,7 +102,7 @@ def make_clients(
     """
     sample, num_classes = federation.sample_of(source), source.num_classes
     built = _classifiers(config, num_classes, method.num_heads(config.heads.aux))
-    _check_networks(built, sample)
+    _check_networks([name for name, _ in config_lib.client_models(config)], built, source)
     alone = _classifiers(config, num_classes, 1) if _wants_baseline(config, method) else ()
     _warn_of_another_start(config.heads.name, built, alone, sample)
     layout = _layout(config, method, built, sample)
@@ -146,21 +147,32 @@ def _warn_of_another_start(
             return
 
 
-def _check_networks(built: Sequence[MultiHeadClassifier], sample: Sample) -> None:
+def _check_networks(
+    names: Sequence[str], built: Sequence[MultiHeadClassifier], source: Source
+) -> None:
     """Traces every network on one sample.
+
+    Args:
+      names: of the networks, as settings call them.
+      built: the classifiers with these networks.
+      source: of private samples.
 
     Raises:
       ConfigError: a network that cannot take such samples, or with another output than [B, D]; or
         of network or head, another flag than `train`, or variables that a state does not keep or
         that cannot be trained.
     """
-    for model in built:
-        shape = network_input(sample).shape[1:]
-        accepted = f"a network for samples of shape {shape}"
-        with of_piece("model.name", bridge.label(model.network), accepted):
-            variables = shapes.variable_shapes(model, sample)
+    for name, model in zip(names, built, strict=True):
+        if sources.is_ids(source.train.dtype) and is_ours(type(model.network)):
+            accepted = (
+                "a network of yours for ids, such as one that begins with flax.linen.Embed: "
+                "integers are taken for ids of words or letters. Give a table as floating point, "
+                "and pixels as uint8"
+            )
+            raise ConfigError("model.name", name, accepted)
+        variables = _variables(name, model, source)
         parts = {
-            "network": ("model.name", bridge.label(model.network), "a network"),
+            "network": ("model.name", name, "a network"),
             "head": ("heads.name", type(model.head).__name__, "a head"),
         }
         for part, (setting, name, what) in parts.items():
@@ -175,6 +187,27 @@ def _check_networks(built: Sequence[MultiHeadClassifier], sample: Sample) -> Non
             if other := types - set(TRAINABLE):
                 accepted = f"{what} whose parameters are of type {' or '.join(TRAINABLE)}, not "
                 raise ConfigError(setting, name, accepted + ", ".join(sorted(other)))
+
+
+def _variables(name: str, model: MultiHeadClassifier, source: Source) -> PyTree:
+    """Shapes of a client's variables; a network that fails is told what its samples are taken for.
+
+    Raises:
+      ConfigError: as `_check_networks`.
+    """
+    sample, stored = federation.sample_of(source), source.train.dtype
+    try:
+        with of_piece("model.name", name, "a network that can be built"):
+            return shapes.variable_shapes(model, sample)
+    except ConfigError as error:
+        if error.setting != "model.name":
+            raise
+        dimensions, hint = len(network_input(sample).shape), ""
+        if stored == np.uint8 and dimensions != 4:
+            hint = "; uint8 is taken for pixels, ids are of another integer type"
+        elif dimensions == 3 and not sources.is_ids(stored):
+            hint = "; images have the shape [H, W, C], and this counts as series [T, F]"
+        raise ConfigError("model.name", name, error.accepted + hint) from error
 
 
 def _wants_baseline(config: ml_collections.ConfigDict, method: methods.Method) -> bool:

@@ -183,7 +183,8 @@ class Experiment:
         Raises:
           ConfigError: `model.init_from` cannot be read, or does not fit a client's network.
         """
-        given = weights.read(self.config.model.init_from, self.layout.num_clients)
+        name = self.config.model.init_from
+        given = weights.read(name, self.layout.num_clients)
         if not given:
             return ()
         parts, clients, baseline = self.parts, [], []
@@ -193,7 +194,7 @@ class Experiment:
             alone = [shapes.variable_shapes(twin, self.sample) for twin in twins]
             for client in range(self.layout.offsets[group], self.layout.offsets[group] + size):
                 who = f"client {(self.client_names or range(client + 1))[client]}"
-                clients.append(weights.fitted(given[client], wanted, who))
+                clients.append(weights.fitted(given[client], wanted, who, name))
                 baseline += [weights.main_head(clients[-1], shape) for shape in alone]
         return clients, baseline
 

@@ -111,7 +111,7 @@ class MultiHeadClassifier(nn.Module):
         Raises:
           ConfigError: the network or the head returns another shape than its contract says.
         """
-        accepted = f"a network for samples of shape {x.shape[1:]}"
+        accepted = f"a network for samples of shape {x.shape[1:]} and type {x.dtype}"
         with of_piece("model.name", label(self.network), accepted):
             made = call(
                 self.network, x, train=train, conv_lowering=self.conv_lowering,

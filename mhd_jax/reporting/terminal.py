@@ -187,7 +187,7 @@ def describe_run(
         + _describe_heads(num_heads),
         **({"statistics": statistics} if statistics else {}),
         "device": device,
-        "images": feed,
+        "samples": feed,
         **({"teachers": exchange} if exchange else {}),
         **({"privacy": privacy} if privacy else {}),
     }

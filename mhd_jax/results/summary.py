@@ -53,8 +53,9 @@ class SeedResult(Accuracies):
     seed: int = field("int", "1", "Seed of data, initial parameters and everything drawn.")
     partition_hash: str = field("str", "–", "Names the assignment of samples to clients.")
     normalization: Float[np.ndarray, "2 C"] = field(
-        "[2, channels]", "1", "Mean and standard deviation that images are normalised with, of "
-        "values in 0..1: published ones, or those of the public images.", dtype=float,
+        "[2, channels]", "1", "Mean and standard deviation that samples are normalised with, per "
+        "channel (of values in 0..1) or feature: published ones, or those of the public samples; "
+        "empty for ids.", dtype=float,
     )  # fmt: skip
     isolated_baseline: Accuracies | None = field(
         "object or null", "–",

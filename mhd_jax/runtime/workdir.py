@@ -275,6 +275,12 @@ class Workdir:
 
     def read_summary(self) -> Summary:
         """The contents of `summary.json`; raises `WorkdirError` when there is none to read."""
+        if self._config.exists() and not self._summary.exists():
+            step = self.newest_step()
+            there = f"its last checkpoint is of step {step}" if step else "it has no checkpoint"
+            raise WorkdirError(
+                f"{self.path}: the run is not finished ({there}); the command that began it goes on"
+            )
         values = self._read(self._summary)
         with self._explained("cannot read summary.json"):
             return Summary.from_json(values)

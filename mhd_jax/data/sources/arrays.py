@@ -322,7 +322,7 @@ def as_samples(where: Where, samples: np.ndarray) -> Shaped[np.ndarray, "N ..."]
       ConfigError: no samples, no numbers, numbers that are not finite, images not in 0..1, ids
         below 0 or beyond 32 bits.
     """
-    samples = _as_array(where, samples)
+    given, samples = samples, _as_array(where, samples)
     if samples.ndim < 2 or not samples.size:
         accepted = "at least one sample, in an array of shape [N, F], [N, T], [N, T, F], [N, H, W]"
         raise ConfigError(*where, f"{accepted} or [N, H, W, C], not {samples.shape}")
@@ -331,7 +331,7 @@ def as_samples(where: Where, samples: np.ndarray) -> Shaped[np.ndarray, "N ..."]
     if samples.dtype.kind in "iu":
         return _ids(where, samples)
     if samples.dtype.kind not in "fb":
-        raise ConfigError(*where, f"samples that are numbers, not {samples.dtype}")
+        raise ConfigError(*where, f"samples that are numbers, not {_not_numbers(given, samples)}")
     with np.errstate(over="ignore"):
         return _finite(where, samples.astype(np.float32), samples)
 
@@ -363,7 +363,9 @@ def as_stored(
             raise ConfigError(setting, given, "ids, which are integers")
         return _ids((setting, given), samples)
     if kind not in ("fb" if images and samples.dtype != np.uint8 else "fiub"):
-        accepted = "uint8 or floating point" if images else f"numbers of type {dtype}"
+        accepted = f"numbers of type {dtype}"
+        if images:
+            accepted = "pixels of type uint8, or floating point in 0..1"
         raise ConfigError(setting, given, accepted)
     if dtype == np.uint8 and samples.dtype != np.uint8 and not images:
         raise ConfigError(setting, given, "numbers of type uint8, which alone are divided by 255")
@@ -378,7 +380,8 @@ def as_stored(
 def _ids(where: Where, samples: Int[np.ndarray, "N ..."]) -> Int[np.ndarray, "N ..."]:
     """The samples as int32, unless an id is below 0 or does not fit."""
     if samples.size and (samples.min() < 0 or samples.max() > np.iinfo(np.int32).max):
-        accepted = f"ids (integers) from 0 to 2**31 - 1, not {samples.min()}..{samples.max()}"
+        accepted = f"ids (integers) from 0 to 2**31 - 1, not {samples.min()}..{samples.max()}; "
+        accepted += "give numbers that are no ids as floating point"
         raise ConfigError(*where, accepted)
     return samples.astype(np.int32)
 
@@ -387,8 +390,21 @@ def _as_array(where: Where, samples: object) -> np.ndarray:
     """Samples as an array, unless their shapes differ or some of their values are hidden."""
     if np.ma.is_masked(samples):
         raise ConfigError(*where, "samples without missing values, not a masked array")
+    types = [getattr(kind, "numpy_dtype", kind) for kind in getattr(samples, "dtypes", ())]
     with of_piece(*where, ALIKE):
+        if types and all(isinstance(kind, np.dtype) and kind.kind in "biuf" for kind in types):
+            # A frame of pandas: types of its own, Float64 for one, would come as objects.
+            return samples.to_numpy(dtype=np.result_type(*types))  # type: ignore[attr-defined]
         return np.asarray(samples)
+
+
+def _not_numbers(given: object, samples: np.ndarray) -> str:
+    """The type of samples that are none, and in a frame the columns to blame."""
+    kinds = getattr(given, "dtypes", ())
+    named = zip(getattr(given, "columns", ()), kinds, strict=False)
+    guilty = [str(name) for name, kind in named if getattr(kind, "kind", "O") not in "biuf"]
+    which = f" in the columns {wording.first_few(guilty, MOST_ROWS)}" if guilty else ""
+    return f"{samples.dtype}{which}"
 
 
 def _finite(
@@ -403,7 +419,8 @@ def _finite(
         count = f"{len(rows)} of {len(samples)} rows have {found}"
         raise ConfigError(*where, f"finite numbers, but {count} (rows {listed})")
     if samples.ndim == 4 and not (samples.min() >= 0 and samples.max() <= 1):
-        accepted = f"floating-point images in 0..1, not {samples.min():g}..{samples.max():g}"
+        accepted = f"floating-point images in 0..1, not {samples.min():g}..{samples.max():g}; "
+        accepted += "pixels in 0..255 have the type uint8"
         raise ConfigError(*where, accepted)
     _check_precision(where, samples, given)
     return samples

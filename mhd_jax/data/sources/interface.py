@@ -330,7 +330,8 @@ def decode_image(data: bytes, name: str) -> UInt8[np.ndarray, "h w c"]:
             pixels = np.asarray(picture if picture.mode == mode else picture.convert(mode))
             return pixels.reshape(*pixels.shape[:2], -1)
     except Exception as error:  # Pillow has many for files that are broken, SyntaxError among them
-        raise ConfigError("data.dir", name, f"an image that can be read ({error})") from None
+        reason = "no image of a known kind" if "cannot identify" in str(error) else error
+        raise ConfigError("data.dir", name, f"an image that can be read ({reason})") from None
 
 
 def decode_file(file: epath.Path) -> UInt8[np.ndarray, "h w c"]:
@@ -420,8 +421,8 @@ def is_ids(dtype: np.dtype) -> bool:
 def part(split: str, num_samples: int) -> slice:
     """The samples that `data.split` keeps, for sources without a grammar of their own."""
     accepted = (
-        "'' for all samples, or part of the training split such as 'train[:20%]' or 'train[:5000]',"
-        f" with at least one of the {num_samples} samples"
+        "'' or 'train' for all samples, or part of the training split such as 'train[:20%]' or "
+        f"'train[:5000]', with at least one of the {num_samples} samples"
     )
     match = re.fullmatch(r"(?:train(?:\[(-?\d+%?)?:(-?\d+%?)?\])?)?", split)
     if match is None:

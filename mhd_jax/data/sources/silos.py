@@ -209,10 +209,9 @@ def _own_tests(names: list[str], tests: Mapping[str, Pair] | None) -> list[Array
         accepted = "a mapping from the name of every client to its samples and labels"
         raise ConfigError("client_test", type(tests).__name__, accepted)
     named = {str(who): pair for who, pair in tests.items()}  # as those of the clients are
-    wrong = set(names) ^ set(named)
-    if named and wrong:
+    if named and set(named) != set(names):
         accepted = "test samples of every client and of nobody else: " + ", ".join(names)
-        raise ConfigError("client_test", min(wrong), accepted)
+        raise ConfigError("client_test", list(named), accepted)
     return [_own_test(who, named[who]) for who in names if named]
 
 
