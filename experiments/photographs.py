@@ -25,11 +25,11 @@ NETWORKS: Mapping[str, str] = {
 }
 """Networks of `experiments.harness.photo_networks`, and what the table calls them."""
 
-KINDS: Mapping[str, tuple[Settings, Collection[str]]] = {
-    "s = 100": ({}, ("CIFAR-10", "Tiny ImageNet")),
-    "Dirichlet 0.1": (DIRICHLET, ("CIFAR-10",)),
+KINDS: Mapping[str, tuple[Settings, Mapping[str, Collection[str]]]] = {
+    "s = 100": ({}, {"CIFAR-10": NETWORKS, "Tiny ImageNet": NETWORKS}),
+    "Dirichlet 0.1": (DIRICHLET, {"CIFAR-10": ("dropout", "pooled")}),
 }
-"""How labels are divided, and photographs on which that is tried."""
+"""How labels are divided, and networks that are tried on which photographs."""
 
 COLUMN = "defaults"
 
@@ -39,8 +39,8 @@ def cells(preset: Preset) -> list[Cell]:
     return [
         _cell(data, network, kind)
         for kind, (_, tried) in KINDS.items()
-        for data in tried
-        for network in NETWORKS
+        for data, networks in tried.items()
+        for network in networks
     ]
 
 

@@ -28,8 +28,10 @@ def test_networks_tell_images_apart_and_only_training_drops(name):
         assert not np.allclose(once, again)
 
 
-def test_the_study_tries_every_network_on_everything():
+def test_the_study_tries_every_network_on_all_photographs():
     cells = photographs.cells(PRESETS["held_out"])
-    assert len({cell.name for cell in cells}) == len(cells) == 3 * len(photo_networks.NETWORKS)
-    tried = {cell.changes["model.name"].removeprefix("photo_") for cell in cells}
-    assert tried == set(photo_networks.NETWORKS)
+    assert len({cell.name for cell in cells}) == len(cells)
+    for data in ("cifar10", "tiny_imagenet32"):
+        tried = [cell.changes["model.name"].removeprefix("photo_") for cell in cells
+                 if cell.changes["data.name"] == data and cell.group == "s = 100"]  # fmt: skip
+        assert tried == list(photo_networks.NETWORKS)
