@@ -14,6 +14,7 @@ import numpy as np
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, Shaped
 
+from mhd_jax import rng
 from mhd_jax.errors import ConfigError, of_piece
 from mhd_jax.parallel import CLIENTS, DATA, InFlight, Layout, on_mesh
 from mhd_jax.registry import Registry
@@ -112,16 +113,52 @@ def measure(
     count: Int[np.ndarray, " C"],
     owned: Float[np.ndarray, "K C"],
 ) -> Float[np.ndarray, "K H"]:
-    """The named metric; `ConfigError` for a result that is not [K, H] real numbers."""
+    """The named metric, which gets arrays that it cannot write to: others read them too.
+
+    Raises:
+      ConfigError: whatever goes wrong in it, or a result that is not [K, H] real numbers.
+    """
     metric = METRICS.get(name)
-    with of_piece("metrics", name, "a metric (correct, count, owned)"):
-        value = np.asarray(metric(correct, count, owned))
+    read_only = [np.broadcast_to(array, np.shape(array)) for array in (correct, count, owned)]
+    with of_piece("metrics", name, "a metric (correct, count, owned) of arrays to read"):
+        value = np.asarray(metric(*read_only))
     if value.shape != correct.shape[:2]:
         accepted = f"a metric of shape [K, H] = {correct.shape[:2]}, not {value.shape}"
         raise ConfigError("metrics", name, accepted)
     if value.dtype.kind not in "fiub":
         raise ConfigError("metrics", name, f"a metric of real numbers, not {value.dtype}")
     return value
+
+
+def check_metric(
+    name: str, num_heads: int, count: Int[np.ndarray, " C"], owned: Int[np.ndarray, "K C"]
+) -> None:
+    """Calls the named metric on counts as evaluations give them, before there are any.
+
+    First of heads that are always wrong, on the classes that test set and clients really have. Then
+    of heads that know a part of every class, where all clients have samples of all: there nothing
+    excuses NaN or infinity.
+
+    Args:
+      name: in `METRICS`.
+      num_heads: H.
+      count: test samples of each class.
+      owned: private samples of each class that a client holds.
+
+    Raises:
+      ConfigError: see `measure`; or a metric that is not finite.
+    """
+    (clients, classes), most = owned.shape, 200
+    shape = (clients, num_heads, classes)
+    drawn = rng.generator(0, "check metric").integers(1, most, shape, np.uint8)
+    full = most + np.arange(classes)
+    turns = 1 + np.add.outer(np.arange(clients), np.arange(classes)) % classes
+    with np.errstate(all="ignore"):
+        measure(name, np.zeros(shape, np.float32), count, owned)
+        value = measure(name, drawn.astype(np.float32), full, turns)
+    if not np.isfinite(value).all():
+        accepted = "a finite metric where every client has samples of every class"
+        raise ConfigError("metrics", name, f"{accepted}, not {value[~np.isfinite(value)][0]:g}")
 
 
 Chunk = tuple[jax.Array, jax.Array, jax.Array]

@@ -36,6 +36,7 @@ from mhd_jax.data.partition import PARTITIONS, Owners, partition
 from mhd_jax.data.streaming import Streaming
 from mhd_jax.distill import CONFIDENCES, LOGIT_LOSSES, RULES, Candidates, Target
 from mhd_jax.errors import ConfigError
+from mhd_jax.exchange import contract
 from mhd_jax.models import HEADS, MODELS
 from mhd_jax.registry import takes_whole_batch
 from mhd_jax.rng import generator
@@ -474,6 +475,63 @@ def words(correct: np.ndarray, count: np.ndarray, owned: np.ndarray) -> Any:
     return np.full(correct.shape[:2], "good")
 
 
+def of_type(dtype: Any) -> Any:
+    """A confidence in numbers of that type."""
+
+    def confidence(log_probs: jax.Array) -> jax.Array:
+        return log_probs.max(axis=-1).astype(dtype)
+
+    confidence.__name__ = jnp.dtype(dtype).name
+    return confidence
+
+
+def encoding(encode: Any, decode: Any = None, embedding_type: Any = jnp.float32) -> Any:
+    """A factory of an encoding with these methods."""
+    made = SimpleNamespace(
+        encode=encode, decode=decode or (lambda message, _: message[0]),
+        embedding_type=embedding_type,
+    )  # fmt: skip
+    return named("made_up", lambda config: made)
+
+
+def named(name: str, function: Any) -> Any:
+    function.__name__ = name
+    return function
+
+
+def sends(scores: jax.Array) -> tuple[jax.Array]:
+    return (scores,)
+
+
+def writes_correct(correct: np.ndarray, count: np.ndarray, owned: np.ndarray) -> Any:
+    correct /= count
+    return correct.mean(axis=-1)
+
+
+def writes_count(correct: np.ndarray, count: np.ndarray, owned: np.ndarray) -> Any:
+    count[count == 0] = 1
+    return (correct / count).mean(axis=-1)
+
+
+def writes_owned(correct: np.ndarray, count: np.ndarray, owned: np.ndarray) -> Any:
+    owned.sort()
+    return correct.mean(axis=-1)
+
+
+def never_right(correct: np.ndarray, count: np.ndarray, owned: np.ndarray) -> Any:
+    return np.where(correct.any(axis=-1), np.nan, 0.0)
+
+
+def of_the_wrong(correct: np.ndarray, count: np.ndarray, owned: np.ndarray) -> Any:
+    return 1 / (owned - owned).sum(axis=-1, keepdims=True) + correct.sum(axis=-1)
+
+
+def needs_all_classes(correct: np.ndarray, count: np.ndarray, owned: np.ndarray) -> Any:
+    if not owned.all():
+        raise ValueError("a class without samples")
+    return correct.mean(axis=-1)
+
+
 def whole_numbers(config: Any) -> Any:
     return exchange.AllClasses(jnp.int8)
 
@@ -528,6 +586,9 @@ BROKEN = [
     ("model", KeepsImages, r"model.name = 'KeepsImages': .* \[B, D\] .*, not \(1, 8, 8, 3\)"),
     ("model", no_network, "model.name = 'no_network': .* makes a module of Flax, not str"),
     ("confidence", forgets_classes, r"distill.confidence = 'forgets_classes': .* \[K, B, H\] = "),
+    ("confidence", of_type(jnp.complex64), "confidence = 'complex64': .* floating .*, not complex"),
+    ("confidence", of_type(jnp.int32), "confidence = 'int32': .* floating point, not int32"),
+    ("confidence", of_type(bool), "confidence = 'bool': .* floating point, not bool"),
     ("rule", weights_of_nobody, r"distill.rule = 'weights_of_nobody': .* \[k, B, m\] = "),
     ("rule", float_index, r"distill.rule = 'float_index': .*weights of shape \[k, N, B, m\]"),
     ("rule", scores_of(lambda s, t: Target(jnp.exp(s) * jnp.nan, t)), "rule = .* finite scores"),
@@ -549,9 +610,30 @@ BROKEN = [
     ("method", not_a_method, "method = 'not_a_method': .* to a Method, not to dict"),
     ("encoding", loses_classes, r"exchange.encoding = 'loses_classes': .* \[K, B, H, C\] = "),
     ("encoding", no_decoder, "exchange.encoding = 'no_decoder': .* encode, decode and embedding"),
+    ("encoding", named("nothing", lambda config: None), "not NoneType without encode and decode"),
+    ("encoding", encoding(lambda x: x, lambda x, _: x), "encode returns a tuple .*, not one array"),
+    ("encoding", encoding(lambda x: None), "encode returns a tuple of arrays .*, not NoneType"),
+    ("encoding", encoding(lambda x: [x]), "encode returns a tuple of arrays .*, not list"),
+    ("encoding", encoding(lambda x: (x, None)), "encode returns .*, not one with NoneType"),
+    ("encoding", encoding(lambda x: (x, x.max())), r"encode returns .* K = 2 clients, not \(\)"),
+    ("encoding", encoding(lambda: 0), r"encode\(scores\), called .*\[K, B, H, C\].*0 positional"),
+    ("encoding", encoding(sends, lambda x: x), r"decode\(message, num_classes\), .* and 10 .*Type"),
+    ("encoding", encoding(sends, lambda x, _: x), r"\[K, B, H, C\] = .* decode, not tuple"),
+    ("encoding", encoding(sends, embedding_type="words"), "embedding_type of floating .*TypeError"),
+    ("encoding", encoding(sends, lambda x, _: x[0] * jnp.nan), "finite scores .* -100, not nan"),
+    ("encoding", encoding(lambda x: (jnp.exp(x),)), "encoding = 'made_up': .*add up to 1 .*, not"),
+    ("encoding", encoding(lambda x: (x.astype(jnp.float16) - 1,), lambda x, _: jnp.float32(x[0])),
+     "log-probabilities .* add up to 1 over the classes, not to 0.368"),
+    ("encoding", encoding(lambda x: (jnp.exp(x),), lambda x, _: jnp.log(x[0])),
+     "finite scores .* log-probabilities down to -100, not -inf"),
+    ("metric", writes_correct, "metrics = 'writes_correct': .* arrays to read .*read-only"),
+    ("metric", writes_count, "metrics = 'writes_count': .* arrays to read .*read-only"),
+    ("metric", writes_owned, "metrics = 'writes_owned': .* arrays to read .*read-only"),
+    ("metric", never_right, "metrics = 'never_right': .* finite metric .* every class, not nan"),
+    ("metric", of_the_wrong, "metrics = 'of_the_wrong': .* finite metric .* every class, not inf"),
     ("metric", one_number, r"metrics = 'one_number': .* \[K, H\] = \(4, 3\), not \(\)"),
     ("encoding", whole_numbers, "exchange.encoding = 'whole_numbers': .* floating .*, not int8"),
-    ("metric", complex_numbers, "metrics = 'complex_numbers': .* real numbers, not complex128"),
+    ("metric", complex_numbers, "metrics = 'complex_numbers': .* real numbers, not complex64"),
     ("metric", words, "metrics = 'words': .* real numbers, not <U4"),
     ("metric", lambda *_: 0, r"metrics = .*a name of its own.*mhd_jax.register\(\"metrics\""),
 ]  # fmt: skip
@@ -603,6 +685,76 @@ def test_a_broken_piece_of_some_methods_is_refused(
     with pytest.raises(ConfigError, match=message):
         api.fit(small.config(**changes), tmp_path / "run", **{kind: piece})
     assert not (tmp_path / "run" / "config.json").exists()
+
+
+@pytest.mark.usefixtures("registries")
+def test_a_metric_that_lacks_what_the_data_lack_is_refused() -> None:
+    """Metrics are tried on the run's own counts, too: here every client has three classes."""
+    api.register("metrics", "needs_all", needs_all_classes)
+    of_three = {"partition__name": "classes_per_client", "partition__classes_per_client": 3}
+    with pytest.raises(ConfigError, match="metrics = 'needs_all': .*a class without samples"):
+        small.build(metrics=("needs_all",), **of_three)
+
+
+@pytest.mark.usefixtures("registries")
+def test_a_metric_may_be_undefined_for_clients_that_lack_classes() -> None:
+    """It may also divide by what a client has, as every client has some samples."""
+
+    def worst_owned(correct: np.ndarray, count: np.ndarray, owned: np.ndarray) -> np.ndarray:
+        shares = [
+            np.average(of, weights=own, axis=-1) for of, own in zip(correct, owned, strict=True)
+        ]
+        by_class = (correct / count) * (owned / owned)[:, None] + np.stack(shares)[..., None]
+        return by_class.min(axis=-1)
+
+    api.register("metrics", "worst_owned", worst_owned)
+    of_three = {"partition__name": "classes_per_client", "partition__classes_per_client": 3}
+    small.build(metrics=("worst_owned",), **of_three)
+
+
+@pytest.mark.usefixtures("registries")
+def test_metrics_are_tried_on_arrays_as_evaluations_give_them() -> None:
+    seen: list[list[tuple[Any, ...]]] = []
+
+    def looks(correct: np.ndarray, count: np.ndarray, owned: np.ndarray) -> np.ndarray:
+        arrays = (correct, count, owned)
+        seen.append([(x.shape, x.dtype, x.flags.writeable) for x in arrays])
+        return correct.mean(axis=-1)
+
+    api.register("metrics", "looks", looks)
+    experiment = small.build(metrics=("looks",))
+    tried = list(seen)
+    experiment.evaluator.evaluate(experiment.init_state())
+    assert len(seen) > len(tried) > 0
+    assert all(each == seen[-1] for each in tried)
+    assert not any(writeable for _, _, writeable in seen[-1])
+
+
+@pytest.mark.parametrize("classes", [2, 3, 7, 10, 33, 100])
+@pytest.mark.parametrize("name", own(exchange.ENCODINGS))
+def test_encodings_can_be_read_however_many_classes_there_are(name: str, classes: int) -> None:
+    """Also where predictions are almost certain; those of logits alike."""
+    config = default_config()
+    config.exchange.encoding, config.exchange.top_k = name, 1
+    made = exchange.make_encoding(config, methods.build(config), classes)
+    contract.check_numbers(made, name, classes, logits=False)
+    if isinstance(made, exchange.AllClasses):
+        contract.check_numbers(made, name, classes, logits=True)
+
+
+@pytest.mark.usefixtures("registries")
+@pytest.mark.parametrize("method", ["fedmd", "feddf"])
+def test_encodings_of_ones_own_are_tried_on_logits_where_these_travel(method: str) -> None:
+    config = default_config()
+    update(config, {"method": method, "exchange.encoding": "mine"})
+    chosen = methods.build(config)
+    api.register("exchange.encoding", "mine", encoding(sends))  # logits add up to nothing
+    exchange.make_encoding(config, chosen, C)
+    api.register("exchange.encoding", "mine", encoding(lambda x: (jnp.log(x),)))
+    with pytest.raises(ConfigError, match="finite scores .* logits up to 100, not nan"):
+        exchange.make_encoding(config, chosen, C)
+    config.method = "fedavg"  # no predictions travel
+    assert exchange.make_encoding(config, methods.build(config), C)
 
 
 @pytest.mark.parametrize("rule", [*own(RULES)])

@@ -110,8 +110,10 @@ def test_the_snippets_about_extending_run() -> None:
     )  # fmt: skip
     experiment = experiment_lib.build(made)
     assert experiment.topologies[0].at(0).sum() == 3
-    made.method = "one_head"
-    assert experiment_lib.build(made).parts.method.distillation.wiring == "main"
+    made.method, made.exchange.encoding = "one_head", "bytes"
+    parts = experiment_lib.build(made).parts
+    assert parts.method.distillation.wiring == "main"
+    assert type(parts.encoding).__name__ == "Bytes"
 
 
 @pytest.mark.parametrize("page", PAGES)

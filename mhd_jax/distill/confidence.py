@@ -87,11 +87,14 @@ def batch_mean(values: Float[Array, "*K B H"]) -> Float[Array, "*K 1 H"]:
 
 
 def confidence_of(name: str, log_probs: Float[Array, "K B H C"]) -> Float[Array, "K B H"]:
-    """The named confidence of every prediction; `ConfigError` for another shape."""
+    """The named confidence of every prediction; `ConfigError` for another shape or type."""
     confidence = CONFIDENCES.get(name)
     with of_piece("distill.confidence", name, "a function of log-probabilities [K, B, H, C]"):
         value = jnp.asarray(confidence(log_probs))
     if value.shape != log_probs.shape[:-1]:
         accepted = f"confidences of shape [K, B, H] = {log_probs.shape[:-1]}, not {value.shape}"
+        raise ConfigError("distill.confidence", name, accepted)
+    if not jnp.issubdtype(value.dtype, jnp.floating):
+        accepted = f"confidences of floating point, not {value.dtype}"
         raise ConfigError("distill.confidence", name, accepted)
     return value

@@ -14,12 +14,17 @@ from jaxtyping import Array, Float
 
 from mhd_jax import rng
 from mhd_jax.errors import ConfigError, of_piece
+from mhd_jax.exchange import contract
 from mhd_jax.methods import Method
-from mhd_jax.registry import Registry
+from mhd_jax.registry import Registry, is_ours
 
 
 class Encoding(Protocol):
-    """Turns scores into the arrays that travel and back."""
+    """Turns scores into the arrays that travel and back.
+
+    Scores are log-probabilities, or logits where a method mixes those. Any axes may stand before C;
+    the first is that of clients, whose messages travel apart.
+    """
 
     @property
     def embedding_type(self) -> jnp.dtype:
@@ -27,11 +32,11 @@ class Encoding(Protocol):
         ...
 
     def encode(self, scores: Float[Array, "*shape C"]) -> tuple[Array, ...]:
-        """The arrays that travel."""
+        """The arrays that travel, a row of each for every client."""
         ...
 
     def decode(self, message: tuple[Array, ...], classes: int) -> Float[Array, "*shape C"]:
-        """Scores of all C classes again."""
+        """Scores of all C classes again, float32 and finite; probabilities add up to 1."""
         ...
 
 
@@ -156,43 +161,23 @@ def make_encoding(config: ml_collections.ConfigDict, method: Method, num_classes
     """The encoding of `config.exchange.encoding`.
 
     Raises:
-      ConfigError: unknown name, top_k outside 1..C, or an encoding of log-probabilities for a
-        method that mixes raw logits (which cannot be rebuilt from them).
+      ConfigError: unknown name, top_k outside 1..C, an encoding of log-probabilities for a
+        method that mixes raw logits (which cannot be rebuilt from them), or one of one's own that
+        breaks its contract.
     """
     name = config.exchange.encoding
+    factory, chosen = ENCODINGS.get(name), method.distillation
     with of_piece("exchange.encoding", name, "a function from the config to an Encoding"):
-        encoding = ENCODINGS.get(name)(config)
+        encoding = factory(config)
     if isinstance(encoding, TopK) and not 1 <= encoding.k <= num_classes:
         raise ConfigError("exchange.top_k", encoding.k, f"between 1 and {num_classes} classes")
-    if isinstance(encoding, TopK | Levels):
-        if method.distillation and method.distillation.mixes_logits:
-            accepted = f"float32 or bfloat16: {config.method} mixes logits"
-            raise ConfigError("exchange.encoding", name, accepted)
-    _check_encoding(encoding, name, num_classes)
+    if isinstance(encoding, TopK | Levels) and chosen and chosen.mixes_logits:
+        accepted = f"float32 or bfloat16: {config.method} mixes logits"
+        raise ConfigError("exchange.encoding", name, accepted)
+    contract.check_shapes(encoding, name, num_classes)
+    if chosen and chosen.nu_pred and not is_ours(factory):
+        contract.check_numbers(encoding, name, num_classes, logits=chosen.mixes_logits)
     return encoding
-
-
-def _check_encoding(encoding: Encoding, name: str, num_classes: int) -> None:
-    """Encodes and decodes shapes alone; raises `ConfigError` where the way back misses them."""
-    shape = (2, 3, 5, num_classes)
-    scores = jax.ShapeDtypeStruct(shape, jnp.float32)
-
-    def there_and_back(scores: Array) -> Array:
-        return encoding.decode(encoding.encode(scores), num_classes)
-
-    accepted = "an Encoding with encode, decode and embedding_type"
-    with of_piece("exchange.encoding", name, accepted):
-        found = jax.eval_shape(there_and_back, scores)
-        embedding_type = jnp.dtype(encoding.embedding_type)
-    if found.shape != shape or found.dtype != jnp.float32:
-        accepted = (
-            f"float32 scores of shape [K, B, H, C] = {shape} after encode and decode, not "
-            f"{found.dtype} of shape {found.shape}"
-        )
-        raise ConfigError("exchange.encoding", name, accepted)
-    if not jnp.issubdtype(embedding_type, jnp.floating):
-        accepted = f"an embedding_type of floating point, not {embedding_type}"
-        raise ConfigError("exchange.encoding", name, accepted)
 
 
 @functools.lru_cache

@@ -47,6 +47,7 @@ def build(
     federations = tuple(federation.federate(config, seed, source, other) for seed in seeds)
     checks.check(config, method, source.num_classes)
     checks.check_classes(federations)
+    checks.check_metrics(config, method, federations)
     topologies = traffic.make_topologies(config, method, federations)
     planned = config.train.steps + max(config.train.steps_per_call, STEPS_PER_CALL)  # at most
     clients = make_clients(config, method, source, seeds, planned)

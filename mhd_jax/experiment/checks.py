@@ -124,7 +124,7 @@ def check(config: ml_collections.ConfigDict, method: methods.Method, num_classes
 def _check_pieces(
     config: ml_collections.ConfigDict, method: methods.Method, num_classes: int
 ) -> None:
-    """Calls confidence, rule, loss and metrics once, on shapes or zeros."""
+    """Calls confidence, rule, loss and mean of parameters once, on shapes or a few numbers."""
     chosen = method.distillation
     if chosen is not None:
         distill.check_pieces(
@@ -133,10 +133,6 @@ def _check_pieces(
         )  # fmt: skip
     if method.averaging is not None:
         aggregation.check(method.averaging.rule)
-    for name in evaluate.chosen_metrics(config.metrics):
-        shape = (config.clients.num, method.num_heads(config.heads.aux), num_classes)
-        owned = np.zeros((shape[0], num_classes))
-        evaluate.measure(name, np.zeros(shape), np.ones(num_classes, int), owned)
 
 
 def warn_of_small_clients(
@@ -185,6 +181,21 @@ def check_classes(federations: Sequence[Federation]) -> None:
             accepted = f"test samples of a class that client {alone[0]} has: "
             accepted += listed(np.flatnonzero(histogram[alone[0]]).tolist())
             raise ConfigError("data.name", source.name, accepted)
+
+
+def check_metrics(
+    config: ml_collections.ConfigDict, method: methods.Method, federations: Sequence[Federation]
+) -> None:
+    """Calls metrics on such counts as evaluations will give them.
+
+    Raises:
+      ConfigError: see `evaluate.check_metric`.
+    """
+    source, heads = federations[0].source, method.num_heads(config.heads.aux)
+    count = np.bincount(source.test.labels, minlength=source.num_classes)
+    for name in evaluate.chosen_metrics(config.metrics):
+        for fed in federations:
+            evaluate.check_metric(name, heads, count, fed.histogram)
 
 
 def _check_frozen(config: ml_collections.ConfigDict, method: methods.Method) -> None:
