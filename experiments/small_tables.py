@@ -22,27 +22,33 @@ from experiments.harness.study import Cell, Record, Study, slug
 KINDS: Mapping[str, Settings] = {"s = 100": {}, "Dirichlet 0.1": DIRICHLET}
 """How labels are divided."""
 
-COLUMN = "defaults"
+COLUMNS: Mapping[str, Settings] = {"defaults": {}, "nu_emb = 1": {"distill.nu_emb": 1.0}}
+"""What is tried, and its settings."""
 
 
 def cells(preset: Preset) -> list[Cell]:
     del preset
-    return [_cell(table, kind) for kind in KINDS for table in keel.SMALL_TABLES]
+    return [
+        _cell(table, kind, column)
+        for kind in KINDS
+        for table in keel.SMALL_TABLES
+        for column in COLUMNS
+    ]
 
 
-def _cell(table: str, kind: str) -> Cell:
-    classes = keel.SMALL_TABLES[table]
+def _cell(table: str, kind: str, column: str) -> Cell:
+    classes, changed = keel.SMALL_TABLES[table], COLUMNS[column]
     changes = {
         "train.steps": 1000, "data.name": keel.data_name(table), "data.num_classes": classes,
-        **KINDS[kind],
+        **KINDS[kind], **changed,
     }  # fmt: skip
-    label = f"{table}, {classes} classes"
-    return Cell(slug(f"{table} {kind}"), label, changes, group=kind, column=COLUMN)
+    name = slug(f"{table} {kind} {column if changed else ''}")
+    return Cell(name, f"{table}, {classes} classes", changes, group=kind, column=column)
 
 
 def draw(records: Sequence[Record]) -> Figure:
-    """What every table gains over isolation and what main heads keep."""
-    return worst.draw(records, (COLUMN,))
+    """What every table gains over isolation and what main heads keep, column by column."""
+    return worst.draw(records, list(COLUMNS))
 
 
 STUDY = Study(
