@@ -85,8 +85,8 @@ def test_auto_decides_by_memory_and_says_so(monkeypatch):
     for needed, augment, streamed in ((10, "", False), (600, "", True), (1, "crop", True)):
         assert feeds.streams("auto", needed * 2**20, 2**30, augment) == (streamed, said[-1])
     assert [line.split(", as ") for line in said] == [
-        ["data.feed = auto: resident", "10 MiB of images a device fit into half of 1,024 MiB"],
-        ["data.feed = auto: streaming", "600 MiB of images a device exceed half of 1,024 MiB"],
+        ["data.feed = auto: resident", "10 MiB of samples a device fit into half of 1,024 MiB"],
+        ["data.feed = auto: streaming", "600 MiB of samples a device exceed half of 1,024 MiB"],
         ["data.feed = auto: streaming", "data.augment = crop runs on the host"],
     ]
     assert not feeds.streams("resident", 2**40, 1, "")[0]

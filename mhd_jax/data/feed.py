@@ -353,7 +353,7 @@ def streams(setting: str, needed: int, memory: int, host_augment: str) -> tuple[
         return setting == "streaming", f"data.feed = {setting}"
     large = needed > RESIDENT_SHARE * memory
     reason = (
-        f"{needed / 2**20:,.0f} MiB of images a device "
+        f"{needed / 2**20:,.0f} MiB of samples a device "
         f"{'exceed' if large else 'fit into'} half of {memory / 2**20:,.0f} MiB"
     )
     if host_augment:
