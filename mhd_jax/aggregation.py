@@ -15,7 +15,7 @@ from mhd_jax.distill import blank
 from mhd_jax.distill.robust_rules import inner, middle
 from mhd_jax.errors import ConfigError, of_piece
 from mhd_jax.registry import Registry, is_ours
-from mhd_jax.trees import AnyTree
+from mhd_jax.trees import AnyTree, unfit_type
 
 
 class Aggregator(Protocol):
@@ -44,7 +44,7 @@ def check(rule: str) -> None:
     """Calls a rule of one's own on shapes: 2 readers of 3 clients.
 
     Raises:
-      ConfigError: an unknown name, or parameters of other shapes than the contract says.
+      ConfigError: an unknown name, or parameters of other shapes or types than the contract says.
     """
     if is_ours(AGGREGATORS.get(rule)):
         return
@@ -87,7 +87,7 @@ def aggregate(
       New parameters, leaves [k, ...], and whose could be read.
 
     Raises:
-      ConfigError: the rule returns parameters of other shapes.
+      ConfigError: the rule returns parameters of other shapes, or complex or whole numbers.
     """
     leaves = jax.tree.leaves(everyone)
     finite = jnp.stack([jnp.isfinite(x).reshape(len(x), -1).all(axis=1) for x in leaves])
@@ -100,6 +100,8 @@ def aggregate(
         mixed = AGGREGATORS.get(rule)(read, left, trim)
     if jax.tree.map(jnp.shape, mixed) != jax.tree.map(jnp.shape, own):
         raise ConfigError("average.rule", rule, f"{WANTED}, of the same tree")
+    if unfit := unfit_type(mixed, own):
+        raise ConfigError("average.rule", rule, f"{WANTED}, of floating point, not {unfit}")
     reads_somebody = (left > 0).any(axis=1)
 
     def keep(new: Array, old: Array) -> Array:

@@ -286,7 +286,8 @@ class Attackers:
           vectors: embeddings [K, B, D], or arrays of parameters [K, ...].
 
         Raises:
-          ConfigError: a lie of another shape than what it stands for, or one that cannot be told.
+          ConfigError: a lie of another shape than what it stands for, of no real numbers, or one
+            that cannot be told.
         """
         key = jax.eval_shape(lambda: jax.random.key(0))
         step = jax.ShapeDtypeStruct((), jnp.int32)
@@ -312,6 +313,8 @@ class Attackers:
         if told.shape != honest.shape:
             accepted = f"a lie of the shape of what it stands for, {honest.shape}, not {told.shape}"
             raise ConfigError("attack.name", self.name, accepted)
+        if not any(jnp.issubdtype(told.dtype, kind) for kind in (jnp.floating, jnp.integer)):
+            raise ConfigError("attack.name", self.name, f"a lie of real numbers, not {told.dtype}")
         lies = self._lies(view.clients, honest.ndim, step)
         return jnp.where(lies, told.astype(honest.dtype), honest)
 

@@ -362,7 +362,11 @@ def _check_choices(name: str, made: Method, steps: int) -> None:
             raise ConfigError("method", name, accepted)
     for shown in (np.arange(3), made.steps_shown(steps)):
         with of_piece("method", name, WEIGHTS):
-            weights = made.weights(shown)
+            given = np.asarray(made.when(shown))
+            if given.dtype.kind in "cSU":
+                accepted = f"{WEIGHTS}, in real numbers, not {given.dtype}"
+                raise ConfigError("method", name, accepted)
+            weights = given.astype(np.float32)
         if weights.shape != (len(shown), 2):
             found = f"not of shape {weights.shape} for {len(shown)} steps"
             raise ConfigError("method", name, f"{WEIGHTS}, {found}")

@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool
 
 from mhd_jax.errors import ConfigError, of_piece
 from mhd_jax.registry import Registry, is_ours
-from mhd_jax.trees import PyTree
+from mhd_jax.trees import PyTree, unfit_type
 
 WANTED = "a function from the config to an optax.GradientTransformation"
 
@@ -89,6 +89,9 @@ def _try(name: str, made: optax.GradientTransformation, params: PyTree) -> None:
         updates, after = jax.eval_shape(made.update, params, before, params)
     if jax.tree.map(jnp.shape, updates) != jax.tree.map(jnp.shape, params):
         raise ConfigError("optimizer.name", name, "updates of the shapes of the parameters")
+    if unfit := unfit_type(updates, params):
+        accepted = f"updates of floating point, as parameters are, not {unfit}"
+        raise ConfigError("optimizer.name", name, accepted)
     kind = lambda x: (x.shape, x.dtype)  # noqa: E731
     if jax.tree.map(kind, before) != jax.tree.map(kind, after):
         accepted = "a state that has the same shapes and types after an update"

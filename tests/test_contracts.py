@@ -8,6 +8,7 @@ gets. The last part installs a package with pieces of its own.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import subprocess
 import sys
@@ -403,6 +404,62 @@ def grows(config: Any) -> optax.GradientTransformation:
     )
 
 
+def updates_times(number: Any) -> Any:
+    """An optimiser whose updates are gradients times a number, in its type."""
+
+    def factory(config: Any) -> optax.GradientTransformation:
+        made = lambda grads, _: jax.tree.map(lambda x: x.astype(number.dtype) * number, grads)  # noqa: E731
+        return optax.stateless(made)
+
+    return named(f"updates_{number.dtype}", factory)
+
+
+def mean_of_type(dtype: Any) -> Any:
+    """The plain mean of parameters, in numbers of that type."""
+
+    def mean(everyone: Any, weights: jax.Array, trim: float) -> Any:
+        return jax.tree.map(lambda x: jnp.tensordot(weights, x, 1).astype(dtype), everyone)
+
+    return named(f"mean_{jnp.dtype(dtype)}", mean)
+
+
+def loss_of_type(dtype: Any) -> Any:
+    """A loss of logits in numbers of that type."""
+
+    def loss(student: jax.Array, target: jax.Array) -> jax.Array:
+        return jnp.abs(student - target).sum(axis=-1).astype(dtype)
+
+    return named(f"loss_{jnp.dtype(dtype)}", loss)
+
+
+def of_logarithms(student: jax.Array, target: jax.Array) -> jax.Array:
+    return jnp.abs(jnp.log(student) - jnp.log(target)).mean(axis=-1)
+
+
+def lie_of_type(dtype: Any) -> Any:
+    """Honest predictions in numbers of that type."""
+    return named(f"lie_{jnp.dtype(dtype)}", lambda honest, view: honest.astype(dtype))
+
+
+def weighs(weights: Any) -> Any:
+    """A method of mhd that weighs its losses alike in every step."""
+
+    def method(config: Any) -> methods.Method:
+        made = methods.METHODS.get("mhd")(config)
+        return dataclasses.replace(made, when=lambda steps: np.tile(weights, (len(steps), 1)))
+
+    return method
+
+
+def marks(primary: Any) -> Any:
+    """A partition with the same primary label, marked like this, for every client and class."""
+
+    def scheme(labels: np.ndarray, classes: int, clients: int, *_: Any) -> Owners:
+        return Owners(np.arange(len(labels)) % clients, np.full((clients, classes), primary))
+
+    return named("marks", scheme)
+
+
 def one_client(everyone: Any, weights: jax.Array, trim: float) -> Any:
     return jax.tree.map(lambda x: x[2], everyone)
 
@@ -594,10 +651,15 @@ BROKEN = [
     ("rule", scores_of(lambda s, t: Target(jnp.exp(s) * jnp.nan, t)), "rule = .* finite scores"),
     ("rule", scores_of(lambda s, t: Target(s, t)), "rule = .* probabilities as scores"),
     ("rule", scores_of(lambda s, t: Target(jnp.exp(s), t), float), "`taught` is True or False"),
+    ("rule", scores_of(lambda s, t: Target(jnp.exp(s) + 0j, t)), "`scores` are of .* not complex"),
+    ("rule", scores_of(lambda s, t: Target((s == s.max(-1, keepdims=True)).astype(int), t)),
+     "rule = 'made_up': .* `scores` are of floating point, not int32"),
     ("rule", scores_of(lambda s, t: (jnp.exp(s), t)), r"mhd_jax.distill.Target, not a tuple"),
     ("optimizer", no_optimizer, "optimizer.name = 'no_optimizer': .* optax.Grad.*, not to str"),
     ("optimizer", sums_up, "optimizer.name = 'sums_up': .* of the shapes of the parameters"),
     ("optimizer", grows, "optimizer.name = 'grows': .* the same shapes and types after"),
+    ("optimizer", updates_times(jnp.complex64(1)), "updates of floating point, .* not complex64"),
+    ("optimizer", updates_times(jnp.int32(1)), "updates of floating point, .* not int32"),
     ("graph", selfish, "graph.name = 'selfish': .* client 0 cannot distil from itself"),
     ("graph", too_large, r"graph.name = 'too_large': expected shape \(4, 4\), .* not \(5, 5\)"),
     ("graph", grows_self, "graph.name = 'grows_self, at step 0': .* distil from itself"),
@@ -605,21 +667,28 @@ BROKEN = [
     ("partition", loses_samples, r"partition.name = 'loses_samples': .* of shape \[N\] = "),
     ("partition", unknown_client, r"partition.name = 'unknown_client': .*0 to 3.* 99 to 99"),
     ("partition", no_owners, "partition.name = 'no_owners': .* returns Owners, not ndarray"),
+    ("partition", marks("no"), r"'marks': .* \[K, C\] = .*True or False \(1 or 0\), .* of <U2"),
+    ("partition", marks(0.5), "'marks': .*True or False .*, not other values of float64"),
+    ("partition", marks(np.nan), "'marks': .*True or False .*, not other values of float64"),
     ("source", not_a_source, "data.name = 'not_a_source': .* returns a Source, not ndarray"),
     ("source", labels_too_large, r"data.name = 'labels_too_large': .*labels in 0..1.* not 0..3"),
     ("method", not_a_method, "method = 'not_a_method': .* to a Method, not to dict"),
+    ("method", weighs([1, 1j]), "method = 'method': .* of steps .*, in real .*, not complex128"),
+    ("method", weighs(["1", "1"]), "method = 'method': .* of steps .*, in real numbers, not <U1"),
     ("encoding", loses_classes, r"exchange.encoding = 'loses_classes': .* \[K, B, H, C\] = "),
     ("encoding", no_decoder, "exchange.encoding = 'no_decoder': .* encode, decode and embedding"),
     ("encoding", named("nothing", lambda config: None), "not NoneType without encode and decode"),
     ("encoding", encoding(lambda x: x, lambda x, _: x), "encode returns a tuple .*, not one array"),
     ("encoding", encoding(lambda x: None), "encode returns a tuple of arrays .*, not NoneType"),
-    ("encoding", encoding(lambda x: [x]), "encode returns a tuple of arrays .*, not list"),
+    ("encoding", encoding(lambda x: {"x": x}), "encode returns a tuple of arrays .*, not dict"),
     ("encoding", encoding(lambda x: (x, None)), "encode returns .*, not one with NoneType"),
     ("encoding", encoding(lambda x: (x, x.max())), r"encode returns .* K = 2 clients, not \(\)"),
     ("encoding", encoding(lambda: 0), r"encode\(scores\), called .*\[K, B, H, C\].*0 positional"),
     ("encoding", encoding(sends, lambda x: x), r"decode\(message, num_classes\), .* and 10 .*Type"),
     ("encoding", encoding(sends, lambda x, _: x), r"\[K, B, H, C\] = .* decode, not tuple"),
     ("encoding", encoding(sends, embedding_type="words"), "embedding_type of floating .*TypeError"),
+    ("encoding", encoding(sends, embedding_type=None), "floating point, of 32 bits .*, not None"),
+    ("encoding", encoding(sends, embedding_type=np.float64), "of 32 bits at most, not float64"),
     ("encoding", encoding(sends, lambda x, _: x[0] * jnp.nan), "finite scores .* -100, not nan"),
     ("encoding", encoding(lambda x: (jnp.exp(x),)), "encoding = 'made_up': .*add up to 1 .*, not"),
     ("encoding", encoding(lambda x: (x.astype(jnp.float16) - 1,), lambda x, _: jnp.float32(x[0])),
@@ -669,8 +738,24 @@ def _nothing_may_run(self: Any) -> Any:
             fewer_classes,
             r"name = 'fewer_classes': .* \(4, 8, 2, 10\), not \(4, 8, 2, 3",
         ),
+        (
+            LIES,
+            "attack",
+            lie_of_type(jnp.complex64),
+            "'lie_complex64': .*real numbers, not complex64",
+        ),
+        (LIES, "attack", lie_of_type(bool), "'lie_bool': expected a lie of real numbers, not bool"),
         (LIES, "attack", unknown_word, "attack.name = 'unknown_word': .*KeyError"),
         ({"method": "fedavg"}, "aggregator", no_trim, r"rule = 'no_trim': .* leaves \[k, .*Type"),
+        *(
+            ({"method": "fedavg"}, "aggregator", mean_of_type(kind), f"point, not {kind.__name__}")
+            for kind in (np.complex64, np.int32)
+        ),
+        *(
+            ({"method": "fedmd"}, "loss", loss_of_type(kind), f"point, not {kind.__name__}")
+            for kind in (np.complex64, np.int32, bool)
+        ),
+        ({"method": "fedmd"}, "loss", of_logarithms, "'of_logarithms': .*finite losses .* not nan"),
         (
             {"method": "fedmd"},
             "loss",
@@ -685,6 +770,28 @@ def test_a_broken_piece_of_some_methods_is_refused(
     with pytest.raises(ConfigError, match=message):
         api.fit(small.config(**changes), tmp_path / "run", **{kind: piece})
     assert not (tmp_path / "run" / "config.json").exists()
+
+
+@pytest.mark.usefixtures("registries")
+@pytest.mark.parametrize(
+    ("changes", "kind", "piece"),
+    [
+        ({}, "exchange.encoding", encoding(lambda x: [x], embedding_type="bfloat16")),
+        ({}, "partition.name", marks(1.0)),
+        ({}, "method", weighs([1, True])),
+        (LIES, "attack.name", lie_of_type(int)),
+        (LIES, "attack.name", lambda honest, view: jnp.full_like(honest, jnp.nan)),
+        ({"method": "fedavg"}, "average.rule", mean_of_type(jnp.bfloat16)),
+        ({}, "optimizer.name", updates_times(jnp.bfloat16(1))),
+        ({"method": "fedmd"}, "distill.loss", loss_of_type(jnp.bfloat16)),
+        ({}, "distill.rule", scores_of(lambda s, t: Target(jnp.exp(s).astype(jnp.float16), t))),
+    ],
+)
+def test_numbers_of_other_types_are_taken_where_nothing_is_lost(
+    changes: dict[str, Any], kind: str, piece: Any
+) -> None:
+    api.register(kind, "mine", piece)
+    small.build(**changes, **{kind.replace(".", "__"): "mine"})
 
 
 @pytest.mark.usefixtures("registries")

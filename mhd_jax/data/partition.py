@@ -206,10 +206,13 @@ def _checked(
         return client, np.zeros(shape, dtype=bool)
     accepted = f"primary labels of shape [K, C] = {shape}"
     with of_piece("partition.name", name, accepted):
-        primary = np.asarray(owners.primary, dtype=bool)
+        primary = np.asarray(owners.primary)
     if primary.shape != shape:
         raise ConfigError("partition.name", name, f"{accepted}, not {primary.shape}")
-    return client, primary
+    if primary.dtype.kind not in "biuf" or not np.all((primary == 0) | (primary == 1)):
+        accepted += f", each True or False (1 or 0), not other values of {primary.dtype}"
+        raise ConfigError("partition.name", name, accepted)
+    return client, primary.astype(bool)
 
 
 def pooled(parts: Partition) -> Partition:

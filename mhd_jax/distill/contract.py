@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from mhd_jax.distill.candidates import Candidates
 from mhd_jax.distill.confidence import CONFIDENCES, ENERGY
-from mhd_jax.distill.losses import head_losses
+from mhd_jax.distill.losses import LOGIT_LOSSES, head_losses, logit_loss
 from mhd_jax.distill.rules import RULES, Target, choose
 from mhd_jax.errors import ConfigError
 from mhd_jax.registry import is_ours
@@ -19,7 +19,7 @@ from mhd_jax.registry import is_ours
 def check_pieces(
     *, rule: str, confidence: str, loss: str, num_classes: int, label_shares: bool = False
 ) -> None:
-    """Calls the named pieces on shapes (k = 2 students, K = 3, B = 5, m = 4), own rules on numbers.
+    """Calls the named pieces on shapes (k = 2 students, K = 3, B = 5, m = 4), own ones on numbers.
 
     Args:
       rule: a name in `RULES`.
@@ -49,9 +49,20 @@ def check_pieces(
         return head_losses(student, candidates, keys, rule=rule, confidence=confidence, loss=loss)
 
     jax.eval_shape(losses, student, scores, allowed, keys)
+    if on_logits and not is_ours(LOGIT_LOSSES.get(loss)):
+        _check_loss(loss, num_classes)
     pieces = [RULES.get(rule), *([] if confidence == ENERGY else [CONFIDENCES.get(confidence)])]
     if not all(map(is_ours, pieces)):
         _check_values(rule, confidence, num_classes, label_shares, on_logits)
+
+
+def _check_loss(loss: str, num_classes: int) -> None:
+    """Calls a loss on random logits [k = 2, B = 5, m = 4, C]; `ConfigError` where not finite."""
+    student, target = 2 * jax.random.normal(jax.random.key(2), (2, 2, 5, 4, num_classes))
+    losses = np.asarray(logit_loss(loss, student, target), np.float32)  # of any floating point
+    if not np.isfinite(losses).all():
+        accepted = f"finite losses of ordinary logits, not {losses[~np.isfinite(losses)][0]:g}"
+        raise ConfigError("distill.loss", loss, accepted)
 
 
 def _check_values(

@@ -109,20 +109,22 @@ def head_losses(
     link = (lambda logits: logits) if on_logits else jnp.exp
     target, taught = targets(candidates, choice, link)
     if on_logits:
-        return _taught_mean(functools.partial(_logit_loss, loss), student, target, taught)
+        return _taught_mean(functools.partial(logit_loss, loss), student, target, taught)
     return _taught_mean(soft_cross_entropy, student, sharpen(target, temperature), taught)
 
 
-def _logit_loss(
+def logit_loss(
     name: str, student: Float[Array, "*shape C"], target: Float[Array, "*shape C"]
 ) -> Float[Array, "*shape"]:
-    """The named loss; `ConfigError` for one of another shape."""
+    """The named loss; `ConfigError` for one of another shape or type."""
     with of_piece("distill.loss", name, WANTED):
         losses = LOGIT_LOSSES.get(name)(student, target)
-        shape = jnp.shape(losses)
+        shape, dtype = jnp.shape(losses), jnp.result_type(losses)
     if shape != student.shape[:-1]:
         accepted = f"{WANTED}, of shape {student.shape[:-1]}, not {shape}"
         raise ConfigError("distill.loss", name, accepted)
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise ConfigError("distill.loss", name, f"{WANTED}, of floating point, not {dtype}")
     return losses
 
 

@@ -312,16 +312,7 @@ def _choice(
             made = jnp.asarray(made)
     students, (num, *rest) = len(candidates.allowed), certainty.shape
     if isinstance(made, Target):
-        shape = (students, *rest, candidates.published.shape[-1])
-        if made.scores.shape != shape or made.taught.shape != shape[:-1]:
-            accepted = (
-                f"a Target with scores [k, B, m, C] = {shape} and taught {shape[:-1]}, not "
-                f"{made.scores.shape} and {made.taught.shape}"
-            )
-            raise ConfigError("distill.rule", name, accepted)
-        if made.taught.dtype != bool:
-            accepted = f"a Target whose `taught` is True or False, not {made.taught.dtype}"
-            raise ConfigError("distill.rule", name, accepted)
+        _check_target(name, made, (students, *rest, candidates.published.shape[-1]))
         return made
     choice: Array = made
     index, weights = (students, *rest), (students, num, *rest)
@@ -334,3 +325,19 @@ def _choice(
         )
         raise ConfigError("distill.rule", name, accepted)
     return choice
+
+
+def _check_target(name: str, made: Target, shape: tuple[int, ...]) -> None:
+    """Raises `ConfigError` for a target of another shape than [k, B, m, C], or another type."""
+    accepted = ""
+    if made.scores.shape != shape or made.taught.shape != shape[:-1]:
+        accepted = (
+            f"a Target with scores [k, B, m, C] = {shape} and taught {shape[:-1]}, not "
+            f"{made.scores.shape} and {made.taught.shape}"
+        )
+    elif made.taught.dtype != bool:
+        accepted = f"a Target whose `taught` is True or False, not {made.taught.dtype}"
+    elif not jnp.issubdtype(made.scores.dtype, jnp.floating):
+        accepted = f"a Target whose `scores` are of floating point, not {made.scores.dtype}"
+    if accepted:
+        raise ConfigError("distill.rule", name, accepted)

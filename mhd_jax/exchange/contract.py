@@ -31,8 +31,9 @@ def check_shapes(encoding: Any, name: str, num_classes: int) -> None:
       num_classes: C.
 
     Raises:
-      ConfigError: a method that is missing or fails, an encode that returns no tuple of arrays, a
-        decode whose scores are not what was encoded, or an embedding_type not of floating point.
+      ConfigError: a method that is missing or fails, an encode that returns no tuple or list of
+        arrays, a decode whose scores are not what was encoded, or an embedding_type that is not of
+        floating point or has more than 32 bits.
     """
     accepted = "an Encoding with encode, decode and embedding_type"
     with of_piece(SETTING, name, accepted):
@@ -52,11 +53,12 @@ def check_shapes(encoding: Any, name: str, num_classes: int) -> None:
     if not _is_array(found) or found.shape != scores.shape or found.dtype != jnp.float32:
         accepted = f"float32 scores of shape [K, B, H, C] = {scores.shape} after encode and decode"
         raise ConfigError(SETTING, name, f"{accepted}, not {_described(found)}")
-    accepted = "an embedding_type of floating point"
+    accepted = "an embedding_type of floating point, of 32 bits at most"
     with of_piece(SETTING, name, accepted):
         embedding_type = jnp.dtype(encoding.embedding_type)
-    if not jnp.issubdtype(embedding_type, jnp.floating):
-        raise ConfigError(SETTING, name, f"{accepted}, not {embedding_type}")
+    if not jnp.issubdtype(embedding_type, jnp.floating) or embedding_type.itemsize > 4:
+        given = "None" if encoding.embedding_type is None else embedding_type
+        raise ConfigError(SETTING, name, f"{accepted}, not {given}")
 
 
 def check_numbers(encoding: Any, name: str, num_classes: int, *, logits: bool) -> None:
@@ -99,7 +101,7 @@ def _tried_scores(num_classes: int, logits: bool) -> Float[Array, "K B H C"]:
 def _check_message(message: Any, name: str) -> None:
     """Raises `ConfigError` where what encode returns cannot travel."""
     accepted = "an Encoding whose encode returns a tuple of arrays [K, ...], such as (scores,)"
-    if not isinstance(message, tuple):
+    if not isinstance(message, tuple | list):
         found = "one array" if _is_array(message) else type(message).__name__
         raise ConfigError(SETTING, name, f"{accepted}, not {found}")
     for part in message:

@@ -250,7 +250,7 @@ def _with_lies(
     scores, energy = sent.scores, sent.energy
     if scores is not None and liars.attack.predictions:
         told = liars.on_predictions(scores, layout.num_clients, public, key, step)
-        carried = parts.encoding.decode(parts.encoding.encode(told), parts.num_classes)
+        carried = parts.encoding.decode(tuple(parts.encoding.encode(told)), parts.num_classes)
         scores = liars.only_lies(carried, scores, layout.num_clients, step)
     if energy is not None and liars.attack.predictions:
         boast = jnp.full_like(energy, ENERGY_OF_LIARS)
