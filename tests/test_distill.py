@@ -855,7 +855,7 @@ def looks(given: distill.Candidates, certainty: jax.Array, keys: jax.Array) -> j
         (everybody_in_full, "add up to 1, or 0 for none, not 3"),
         (everybody_equally, "weights of 0 where `candidates.allowed` is False"),
         (teaches_the_lonely, "`taught` False for a client without peers"),
-        (forgets_to_return, "a rule .candidates, certainty .N, B, m., keys .k, B.. .*None"),
+        (forgets_to_return, "a rule .candidates, confidence .N, B, m., keys .k, B.. .*None"),
         (looks, "a rule .* .TracerBoolConversionError"),
     ],
 )

@@ -52,6 +52,7 @@ def build(
     planned = config.train.steps + max(config.train.steps_per_call, STEPS_PER_CALL)  # at most
     clients = make_clients(config, method, source, seeds, planned)
     if method.distillation is not None:
+        checks.warn_of_few_samples(config, federations)
         checks.warn_of_small_clients(config, clients.by_batch, federations)
     visits = traffic.make_visits(config, method, topologies, clients.layout)
     trained = federation.trained_on(method, federations)

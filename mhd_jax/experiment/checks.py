@@ -135,6 +135,25 @@ def _check_pieces(
         aggregation.check(method.averaging.rule)
 
 
+FEW = 4
+"""Private samples: a main head that has fewer, often of one class, may lose what it knows."""
+
+
+def warn_of_few_samples(
+    config: ml_collections.ConfigDict, federations: Sequence[Federation]
+) -> None:
+    """Warns of clients with fewer than `FEW` private samples, of the seed that has most of them."""
+    learning = slice(config.clients.frozen, None)
+    counts = [int((fed.partition.sizes[learning] < FEW).sum()) for fed in federations]
+    if count := max(counts):
+        made = config.partition.name in ("dirichlet", "quantity")
+        logging.warning(
+            "%d of %d clients have fewer than %d private samples, and their main heads may lose "
+            "their task%s", count, config.clients.num, FEW,
+            f"; partition.min_size = {FEW} gives everybody more" if made else "",
+        )  # fmt: skip
+
+
 def warn_of_small_clients(
     config: ml_collections.ConfigDict,
     by_batch: Bool[np.ndarray, " K"],
