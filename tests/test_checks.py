@@ -54,15 +54,3 @@ def test_the_kill_loop_reads_the_last_checkpoint(
     train.train_and_evaluate(config, tmp_path / "run", with_report=False)
     state = kill_loop.last_state(tmp_path / "run")
     assert any(leaf.shape[:2] == (1, 4) and leaf.size > 4 for leaf in state)
-
-
-def test_clients_with_very_few_samples_are_told(caplog: pytest.LogCaptureFixture) -> None:
-    made = small.config(partition__name="quantity", partition__alpha=0.05, clients__num=6)
-    for smallest, told in ((1, True), (4, False)):
-        made.partition.min_size = smallest
-        caplog.clear()
-        with caplog.at_level("WARNING", logger="absl"):
-            experiment_lib.build(made)
-        said = "of 6 clients have fewer than 4 private samples, and their main heads may lose"
-        assert (said in caplog.text) == told
-        assert ("; partition.min_size = 4 gives everybody more" in caplog.text) == told

@@ -504,3 +504,15 @@ def test_public_samples_that_are_all_alike_are_blamed_on_where_they_come_from():
     config.partition.name = "by_key"
     with pytest.raises(ConfigError, match="^public = '60 public samples, all alike'"):
         experiment_lib.build(config, (source, source.public))
+
+
+def test_clients_with_very_few_samples_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    made = small.config(partition__name="quantity", partition__alpha=0.05, clients__num=6)
+    for smallest, told in ((1, True), (4, False)):
+        made.partition.min_size = smallest
+        caplog.clear()
+        with caplog.at_level("WARNING", logger="absl"):
+            experiment_lib.build(made)
+        said = "of 6 clients have fewer than 4 private samples, and their main heads may lose"
+        assert (said in caplog.text) == told
+        assert ("; partition.min_size = 4 gives everybody more" in caplog.text) == told
