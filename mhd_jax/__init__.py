@@ -25,7 +25,7 @@ if TYPE_CHECKING:
         register,
     )
 
-__version__ = "0.3.0"
+__version__ = "0.4.0"
 
 __all__ = ["Run", "fit", "from_arrays", "from_clients", "join", "load_client", "register"]
 
