@@ -128,7 +128,7 @@ def test_many_clients_predict_few_samples_at_a_time(
     ("samples", "said"),
     [
         (np.zeros((0, 8, 8, 1), np.uint8), "at least 1"),
-        (np.zeros((2, 8, 8, 1), np.int64), "uint8 or floating point"),
+        (np.zeros((2, 8, 8, 1), np.int64), "pixels of type uint8, or floating point in 0..1"),
         (np.full((2, 8, 8, 1), np.nan), "finite numbers"),
         (np.full((2, 8, 8, 1), 200.0), "images in 0..1, not 200..200"),
     ],
@@ -211,7 +211,7 @@ def test_a_new_process_needs_the_object_again(run: mhd_jax.Run) -> None:
         lost = mhd_jax.Run.load(run.workdir)
         assert lost.summary == run.summary
         with pytest.raises(
-            ConfigError, match="'ScaledHead': .* passed to Run.load as 'head' again"
+            ConfigError, match="'ScaledHead': .* passed to Run.load again, this one as 'head'"
         ):
             lost.clients[0].params  # noqa: B018
         found = mhd_jax.Run.load(run.workdir, head=ScaledHead)

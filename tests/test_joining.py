@@ -394,7 +394,7 @@ def test_the_name_is_of_the_contents() -> None:
     [
         (
             {"network": {"kernel": np.zeros((2, 3))}},
-            "client north': .*network/kernel is .2, 3. there",
+            "the network of client north: .*network/kernel is .2, 3. there",
         ),
         ({"params": {"head": {"bias": np.zeros(3)}}}, "head/bias is .3,. there and .3, 3. here"),
         ([{}, {}], "weights for all clients alike, or for each of 3, not 2"),
@@ -411,7 +411,7 @@ def test_weights_that_are_not_finite_are_named(run: mhd_jax.Run) -> None:
     spoiled = jax.tree.map(np.array, run.clients[1].params)
     spoiled["params"]["head"]["bias"][0, 0] = np.nan
     config = small.config(**SETTINGS, model__init_from=weights.named([None, spoiled, None]))
-    with pytest.raises(ConfigError, match="'client south': .*NaN or inf in params/head/bias$"):
+    with pytest.raises(ConfigError, match="for client south NaN or inf is in params/head/bias$"):
         assert experiment_lib.build(config).weights
 
 
