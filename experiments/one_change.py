@@ -12,8 +12,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from matplotlib.figure import Figure
-
 from experiments.harness import sweep, worst
 from experiments.harness.candidates import DATA, Settings
 from experiments.harness.presets import Preset
@@ -79,11 +77,6 @@ def _cell(data: str, label: str, changes: Settings) -> Cell:
     return Cell(slug, label, settings, group=data)
 
 
-def draw(records: Sequence[Record]) -> Figure:
-    """What every row gains over isolation, and what its main heads keep."""
-    return worst.draw(records, [""])
-
-
 def verdict(records: Sequence[Record]) -> str:
     """The worst rows in a sentence."""
     found = worst.find(records)
@@ -98,7 +91,7 @@ STUDY = Study(
     "one_change",
     "One setting changed",
     cells,
-    draw=draw,
+    draw=worst.draw,
     definitions=(
         "The defaults with 8 clients, a dense network and 1,000 steps, but for what the row says; "
         "CIFAR-10 at 16 px.",

@@ -8,14 +8,12 @@ No default was changed after a look at these networks.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-
-from matplotlib.figure import Figure
+from collections.abc import Collection, Mapping
 
 from experiments.harness import sweep, worst
 from experiments.harness.candidates import DATA, DIRICHLET, Settings
 from experiments.harness.presets import Preset
-from experiments.harness.study import Cell, Record, Study, slug
+from experiments.harness.study import Cell, Study, slug
 
 NETWORKS: Mapping[str, str] = {
     "dropout": "cnn with dropout",
@@ -30,8 +28,6 @@ KINDS: Mapping[str, tuple[Settings, Mapping[str, Collection[str]]]] = {
     "Dirichlet 0.1": (DIRICHLET, {"CIFAR-10": ("dropout", "pooled")}),
 }
 """How labels are divided, and networks that are tried on which photographs."""
-
-COLUMN = "defaults"
 
 
 def cells(preset: Preset) -> list[Cell]:
@@ -49,19 +45,14 @@ def _cell(data: str, network: str, kind: str) -> Cell:
         "train.steps": 1000, "model.name": f"photo_{network}", **DATA[data], **KINDS[kind][0],
     }  # fmt: skip
     label = f"{data}, {NETWORKS[network]}"
-    return Cell(slug(f"{data} {network} {kind}"), label, changes, group=kind, column=COLUMN)
-
-
-def draw(records: Sequence[Record]) -> Figure:
-    """What every row gains over isolation and what main heads keep."""
-    return worst.draw(records, (COLUMN,))
+    return Cell(slug(f"{data} {network} {kind}"), label, changes, group=kind, column="defaults")
 
 
 STUDY = Study(
     "photographs",
     "The defaults with other networks on photographs",
     cells,
-    draw=draw,
+    draw=worst.draw,
     definitions=(
         "Photographs are at 16 px; of Tiny ImageNet the first 20 classes. Networks have 14,000 to "
         "41,000 parameters: convolutions with dropout and a dense layer; convolutions with group "

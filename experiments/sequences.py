@@ -10,14 +10,12 @@ batch repeats was corrected.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-
-from matplotlib.figure import Figure
+from collections.abc import Collection, Mapping
 
 from experiments.harness import sequences, sweep, worst
 from experiments.harness.candidates import DIRICHLET, Settings
 from experiments.harness.presets import Preset
-from experiments.harness.study import Cell, Record, Study, slug
+from experiments.harness.study import Cell, Study, slug
 
 ALL = ("cnn", "gru", "transformer")
 """Networks of `experiments.harness.sequence_networks`."""
@@ -34,8 +32,6 @@ ROWS = (
     ("series_italy_power_demand", "Italy's power demand", ("cnn", "gru")),
 )
 """What `data.name` and the table call it, and networks."""
-
-COLUMN = "defaults"
 
 
 def cells(preset: Preset) -> list[Cell]:
@@ -56,19 +52,14 @@ def _cell(name: str, label: str, network: str, kind: str) -> Cell:
         "model.name": f"sequence_{network}", **KINDS[kind][0],
     }  # fmt: skip
     label = f"{label}, {classes} classes, {network}"
-    return Cell(slug(f"{name} {network} {kind}"), label, changes, group=kind, column=COLUMN)
-
-
-def draw(records: Sequence[Record]) -> Figure:
-    """What every row gains over isolation and what main heads keep."""
-    return worst.draw(records, (COLUMN,))
+    return Cell(slug(f"{name} {network} {kind}"), label, changes, group=kind, column="defaults")
 
 
 STUDY = Study(
     "sequences",
     "The defaults on words and series",
     cells,
-    draw=draw,
+    draw=worst.draw,
     definitions=(
         "Words: the 1,000 most frequent ones of 3 to 12 letters in each of 13 languages, as the "
         "package wordfreq 3.1.1 lists them, without those that several languages have; the class "

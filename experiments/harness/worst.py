@@ -80,13 +80,14 @@ def has_collapsed(record: Record) -> bool:
     return bool(np.any(accuracy < COLLAPSED / classes))
 
 
-def draw(records: Sequence[Record], columns: Sequence[str]) -> Figure:
+def draw(records: Sequence[Record], columns: Sequence[str] = ()) -> Figure:
     """What every row gains over isolation and what its main heads keep, column by column.
 
     Args:
       records: of all rows.
-      columns: those to draw.
+      columns: those to draw; () for all, in the order of the records.
     """
+    columns = columns or list(dict.fromkeys(record.column for record in records))
     rows = list(dict.fromkeys(row_name(record) for record in records))
     figure, axes = plots.panels(2, 1.1 + 0.24 * len(rows))
     for order, name in enumerate(columns):

@@ -18,7 +18,7 @@ from mhd_jax import config as config_lib
 from mhd_jax.attacks import ATTACKS
 from mhd_jax.data.augment import AUGMENTS
 from mhd_jax.data.partition import BY_KEY, PARTITIONS
-from mhd_jax.data.sources import SOURCES, Source
+from mhd_jax.data.sources import SOURCES, Silos, Source
 from mhd_jax.data.streaming import HOST_AUGMENTS
 from mhd_jax.distill import CONFIDENCES, LOGIT_LOSSES, RULES, losses
 from mhd_jax.errors import ConfigError, of_piece, suggest
@@ -113,7 +113,7 @@ def use(config: ml_collections.ConfigDict, pieces: Mapping[str, object]) -> None
         if isinstance(piece, Source):
             _warn_of_settings_for_reading(config, piece)
         if isinstance(piece, Source) and piece.silos and pieces.get("partition") is None:
-            _keep_clients(config, piece, len(piece.silos.names))
+            _keep_clients(config, piece.name, piece.silos)
 
 
 class Pieces:
@@ -149,17 +149,17 @@ def _warn_of_settings_for_reading(config: ml_collections.ConfigDict, source: Sou
             )  # fmt: skip
 
 
-def _keep_clients(config: ml_collections.ConfigDict, source: Source, number: int) -> None:
+def _keep_clients(config: ml_collections.ConfigDict, source: str, silos: Silos) -> None:
     """Writes into the config that clients are those of the data, and warns of other settings."""
-    usual = config_lib.flatten(config_lib.default_config())
-    for name, value in {"partition.name": BY_KEY, "clients.num": number}.items():
-        given = config_lib.flatten(config)[name]
-        if given not in (value, usual[name]):
+    clients = {"partition.name": BY_KEY, "clients.num": len(silos.names)}
+    given, usual = map(config_lib.flatten, (config, config_lib.default_config()))
+    for setting, value in clients.items():
+        if given[setting] not in (value, usual[setting]):
             logging.warning(
                 "%s = %s: taken as %s, as %s comes with its clients; fit(partition=...) divides "
-                "its samples anew", name, given, value, source.name,
+                "its samples anew", setting, given[setting], value, source,
             )  # fmt: skip
-        config_lib.update(config, {name: value})
+    config_lib.update(config, clients)
 
 
 def _use_matrix(config: ml_collections.ConfigDict, matrix: object) -> None:

@@ -143,9 +143,7 @@ def warn_of_few_samples(
     config: ml_collections.ConfigDict, federations: Sequence[Federation]
 ) -> None:
     """Warns of clients with fewer than `FEW` private samples, of the seed that has most of them."""
-    learning = slice(config.clients.frozen, None)
-    counts = [int((fed.partition.sizes[learning] < FEW).sum()) for fed in federations]
-    if count := max(counts):
+    if count := _with_fewer(federations, FEW, _learning(config)):
         made = config.partition.name in ("dirichlet", "quantity")
         logging.warning(
             "%d of %d clients have fewer than %d private samples, and their main heads may lose "
@@ -166,16 +164,26 @@ def warn_of_small_clients(
       by_batch: whose network normalises with statistics of the batch.
       federations: one per seed; the count is that of the seed that has most of them.
     """
-    learning = by_batch & (np.arange(len(by_batch)) >= config.clients.frozen)
-    batch_size = config.data.batch_size
-    small = [learning & (fed.partition.sizes < batch_size) for fed in federations]
-    if count := max(int(few.sum()) for few in small):
+    learning, batch_size = by_batch & _learning(config), config.data.batch_size
+    if count := _with_fewer(federations, batch_size, learning):
         logging.warning(
             "%d of %d clients with batch normalisation have fewer private samples than "
             "data.batch_size = %d, and their main heads may lose their task; networks that "
             "normalise each sample alone keep it (built-in ones: model.norm = layer or group)",
             count, learning.sum(), batch_size,
         )  # fmt: skip
+
+
+def _learning(config: ml_collections.ConfigDict) -> Bool[np.ndarray, " K"]:
+    """Which clients are not frozen."""
+    return np.arange(config.clients.num) >= config.clients.frozen
+
+
+def _with_fewer(
+    federations: Sequence[Federation], samples: int, among: Bool[np.ndarray, " K"]
+) -> int:
+    """How many of some clients have fewer private samples, for the seed that has most of them."""
+    return max(int((among & (fed.partition.sizes < samples)).sum()) for fed in federations)
 
 
 def check_classes(federations: Sequence[Federation]) -> None:

@@ -19,7 +19,7 @@ from mhd_jax import privacy as privacy_lib
 from mhd_jax.data import sources
 from mhd_jax.data.sources import Source
 from mhd_jax.errors import ConfigError, of_piece
-from mhd_jax.inputs import Sample, network_input
+from mhd_jax.inputs import Sample
 from mhd_jax.models import bridge, heads, shapes
 from mhd_jax.models.classifier import MultiHeadClassifier
 from mhd_jax.parallel import Layout
@@ -163,49 +163,49 @@ def _check_networks(
         that cannot be trained.
     """
     for name, model in zip(names, built, strict=True):
-        if sources.is_ids(source.train.dtype) and is_ours(type(model.network)):
-            accepted = (
-                "a network of yours for ids, such as one that begins with flax.linen.Embed: "
-                "integers are taken for ids of words or letters. Give a table as floating point, "
-                "and pixels as uint8"
-            )
-            raise ConfigError("model.name", name, accepted)
         variables = _variables(name, model, source)
         parts = {
             "network": ("model.name", name, "a network"),
             "head": ("heads.name", type(model.head).__name__, "a head"),
         }
-        for part, (setting, name, what) in parts.items():
+        for part, (setting, piece, what) in parts.items():
             if flag := bridge.misnamed_flag(getattr(model, part)):
                 accepted = f"{what} that takes `train`, not `{flag}`, to know that it is trained"
-                raise ConfigError(setting, name, accepted)
+                raise ConfigError(setting, piece, accepted)
             kinds = {kind: tree[part] for kind, tree in variables.items() if part in tree}
             if other := set(kinds) - set(VARIABLES):
                 accepted = f"{what} whose variables are of the kinds {', '.join(VARIABLES)}, not "
-                raise ConfigError(setting, name, f"{accepted}{', '.join(sorted(other))} too")
+                raise ConfigError(setting, piece, f"{accepted}{', '.join(sorted(other))} too")
             types = {str(leaf.dtype) for leaf in jax.tree.leaves(kinds.get("params", {}))}
             if other := types - set(TRAINABLE):
                 accepted = f"{what} whose parameters are of type {' or '.join(TRAINABLE)}, not "
-                raise ConfigError(setting, name, accepted + ", ".join(sorted(other)))
+                raise ConfigError(setting, piece, accepted + ", ".join(sorted(other)))
 
 
 def _variables(name: str, model: MultiHeadClassifier, source: Source) -> PyTree:
     """Shapes of a client's variables; a network that fails is told what its samples are taken for.
 
     Raises:
-      ConfigError: as `_check_networks`.
+      ConfigError: a network that cannot take such samples, as ours cannot take ids.
     """
-    sample, stored = federation.sample_of(source), source.train.dtype
+    stored, dimensions = source.train.dtype, len(source.image_shape)
+    if sources.is_ids(stored) and is_ours(type(model.network)):
+        accepted = (
+            "a network of yours for ids, such as one that begins with flax.linen.Embed: integers "
+            "are taken for ids of words or letters. Give a table as floating point, and pixels as "
+            "uint8"
+        )
+        raise ConfigError("model.name", name, accepted)
     try:
         with of_piece("model.name", name, "a network that can be built"):
-            return shapes.variable_shapes(model, sample)
+            return shapes.variable_shapes(model, federation.sample_of(source))
     except ConfigError as error:
         if error.setting != "model.name":
             raise
-        dimensions, hint = len(network_input(sample).shape), ""
-        if stored == np.uint8 and dimensions != 4:
+        hint = ""
+        if stored == np.uint8 and dimensions != 3:
             hint = "; uint8 is taken for pixels, ids are of another integer type"
-        elif dimensions == 3 and not sources.is_ids(stored):
+        elif dimensions == 2 and not sources.is_ids(stored):
             hint = "; images have the shape [H, W, C], and this counts as series [T, F]"
         raise ConfigError("model.name", name, error.accepted + hint) from error
 

@@ -363,9 +363,8 @@ def as_stored(
             raise ConfigError(setting, given, "ids, which are integers")
         return _ids((setting, given), samples)
     if kind not in ("fb" if images and samples.dtype != np.uint8 else "fiub"):
-        accepted = f"numbers of type {dtype}"
-        if images:
-            accepted = "pixels of type uint8, or floating point in 0..1"
+        pixels = "pixels of type uint8, or floating point in 0..1"
+        accepted = pixels if images else f"numbers of type {dtype}"
         raise ConfigError(setting, given, accepted)
     if dtype == np.uint8 and samples.dtype != np.uint8 and not images:
         raise ConfigError(setting, given, "numbers of type uint8, which alone are divided by 255")
